@@ -1,1 +1,44 @@
-fn main(){}
+//! Developer commands, one file each: `cargo xtask demo`, `test`, `check`, `lab` and what they need.
+//!
+//! This file reads the command line and turns an error into one line and an exit code; it must not do any work.
+#![forbid(unsafe_code)]
+
+mod agent;
+mod lab;
+mod report;
+mod shell;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use mesh_tests::{interrupt, say};
+
+/// Developer commands of the node mesh.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Simulated nodes and pods on this machine, to run any program in.
+    #[command(subcommand)]
+    Lab(lab::Command),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = interrupt::watch().and_then(|()| match arguments.command {
+        Command::Lab(command) => lab::run(&command),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
