@@ -99,7 +99,7 @@ fn add_node(site: &Site, fabric: &str, node: &NodePlan, all: &[NodePlan]) -> Res
         "link add br0 type bridge\nlink set br0 up\nlink set eth0 up\n\
          addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n\
          addr add {}/24 dev br0\naddr add {}/64 dev br0 nodad\n\
-         route add unreachable default metric 4000\n-6 route add unreachable default metric 4000\n",
+         route add unreachable default metric 4000\nroute add unreachable ::/0 metric 4000\n",
         fabric_ipv4(index),
         fabric_ipv6(index),
         node_ipv4(index, 1),
@@ -121,7 +121,7 @@ fn add_node(site: &Site, fabric: &str, node: &NodePlan, all: &[NodePlan]) -> Res
 }
 
 fn routes(to4: Ipv4Addr, via4: Ipv4Addr, to6: Ipv6Addr, via6: Ipv6Addr) -> String {
-    format!("route add {to4}/24 via {via4}\n-6 route add {to6}/64 via {via6}\n")
+    format!("route add {to4}/24 via {via4}\nroute add {to6}/64 via {via6}\n")
 }
 
 fn add_pod(site: &Site, node: &NodePlan, port: usize, pod: &PodPlan) -> Result<()> {
@@ -137,7 +137,7 @@ fn add_pod(site: &Site, node: &NodePlan, port: usize, pod: &PodPlan) -> Result<(
         &pod.netns,
         &format!(
             "link set eth0 up\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n\
-             route add default via {}\n-6 route add default via {}\n",
+             route add default via {}\nroute add ::/0 via {}\n",
             pod.ipv4,
             pod.ipv6,
             node_ipv4(node.index, 1),
@@ -173,7 +173,11 @@ fn set(netns: &str, settings: &[(&str, &str)]) -> Result<()> {
             let path = Path::new("/proc/sys").join(name);
             match fs::write(&path, value) {
                 Ok(()) => {}
-                Err(error) if name.ends_with("congestion_control") && error.kind() == ErrorKind::NotFound => {
+                // Outside of the first namespace only those that the kernel gives to everybody may be chosen.
+                Err(error)
+                    if name.ends_with("congestion_control")
+                        && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) =>
+                {
                     fs::write(&path, "reno").with_context(|| format!("set {name} to reno"))?;
                 }
                 Err(error) => return Err(error).with_context(|| format!("set {name} to {value} in {netns}")),

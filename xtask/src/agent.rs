@@ -33,10 +33,10 @@ pub(crate) fn build() -> Result<PathBuf> {
     let artifacts = lines
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let executables = artifacts.filter_map(|artifact| {
+    let mut executables = artifacts.filter_map(|artifact| {
         let is_agent = artifact.pointer("/target/name").and_then(Value::as_str) == Some("mesh-agent");
         let file = artifact.get("executable").and_then(Value::as_str)?;
         is_agent.then(|| PathBuf::from(file))
     });
-    executables.last().context("cargo built no mesh-agent")
+    executables.next().context("cargo built no mesh-agent")
 }
