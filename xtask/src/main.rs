@@ -5,7 +5,9 @@
 
 mod agent;
 mod lab;
+mod layers;
 mod report;
+mod setup;
 mod shell;
 mod workspace;
 
@@ -24,6 +26,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make this machine ready for everything else; called by the other commands
+    Setup,
+    /// Check that the agent's rooms import only what is below them
+    Layers,
     /// Simulated nodes and pods on this machine, to run any program in.
     #[command(subcommand)]
     Lab(lab::Command),
@@ -32,6 +38,8 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = interrupt::watch().and_then(|()| match arguments.command {
+        Command::Setup => setup::run(),
+        Command::Layers => layers::run(),
         Command::Lab(command) => lab::run(&command),
     });
     match outcome {

@@ -40,6 +40,9 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
     command.args(args).current_dir(workspace::root());
+    if let Ok(path) = env::join_paths(search_path()) {
+        command.env("PATH", path);
+    }
     command
 }
 
@@ -66,10 +69,20 @@ pub(crate) fn read(command: &mut Command, limit: Duration) -> Result<String> {
 
 /// Where a program is in the search path.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path)
+    search_path()
+        .into_iter()
         .map(|dir| dir.join(program))
         .find(|file| is_file(file))
+}
+
+/// `PATH`, where `cargo install` puts things, and where Debian keeps what only root runs.
+fn search_path() -> Vec<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let home = env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from).or(home);
+    let installed = cargo_home.map(|home| home.join("bin"));
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(installed).chain(system).collect()
 }
 
 fn is_file(path: &Path) -> bool {
