@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod check;
+mod in_process;
 mod lab;
 mod layers;
 mod report;
@@ -28,6 +30,11 @@ struct Arguments {
 enum Command {
     /// Make this machine ready for everything else; called by the other commands
     Setup,
+    /// Formatting, lints, dependencies, docs, layers, unit and in-process tests; needs no root and no LLVM
+    Check {
+        #[command(flatten)]
+        report: report::ReportTo,
+    },
     /// Check that the agent's rooms import only what is below them
     Layers,
     /// Simulated nodes and pods on this machine, to run any program in.
@@ -39,6 +46,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = interrupt::watch().and_then(|()| match arguments.command {
         Command::Setup => setup::run(),
+        Command::Check { report } => check::run(&report),
         Command::Layers => layers::run(),
         Command::Lab(command) => lab::run(&command),
     });

@@ -11,6 +11,8 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::cgroup;
 
+pub(crate) use kernel_toolchain::has_nightly_with_source;
+
 use crate::shell::line;
 
 /// Makes everything ready for the lab, the demo and the tests.
