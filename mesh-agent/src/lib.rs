@@ -1,1 +1,6 @@
+//! The node agent of a sidecar-free service mesh.
 
+#![forbid(unsafe_code)]
+
+pub mod mesh;
+pub mod pod;

@@ -1,1 +1,8 @@
+//! The words that both sides of the kernel boundary speak: map keys and values, ports, counters.
+//!
+//! `no_std`, no I/O, except the one socket option behind the feature `user` that names a network namespace.
 #![no_std]
+
+pub mod layout;
+#[cfg(feature = "user")]
+pub mod netns_cookie;

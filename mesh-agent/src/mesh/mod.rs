@@ -1,0 +1,11 @@
+//! Facts about the mesh as plain data.
+//!
+//! Place in the walk: everything else reads these types; `control` writes them from Kubernetes objects.
+//! Must not know: how a fact was learned, how bytes move, any async runtime or HTTP stack.
+
+pub mod facts;
+pub mod identity;
+pub mod policy;
+pub mod route;
+pub mod service;
+pub mod workload;

@@ -1,0 +1,28 @@
+//! Security policies in declared form.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Istio's `PeerAuthentication` (security.istio.io/v1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerAuthentication {
+    /// `metadata.namespace`; the root namespace's policy without selector is mesh-wide.
+    pub namespace: Arc<str>,
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// `spec.selector.matchLabels`; empty means the whole namespace.
+    pub selector: BTreeMap<String, String>,
+    /// `spec.mtls.mode`; `None` (UNSET) inherits.
+    pub mode: Option<MtlsMode>,
+    /// `spec.portLevelMtls`: by the port of the workload, only with a selector; `None` (UNSET) inherits.
+    pub port_modes: BTreeMap<u16, Option<MtlsMode>>,
+}
+
+/// What an enrolled workload accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MtlsMode {
+    /// Only mTLS of a workload of the mesh.
+    Strict,
+    /// mTLS and plaintext.
+    Permissive,
+}

@@ -1,0 +1,109 @@
+//! Services, their ports, and the endpoints behind them.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::mesh::workload::WorkloadUid;
+
+/// Namespace and name of a Service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceName {
+    /// `metadata.namespace`.
+    pub namespace: Arc<str>,
+    /// `metadata.name`.
+    pub name: Arc<str>,
+}
+
+impl ServiceName {
+    /// Joins namespace and name.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The cluster-wide DNS name, `NAME.NAMESPACE.svc.cluster.local`.
+    pub fn host(&self) -> String {
+        format!("{}.{}.svc.cluster.local", self.name, self.namespace)
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What an application speaks on a port, as far as its manifest tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AppProtocol {
+    /// HTTP of either version; the first bytes tell which.
+    Http,
+    /// HTTP/2 with prior knowledge (`kubernetes.io/h2c`, `http2`).
+    Http2,
+    /// gRPC, which is HTTP/2.
+    Grpc,
+    /// Opaque bytes: never inspected, never delayed.
+    Tcp,
+    /// Not said: look at the first bytes for at most the detection time.
+    Detect,
+}
+
+/// A port of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// `spec.ports[].name`, empty when there is only one unnamed port.
+    pub name: Arc<str>,
+    /// `spec.ports[].port`.
+    pub port: u16,
+    /// From `appProtocol`, else the name's prefix, else a well-known server-first port.
+    pub protocol: AppProtocol,
+}
+
+/// A Service as the mesh sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub name: ServiceName,
+    /// `spec.clusterIPs`; empty for a headless Service.
+    pub vips: Vec<IpAddr>,
+    /// TCP ports only.
+    pub ports: Vec<ServicePort>,
+    /// How endpoints are chosen.
+    pub balancer: BalancerKind,
+}
+
+/// How one of several endpoints is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum BalancerKind {
+    /// Two random choices, the one with fewer active requests wins (Istio's default).
+    #[default]
+    LeastRequest,
+    /// In turn, from a random start.
+    RoundRobin,
+}
+
+/// One backend address of a Service port, from an EndpointSlice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The Service it stands behind (label `kubernetes.io/service-name`).
+    pub service: ServiceName,
+    /// The Service port's name that it serves.
+    pub port_name: Arc<str>,
+    /// Where to dial: pod address and target port.
+    pub addr: SocketAddr,
+    /// The slice's conditions, nil read as the API says.
+    pub condition: EndpointCondition,
+    /// `targetRef.uid` when the endpoint is a Pod.
+    pub workload: Option<WorkloadUid>,
+}
+
+/// `conditions` of an endpoint (discovery/v1; KEP-1669 for terminating ones).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EndpointCondition {
+    /// `ready` (nil counts as true).
+    Ready,
+    /// Not ready, but `serving` and `terminating`: used only when no endpoint is ready.
+    ServingTerminating,
+    /// Never used for new streams.
+    NotServing,
+}

@@ -1,0 +1,93 @@
+//! Workloads: the pods that can be a source or a destination of traffic.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::mesh::identity::SpiffeId;
+
+/// The `metadata.uid` of a Pod: unlike its address or name it is never used again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadUid(Arc<str>);
+
+impl WorkloadUid {
+    /// Wraps the uid as the API server printed it.
+    pub fn new(uid: &str) -> Self {
+        Self(uid.into())
+    }
+}
+
+impl fmt::Display for WorkloadUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A Pod as the mesh sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workload {
+    /// Never reused, so that a new pod with an old address is another workload.
+    pub uid: WorkloadUid,
+    /// `metadata.namespace`.
+    pub namespace: Arc<str>,
+    /// `metadata.name` of the Pod.
+    pub pod_name: Arc<str>,
+    /// `spec.nodeName`; empty while the pod is not scheduled.
+    pub node: Arc<str>,
+    /// Who the workload is when it speaks mTLS.
+    pub identity: SpiffeId,
+    /// `status.podIPs`, at most one of each family, the primary first.
+    pub addrs: Vec<IpAddr>,
+    /// `metadata.labels`, for selectors.
+    pub labels: BTreeMap<String, String>,
+    /// The names that metrics show.
+    pub naming: WorkloadNaming,
+    /// Named container ports, for policies and `targetPort` by name: (name, port).
+    pub ports: Vec<(String, u16)>,
+    /// Whether the pod takes part in the mesh.
+    pub membership: Membership,
+    /// Where the pod lives on this machine, when its manifest says so.
+    pub placement: Option<Placement>,
+}
+
+/// How Istio's metric labels name a workload (`telemetry.md` 4.1).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WorkloadNaming {
+    /// The owner: Deployment (ReplicaSet hash cut off), StatefulSet, DaemonSet, Job, or the pod itself.
+    pub workload: Arc<str>,
+    /// Label `app`, or empty.
+    pub app: Arc<str>,
+    /// Label `version`, or empty.
+    pub version: Arc<str>,
+    /// `service.istio.io/canonical-name`, else `app.kubernetes.io/name`, else `app`, else the workload.
+    pub canonical_name: Arc<str>,
+    /// `service.istio.io/canonical-revision`, else `app.kubernetes.io/version`, else `version`, else `latest`.
+    pub canonical_revision: Arc<str>,
+}
+
+/// Whether a pod takes part in the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Membership {
+    /// Its namespace is labelled `mesh-agent.dev/dataplane: enabled` and the pod does not opt out.
+    Enrolled,
+    /// Known, but its traffic is not captured: peers speak plaintext with it.
+    Outside,
+}
+
+/// Where a pod that no kubelet manages lives on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Placement {
+    /// Annotation `mesh-agent.dev/netns`: path of the network namespace, for instance `/run/netns/pod-a`.
+    pub netns: PathBuf,
+    /// Annotation `mesh-agent.dev/cgroup`: absolute path of the pod's cgroup v2 directory.
+    pub cgroup: PathBuf,
+}
+
+impl Workload {
+    /// Whether peers must speak mTLS with this workload's agent.
+    pub fn is_enrolled(&self) -> bool {
+        self.membership == Membership::Enrolled
+    }
+}

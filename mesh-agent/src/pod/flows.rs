@@ -1,0 +1,24 @@
+//! The flow table: what the kernel hooks file about a pod's sockets, and what the agent files for them.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+
+use crate::pod::netns::NetnsCookie;
+
+/// The kernel's memory of captured flows.
+///
+/// Every call is one map operation: it does not block, and may be made on the data path. Implemented by `kernel`
+/// over eBPF maps, and by a fake in tests.
+pub trait FlowTable: Send + Sync + fmt::Debug {
+    /// Where the application wanted to connect, for the socket of namespace `netns` whose local end is `local`
+    /// (the peer address of the connection that the agent accepted). `None` when it was not captured.
+    fn original_destination(&self, netns: NetnsCookie, local: SocketAddr) -> io::Result<Option<SocketAddr>>;
+
+    /// Files that behind `bound`, a socket that the agent is about to connect to an application of `netns`,
+    /// stands `peer`: `accept()` and `getpeername()` of the application then show `peer`.
+    fn file_true_peer(&self, netns: NetnsCookie, bound: SocketAddr, peer: SocketAddr) -> io::Result<()>;
+
+    /// Forgets what was filed for `bound`; forgetting twice is not an error.
+    fn forget_true_peer(&self, netns: NetnsCookie, bound: SocketAddr) -> io::Result<()>;
+}
