@@ -12,7 +12,7 @@
 //! | `cgroup`, `network`, `netns`, `sandbox`, `process` | what the kernel gives |
 //! | `agent`, `metrics`, `http` | one agent a node, and its pages |
 //! | `state`, `lab`, `running` | up, down, and what can be done in between; also after a crash |
-//! | `wire` | packets between nodes, captured and judged |
+//! | `pcap`, `wire` | packets between nodes, captured and judged |
 //! | `suites` | the claims, run by `cargo xtask test` |
 #![forbid(unsafe_code)]
 
@@ -28,11 +28,13 @@ pub mod lab;
 pub mod metrics;
 pub mod netns;
 pub mod network;
+pub mod pcap;
 pub mod process;
 pub mod running;
 pub mod sandbox;
 pub mod site;
 pub mod state;
+pub mod wire;
 
 use std::io::Write as _;
 
