@@ -157,7 +157,13 @@ impl Lab {
             mounts_of: None,
             cwd: scratch,
         };
-        let holder = sandbox::hold(&place, &hosts, &resolv_conf, &site.logs().join("holders.log"))?;
+        let holder = sandbox::hold(
+            &place,
+            &pod.name.name,
+            &hosts,
+            &resolv_conf,
+            &site.logs().join("holders.log"),
+        )?;
         let holder_id = ProcessId::of(holder.id())?;
         self.children.push(holder);
         let state = PodState {

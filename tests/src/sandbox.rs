@@ -1,7 +1,7 @@
 //! Programs inside pods and nodes: in the right cgroup, network namespace and mount namespace before they begin.
 //!
-//! A pod has one holder process that keeps its mount namespace, where `/etc/hosts` and `/etc/resolv.conf` are the
-//! pod's own. It must not know what the programs do.
+//! A pod has one holder process that keeps the namespaces in which its host name, `/etc/hosts` and `/etc/resolv.conf`
+//! are its own. It must not know what the programs do.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -21,7 +21,7 @@ pub struct Place {
     pub cgroup: PathBuf,
     /// The network namespace that it enters.
     pub netns: PathBuf,
-    /// The process whose mount namespace it enters; none keeps the machine's.
+    /// The process whose mount and host-name namespaces it enters; none keeps the machine's.
     pub mounts_of: Option<ProcessId>,
     /// Its working directory.
     pub cwd: PathBuf,
@@ -47,6 +47,7 @@ impl Place {
                 );
             }
             command.arg(format!("--mount=/proc/{}/ns/mnt", holder.pid));
+            command.arg(format!("--uts=/proc/{}/ns/uts", holder.pid));
             command.arg(format!("--wdns={}", self.cwd.display()));
         } else {
             command.current_dir(&self.cwd);
@@ -74,15 +75,17 @@ pub fn start(mut command: Command, stdout: &Path, stderr: &Path) -> Result<Child
     command.spawn().with_context(|| format!("start {command:?}"))
 }
 
-/// Starts the holder process of a pod: it idles in the pod's cgroup and namespaces, with the pod's own files.
-pub fn hold(place: &Place, hosts: &Path, resolv_conf: &Path, log: &Path) -> Result<Child> {
+/// Starts the holder process of a pod: it idles in the pod's cgroup and namespaces, with the pod's own host name and files.
+pub fn hold(place: &Place, hostname: &str, hosts: &Path, resolv_conf: &Path, log: &Path) -> Result<Child> {
     let script = r#"
         mount --bind "$0" /etc/hosts || exit 1
         if [ -e /etc/resolv.conf ]; then mount --bind "$1" /etc/resolv.conf || exit 1; fi
+        [ "$(readlink /proc/self/ns/uts)" != "$3" ] && hostname "$2" || exit 1
         exec sleep infinity"#;
     let program = [
         "unshare",
         "--mount",
+        "--uts",
         "--propagation",
         "slave",
         "--",
@@ -92,6 +95,10 @@ pub fn hold(place: &Place, hosts: &Path, resolv_conf: &Path, log: &Path) -> Resu
     ];
     let mut program = program.map(str::to_owned).to_vec();
     program.extend([hosts, resolv_conf].map(|path| path.display().to_string()));
+    program.push(hostname.to_owned());
+    // The machine's own host name must not be touched, whatever becomes of the lines above.
+    let machine = fs::read_link("/proc/self/ns/uts").context("read this process's host-name namespace")?;
+    program.push(machine.display().to_string());
     let mut child = start(place.command(&program)?, log, log)?;
     let comm = format!("/proc/{}/comm", child.id());
     // The process takes its last name only after both mounts.

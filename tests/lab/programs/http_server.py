@@ -64,6 +64,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("content-type", kind)
         self.send_header("content-length", str(len(body)))
         self.send_header("x-version", sys.argv[2])
+        self.send_header("x-pod", os.environ.get("POD_NAME", "none"))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
