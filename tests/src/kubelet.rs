@@ -3,7 +3,7 @@
 //! Pure: the same input gives the same cluster, but for the ids it is handed. It must not refuse what is malformed:
 //! such a document is passed on untouched, since the agent has to name it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
+use crate::addresses::{Addresses, fabric_ipv4, fabric_ipv6, node_index, node_ipv4, node_ipv6};
 use crate::endpoints;
 use crate::input::{Content, Input, PodName};
 use crate::site::Site;
@@ -331,7 +332,8 @@ fn is_ready(pod: &Value) -> bool {
         .any(|one| text_at(one, "/type") == Some("Ready") && text_at(one, "/status") == Some("False"))
 }
 
-fn pod_ips(pod: &Value) -> Vec<IpAddr> {
+/// The addresses that a Pod's manifest gives itself.
+pub fn pod_ips(pod: &Value) -> Vec<IpAddr> {
     let listed = pod
         .pointer("/status/podIPs")
         .and_then(Value::as_array)
@@ -344,104 +346,91 @@ fn pod_ips(pod: &Value) -> Vec<IpAddr> {
         .collect()
 }
 
-/// The number of a node, from 1: it is the third part of its subnets.
-pub fn node_index(input: &Input, node: &str) -> Option<u8> {
-    let position = input.lab.nodes.iter().position(|one| one == node)?;
-    u8::try_from(position + 1).ok()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::{LabFile, ManifestFile, parse};
 
-/// An address in a node's IPv4 pod subnet `10.244.N.0/24`; host 1 is the gateway.
-pub fn node_ipv4(node_index: u8, host: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 244, node_index, host)
-}
+    const MANIFESTS: &str = "
+kind: Pod
+metadata: { name: given, namespace: shop, labels: { app: web } }
+spec: { nodeName: a, containers: [{ ports: [{ name: http, containerPort: 8080 }] }] }
+status: { podIP: 10.244.1.10 }
+---
+kind: Pod
+metadata: { name: free, namespace: shop, labels: { app: web } }
+spec: { nodeName: a, containers: [{ ports: [{ name: http, containerPort: 9090 }] }] }
+---
+kind: Pod
+metadata: { name: other, namespace: else, labels: { app: web } }
+spec: { nodeName: b }
+---
+kind: Service
+metadata: { name: web, namespace: shop }
+spec: { ipFamilyPolicy: PreferDualStack, selector: { app: web }, ports: [{ name: http, port: 80, targetPort: http }] }
+---
+kind: Service
+metadata: { name: headless, namespace: shop }
+spec: { clusterIP: None, selector: { app: web }, ports: [{ port: 80 }] }
+";
 
-/// An address in a node's IPv6 pod subnet `fd00:244:N::/64`; host 1 is the gateway.
-pub fn node_ipv6(node_index: u8, host: u8) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd00, 0x244, node_index.into(), 0, 0, 0, 0, host.into())
-}
-
-/// A node's own IPv4 address on the wire between nodes, `172.31.0.N/24`.
-pub fn fabric_ipv4(node_index: u8) -> Ipv4Addr {
-    Ipv4Addr::new(172, 31, 0, node_index)
-}
-
-/// A node's own IPv6 address on the wire between nodes, `fd00:172::N/64`.
-pub fn fabric_ipv6(node_index: u8) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd00, 0x172, 0, 0, 0, 0, 0, node_index.into())
-}
-
-/// Addresses that are still free.
-#[derive(Debug, Default)]
-struct Addresses {
-    taken: BTreeSet<IpAddr>,
-    last_host: BTreeMap<u8, u8>,
-    last_service: u8,
-}
-
-impl Addresses {
-    fn taken_in(input: &Input) -> Self {
-        let mut taken = BTreeSet::new();
-        for file in &input.manifests {
-            let Content::Documents(documents) = &file.content else {
-                continue;
-            };
-            for document in documents {
-                taken.extend(pod_ips(document));
-                let listed = document
-                    .pointer("/spec/clusterIPs")
-                    .and_then(Value::as_array)
-                    .into_iter()
-                    .flatten();
-                let all = listed
-                    .filter_map(Value::as_str)
-                    .chain(text_at(document, "/spec/clusterIP"));
-                taken.extend(all.filter_map(|ip| ip.parse::<IpAddr>().ok()));
-            }
-        }
-        Self {
-            taken,
-            last_host: BTreeMap::new(),
-            last_service: 9,
-        }
+    fn cluster() -> Cluster {
+        let input = Input {
+            dir: PathBuf::new(),
+            lab: LabFile {
+                nodes: vec!["a".to_owned(), "b".to_owned()],
+                pods: Vec::new(),
+            },
+            manifests: vec![ManifestFile {
+                name: "all.yaml".to_owned(),
+                content: parse(MANIFESTS.to_owned()),
+            }],
+        };
+        complete(&input, &Site::named("unit-lab").unwrap(), || Ok("uid".to_owned())).unwrap()
     }
 
-    fn next_host(&mut self, node_index: u8) -> Result<u8> {
-        let last = self.last_host.entry(node_index).or_insert(9);
-        loop {
-            *last = last
-                .checked_add(1)
-                .filter(|host| *host < 255)
-                .context("a node has no pod address left")?;
-            let (v4, v6) = (node_ipv4(node_index, *last), node_ipv6(node_index, *last));
-            if !self.taken.contains(&v4.into()) && !self.taken.contains(&v6.into()) {
-                return Ok(*last);
-            }
-        }
+    fn slices_of(cluster: &Cluster, service: &str) -> Vec<Value> {
+        let name = format!("endpointslices-shop-{service}.yaml");
+        let (_, text) = cluster.files.iter().find(|(file, _)| *file == name).unwrap();
+        let Content::Documents(slices) = parse(text.clone()) else {
+            panic!("malformed")
+        };
+        slices
     }
 
-    fn next_service(&mut self, families: &[&str]) -> Result<Vec<IpAddr>> {
-        loop {
-            self.last_service = self
-                .last_service
-                .checked_add(1)
-                .context("no Service address is left")?;
-            let v4 = IpAddr::V4(Ipv4Addr::new(10, 96, 0, self.last_service));
-            let v6 = IpAddr::V6(Ipv6Addr::new(
-                0xfd00,
-                0x96,
-                0,
-                0,
-                0,
-                0,
-                0,
-                self.last_service.into(),
-            ));
-            if !self.taken.contains(&v4) && !self.taken.contains(&v6) {
-                return Ok(families
-                    .iter()
-                    .map(|family| if *family == "IPv6" { v6 } else { v4 })
-                    .collect());
-            }
-        }
+    #[test]
+    fn an_address_that_a_manifest_gives_is_kept_and_not_given_again() {
+        let cluster = cluster();
+        let address = |name: &str| cluster.pods[&name.parse().unwrap()].ipv4.to_string();
+        assert_eq!(address("shop/given"), "10.244.1.10");
+        assert_eq!(address("else/other"), "10.244.2.10");
+        assert!(address("shop/free").starts_with("10.244.1.") && address("shop/free") != "10.244.1.10");
+    }
+
+    #[test]
+    fn a_dual_stack_service_has_both_addresses_and_a_headless_one_none() {
+        let cluster = cluster();
+        assert_eq!(cluster.services[0].cluster_ips.len(), 2);
+        assert!(cluster.services[1].cluster_ips.is_empty());
+    }
+
+    #[test]
+    fn pods_with_other_numbers_for_a_named_port_get_slices_of_their_own() {
+        let slices = slices_of(&cluster(), "web");
+        let ports: Vec<_> = slices
+            .iter()
+            .filter_map(|slice| slice.pointer("/ports/0/port")?.as_u64())
+            .collect();
+        assert_eq!(ports, [8080, 9090, 8080, 9090]);
+    }
+
+    #[test]
+    fn a_slice_holds_no_pod_of_another_namespace() {
+        let slices = slices_of(&cluster(), "headless");
+        assert_eq!(slices.len(), 1);
+        assert_eq!(
+            slices[0].pointer("/endpoints").unwrap().as_array().unwrap().len(),
+            2
+        );
     }
 }

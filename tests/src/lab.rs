@@ -20,7 +20,7 @@ use crate::running::Running;
 use crate::sandbox::{self, Place};
 use crate::site::{NETNS_DIR, Site, SiteLock};
 use crate::state::{PodState, State};
-use crate::{agent, cgroup, hosts, interrupt, network, process};
+use crate::{addresses, agent, cgroup, hosts, interrupt, network, process};
 
 const PROGRAM_LIMIT: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(5);
@@ -112,7 +112,7 @@ impl Lab {
             fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
         }
         let nodes = input.lab.nodes.iter().map(|name| {
-            let index = kubelet::node_index(input, name).context("too many nodes")?;
+            let index = addresses::node_index(input, name).context("too many nodes")?;
             Ok(NodePlan {
                 name: name.clone(),
                 index,

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `site` | where a lab lives on this machine: run directory, cgroup, namespace names |
 //! | `input` | `lab.yaml` and the manifests, as the user wrote them |
-//! | `kubelet`, `endpoints`, `hosts` | the manifests, as a cluster would have completed them (pure) |
+//! | `kubelet`, `addresses`, `endpoints`, `hosts` | the manifests, as a cluster would have completed them (pure) |
 //! | `cgroup`, `network`, `netns`, `sandbox`, `process` | what the kernel gives |
 //! | `agent`, `metrics`, `http` | one agent a node, and its pages |
 //! | `state`, `lab`, `running` | up, down, and what can be done in between; also after a crash |
@@ -16,6 +16,7 @@
 //! | `suites` | the claims, run by `cargo xtask test` |
 #![forbid(unsafe_code)]
 
+pub mod addresses;
 pub mod agent;
 pub mod cgroup;
 pub mod endpoints;
@@ -34,6 +35,7 @@ pub mod running;
 pub mod sandbox;
 pub mod site;
 pub mod state;
+pub mod suites;
 pub mod wire;
 
 use std::io::Write as _;

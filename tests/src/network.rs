@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::kubelet::{PodPlan, fabric_ipv4, fabric_ipv6, node_ipv4, node_ipv6};
+use crate::addresses::{fabric_ipv4, fabric_ipv6, node_ipv4, node_ipv6};
+use crate::kubelet::PodPlan;
 use crate::netns;
 use crate::process;
 use crate::site::{NETNS_DIR, Site};

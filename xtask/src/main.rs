@@ -11,6 +11,7 @@ mod layers;
 mod report;
 mod setup;
 mod shell;
+mod test;
 mod workspace;
 
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ enum Command {
         #[command(flatten)]
         report: report::ReportTo,
     },
+    /// Unit and in-process tests, then every claim in labs with the real kernel; needs root
+    Test(test::Arguments),
     /// Check that the agent's rooms import only what is below them
     Layers,
     /// Simulated nodes and pods on this machine, to run any program in.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
     let outcome = interrupt::watch().and_then(|()| match arguments.command {
         Command::Setup => setup::run(),
         Command::Check { report } => check::run(&report),
+        Command::Test(arguments) => test::run(&arguments),
         Command::Layers => layers::run(),
         Command::Lab(command) => lab::run(&command),
     });
