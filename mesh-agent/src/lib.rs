@@ -5,3 +5,4 @@
 pub mod balance;
 pub mod mesh;
 pub mod pod;
+pub mod route;
