@@ -5,4 +5,5 @@
 pub mod balance;
 pub mod mesh;
 pub mod pod;
+pub mod policy;
 pub mod route;
