@@ -7,3 +7,4 @@ pub mod mesh;
 pub mod pod;
 pub mod policy;
 pub mod route;
+pub mod snapshot;
