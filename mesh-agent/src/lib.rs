@@ -2,5 +2,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod lifecycle;
 pub mod mesh;
 pub mod pod;
