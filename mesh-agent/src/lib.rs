@@ -5,3 +5,4 @@
 pub mod lifecycle;
 pub mod mesh;
 pub mod pod;
+pub mod telemetry;
