@@ -43,7 +43,10 @@ pub struct Acceptor {
 impl PodListener {
     /// Binds the socket to the current runtime. Errors: outside a runtime, or out of descriptors.
     pub fn into_acceptor(self) -> io::Result<Acceptor> {
-        Ok(Acceptor { listener: TcpListener::from_std(self.socket)?, direction: self.direction })
+        Ok(Acceptor {
+            listener: TcpListener::from_std(self.socket)?,
+            direction: self.direction,
+        })
     }
 }
 
@@ -57,7 +60,12 @@ impl Acceptor {
             match self.listener.accept().await {
                 Ok((stream, peer)) => match self.identify(&stream, peer, flows, netns) {
                     Ok(Some((peer, original))) => {
-                        return Captured { stream, peer, original, direction: self.direction };
+                        return Captured {
+                            stream,
+                            peer,
+                            original,
+                            direction: self.direction,
+                        };
                     }
                     Ok(None) => {
                         tracing::debug!(%peer, "connection to the agent's own port was not captured");
@@ -98,7 +106,6 @@ impl Acceptor {
 fn unmapped(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
-
 
 fn reset(stream: &TcpStream) {
     if let Err(error) = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)) {

@@ -22,7 +22,10 @@ pub struct Ports {
 
 impl Default for Ports {
     fn default() -> Self {
-        Self { outbound: OUTBOUND_PORT, inbound: INBOUND_PORT }
+        Self {
+            outbound: OUTBOUND_PORT,
+            inbound: INBOUND_PORT,
+        }
     }
 }
 
@@ -42,13 +45,23 @@ impl PodListeners {
     pub fn open_at(pod: &LocalPod, ports: Ports) -> io::Result<Self> {
         let mut listeners = Vec::new();
         for addr in &pod.workload.addrs {
-            for (direction, port) in [(Direction::Outbound, ports.outbound), (Direction::Inbound, ports.inbound)] {
+            for (direction, port) in [
+                (Direction::Outbound, ports.outbound),
+                (Direction::Inbound, ports.inbound),
+            ] {
                 let socket = open_one(&pod.netns, SocketAddr::new(*addr, port))?;
-                listeners.push(PodListener { direction, addr: *addr, socket });
+                listeners.push(PodListener {
+                    direction,
+                    addr: *addr,
+                    socket,
+                });
             }
         }
         if listeners.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "the pod has no address yet"));
+            return Err(io::Error::new(
+                io::ErrorKind::AddrNotAvailable,
+                "the pod has no address yet",
+            ));
         }
         Ok(Self(listeners))
     }
@@ -104,14 +117,21 @@ impl AsFd for PodListener {
 
 fn open_one(netns: &Netns, addr: SocketAddr) -> io::Result<StdListener> {
     netns.run(|| {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(addr),
+            Type::STREAM.nonblocking(),
+            Some(Protocol::TCP),
+        )?;
         socket.set_reuse_address(true)?;
         if addr.is_ipv6() {
             socket.set_only_v6(true)?;
         }
-        socket
-            .bind(&addr.into())
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {addr} in the pod: {error}")))?;
+        socket.bind(&addr.into()).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("cannot listen on {addr} in the pod: {error}"),
+            )
+        })?;
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     })
