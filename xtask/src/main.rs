@@ -5,6 +5,7 @@
 
 mod agent;
 mod check;
+mod demo;
 mod in_process;
 mod lab;
 mod layers;
@@ -29,6 +30,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Two nodes, unmodified programs, and what the mesh does with their traffic; needs root
+    Demo(demo::Arguments),
     /// Make this machine ready for everything else; called by the other commands
     Setup,
     /// Formatting, lints, dependencies, docs, layers, unit and in-process tests; needs no root and no LLVM
@@ -48,6 +51,7 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = interrupt::watch().and_then(|()| match arguments.command {
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Setup => setup::run(),
         Command::Check { report } => check::run(&report),
         Command::Test(arguments) => test::run(&arguments),
