@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balance;
+pub mod control;
 pub mod mesh;
 pub mod pod;
 pub mod policy;
