@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod identity;
 pub mod lifecycle;
 pub mod mesh;
