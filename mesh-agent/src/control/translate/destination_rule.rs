@@ -51,62 +51,23 @@ pub(super) fn translate(
     rejections: &mut Vec<Rejection>,
 ) -> Result<Option<DestinationRule>, Rejection> {
     let spec: Spec = object.parse_part(object.spec(), "spec")?;
-    for (at, known) in [
-        ("", &["host", "trafficPolicy"]),
-        ("trafficPolicy", &["loadBalancer", "loadBalancer"]),
-        ("trafficPolicy/loadBalancer", &["simple", "simple"]),
-    ] {
-        let part = object.spec().pointer(&if at.is_empty() {
-            String::new()
-        } else {
-            format!("/{at}")
-        });
-        for field in unknown_fields(part.unwrap_or(&Value::Null), known) {
-            let at = if at.is_empty() {
-                String::new()
-            } else {
-                format!("{}.", at.replace('/', "."))
-            };
-            rejections.push(object.unsupported(&format!("spec.{at}{field}")));
-        }
+    for (pointer, at, known) in SUPPORTED {
+        let part = object.spec().pointer(pointer).unwrap_or(&Value::Null);
+        let unknown = unknown_fields(part, known);
+        rejections.extend(unknown.map(|field| object.unsupported(&format!("{at}.{field}"))));
     }
-    let simple = spec
-        .traffic_policy
-        .and_then(|policy| policy.load_balancer)
-        .and_then(|balancer| balancer.simple);
-    let balancer = match simple.as_deref() {
-        None | Some("UNSPECIFIED") => return Ok(None),
-        Some("ROUND_ROBIN") => BalancerKind::RoundRobin,
-        Some("LEAST_REQUEST" | "LEAST_CONN") => BalancerKind::LeastRequest,
-        Some(other) => {
-            let reason = format!("{other:?} is not supported yet; use ROUND_ROBIN or LEAST_REQUEST; ignored");
-            rejections.push(object.reject("spec.trafficPolicy.loadBalancer.simple", reason));
-            return Ok(None);
-        }
-    };
+    let Some(balancer) = balancer(object, &spec, rejections) else { return Ok(None) };
     let service = service_of(&spec.host, &object.namespace).ok_or_else(|| {
-        object.reject(
-            "spec.host",
-            format!(
-                "{:?} names no Service; use NAME or NAME.NAMESPACE.svc.cluster.local",
-                spec.host
-            ),
-        )
+        let reason =
+            format!("{:?} names no Service; use NAME or NAME.NAMESPACE.svc.cluster.local", spec.host);
+        object.reject("spec.host", reason)
     })?;
     if service.namespace != object.namespace {
-        return Err(object.reject(
-            "spec.host",
-            format!(
-                "only rules in the Service's own namespace act; put it into {}",
-                service.namespace
-            ),
-        ));
+        let reason =
+            format!("only rules in the Service's own namespace act; put it into {}", service.namespace);
+        return Err(object.reject("spec.host", reason));
     }
-    Ok(Some(DestinationRule {
-        meta: Arc::clone(&object.meta),
-        service,
-        balancer,
-    }))
+    Ok(Some(DestinationRule { meta: Arc::clone(&object.meta), service, balancer }))
 }
 
 /// Gives the Services their algorithms; of two rules for one Service the elder acts.
@@ -142,6 +103,22 @@ pub(super) fn apply(
     }));
 }
 
+/// The algorithm that a rule names, if it names one that is supported.
+fn balancer(object: &Object, spec: &Spec, rejections: &mut Vec<Rejection>) -> Option<BalancerKind> {
+    let load_balancer = spec.traffic_policy.as_ref()?.load_balancer.as_ref()?;
+    match load_balancer.simple.as_deref()? {
+        "UNSPECIFIED" => None,
+        "ROUND_ROBIN" => Some(BalancerKind::RoundRobin),
+        // The older name of the same algorithm.
+        "LEAST_REQUEST" | "LEAST_CONN" => Some(BalancerKind::LeastRequest),
+        other => {
+            let reason = format!("{other:?} is not supported yet; use ROUND_ROBIN or LEAST_REQUEST; ignored");
+            rejections.push(object.reject("spec.trafficPolicy.loadBalancer.simple", reason));
+            None
+        }
+    }
+}
+
 /// `NAME`, `NAME.NAMESPACE` and what may follow of `.svc.cluster.local`.
 fn service_of(host: &str, namespace: &str) -> Option<ServiceName> {
     let (name, rest) = host
@@ -155,3 +132,10 @@ fn service_of(host: &str, namespace: &str) -> Option<ServiceName> {
     let is_plain = |part: &str| !part.is_empty() && !part.contains('*');
     (is_plain(name) && is_plain(namespace)).then(|| ServiceName::new(namespace, name))
 }
+
+/// Each mapping that is read: where it is, its path, and the fields that have an effect.
+const SUPPORTED: [(&str, &str, &[&str]); 3] = [
+    ("", "spec", &["host", "trafficPolicy"]),
+    ("/trafficPolicy", "spec.trafficPolicy", &["loadBalancer"]),
+    ("/trafficPolicy/loadBalancer", "spec.trafficPolicy.loadBalancer", &["simple"]),
+];
