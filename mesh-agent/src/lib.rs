@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod balance;
 pub mod capture;
 pub mod config;
+pub mod control;
 pub mod detect;
 pub mod identity;
 pub mod lifecycle;

@@ -194,4 +194,6 @@ impl Collector for OwnCollector {
 const CAPACITY: usize = 2_000;
 
 #[cfg(test)]
+mod log_tests;
+#[cfg(test)]
 mod tests;

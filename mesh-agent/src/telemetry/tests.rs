@@ -1,8 +1,6 @@
-//! Claims about the text that a scrape and a log line show.
+//! Claims about the text that a scrape shows.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::sync::Mutex;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
@@ -10,7 +8,7 @@ use crate::mesh::identity::SpiffeId;
 use crate::mesh::service::ServiceName;
 use crate::mesh::workload::{Membership, Workload, WorkloadNaming, WorkloadUid};
 
-fn workload(name: &str) -> Workload {
+pub(super) fn workload(name: &str) -> Workload {
     Workload {
         uid: WorkloadUid::new(name),
         namespace: "shop".into(),
@@ -32,7 +30,7 @@ fn workload(name: &str) -> Workload {
     }
 }
 
-fn flow(reporter: Reporter) -> FlowLabels {
+pub(super) fn flow(reporter: Reporter) -> FlowLabels {
     FlowLabels {
         reporter,
         source: Arc::new(PeerLabels::of(&workload("web"))),
@@ -42,7 +40,7 @@ fn flow(reporter: Reporter) -> FlowLabels {
     }
 }
 
-fn http_start() -> HttpStart {
+pub(super) fn http_start() -> HttpStart {
     HttpStart {
         method: ::http::Method::GET,
         path: "/items?id=\"7\"".into(),
@@ -57,7 +55,7 @@ fn http_start() -> HttpStart {
     }
 }
 
-fn tcp_start() -> TcpStart {
+pub(super) fn tcp_start() -> TcpStart {
     let HttpStart {
         source,
         destination,
@@ -84,31 +82,6 @@ fn label_names(sample: &str) -> Vec<&str> {
     labels
         .split("\",")
         .map(|label| label.split_once('=').unwrap().0)
-        .collect()
-}
-
-/// A place to write to that can be read afterwards.
-#[derive(Clone, Default)]
-struct Memory(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Memory {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn logged(work: impl FnOnce(&Telemetry)) -> Vec<serde_json::Value> {
-    let memory = Memory::default();
-    let telemetry = Telemetry::with_access_log(AccessLog::to(memory.clone(), 16).unwrap());
-    work(&telemetry);
-    assert!(telemetry.access_log().flush(Duration::from_secs(60)));
-    let text = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
         .collect()
 }
 
@@ -388,61 +361,4 @@ fn the_text_keeps_openmetrics_rules() {
         let (name, unit) = line.split_once(' ').unwrap();
         assert!(name.ends_with(&format!("_{unit}")), "{line}");
     }
-}
-
-#[test]
-fn a_request_line_has_istios_keys_and_who_spoke_with_whom() {
-    let lines = logged(|telemetry| {
-        let record = telemetry.http(flow(Reporter::Destination), http_start());
-        record.route("shop/cart");
-        record.upstream("10.1.0.2:8080".parse().unwrap());
-        record.details("via_upstream");
-        record.add_request_bytes(5);
-        record.respond(200);
-    });
-    let [line] = &lines[..] else { panic!("{lines:?}") };
-    let expected = serde_json::json!({
-        "method": "GET", "path": "/items?id=\"7\"", "protocol": "HTTP/1.1", "authority": "cart:80",
-        "response_code": 200, "response_flags": "-", "response_code_details": "via_upstream",
-        "bytes_received": 5, "bytes_sent": 0, "user_agent": "curl/7", "request_id": null,
-        "route_name": "shop/cart", "upstream_host": "10.1.0.2:8080",
-        "upstream_cluster": "cart.shop.svc.cluster.local",
-        "downstream_remote_address": "10.0.0.1:4000", "downstream_local_address": "10.96.0.1:80",
-        "direction": "inbound", "source_workload": "web", "source_namespace": "shop",
-        "source_principal": "spiffe://cluster.local/ns/shop/sa/web", "destination_workload": "cart",
-    });
-    for (key, value) in expected.as_object().unwrap() {
-        assert_eq!(&line[key], value, "{key}");
-    }
-    let start = line["start_time"].as_str().unwrap();
-    assert_eq!(
-        (start.len(), &start[10..11], &start[23..]),
-        (24, "T", "Z"),
-        "{start}"
-    );
-    for key in [
-        "connection_termination_details",
-        "requested_server_name",
-        "upstream_local_address",
-    ] {
-        assert!(line.get(key).is_some_and(serde_json::Value::is_null), "{key}");
-    }
-}
-
-#[test]
-fn a_connection_is_logged_once_at_its_end() {
-    let lines = logged(|telemetry| {
-        let record = telemetry.tcp(flow(Reporter::Source), tcp_start());
-        record.add_sent_bytes(8);
-        record.details("reset");
-        record.flag(ResponseFlag::Uc);
-    });
-    let [line] = &lines[..] else { panic!("{lines:?}") };
-    assert_eq!(line["protocol"], "TCP");
-    assert_eq!(line["response_flags"], "UC");
-    assert_eq!(line["connection_termination_details"], "reset");
-    assert_eq!(
-        (&line["bytes_sent"], &line["response_code"]),
-        (&8.into(), &serde_json::Value::Null)
-    );
 }
