@@ -2,5 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod capture;
+pub mod kernel;
 pub mod mesh;
 pub mod pod;

@@ -109,7 +109,10 @@ mod user {
 
     impl From<SocketAddr> for Endpoint {
         fn from(addr: SocketAddr) -> Self {
-            Self { addr: addr.ip().into(), port: addr.port().into() }
+            Self {
+                addr: addr.ip().into(),
+                port: addr.port().into(),
+            }
         }
     }
 
@@ -124,7 +127,12 @@ mod user {
     impl SocketKey {
         /// The socket of namespace `netns` whose local end is `local`.
         pub fn new(netns: u64, local: SocketAddr) -> Self {
-            Self { netns, addr: local.ip().into(), port: local.port().into(), reserved: 0 }
+            Self {
+                netns,
+                addr: local.ip().into(),
+                port: local.port().into(),
+                reserved: 0,
+            }
         }
     }
 }
@@ -138,7 +146,13 @@ mod tests {
 
     #[test]
     fn addresses_survive_the_way_into_a_map_and_back() {
-        for text in ["10.0.0.1", "255.255.255.255", "fd00::1", "::1", "2001:db8:1:2:3:4:5:6"] {
+        for text in [
+            "10.0.0.1",
+            "255.255.255.255",
+            "fd00::1",
+            "::1",
+            "2001:db8:1:2:3:4:5:6",
+        ] {
             let ip: IpAddr = text.parse().unwrap();
             assert_eq!(IpAddr::from(Addr::from(ip)), ip);
         }

@@ -30,7 +30,10 @@ mod tests {
 
     #[test]
     fn two_sockets_of_one_namespace_share_a_cookie() {
-        let (a, b) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let (a, b) = (
+            TcpListener::bind("127.0.0.1:0").unwrap(),
+            TcpListener::bind("127.0.0.1:0").unwrap(),
+        );
         let cookie = netns_cookie(a.as_raw_fd()).unwrap();
         assert_ne!(cookie, 0);
         assert_eq!(netns_cookie(b.as_raw_fd()), Ok(cookie));

@@ -48,7 +48,11 @@ impl SpiffeId {
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "spiffe://{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
+        write!(
+            f,
+            "spiffe://{}/ns/{}/sa/{}",
+            self.trust_domain, self.namespace, self.service_account
+        )
     }
 }
 
@@ -64,7 +68,14 @@ impl FromStr for SpiffeId {
     fn from_str(uri: &str) -> Result<Self, Self::Err> {
         let rest = uri.strip_prefix("spiffe://").ok_or(InvalidSpiffeId::Scheme)?;
         let mut parts = rest.split('/');
-        match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
+        match (
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+        ) {
             (Some(trust_domain), Some("ns"), Some(namespace), Some("sa"), Some(account), None) => {
                 Self::new(trust_domain, namespace, account)
             }
@@ -91,14 +102,18 @@ pub enum InvalidSpiffeId {
 fn valid_trust_domain(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 255
-        && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_'))
+        && name
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_'))
 }
 
 /// SPIFFE-ID 2.2: letters, digits, dots, dashes, underscores; `.` and `..` are not segments.
 fn valid_segment(segment: &str) -> bool {
     !matches!(segment, "" | "." | "..")
         && segment.len() <= 253
-        && segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        && segment
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }
 
 #[cfg(test)]
@@ -110,7 +125,10 @@ mod tests {
         let uri = "spiffe://cluster.local/ns/shop/sa/web";
         let id: SpiffeId = uri.parse().unwrap();
         assert_eq!(id.to_string(), uri);
-        assert_eq!((id.trust_domain(), id.namespace(), id.service_account()), ("cluster.local", "shop", "web"));
+        assert_eq!(
+            (id.trust_domain(), id.namespace(), id.service_account()),
+            ("cluster.local", "shop", "web")
+        );
     }
 
     #[test]

@@ -18,7 +18,10 @@ pub struct ServiceName {
 impl ServiceName {
     /// Joins namespace and name.
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     /// The cluster-wide DNS name, `NAME.NAMESPACE.svc.cluster.local`.

@@ -27,6 +27,10 @@ pub struct LocalPod {
 impl LocalPod {
     /// The pod's own address of the same family as `like`.
     pub fn addr_like(&self, like: IpAddr) -> Option<IpAddr> {
-        self.workload.addrs.iter().copied().find(|addr| addr.is_ipv4() == like.is_ipv4())
+        self.workload
+            .addrs
+            .iter()
+            .copied()
+            .find(|addr| addr.is_ipv4() == like.is_ipv4())
     }
 }

@@ -34,15 +34,41 @@ impl Netns {
     ///
     /// Errors: `path` cannot be opened or is no network namespace, or the process lacks `CAP_SYS_ADMIN`.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let target = Entrance { pod: File::open(path)?, home: File::open("/proc/thread-self/ns/net")? };
-        let mut netns = Self { path: path.to_owned(), target: Some(target), cookie: NetnsCookie(0) };
+        let target = Entrance {
+            pod: File::open(path)?,
+            home: File::open("/proc/thread-self/ns/net")?,
+        };
+        let mut netns = Self {
+            path: path.to_owned(),
+            target: Some(target),
+            cookie: NetnsCookie(0),
+        };
         netns.cookie = netns.run(read_cookie)?;
         Ok(netns)
     }
 
     /// The namespace that the process already lives in: entering it is free. For tests and for the node itself.
     pub fn current() -> io::Result<Self> {
-        Ok(Self { path: PathBuf::from("/proc/self/ns/net"), target: None, cookie: read_cookie()? })
+        Ok(Self {
+            path: PathBuf::from("/proc/self/ns/net"),
+            target: None,
+            cookie: read_cookie()?,
+        })
+    }
+
+    /// The namespace that the process already lives in under a name of its own: several pods in one process, for
+    /// tests without kernel programs.
+    pub fn stand_in(name: NetnsCookie) -> Self {
+        Self {
+            path: PathBuf::from("/proc/self/ns/net"),
+            target: None,
+            cookie: name,
+        }
+    }
+
+    /// The open namespace; `None` for the one that the process lives in.
+    pub fn file(&self) -> Option<&File> {
+        self.target.as_ref().map(|entrance| &entrance.pod)
     }
 
     /// The kernel's name for it.
@@ -58,7 +84,9 @@ impl Netns {
     /// Runs `call` with the calling thread inside the namespace and brings the thread back, also when `call`
     /// panics. Sockets that `call` opens stay in the namespace. `call` must not block: it runs on a data thread.
     pub fn run<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        let Some(entrance) = &self.target else { return call() };
+        let Some(entrance) = &self.target else {
+            return call();
+        };
         setns(&entrance.pod, CloneFlags::CLONE_NEWNET)?;
         let _way_back = WayBack(&entrance.home);
         call()
@@ -80,7 +108,9 @@ impl Drop for WayBack<'_> {
 
 fn read_cookie() -> io::Result<NetnsCookie> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).or_else(|_| UdpSocket::bind("[::1]:0"))?;
-    netns_cookie(socket.as_raw_fd()).map(NetnsCookie).map_err(io::Error::from_raw_os_error)
+    netns_cookie(socket.as_raw_fd())
+        .map(NetnsCookie)
+        .map_err(io::Error::from_raw_os_error)
 }
 
 #[cfg(test)]
