@@ -188,12 +188,11 @@ impl SockEvent {
     /// The socket's own end; the port comes in host order here.
     #[inline(always)]
     pub(crate) fn local(&self) -> Endpoint {
-        let is_v4 = read!(self.raw, family) == AF_INET;
-        let addr = if is_v4 {
-            Addr::v4(read!(self.raw, local_ip4))
-        } else {
-            read_v6!(self.raw, local_ip6)
-        };
+        let addr = of_family(
+            read!(self.raw, family),
+            read!(self.raw, local_ip4),
+            read_v6!(self.raw, local_ip6),
+        );
         Endpoint {
             addr,
             port: read!(self.raw, local_port),
@@ -248,16 +247,25 @@ impl<'a> Lookup<'a> {
     #[inline(always)]
     pub(crate) fn addrs(&self) -> (Addr, Addr) {
         let raw = self.raw();
-        if read!(raw, family) == AF_INET {
-            return (Addr::v4(read!(raw, remote_ip4)), Addr::v4(read!(raw, local_ip4)));
-        }
-        (read_v6!(raw, remote_ip6), read_v6!(raw, local_ip6))
+        let family = read!(raw, family);
+        let remote = of_family(family, read!(raw, remote_ip4), read_v6!(raw, remote_ip6));
+        (
+            remote,
+            of_family(family, read!(raw, local_ip4), read_v6!(raw, local_ip6)),
+        )
     }
 
     #[inline(always)]
     fn raw(&self) -> *mut bpf_sk_lookup {
         self.ctx.as_ptr().cast()
     }
+}
+
+/// Chooses between addresses that were both read: a read in a branch would be merged with the other branch's into one
+/// load from a computed pointer. The fields of the other family hold no address, but may be read.
+#[inline(always)]
+fn of_family(family: u32, v4: u32, v6: Addr) -> Addr {
+    if family == AF_INET { Addr::v4(v4) } else { v6 }
 }
 
 /// A port of a socket address, 16 bits in network order held in 32, to host order; its own inverse.
