@@ -42,7 +42,7 @@ async fn shake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Result<E
         stream.flush().await?;
         io::Result::Ok(stream)
     };
-    match tokio::join!(connecting, accepting) {
+    match tokio::join!(Box::pin(connecting), Box::pin(accepting)) {
         (Ok(client), Ok(server)) => Ok((client, server)),
         (client, server) => Err(Refused {
             client: client.err().map(|error| HandshakeFailure::of(&error)),
@@ -106,7 +106,7 @@ async fn speaks_tls_1_3_with_a_post_quantum_group_and_no_server_name() {
     assert_eq!(connection.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     let group = connection
         .negotiated_key_exchange_group()
-        .map(|group| group.name());
+        .map(rustls::crypto::SupportedKxGroup::name);
     assert_eq!(group, Some(NamedGroup::X25519MLKEM768));
     assert_eq!(server.get_ref().1.server_name(), None);
 }
