@@ -3,8 +3,18 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod balance;
+pub mod capture;
+pub mod config;
+pub mod control;
+pub mod detect;
 pub mod identity;
 pub mod lifecycle;
 pub mod mesh;
 pub mod pod;
+pub mod policy;
+pub mod proxy;
+pub mod route;
+pub mod snapshot;
 pub mod telemetry;
+pub mod transport;

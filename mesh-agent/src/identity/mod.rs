@@ -4,6 +4,7 @@
 //! [`peer_identity`] for who is at the other end. Must not know: policies, pods, sockets.
 
 mod embedded_ca;
+pub mod hello;
 mod issuer;
 mod peer;
 mod renewal;
@@ -22,6 +23,9 @@ pub use tls::{Alpn, HandshakeFailure, TlsError, WorkloadTls};
 
 /// ALPN of connections between agents that carry HTTP/2.
 pub const ALPN_H2: &[u8] = b"mesh-h2";
+
+/// ALPN of connections between agents that carry one HTTP/1.1 connection which asks to change protocol.
+pub const ALPN_H1: &[u8] = b"mesh-h1";
 
 /// ALPN of connections between agents that carry one TCP connection each.
 pub const ALPN_TCP: &[u8] = b"mesh-tcp";

@@ -15,7 +15,7 @@ use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 
 use super::verify::{Callee, Callers};
-use super::{ALPN_H2, ALPN_TCP, Svid};
+use super::{ALPN_H1, ALPN_H2, ALPN_TCP, Svid};
 use crate::mesh::identity::SpiffeId;
 
 /// What a connection between agents carries.
@@ -23,6 +23,8 @@ use crate::mesh::identity::SpiffeId;
 pub enum Alpn {
     /// HTTP/2, many requests: [`ALPN_H2`].
     H2,
+    /// One HTTP/1.1 connection that asks to change protocol: [`ALPN_H1`].
+    H1,
     /// One TCP connection: [`ALPN_TCP`].
     Tcp,
 }
@@ -32,13 +34,14 @@ impl Alpn {
     pub const fn as_bytes(self) -> &'static [u8] {
         match self {
             Self::H2 => ALPN_H2,
+            Self::H1 => ALPN_H1,
             Self::Tcp => ALPN_TCP,
         }
     }
 
     /// What was agreed on in a handshake; none if it is not ours.
     pub fn from_bytes(protocol: &[u8]) -> Option<Self> {
-        [Self::H2, Self::Tcp]
+        [Self::H2, Self::H1, Self::Tcp]
             .into_iter()
             .find(|alpn| alpn.as_bytes() == protocol)
     }
@@ -153,7 +156,7 @@ fn server_config(
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(callers)
         .with_cert_resolver(certified);
-    config.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_TCP.to_vec()];
+    config.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_H1.to_vec(), ALPN_TCP.to_vec()];
     config.ticketer = Ticketer::new()?;
     Ok(config)
 }
