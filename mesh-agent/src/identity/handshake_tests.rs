@@ -12,7 +12,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::embedded_ca::leaf_params;
 use super::testing::{HOUR, TestCa, id};
-use super::{ALPN_H2, ALPN_TCP, Alpn, HandshakeFailure, PeerIdentityError, WorkloadTls, peer_identity};
+use super::{
+    ALPN_H1, ALPN_H2, ALPN_TCP, Alpn, HandshakeFailure, PeerIdentityError, WorkloadTls, peer_identity,
+};
 use crate::mesh::identity::SpiffeId;
 
 type Ends = (client::TlsStream<DuplexStream>, server::TlsStream<DuplexStream>);
@@ -115,7 +117,7 @@ async fn speaks_tls_1_3_with_a_post_quantum_group_and_no_server_name() {
 async fn each_protocol_of_ours_is_agreed_on_and_no_other() {
     let ca = TestCa::new();
     let (web, cart) = (ca.tls(&id("web")), ca.tls(&id("cart")));
-    for (alpn, bytes) in [(Alpn::H2, ALPN_H2), (Alpn::Tcp, ALPN_TCP)] {
+    for (alpn, bytes) in [(Alpn::H2, ALPN_H2), (Alpn::H1, ALPN_H1), (Alpn::Tcp, ALPN_TCP)] {
         let (_, server) = shake(web.client(&id("cart"), alpn).unwrap(), cart.server())
             .await
             .unwrap();
