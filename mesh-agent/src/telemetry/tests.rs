@@ -8,18 +8,16 @@ use crate::mesh::service::ServiceName;
 use crate::mesh::workload::{Workload, WorkloadNaming, fixture};
 
 pub(super) fn workload(name: &str) -> Workload {
-    Workload {
-        node: "one".into(),
-        identity: SpiffeId::new("cluster.local", "shop", name).unwrap(),
-        naming: WorkloadNaming {
-            workload: name.into(),
-            app: name.into(),
-            version: "".into(),
-            canonical_name: name.into(),
-            canonical_revision: "latest".into(),
-        },
-        ..fixture::pod("shop", name)
-    }
+    let mut pod = fixture::pod("shop", name);
+    pod.identity = SpiffeId::new("cluster.local", "shop", name).unwrap();
+    pod.naming = WorkloadNaming {
+        workload: name.into(),
+        app: name.into(),
+        version: "".into(),
+        canonical_name: name.into(),
+        canonical_revision: "latest".into(),
+    };
+    pod
 }
 
 pub(super) fn flow(reporter: Reporter) -> FlowLabels {
