@@ -361,6 +361,28 @@ fn a_peer_whose_certificate_has_run_out_since_is_nobody() {
 }
 
 #[test]
+fn the_reason_of_a_failure_is_found_wherever_it_was_noticed() {
+    let wrapped = |error| HandshakeFailure::of(&io::Error::new(io::ErrorKind::InvalidData, error));
+    assert_eq!(wrapped(PeerIdentityError::Expired), HandshakeFailure::Expired);
+    assert_eq!(
+        wrapped(PeerIdentityError::NoCertificate),
+        HandshakeFailure::NoCertificate
+    );
+    assert_eq!(
+        wrapped(PeerIdentityError::UriCount(2)),
+        HandshakeFailure::Identity
+    );
+    assert_eq!(
+        HandshakeFailure::of(&io::ErrorKind::TimedOut.into()),
+        HandshakeFailure::Timeout
+    );
+    assert_eq!(
+        HandshakeFailure::of(&io::ErrorKind::UnexpectedEof.into()),
+        HandshakeFailure::Io
+    );
+}
+
+#[test]
 fn a_key_that_is_not_the_certificates_is_refused() {
     let ca = TestCa::new();
     let now = SystemTime::now();
