@@ -76,6 +76,13 @@ impl Mesh {
         }
     }
 
+    /// Closes every pooled connection as soon as it is idle; called once, when the agent stops.
+    pub fn close_pools(&self) {
+        for served in self.pods.all() {
+            served.pool.close();
+        }
+    }
+
     /// Closes pooled connections that nobody uses; called every second.
     pub fn sweep_pools(&self) {
         for served in self.pods.all() {
@@ -115,7 +122,7 @@ impl PodHost for Proxy {
             tasks,
         });
         if let Some(before) = self.mesh.pods.insert(&served) {
-            before.tasks.request_stop();
+            before.retire();
         }
         for door in doors {
             let (mesh, served) = (Arc::clone(&self.mesh), Arc::clone(&served));
@@ -126,7 +133,7 @@ impl PodHost for Proxy {
 
     fn left(&self, uid: &WorkloadUid) {
         if let Some(served) = self.mesh.pods.remove(uid) {
-            served.tasks.request_stop();
+            served.retire();
         }
     }
 }
