@@ -1,6 +1,7 @@
 //! Claims about the text that a scrape shows.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
@@ -13,9 +14,11 @@ pub(super) fn workload(name: &str) -> Workload {
         uid: WorkloadUid::new(name),
         namespace: "shop".into(),
         pod_name: format!("{name}-0").into(),
+        meta: Arc::default(),
         node: "one".into(),
         identity: SpiffeId::new("cluster.local", "shop", name).unwrap(),
         addrs: Vec::new(),
+        host_network: false,
         labels: BTreeMap::new(),
         naming: WorkloadNaming {
             workload: name.into(),
