@@ -56,18 +56,28 @@ pub(super) fn translate(
         let unknown = unknown_fields(part, known);
         rejections.extend(unknown.map(|field| object.unsupported(&format!("{at}.{field}"))));
     }
-    let Some(balancer) = balancer(object, &spec, rejections) else { return Ok(None) };
+    let Some(balancer) = balancer(object, &spec, rejections) else {
+        return Ok(None);
+    };
     let service = service_of(&spec.host, &object.namespace).ok_or_else(|| {
-        let reason =
-            format!("{:?} names no Service; use NAME or NAME.NAMESPACE.svc.cluster.local", spec.host);
+        let reason = format!(
+            "{:?} names no Service; use NAME or NAME.NAMESPACE.svc.cluster.local",
+            spec.host
+        );
         object.reject("spec.host", reason)
     })?;
     if service.namespace != object.namespace {
-        let reason =
-            format!("only rules in the Service's own namespace act; put it into {}", service.namespace);
+        let reason = format!(
+            "only rules in the Service's own namespace act; put it into {}",
+            service.namespace
+        );
         return Err(object.reject("spec.host", reason));
     }
-    Ok(Some(DestinationRule { meta: Arc::clone(&object.meta), service, balancer }))
+    Ok(Some(DestinationRule {
+        meta: Arc::clone(&object.meta),
+        service,
+        balancer,
+    }))
 }
 
 /// Gives the Services their algorithms; of two rules for one Service the elder acts.
@@ -137,5 +147,9 @@ fn service_of(host: &str, namespace: &str) -> Option<ServiceName> {
 const SUPPORTED: [(&str, &str, &[&str]); 3] = [
     ("", "spec", &["host", "trafficPolicy"]),
     ("/trafficPolicy", "spec.trafficPolicy", &["loadBalancer"]),
-    ("/trafficPolicy/loadBalancer", "spec.trafficPolicy.loadBalancer", &["simple"]),
+    (
+        "/trafficPolicy/loadBalancer",
+        "spec.trafficPolicy.loadBalancer",
+        &["simple"],
+    ),
 ];
