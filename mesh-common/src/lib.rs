@@ -3,6 +3,8 @@
 //! `no_std`, no I/O, except the one socket option behind the feature `user` that names a network namespace.
 #![no_std]
 
+pub mod counter;
 pub mod layout;
 #[cfg(feature = "user")]
 pub mod netns_cookie;
+pub mod reach;

@@ -1,6 +1,71 @@
-#![no_std]
-#![no_main]
+//! Entry points of the kernel programs; each hook has a file of its own.
+//!
+//! Place in the walk: before everything else, in the kernel. Must not know: policies, protocols, who the agent is.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+mod connect;
+mod ctx;
+mod getpeername;
+mod maps;
+mod sk_lookup;
+mod sock_ops;
+
+use aya_ebpf::macros::{cgroup_sock_addr, sk_lookup, sock_ops};
+use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
+
+use crate::ctx::{Lookup, SockAddr, SockEvent};
+
+/// `connect()` of an IPv4 socket.
+#[cgroup_sock_addr(connect4)]
+fn mesh_connect4(ctx: SockAddrContext) -> i32 {
+    connect::decide(&SockAddr::v4(&ctx)).code()
+}
+
+/// `connect()` of an IPv6 socket.
+#[cgroup_sock_addr(connect6)]
+fn mesh_connect6(ctx: SockAddrContext) -> i32 {
+    connect::decide(&SockAddr::v6(&ctx)).code()
+}
+
+/// `getpeername()` and `accept()` of an IPv4 socket.
+#[cgroup_sock_addr(getpeername4)]
+fn mesh_peername4(ctx: SockAddrContext) -> i32 {
+    getpeername::show(&SockAddr::v4(&ctx));
+    ctx::Outcome::Allow.code()
+}
+
+/// `getpeername()` and `accept()` of an IPv6 socket.
+#[cgroup_sock_addr(getpeername6)]
+fn mesh_peername6(ctx: SockAddrContext) -> i32 {
+    getpeername::show(&SockAddr::v6(&ctx));
+    ctx::Outcome::Allow.code()
+}
+
+/// Events of the pod's TCP sockets.
+#[sock_ops]
+fn mesh_sock_ops(ctx: SockOpsContext) -> u32 {
+    sock_ops::on_event(&SockEvent::new(&ctx));
+    ctx::SOCK_OPS_DONE
+}
+
+/// A new connection for a socket of the pod's network namespace.
+#[sk_lookup]
+fn mesh_sk_lookup(ctx: SkLookupContext) -> u32 {
+    sk_lookup::steer(&Lookup::new(&ctx)).code()
+}
+
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program in which this can be reached.
     loop {}
 }
+
+/// What the kernel reads before it lets a program call GPL-only helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// The host build exists only to be linted.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

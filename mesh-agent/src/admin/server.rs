@@ -366,7 +366,7 @@ mod tests {
         let fixture = fixture().await;
         let _silent = TcpStream::connect(fixture.addr).await.unwrap();
         fixture.tasks.request_stop();
-        assert!(fixture.tasks.joined(Duration::from_secs(60)).await);
+        assert!(fixture.tasks.joined(Duration::from_mins(1)).await);
         TcpStream::connect(fixture.addr).await.unwrap_err();
     }
 

@@ -1,26 +1,37 @@
-//! Listening sockets inside a pod's network namespace.
+//! The listening sockets of one pod, opened inside its network namespace.
+//!
+//! Place in the walk: before the first connection. Must not know: how connections get here.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use mesh_common::layout::{INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::capture::Direction;
+use crate::capture::door::Door;
 use crate::pod::LocalPod;
-use crate::pod::netns::Netns;
 
-/// Which ports the listeners take; tests take free ones.
+/// The ports of the in-pod listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ports {
-    /// Where the connect hooks send what the pod dials.
+pub struct PodPorts {
+    /// Where captured connects go.
     pub outbound: u16,
-    /// Where the sockets listen that inbound connections are steered to.
+    /// Where steered connections would go by port; the steering itself does not look at it.
     pub inbound: u16,
 }
 
-impl Default for Ports {
+impl PodPorts {
+    /// Any free port: for tests without kernel programs.
+    pub const ANY: Self = Self {
+        outbound: 0,
+        inbound: 0,
+    };
+}
+
+impl Default for PodPorts {
+    /// The ports that the kernel programs know.
     fn default() -> Self {
         Self {
             outbound: OUTBOUND_PORT,
@@ -29,113 +40,96 @@ impl Default for Ports {
     }
 }
 
-/// All listening sockets of one pod: one for each direction and address.
+/// One outbound and one inbound listener for each address of a pod.
 #[derive(Debug)]
-pub struct PodListeners(Vec<PodListener>);
+pub struct PodListeners {
+    outbound: Vec<Bound>,
+    inbound: Vec<Bound>,
+}
+
+#[derive(Debug)]
+struct Bound {
+    addr: SocketAddr,
+    listener: TcpListener,
+}
 
 impl PodListeners {
-    /// Opens them inside the pod's namespace.
-    ///
-    /// Errors: the pod has no address, an address is not there (yet), or a port is taken.
-    pub fn open(pod: &LocalPod) -> io::Result<Self> {
-        Self::open_at(pod, Ports::default())
+    /// Opens them in the pod's namespace. Errors: an address is not (yet) the namespace's, or a port is taken.
+    pub fn open(pod: &LocalPod, ports: PodPorts) -> io::Result<Self> {
+        let open = |port: u16| -> io::Result<Vec<Bound>> {
+            pod.workload
+                .addrs
+                .iter()
+                .map(|addr| listen(SocketAddr::new(*addr, port)))
+                .collect()
+        };
+        pod.netns.run(|| {
+            Ok(Self {
+                outbound: open(ports.outbound)?,
+                inbound: open(ports.inbound)?,
+            })
+        })
     }
 
-    /// As [`PodListeners::open`], on chosen ports.
-    pub fn open_at(pod: &LocalPod, ports: Ports) -> io::Result<Self> {
-        let mut listeners = Vec::new();
-        for addr in &pod.workload.addrs {
-            for (direction, port) in [
-                (Direction::Outbound, ports.outbound),
-                (Direction::Inbound, ports.inbound),
-            ] {
-                let socket = open_one(&pod.netns, SocketAddr::new(*addr, port))?;
-                listeners.push(PodListener {
-                    direction,
-                    addr: *addr,
-                    socket,
-                });
-            }
-        }
-        if listeners.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::AddrNotAvailable,
-                "the pod has no address yet",
-            ));
-        }
-        Ok(Self(listeners))
+    /// Where captured connects are expected.
+    pub fn outbound_addrs(&self) -> impl Iterator<Item = SocketAddr> {
+        self.outbound.iter().map(|bound| bound.addr)
     }
 
-    /// The sockets that inbound connections are steered to, by pod address.
-    pub fn inbound(&self) -> impl Iterator<Item = (IpAddr, &PodListener)> {
-        self.0
+    /// Where steered connections are expected.
+    pub fn inbound_addrs(&self) -> impl Iterator<Item = SocketAddr> {
+        self.inbound.iter().map(|bound| bound.addr)
+    }
+
+    /// The sockets that connections for each pod address are steered to.
+    pub fn inbound_sockets(&self) -> impl Iterator<Item = (IpAddr, BorrowedFd<'_>)> {
+        self.inbound
             .iter()
-            .filter(|listener| listener.direction == Direction::Inbound)
-            .map(|listener| (listener.addr, listener))
+            .map(|bound| (bound.addr.ip(), bound.listener.as_fd()))
     }
 
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &PodListener> {
-        self.0.iter()
-    }
-}
-
-impl IntoIterator for PodListeners {
-    type Item = PodListener;
-    type IntoIter = std::vec::IntoIter<PodListener>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
-
-/// One listening socket inside a pod; not yet bound to a runtime.
-#[derive(Debug)]
-pub struct PodListener {
-    pub(super) direction: Direction,
-    pub(super) addr: IpAddr,
-    pub(super) socket: StdListener,
-}
-
-impl PodListener {
-    /// Which way its connections go.
-    pub fn direction(&self) -> Direction {
-        self.direction
-    }
-
-    /// Where it listens.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+    /// Hands the listeners to the current tokio runtime, one door each. Panics outside a runtime, as tokio does.
+    pub fn into_doors(self, pod: &LocalPod) -> io::Result<Vec<Door>> {
+        let own_ports: Vec<u16> = self
+            .outbound
+            .iter()
+            .chain(&self.inbound)
+            .map(|bound| bound.addr.port())
+            .collect();
+        let outbound = self
+            .outbound
+            .into_iter()
+            .map(|bound| (Direction::Outbound, bound.listener));
+        let inbound = self
+            .inbound
+            .into_iter()
+            .map(|bound| (Direction::Inbound, bound.listener));
+        outbound
+            .chain(inbound)
+            .map(|(direction, listener)| Door::open(listener, direction, pod.clone(), own_ports.clone()))
+            .collect()
     }
 }
 
-impl AsFd for PodListener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-fn open_one(netns: &Netns, addr: SocketAddr) -> io::Result<StdListener> {
-    netns.run(|| {
-        let socket = Socket::new(
-            Domain::for_address(addr),
-            Type::STREAM.nonblocking(),
-            Some(Protocol::TCP),
-        )?;
+fn listen(addr: SocketAddr) -> io::Result<Bound> {
+    let attempt = || -> io::Result<Bound> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        // A restarted agent binds while connections of the last one linger in TIME_WAIT.
         socket.set_reuse_address(true)?;
         if addr.is_ipv6() {
             socket.set_only_v6(true)?;
         }
-        socket.bind(&addr.into()).map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("cannot listen on {addr} in the pod: {error}"),
-            )
-        })?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
         socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    })
+        let listener = TcpListener::from(socket);
+        Ok(Bound {
+            addr: listener.local_addr()?,
+            listener,
+        })
+    };
+    attempt().map_err(|error| io::Error::new(error.kind(), format!("listen on {addr}: {error}")))
 }
 
-/// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+/// Capped by the namespace's `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;

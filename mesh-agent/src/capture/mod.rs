@@ -1,23 +1,30 @@
-//! In: the listening sockets inside a pod, what they accept, and where it wanted to go.
+//! IN: the listeners inside a pod, and the connections that the kernel programs send to them.
 //!
-//! Place in the walk: first. Must not know: eBPF (the flow table is a seam), protocols, policies.
+//! Place in the walk: the first room of every connection. Must not know: maps and programs, protocols, policies.
 
-mod accept;
-mod listeners;
+pub mod door;
+pub mod listeners;
 
-pub use accept::{Acceptor, Captured, Direction};
-pub use listeners::{PodListener, PodListeners, Ports};
-
+use crate::capture::listeners::PodListeners;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
 
-/// Serves the pods that enrolment hands over.
+/// Which way a captured connection goes, seen from the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The pod dialled.
+    Outbound,
+    /// Somebody dialled the pod.
+    Inbound,
+}
+
+/// Who serves the pods that are enrolled: the proxy.
 ///
-/// Both calls return at once; they are made from the control runtime, in order, never at the same time.
+/// Called from the enrolment loop, one call at a time; neither call may block.
 pub trait PodHost: Send + Sync {
-    /// A pod joined: its listeners are open, and its traffic begins to arrive there.
+    /// `pod` is hooked: its connections arrive at `listeners` from now on. A pod joins once until it has left.
     fn joined(&self, pod: LocalPod, listeners: PodListeners);
 
-    /// A pod left: nothing new arrives; connections under way may end by themselves.
+    /// The pod's hooks are gone: its listeners may close. Connections that were accepted may go on.
     fn left(&self, uid: &WorkloadUid);
 }

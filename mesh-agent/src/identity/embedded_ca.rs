@@ -246,10 +246,10 @@ fn random_serial() -> SerialNumber {
 const MIN_TTL: Duration = Duration::from_secs(30);
 
 /// Ten years of 365 days.
-const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
+const ROOT_LIFE: Duration = Duration::from_hours(87600);
 
 /// How far behind the clocks of other nodes may be.
-const CLOCK_SKEW: Duration = Duration::from_secs(60);
+const CLOCK_SKEW: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 #[path = "embedded_ca_tests.rs"]

@@ -12,7 +12,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::embedded_ca::leaf_params;
 use super::testing::{HOUR, TestCa, id};
-use super::{ALPN_H2, ALPN_TCP, Alpn, HandshakeFailure, PeerIdentityError, WorkloadTls, peer_identity};
+use super::{
+    ALPN_H1, ALPN_H2, ALPN_TCP, Alpn, HandshakeFailure, PeerIdentityError, WorkloadTls, peer_identity,
+};
 use crate::mesh::identity::SpiffeId;
 
 type Ends = (client::TlsStream<DuplexStream>, server::TlsStream<DuplexStream>);
@@ -42,7 +44,7 @@ async fn shake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Result<E
         stream.flush().await?;
         io::Result::Ok(stream)
     };
-    match tokio::join!(connecting, accepting) {
+    match tokio::join!(Box::pin(connecting), Box::pin(accepting)) {
         (Ok(client), Ok(server)) => Ok((client, server)),
         (client, server) => Err(Refused {
             client: client.err().map(|error| HandshakeFailure::of(&error)),
@@ -106,7 +108,7 @@ async fn speaks_tls_1_3_with_a_post_quantum_group_and_no_server_name() {
     assert_eq!(connection.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     let group = connection
         .negotiated_key_exchange_group()
-        .map(|group| group.name());
+        .map(rustls::crypto::SupportedKxGroup::name);
     assert_eq!(group, Some(NamedGroup::X25519MLKEM768));
     assert_eq!(server.get_ref().1.server_name(), None);
 }
@@ -115,7 +117,7 @@ async fn speaks_tls_1_3_with_a_post_quantum_group_and_no_server_name() {
 async fn each_protocol_of_ours_is_agreed_on_and_no_other() {
     let ca = TestCa::new();
     let (web, cart) = (ca.tls(&id("web")), ca.tls(&id("cart")));
-    for (alpn, bytes) in [(Alpn::H2, ALPN_H2), (Alpn::Tcp, ALPN_TCP)] {
+    for (alpn, bytes) in [(Alpn::H2, ALPN_H2), (Alpn::H1, ALPN_H1), (Alpn::Tcp, ALPN_TCP)] {
         let (_, server) = shake(web.client(&id("cart"), alpn).unwrap(), cart.server())
             .await
             .unwrap();
@@ -355,6 +357,28 @@ fn a_peer_whose_certificate_has_run_out_since_is_nobody() {
     assert_eq!(
         peer_identity(Some(&[vec![0x30, 0x00].into()])),
         Err(PeerIdentityError::Malformed)
+    );
+}
+
+#[test]
+fn the_reason_of_a_failure_is_found_wherever_it_was_noticed() {
+    let wrapped = |error| HandshakeFailure::of(&io::Error::new(io::ErrorKind::InvalidData, error));
+    assert_eq!(wrapped(PeerIdentityError::Expired), HandshakeFailure::Expired);
+    assert_eq!(
+        wrapped(PeerIdentityError::NoCertificate),
+        HandshakeFailure::NoCertificate
+    );
+    assert_eq!(
+        wrapped(PeerIdentityError::UriCount(2)),
+        HandshakeFailure::Identity
+    );
+    assert_eq!(
+        HandshakeFailure::of(&io::ErrorKind::TimedOut.into()),
+        HandshakeFailure::Timeout
+    );
+    assert_eq!(
+        HandshakeFailure::of(&io::ErrorKind::UnexpectedEof.into()),
+        HandshakeFailure::Io
     );
 }
 

@@ -18,7 +18,7 @@ pub(super) fn retry_delay(failures: u32, jitter: f64) -> Duration {
 }
 
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(60);
+const LAST_RETRY: Duration = Duration::from_mins(1);
 const MAX_DOUBLINGS: u32 = 6;
 
 #[cfg(test)]

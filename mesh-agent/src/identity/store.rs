@@ -309,7 +309,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 const ISSUE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a waiting task compares its plan with the wall clock.
-const LOOK_AT_CLOCK: Duration = Duration::from_secs(60);
+const LOOK_AT_CLOCK: Duration = Duration::from_mins(1);
 
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 

@@ -11,7 +11,7 @@ use super::embedded_ca::leaf_params;
 use super::{EmbeddedCa, Issuer, Svid, WorkloadTls};
 use crate::mesh::identity::SpiffeId;
 
-pub(super) const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const HOUR: Duration = Duration::from_hours(1);
 
 /// An embedded CA and the directory that it lives in.
 pub(super) struct TestCa {

@@ -15,7 +15,7 @@ use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 
 use super::verify::{Callee, Callers};
-use super::{ALPN_H1, ALPN_H2, ALPN_TCP, Svid};
+use super::{ALPN_H1, ALPN_H2, ALPN_TCP, PeerIdentityError, Svid};
 use crate::mesh::identity::SpiffeId;
 
 /// What a connection between agents carries.
@@ -200,19 +200,33 @@ pub enum HandshakeFailure {
 }
 
 impl HandshakeFailure {
-    /// Reads it from the error of a handshake.
+    /// Reads it from the error of a handshake, or of [`peer_identity`](super::peer_identity) after it.
     pub fn of(error: &io::Error) -> Self {
         // The seam to tokio-rustls, which wraps rustls's error.
-        let inner = error
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        match inner {
+        let inner = error.get_ref();
+        if let Some(refused) = inner.and_then(|inner| inner.downcast_ref::<PeerIdentityError>()) {
+            return Self::of_identity(refused);
+        }
+        match inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::NoCertificatesPresented) => Self::NoCertificate,
             Some(rustls::Error::InvalidCertificate(cause)) => Self::of_certificate(cause),
             Some(rustls::Error::AlertReceived(_)) => Self::RefusedByPeer,
             Some(_) => Self::Protocol,
             None if error.kind() == io::ErrorKind::TimedOut => Self::Timeout,
             None => Self::Io,
+        }
+    }
+
+    fn of_identity(error: &PeerIdentityError) -> Self {
+        match error {
+            PeerIdentityError::NoCertificate => Self::NoCertificate,
+            PeerIdentityError::Expired | PeerIdentityError::NotValidYet => Self::Expired,
+            PeerIdentityError::Malformed
+            | PeerIdentityError::UriCount(_)
+            | PeerIdentityError::NotWorkload(_)
+            | PeerIdentityError::NotLeaf
+            | PeerIdentityError::TrustDomain { .. }
+            | PeerIdentityError::Unexpected { .. } => Self::Identity,
         }
     }
 
@@ -226,11 +240,9 @@ impl HandshakeFailure {
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. } => Self::Expired,
-            // Only our own verifiers speak of identity, and they use this variant alone.
-            CertificateError::Other(other)
-                if other.0.downcast_ref::<super::PeerIdentityError>().is_some() =>
-            {
-                Self::Identity
+            // What our own verifiers refuse, see `verify`.
+            CertificateError::Other(other) => {
+                other.0.downcast_ref().map_or(Self::Untrusted, Self::of_identity)
             }
             _ => Self::Untrusted,
         }

@@ -37,6 +37,7 @@ impl Tasks {
     }
 
     /// A group with a stop of its own that the parent's stop triggers too: for instance one for each pod.
+    #[must_use]
     pub fn child(&self) -> Self {
         let parent = &self.group;
         Self::with(
@@ -153,7 +154,7 @@ fn panic_message(payload: &(dyn Any + Send)) -> &str {
 mod tests {
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     async fn until_stopped(stop: Stop) {
         stop.requested().await;

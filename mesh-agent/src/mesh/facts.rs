@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::mesh::policy::PeerAuthentication;
 use crate::mesh::route::HttpRoute;
@@ -70,7 +70,7 @@ pub struct Seniority<'a> {
 }
 
 /// An object, or a part of one, that was left out; everything else goes on serving.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Rejection {
     /// Where it was read: a file path, or `api` for an API server.
     pub origin: String,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use crate::capture::Captured;
+use crate::capture::door::Captured;
 use crate::detect::{Look, Prefixed, Spoken, look};
 use crate::identity::hello::{Hello, hello};
 use crate::identity::{Alpn, WorkloadTls};

@@ -17,14 +17,16 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use crate::capture::{Captured, Direction, PodHost, PodListener, PodListeners};
+use crate::capture::door::{Accepted, Captured, Door};
+use crate::capture::listeners::PodListeners;
+use crate::capture::{Direction, PodHost};
 use crate::identity::Certificates;
 use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
 use crate::proxy::pods::{ServedPod, ServedPods};
 use crate::snapshot::SnapshotCell;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{self, Telemetry};
 use crate::transport::pool::HttpPool;
 
 /// Everything a walk needs besides the connection.
@@ -100,6 +102,13 @@ impl PodHost for Proxy {
     fn joined(&self, pod: LocalPod, listeners: PodListeners) {
         let _on_data = self.data.enter();
         let tasks = self.mesh.tasks.child();
+        let doors = match listeners.into_doors(&pod) {
+            Ok(doors) => doors,
+            Err(error) => {
+                tracing::error!(%error, pod = %pod.workload.pod_name, "cannot accept on a pod's listeners");
+                return;
+            }
+        };
         let served = Arc::new(ServedPod {
             pod,
             pool: HttpPool::new(tasks.clone()),
@@ -108,10 +117,10 @@ impl PodHost for Proxy {
         if let Some(before) = self.mesh.pods.insert(&served) {
             before.tasks.request_stop();
         }
-        for listener in listeners {
+        for door in doors {
             let (mesh, served) = (Arc::clone(&self.mesh), Arc::clone(&served));
             let tasks = served.tasks.clone();
-            tasks.spawn("accept", async move { accept(&mesh, &served, listener).await });
+            tasks.spawn("accept", async move { accept(&mesh, &served, &door).await });
         }
     }
 
@@ -122,25 +131,32 @@ impl PodHost for Proxy {
     }
 }
 
-async fn accept(mesh: &Arc<Mesh>, served: &Arc<ServedPod>, listener: PodListener) {
-    let acceptor = match listener.into_acceptor() {
-        Ok(acceptor) => acceptor,
-        Err(error) => {
-            tracing::error!(%error, pod = %served.pod.workload.pod_name, "cannot accept on a pod's listener");
-            return;
-        }
-    };
+async fn accept(mesh: &Arc<Mesh>, served: &Arc<ServedPod>, door: &Door) {
     let stop = served.tasks.stop();
     loop {
-        let captured = tokio::select! {
-            captured = acceptor.accept(&*served.pod.flows, served.pod.netns.cookie()) => captured,
+        let accepted = tokio::select! {
+            accepted = door.accept() => accepted,
             () = stop.requested() => return,
         };
-        serve(mesh, served, captured);
+        match accepted {
+            Accepted::Captured(captured) => serve(mesh, served, captured),
+            Accepted::Stray(stray) => {
+                tracing::debug!(%stray, pod = %served.pod.workload.pod_name, "connection closed");
+                mesh.telemetry.mesh().uncaptured(counted(door.direction()));
+            }
+        }
+    }
+}
+
+fn counted(direction: Direction) -> telemetry::Direction {
+    match direction {
+        Direction::Outbound => telemetry::Direction::Outbound,
+        Direction::Inbound => telemetry::Direction::Inbound,
     }
 }
 
 fn serve(mesh: &Arc<Mesh>, served: &Arc<ServedPod>, captured: Captured) {
+    mesh.telemetry.mesh().captured(counted(captured.direction));
     let (mesh, pod) = (Arc::clone(mesh), Arc::clone(served));
     match captured.direction {
         Direction::Outbound => {

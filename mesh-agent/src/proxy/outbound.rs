@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 
 use crate::balance::Pick;
-use crate::capture::Captured;
+use crate::capture::door::Captured;
 use crate::detect::{Prefixed, Spoken, look, spoken};
 use crate::identity::Alpn;
 use crate::mesh::service::{AppProtocol, ServiceName};

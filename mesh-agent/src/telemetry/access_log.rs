@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::flag::ResponseFlag;
 use super::http::HttpStart;
@@ -112,21 +112,20 @@ impl AccessLog {
     pub fn flush(&self, deadline: Duration) -> bool {
         let Some(queue) = &self.queue else { return true };
         let (done, is_done) = sync_channel(1);
-        let until = std::time::Instant::now() + deadline;
+        let until = Instant::now() + deadline;
         let mut job = Job::Flush(done);
         loop {
             match queue.try_send(job) {
                 Ok(()) => break,
-                Err(TrySendError::Disconnected(_)) => return false,
-                Err(TrySendError::Full(back)) if std::time::Instant::now() < until => {
+                Err(TrySendError::Full(back)) if Instant::now() < until => {
                     job = back;
                     std::thread::sleep(BATCH);
                 }
-                Err(TrySendError::Full(_)) => return false,
+                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return false,
             }
         }
         is_done
-            .recv_timeout(until.saturating_duration_since(std::time::Instant::now()))
+            .recv_timeout(until.saturating_duration_since(Instant::now()))
             .is_ok()
     }
 
@@ -317,7 +316,7 @@ mod tests {
         assert_eq!(log.dropped(), 6);
 
         drop(go_on);
-        assert!(log.flush(Duration::from_secs(60)));
+        assert!(log.flush(Duration::from_mins(1)));
         assert_eq!((log.written(), log.dropped()), (5, 6));
     }
 
@@ -325,7 +324,7 @@ mod tests {
     fn lines_that_the_disk_refuses_are_lost_and_not_written() {
         let log = AccessLog::to(Broken, 4).unwrap();
         log.write(entry());
-        assert!(log.flush(Duration::from_secs(60)));
+        assert!(log.flush(Duration::from_mins(1)));
         assert_eq!((log.written(), log.dropped()), (0, 1));
     }
 

@@ -25,7 +25,7 @@ fn logged(work: impl FnOnce(&Telemetry)) -> Vec<serde_json::Value> {
     let memory = Memory::default();
     let telemetry = Telemetry::with_access_log(AccessLog::to(memory.clone(), 16).unwrap());
     work(&telemetry);
-    assert!(telemetry.access_log().flush(Duration::from_secs(60)));
+    assert!(telemetry.access_log().flush(Duration::from_mins(1)));
     let text = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())

@@ -8,7 +8,6 @@ use prometheus_client::metrics::TypedMetric;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 use super::labels::PathTaken;
@@ -231,22 +230,22 @@ fn register_success(registry: &mut Registry) -> Gauge {
     gauge
 }
 
+/// Gauges of one, the convention for what is known by its labels.
 fn register_build(registry: &mut Registry) {
     let version = env!("CARGO_PKG_VERSION");
-    registry.register(
-        "mesh_build",
-        "What this agent was built from",
-        Info::new([("version", version)]),
+    let build: Family<Label, Gauge> =
+        registered(registry, ("mesh_build_info", "What this agent was built from"));
+    build.get_or_create(&[("version", version)]).set(1);
+    let component: Family<[(&'static str, &'static str); 2], Gauge> = registered(
+        registry,
+        (
+            "istio_build",
+            "The component's version, where Istio's dashboards look for it",
+        ),
     );
-    let build = Family::<[(&'static str, &'static str); 2], Gauge>::default();
-    build
+    component
         .get_or_create(&[("component", "mesh-agent"), ("tag", version)])
         .set(1);
-    registry.register(
-        "istio_build",
-        "The component's version, as Istio's dashboards read it",
-        build,
-    );
 }
 
 /// Seconds since the epoch; negative before it.

@@ -160,6 +160,6 @@ mod tests {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let started = start_time(&stat).unwrap();
         // `btime` has whole seconds, so the start may seem up to one second late.
-        assert!(started < now + Duration::from_secs(1) && started + Duration::from_secs(86_400) > now);
+        assert!(started < now + Duration::from_secs(1) && started + Duration::from_hours(24) > now);
     }
 }

@@ -130,7 +130,7 @@ fn is_idle<S>(series: &Series<S>, now_s: u64) -> bool {
 }
 
 /// After this long without a sample a series may make room for another; linkerd's time.
-const IDLE: Duration = Duration::from_secs(600);
+const IDLE: Duration = Duration::from_mins(10);
 
 /// How often a full table looks for idle series.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -221,16 +221,17 @@ mod tests {
     fn threads_that_meet_on_new_labels_lose_no_count() {
         let now = Instant::now();
         let table = Table::new(100, now);
+        let count_all = || {
+            for number in 0..50 {
+                table
+                    .series(&Peer::Number(number), now)
+                    .counters
+                    .fetch_add(1, Ordering::Relaxed);
+            }
+        };
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| {
-                    for number in 0..50 {
-                        table
-                            .series(&Peer::Number(number), now)
-                            .counters
-                            .fetch_add(1, Ordering::Relaxed);
-                    }
-                });
+                scope.spawn(count_all);
             }
         });
         table

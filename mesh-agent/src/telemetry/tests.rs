@@ -1,36 +1,23 @@
 //! Claims about the text that a scrape shows.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::service::ServiceName;
-use crate::mesh::workload::{Membership, Workload, WorkloadNaming, WorkloadUid};
+use crate::mesh::workload::{Workload, WorkloadNaming, fixture};
 
 pub(super) fn workload(name: &str) -> Workload {
-    Workload {
-        uid: WorkloadUid::new(name),
-        namespace: "shop".into(),
-        pod_name: format!("{name}-0").into(),
-        meta: Arc::default(),
-        node: "one".into(),
-        identity: SpiffeId::new("cluster.local", "shop", name).unwrap(),
-        addrs: Vec::new(),
-        host_network: false,
-        labels: BTreeMap::new(),
-        naming: WorkloadNaming {
-            workload: name.into(),
-            app: name.into(),
-            version: "".into(),
-            canonical_name: name.into(),
-            canonical_revision: "latest".into(),
-        },
-        ports: Vec::new(),
-        membership: Membership::Enrolled,
-        placement: None,
-    }
+    let mut pod = fixture::pod("shop", name);
+    pod.identity = SpiffeId::new("cluster.local", "shop", name).unwrap();
+    pod.naming = WorkloadNaming {
+        workload: name.into(),
+        app: name.into(),
+        version: "".into(),
+        canonical_name: name.into(),
+        canonical_revision: "latest".into(),
+    };
+    pod
 }
 
 pub(super) fn flow(reporter: Reporter) -> FlowLabels {

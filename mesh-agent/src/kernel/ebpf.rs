@@ -1,0 +1,197 @@
+//! The real kernel: programs, maps and the links of every pod.
+
+use std::collections::HashMap as Memory;
+use std::fmt;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
+
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray, SockHash};
+use mesh_common::counter::Counter;
+use mesh_common::layout::{Addr, Pod};
+
+use crate::kernel::error::KernelError;
+use crate::kernel::flow_table::{EbpfFlows, absent_is_fine};
+use crate::kernel::links::PodLinks;
+use crate::kernel::loader::Programs;
+use crate::kernel::preflight::Preflight;
+use crate::kernel::site::Site;
+use crate::kernel::{Entry, Kernel};
+use crate::mesh::workload::Placement;
+use crate::pod::flows::FlowTable;
+use crate::pod::netns::NetnsCookie;
+
+/// Pods hooked up by eBPF. Dropped, it unlinks every hook; the maps go with it.
+#[derive(Debug)]
+pub struct EbpfKernel {
+    found: Preflight,
+    // Before the programs: links go first.
+    pods: Memory<NetnsCookie, Hooked>,
+    programs: Programs,
+    maps: PodMaps,
+    flows: Arc<EbpfFlows>,
+}
+
+#[derive(Debug)]
+struct Hooked {
+    links: PodLinks,
+    addrs: Vec<IpAddr>,
+}
+
+impl EbpfKernel {
+    /// Checks the machine, then loads the programs. Errors are one line that says what is missing.
+    pub fn load() -> Result<Self, KernelError> {
+        let found = Preflight::run()?;
+        let mut programs = Programs::load(&found)?;
+        let flows = Arc::new(EbpfFlows::open(&mut programs)?);
+        let maps = PodMaps::open(&mut programs)?;
+        Ok(Self {
+            found,
+            pods: Memory::new(),
+            programs,
+            maps,
+            flows,
+        })
+    }
+}
+
+impl Kernel for EbpfKernel {
+    fn flows(&self) -> Arc<dyn FlowTable> {
+        Arc::<EbpfFlows>::clone(&self.flows)
+    }
+
+    fn open(&self, placement: &Placement) -> Result<Site, KernelError> {
+        Site::open(placement, &self.found.agent_cgroup)
+    }
+
+    fn put(&mut self, site: &Site, inbound: &[(IpAddr, BorrowedFd<'_>)]) -> Result<(), KernelError> {
+        let cookie = site.netns.cookie();
+        let (cgroup, netns) = site.files().ok_or(KernelError::ForeignSite(cookie))?;
+        let addrs: Vec<IpAddr> = inbound.iter().map(|(addr, _)| *addr).collect();
+        let linked = match self.maps.put(cookie, inbound) {
+            Ok(()) => PodLinks::attach(&mut self.programs, cgroup, netns),
+            Err(error) => Err(error),
+        };
+        match linked {
+            Ok(links) => {
+                self.pods.insert(cookie, Hooked { links, addrs });
+                Ok(())
+            }
+            Err(error) => {
+                if let Err(left) = self.maps.remove(cookie, &addrs) {
+                    tracing::warn!(error = %left, netns = cookie.0, "map entries stay behind a failed enrolment");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
+        let Some(hooked) = self.pods.remove(&netns) else {
+            return Ok(());
+        };
+        drop(hooked.links);
+        let removed = self.maps.remove(netns, &hooked.addrs);
+        self.flows.sweep(netns).and(removed)
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        self.pods
+            .iter()
+            .map(|(netns, hooked)| Entry {
+                netns: *netns,
+                hooks: hooked.links.hooks(),
+            })
+            .collect()
+    }
+
+    fn counters(&self) -> Result<Vec<(&'static str, u64)>, KernelError> {
+        Counter::ALL
+            .into_iter()
+            .map(|counter| Ok((counter.name(), self.maps.count(counter)?)))
+            .collect()
+    }
+}
+
+/// The maps that say which pods and addresses are hooked.
+struct PodMaps {
+    pods: HashMap<MapData, u64, Pod>,
+    addrs: HashMap<MapData, Addr, u32>,
+    inbound: SockHash<MapData, Addr>,
+    counters: PerCpuArray<MapData, u64>,
+    /// Which pod an address means: a later pod may have taken it over.
+    owners: Memory<IpAddr, NetnsCookie>,
+}
+
+impl PodMaps {
+    fn open(programs: &mut Programs) -> Result<Self, KernelError> {
+        Ok(Self {
+            pods: programs.map("PODS")?,
+            addrs: programs.map("POD_ADDRS")?,
+            inbound: programs.map("INBOUND")?,
+            counters: programs.map("COUNTERS")?,
+            owners: Memory::new(),
+        })
+    }
+
+    fn put(&mut self, netns: NetnsCookie, inbound: &[(IpAddr, BorrowedFd<'_>)]) -> Result<(), KernelError> {
+        for (ip, listener) in inbound {
+            let addr = Addr::from(*ip);
+            self.owners.insert(*ip, netns);
+            self.inbound
+                .insert(addr, listener.as_raw_fd(), 0)
+                .map_err(failed("put", "INBOUND"))?;
+            self.addrs
+                .insert(addr, 0, 0)
+                .map_err(failed("put", "POD_ADDRS"))?;
+        }
+        let of_family = |is_v4: bool| {
+            let mut ips = inbound.iter().map(|(ip, _)| *ip);
+            ips.find(|ip| ip.is_ipv4() == is_v4).map_or(NO_ADDR, Addr::from)
+        };
+        let pod = Pod {
+            v4: of_family(true),
+            v6: of_family(false),
+        };
+        self.pods.insert(netns.0, pod, 0).map_err(failed("put", "PODS"))
+    }
+
+    /// Goes on after an error: what can be removed is.
+    fn remove(&mut self, netns: NetnsCookie, addrs: &[IpAddr]) -> Result<(), KernelError> {
+        let mut outcome = absent_is_fine(self.pods.remove(&netns.0)).map_err(failed("remove", "PODS"));
+        for ip in addrs.iter().filter(|ip| self.owners.get(ip) == Some(&netns)) {
+            let addr = Addr::from(*ip);
+            outcome = outcome
+                .and(absent_is_fine(self.addrs.remove(&addr)).map_err(failed("remove", "POD_ADDRS")))
+                .and(absent_is_fine(self.inbound.remove(&addr)).map_err(failed("remove", "INBOUND")));
+        }
+        self.owners.retain(|_, owner| *owner != netns);
+        outcome
+    }
+
+    fn count(&self, counter: Counter) -> Result<u64, KernelError> {
+        let of_each_cpu = self
+            .counters
+            .get(&counter.slot(), 0)
+            .map_err(failed("read", "COUNTERS"))?;
+        Ok(of_each_cpu.iter().sum())
+    }
+}
+
+impl fmt::Debug for PodMaps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PodMaps")
+            .field("owners", &self.owners)
+            .finish_non_exhaustive()
+    }
+}
+
+fn failed(operation: &'static str, map: &'static str) -> impl FnOnce(MapError) -> KernelError {
+    move |source| KernelError::Map {
+        operation,
+        map,
+        source,
+    }
+}
+
+const NO_ADDR: Addr = Addr([0; 4]);

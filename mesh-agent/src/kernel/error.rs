@@ -1,0 +1,97 @@
+//! What can go wrong between the agent and the kernel.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use aya::EbpfError;
+use aya::maps::MapError;
+use aya::programs::ProgramError;
+
+use crate::mesh::workload::WorkloadUid;
+use crate::pod::netns::NetnsCookie;
+
+/// Why the kernel programs cannot be used, or a pod cannot be hooked up.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// This machine or process lacks something that every pod needs; `cure` says what to do.
+    #[error("{missing}: {cure}")]
+    Missing {
+        /// What is missing.
+        missing: String,
+        /// What to do about it.
+        cure: &'static str,
+    },
+    /// The agent was built without its kernel programs.
+    #[error("built without eBPF programs (MESH_SKIP_EBPF): build the agent again without that variable")]
+    NotBuiltIn,
+    /// The embedded object does not load.
+    #[error("load the eBPF object: {0}")]
+    Object(#[source] EbpfError),
+    /// The embedded object lacks a program or map of that name: agent and programs differ in version.
+    #[error("the eBPF object has no {0}")]
+    NoSuchPart(&'static str),
+    /// A program was refused, by the verifier or by the hook.
+    #[error("{operation} {program}: {source}")]
+    Program {
+        /// What was tried.
+        operation: &'static str,
+        /// Which program.
+        program: &'static str,
+        /// What the kernel said.
+        source: ProgramError,
+    },
+    /// A map operation failed.
+    #[error("{operation} in map {map}: {source}")]
+    Map {
+        /// What was tried.
+        operation: &'static str,
+        /// Which map.
+        map: &'static str,
+        /// What the kernel said.
+        source: MapError,
+    },
+    /// The pod has no annotations that say where it lives.
+    #[error("no annotations mesh-agent.dev/netns and mesh-agent.dev/cgroup say where the pod lives")]
+    NoPlacement,
+    /// The pod has no address yet.
+    #[error("the pod has no address yet")]
+    NoAddress,
+    /// The namespace or cgroup cannot be opened: wrong, not there yet, or gone.
+    #[error("open {path}: {source}", path = path.display())]
+    Open {
+        /// What was to be opened.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The listeners inside the pod cannot be opened.
+    #[error("inside the pod: {0}")]
+    Listen(#[source] io::Error),
+    /// The path is not a cgroup v2 directory.
+    #[error("{path} is no cgroup v2 directory", path = .0.display())]
+    NotCgroup2(PathBuf),
+    /// Hooked there, the agent's own connects would be captured again.
+    #[error("the agent's own cgroup is inside {path}: start the agent in a cgroup outside every pod", path = .0.display())]
+    AgentInside(PathBuf),
+    /// Another pod lives in that namespace: the hooks could not tell the two apart.
+    #[error("shares its network namespace with pod {0}")]
+    SharedNetns(WorkloadUid),
+    /// Another pod has taken over the address.
+    #[error("pod {by} has taken over its address {addr}")]
+    Superseded {
+        /// Which address.
+        addr: IpAddr,
+        /// The pod that has it now.
+        by: WorkloadUid,
+    },
+    /// The namespace or cgroup was there, and is not any more.
+    #[error("its network namespace or cgroup is gone")]
+    Vanished,
+    /// The site was opened by another kernel than it was given to.
+    #[error("namespace {} was not opened by this kernel", .0.0)]
+    ForeignSite(NetnsCookie),
+    /// What a fake kernel was told to answer.
+    #[error("{0}")]
+    Told(String),
+}

@@ -1,0 +1,141 @@
+//! A kernel without a kernel: hooks pods up in memory, for in-process tests of the agent.
+//!
+//! Every pod lives in the namespace of the process under a cookie of its own; a test plays the hooks by filing what
+//! they would have filed and dialling the pod's listeners.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::kernel::error::KernelError;
+use crate::kernel::site::Site;
+use crate::kernel::{Entry, Hook, Kernel};
+use crate::mesh::workload::Placement;
+use crate::pod::flows::FlowTable;
+use crate::pod::netns::NetnsCookie;
+
+/// The fake; its clones are one kernel.
+#[derive(Debug, Clone, Default)]
+pub struct FakeKernel {
+    state: Arc<Mutex<State>>,
+    flows: Arc<FakeFlows>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    cookies: HashMap<PathBuf, NetnsCookie>,
+    hooked: HashMap<NetnsCookie, Vec<IpAddr>>,
+    refusal: Option<String>,
+}
+
+impl FakeKernel {
+    /// Refuses every `put` from now on with `reason`; `None` ends it.
+    pub fn refuse(&self, reason: Option<&str>) {
+        self.lock().refusal = reason.map(str::to_owned);
+    }
+
+    /// The addresses that are hooked for the namespace.
+    pub fn hooked(&self, netns: NetnsCookie) -> Option<Vec<IpAddr>> {
+        self.lock().hooked.get(&netns).cloned()
+    }
+
+    /// What the hooks would remember.
+    pub fn fake_flows(&self) -> Arc<FakeFlows> {
+        Arc::clone(&self.flows)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn flows(&self) -> Arc<dyn FlowTable> {
+        self.fake_flows()
+    }
+
+    fn open(&self, placement: &Placement) -> Result<Site, KernelError> {
+        let mut state = self.lock();
+        let next = NetnsCookie(
+            u64::try_from(state.cookies.len())
+                .unwrap_or(u64::MAX)
+                .saturating_add(1),
+        );
+        let cookie = *state.cookies.entry(placement.netns.clone()).or_insert(next);
+        Ok(Site::stand_in(cookie))
+    }
+
+    fn put(&mut self, site: &Site, inbound: &[(IpAddr, BorrowedFd<'_>)]) -> Result<(), KernelError> {
+        let mut state = self.lock();
+        if let Some(reason) = &state.refusal {
+            return Err(KernelError::Told(reason.clone()));
+        }
+        state
+            .hooked
+            .insert(site.netns.cookie(), inbound.iter().map(|(ip, _)| *ip).collect());
+        Ok(())
+    }
+
+    fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
+        self.lock().hooked.remove(&netns);
+        Ok(())
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        self.lock()
+            .hooked
+            .keys()
+            .map(|netns| Entry {
+                netns: *netns,
+                hooks: Hook::ALL.to_vec(),
+            })
+            .collect()
+    }
+
+    fn counters(&self) -> Result<Vec<(&'static str, u64)>, KernelError> {
+        Ok(Vec::new())
+    }
+}
+
+/// A flow table in memory.
+#[derive(Debug, Default)]
+pub struct FakeFlows {
+    original: Mutex<HashMap<(NetnsCookie, SocketAddr), SocketAddr>>,
+    true_peer: Mutex<HashMap<(NetnsCookie, SocketAddr), SocketAddr>>,
+}
+
+impl FakeFlows {
+    /// Plays the connect hook: the socket of `netns` whose local end is `local` dialled `original`. Bind, file,
+    /// connect: filed before the connection arrives, as the kernel does.
+    pub fn file_original(&self, netns: NetnsCookie, local: SocketAddr, original: SocketAddr) {
+        lock(&self.original).insert((netns, local), original);
+    }
+
+    /// Plays getpeername: who stands behind `bound`, as the agent filed it.
+    pub fn true_peer(&self, netns: NetnsCookie, bound: SocketAddr) -> Option<SocketAddr> {
+        lock(&self.true_peer).get(&(netns, bound)).copied()
+    }
+}
+
+impl FlowTable for FakeFlows {
+    fn original_destination(&self, netns: NetnsCookie, local: SocketAddr) -> io::Result<Option<SocketAddr>> {
+        Ok(lock(&self.original).get(&(netns, local)).copied())
+    }
+
+    fn file_true_peer(&self, netns: NetnsCookie, bound: SocketAddr, peer: SocketAddr) -> io::Result<()> {
+        lock(&self.true_peer).insert((netns, bound), peer);
+        Ok(())
+    }
+
+    fn forget_true_peer(&self, netns: NetnsCookie, bound: SocketAddr) -> io::Result<()> {
+        lock(&self.true_peer).remove(&(netns, bound));
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

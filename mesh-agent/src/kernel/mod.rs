@@ -1,0 +1,105 @@
+//! The kernel's mirror of the mesh: which pods are hooked, and what the hooks remember.
+//!
+//! Place in the walk: none; it makes connections come to the walk at all. The only room that knows aya. Must not
+//! know: protocols, policies, routes, how bytes move.
+
+pub mod ebpf;
+pub mod enrolment;
+pub mod error;
+pub mod fake;
+pub mod flow_table;
+pub mod links;
+pub mod loader;
+pub mod preflight;
+pub mod site;
+pub mod status;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::kernel::error::KernelError;
+use crate::kernel::site::Site;
+use crate::mesh::workload::Placement;
+use crate::pod::flows::FlowTable;
+use crate::pod::netns::NetnsCookie;
+
+/// Hooks pods up. Implemented over eBPF by [`ebpf::EbpfKernel`], in memory by [`fake::FakeKernel`].
+///
+/// Calls are synchronous and made by the enrolment loop only, some system calls each; dropping the kernel unhooks
+/// every pod.
+pub trait Kernel: Send + fmt::Debug {
+    /// What the hooks remember of flows; shared with the data path.
+    fn flows(&self) -> Arc<dyn FlowTable>;
+
+    /// Opens the namespace and the cgroup at `placement`.
+    fn open(&self, placement: &Placement) -> Result<Site, KernelError>;
+
+    /// Hooks the pod at `site` up, in the order that never leaks: maps, `sk_lookup`, then the cgroup hooks.
+    /// `inbound` are its open listeners. On an error nothing is left behind. A site is put once until removed.
+    fn put(&mut self, site: &Site, inbound: &[(IpAddr, BorrowedFd<'_>)]) -> Result<(), KernelError>;
+
+    /// Unhooks what was put, in reverse order; removing what is not there is no error. What an address means to
+    /// another pod by now stays.
+    fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError>;
+
+    /// Every pod that is hooked, with its hooks.
+    fn entries(&self) -> Vec<Entry>;
+
+    /// What the hooks counted since they were loaded, by name.
+    fn counters(&self) -> Result<Vec<(&'static str, u64)>, KernelError>;
+}
+
+/// A pod that is hooked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its namespace.
+    pub netns: NetnsCookie,
+    /// The hooks that are linked.
+    pub hooks: Vec<Hook>,
+}
+
+/// A hook of the kernel that a program is linked to for each pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hook {
+    /// New connections for the namespace.
+    SkLookup,
+    /// TCP events of the cgroup's sockets.
+    SockOps,
+    /// The peer that IPv4 sockets of the cgroup see.
+    Getpeername4,
+    /// The peer that IPv6 sockets of the cgroup see.
+    Getpeername6,
+    /// Connects of the cgroup's IPv4 sockets.
+    Connect4,
+    /// Connects of the cgroup's IPv6 sockets.
+    Connect6,
+}
+
+impl Hook {
+    /// Every hook, in the order in which a pod is hooked up: connects last, when all that they lead to is there.
+    pub const ALL: [Self; 6] = [
+        Self::SkLookup,
+        Self::SockOps,
+        Self::Getpeername4,
+        Self::Getpeername6,
+        Self::Connect4,
+        Self::Connect6,
+    ];
+
+    /// Name of its program in the object file.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::SkLookup => "mesh_sk_lookup",
+            Self::SockOps => "mesh_sock_ops",
+            Self::Getpeername4 => "mesh_peername4",
+            Self::Getpeername6 => "mesh_peername6",
+            Self::Connect4 => "mesh_connect4",
+            Self::Connect6 => "mesh_connect6",
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What is enrolled, what is not, and why: as `status` and the reports show it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::kernel::Hook;
+use crate::mesh::workload::{Workload, WorkloadUid};
+
+/// Everything that enrolment knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EnrolmentStatus {
+    /// Every pod that is wanted or still present, by uid.
+    pub pods: Vec<PodStatus>,
+    /// What the hooks counted since they were loaded.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+/// One pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PodStatus {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub pod: String,
+    /// Its addresses.
+    pub addrs: Vec<IpAddr>,
+    /// Whether the facts ask for it to be enrolled.
+    pub wanted: bool,
+    /// Whether it is.
+    pub present: bool,
+    /// The hooks that are linked.
+    pub hooks: Vec<Hook>,
+    /// Seconds since the epoch at which it became present.
+    pub since_s: Option<u64>,
+    /// Why wanted and present differ.
+    pub why_not: Option<String>,
+}
+
+/// Something that changed for a pod in one reconcile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Which pod.
+    pub uid: WorkloadUid,
+    /// `namespace/name` of the pod.
+    pub pod: String,
+    /// What happened.
+    pub change: Change,
+}
+
+/// What happened to a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It is enrolled: every hook is linked.
+    Joined,
+    /// It is not enrolled any more.
+    Left,
+    /// It is wanted and could not be enrolled; tried again at every reconcile, reported when the reason changes.
+    Failed {
+        /// The reason.
+        why: String,
+    },
+    /// It is unhooked, but something of it could not be removed.
+    LeftUncleanly {
+        /// The reason.
+        why: String,
+    },
+}
+
+impl Report {
+    pub(in crate::kernel) fn new(workload: &Workload, change: Change) -> Self {
+        let pod = format!("{}/{}", workload.namespace, workload.pod_name);
+        Self {
+            uid: workload.uid.clone(),
+            pod,
+            change,
+        }
+    }
+
+    /// Writes one line to the log.
+    pub(in crate::kernel) fn log(&self) {
+        let Self { uid, pod, change } = self;
+        match change {
+            Change::Joined => tracing::info!(%pod, %uid, "pod enrolled"),
+            Change::Left => tracing::info!(%pod, %uid, "pod un-enrolled"),
+            Change::Failed { why } => tracing::warn!(%pod, %uid, %why, "pod cannot be enrolled"),
+            Change::LeftUncleanly { why } => {
+                tracing::warn!(%pod, %uid, %why, "pod un-enrolled, entries stay behind")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.change {
+            Change::Joined => write!(f, "{} enrolled", self.pod),
+            Change::Left => write!(f, "{} un-enrolled", self.pod),
+            Change::Failed { why } => write!(f, "{} not enrolled: {why}", self.pod),
+            Change::LeftUncleanly { why } => {
+                write!(f, "{} un-enrolled, entries stay behind: {why}", self.pod)
+            }
+        }
+    }
+}
+
+/// Whole seconds since the epoch; a clock before it counts as the epoch.
+pub(in crate::kernel) fn epoch_seconds(now: SystemTime) -> u64 {
+    now.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

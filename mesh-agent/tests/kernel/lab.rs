@@ -1,0 +1,228 @@
+//! Two network namespaces joined by a veth pair, a cgroup for the pod, and Python inside.
+
+use std::error::Error;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use serde::Deserialize;
+
+pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// The pod that is enrolled.
+pub const POD: [&str; 2] = ["10.231.7.1", "fd00:231:7::1"];
+/// Its neighbour, which is not.
+pub const PEER: [&str; 2] = ["10.231.7.2", "fd00:231:7::2"];
+
+/// Everything that was made for one test run; dropped, all of it goes.
+pub struct Lab {
+    name: String,
+    cgroup: PathBuf,
+}
+
+/// Which side of the veth pair.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Pod,
+    Peer,
+}
+
+impl Lab {
+    pub fn up(test: &str) -> Result<Self> {
+        let name = format!("mesh-k{}-{test}", std::process::id());
+        let cgroup = cgroup2()?.join(&name).join("pod");
+        fs::create_dir_all(&cgroup)?;
+        let lab = Self { name, cgroup };
+        for side in [Side::Pod, Side::Peer] {
+            ip(&["netns", "add", &lab.netns_name(side)])?;
+        }
+        let (pod, peer) = (lab.netns_name(Side::Pod), lab.netns_name(Side::Peer));
+        ip(&[
+            "-n", &pod, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &peer,
+        ])?;
+        for (netns, addrs) in [(&pod, POD), (&peer, PEER)] {
+            let [v4, v6] = addrs;
+            ip(&["-n", netns, "addr", "add", &format!("{v4}/24"), "dev", "eth0"])?;
+            ip(&[
+                "-n",
+                netns,
+                "addr",
+                "add",
+                &format!("{v6}/64"),
+                "dev",
+                "eth0",
+                "nodad",
+            ])?;
+            ip(&["-n", netns, "link", "set", "lo", "up"])?;
+            ip(&["-n", netns, "link", "set", "eth0", "up"])?;
+        }
+        Ok(lab)
+    }
+
+    pub fn netns(&self, side: Side) -> PathBuf {
+        PathBuf::from("/run/netns").join(self.netns_name(side))
+    }
+
+    pub fn cgroup(&self) -> PathBuf {
+        self.cgroup.clone()
+    }
+
+    /// A server of one connection: says whom it sees, then ends.
+    pub fn server(&self, side: Side, addr: &str) -> Result<Server> {
+        let mut child = self.python(side, &["server", addr])?;
+        let mut lines = BufReader::new(child.stdout.take().ok_or("no stdout")?);
+        let mut port = String::new();
+        lines.read_line(&mut port)?;
+        let addr = SocketAddr::new(addr.parse()?, port.trim().parse()?);
+        Ok(Server { addr, child, lines })
+    }
+
+    /// Dials, and says what it saw. `how` is `v4`, `v6`, `mapped` or `mptcp`.
+    pub fn client(&self, side: Side, how: &str, to: SocketAddr) -> Result<Seen> {
+        let child = self.python(
+            side,
+            &["client", how, &to.ip().to_string(), &to.port().to_string()],
+        )?;
+        let output = child.wait_with_output()?;
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    fn python(&self, side: Side, args: &[&str]) -> Result<Child> {
+        let join = if side == Side::Pod {
+            "echo $$ > \"$0/cgroup.procs\" || exit 1; "
+        } else {
+            ""
+        };
+        let script = format!("{join} exec nsenter --net=\"$1\" -- python3 -c \"$2\" \"${{@:3}}\"");
+        let child = Command::new("bash")
+            .args(["-c", &script])
+            .arg(&self.cgroup)
+            .arg(self.netns(side))
+            .arg(PYTHON)
+            .args(args)
+            .stdout(Stdio::piped())
+            .spawn()?;
+        Ok(child)
+    }
+
+    fn netns_name(&self, side: Side) -> String {
+        format!("{}-{}", self.name, if side == Side::Pod { "pod" } else { "peer" })
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for side in [Side::Pod, Side::Peer] {
+            if let Err(error) = ip(&["netns", "del", &self.netns_name(side)]) {
+                eprintln!("left behind: {error}");
+            }
+        }
+        for folder in [Some(self.cgroup.as_path()), self.cgroup.parent()]
+            .into_iter()
+            .flatten()
+        {
+            if let Err(error) = fs::remove_dir(folder) {
+                eprintln!("left behind: {}: {error}", folder.display());
+            }
+        }
+    }
+}
+
+/// A running server.
+pub struct Server {
+    pub addr: SocketAddr,
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Server {
+    /// Waits for its one connection.
+    pub fn seen(mut self) -> Result<Seen> {
+        let mut line = String::new();
+        self.lines.read_line(&mut line)?;
+        self.child.wait()?;
+        Ok(serde_json::from_str(&line)?)
+    }
+
+    pub fn stop(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+/// What one end of a connection says of it.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+pub struct Seen {
+    /// `getsockname()`.
+    pub own: Option<SocketAddr>,
+    /// `getpeername()`.
+    pub peer: Option<SocketAddr>,
+    /// Server: what `accept()` returned.
+    pub accepted: Option<SocketAddr>,
+    /// Client: what the server sent.
+    pub reply: Option<String>,
+    /// The name of the errno that ended it.
+    pub errno: Option<String>,
+}
+
+fn ip(args: &[&str]) -> Result<()> {
+    let output = Command::new("ip").args(args).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!(
+        "ip {}: {}",
+        args.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    )
+    .into())
+}
+
+fn cgroup2() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let point = fields
+        .filter(|fields| fields.get(2) == Some(&"cgroup2"))
+        .find_map(|fields| fields.get(1).map(PathBuf::from));
+    Ok(point.ok_or("no cgroup v2")?)
+}
+
+/// The addresses of a list of texts.
+pub fn ips(texts: &[&str]) -> Vec<IpAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+const PYTHON: &str = r#"
+import errno, ipaddress, json, socket, sys
+def text(end):
+    ip = ipaddress.ip_address(end[0])
+    return f"[{ip}]:{end[1]}" if ip.version == 6 else f"{ip}:{end[1]}"
+def server(ip):
+    s = socket.create_server((ip, 0), family=socket.AF_INET6 if ":" in ip else socket.AF_INET)
+    print(s.getsockname()[1], flush=True)
+    c, end = s.accept()
+    seen = {"own": text(c.getsockname()), "peer": text(c.getpeername()), "accepted": text(end)}
+    c.recv(5)
+    c.sendall(b"hello")
+    c.close()
+    print(json.dumps(seen), flush=True)
+def client(how, ip, port):
+    family = socket.AF_INET if ":" not in ip and how != "mapped" else socket.AF_INET6
+    if how == "mapped": ip = "::ffff:" + ip
+    c = socket.socket(family, socket.SOCK_STREAM, 262 if how == "mptcp" else 0)
+    c.settimeout(10)
+    try:
+        c.connect((ip, int(port)))
+        seen = {"own": text(c.getsockname()), "peer": text(c.getpeername())}
+        c.sendall(b"ahoy!")
+        seen["reply"] = c.recv(5, socket.MSG_WAITALL).decode()
+    except TimeoutError:
+        seen = {"errno": "ETIMEDOUT"}
+    except OSError as e:
+        seen = {"errno": errno.errorcode[e.errno]}
+    print(json.dumps(seen), flush=True)
+{"server": server, "client": client}[sys.argv[1]](*sys.argv[2:])
+"#;

@@ -1,0 +1,120 @@
+//! The smallest proxy that can stand behind the doors: it relays bytes and remembers what it was given.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use mesh_agent::capture::door::{Accepted, Captured, Door};
+use mesh_agent::capture::listeners::PodListeners;
+use mesh_agent::capture::{Direction, PodHost};
+use mesh_agent::mesh::workload::WorkloadUid;
+use mesh_agent::pod::LocalPod;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// Direction, peer and original destination of a captured connection.
+pub type Flow = (Direction, SocketAddr, SocketAddr);
+
+/// Serves pods on the runtime it was made on.
+pub struct Relay {
+    runtime: tokio::runtime::Handle,
+    flows: Arc<Mutex<Vec<Flow>>>,
+    strays: Arc<Mutex<Vec<String>>>,
+    pods: Mutex<HashMap<WorkloadUid, JoinSet<()>>>,
+}
+
+impl Relay {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            runtime: tokio::runtime::Handle::current(),
+            flows: Arc::default(),
+            strays: Arc::default(),
+            pods: Mutex::default(),
+        })
+    }
+
+    /// What was captured since the last call.
+    pub fn take(&self) -> Vec<Flow> {
+        std::mem::take(&mut self.flows.lock().unwrap())
+    }
+
+    /// Ends every door, as a crashed agent would.
+    pub async fn crash(&self) {
+        let pods: Vec<_> = self.pods.lock().unwrap().drain().collect();
+        for (_, mut doors) in pods {
+            doors.shutdown().await;
+        }
+    }
+}
+
+impl PodHost for Relay {
+    fn joined(&self, pod: LocalPod, listeners: PodListeners) {
+        let _inside = self.runtime.enter();
+        let mut doors = JoinSet::new();
+        for door in listeners.into_doors(&pod).unwrap() {
+            let (flows, strays) = (Arc::clone(&self.flows), Arc::clone(&self.strays));
+            doors.spawn_on(serve(door, flows, strays), &self.runtime);
+        }
+        self.pods.lock().unwrap().insert(pod.workload.uid.clone(), doors);
+    }
+
+    fn left(&self, uid: &WorkloadUid) {
+        self.pods.lock().unwrap().remove(uid);
+    }
+}
+
+async fn serve(door: Door, flows: Arc<Mutex<Vec<Flow>>>, strays: Arc<Mutex<Vec<String>>>) {
+    let mut relays = JoinSet::new();
+    loop {
+        match door.accept().await {
+            Accepted::Captured(captured) => {
+                flows
+                    .lock()
+                    .unwrap()
+                    .push((captured.direction, captured.peer, captured.original));
+                relays.spawn(relay(door.pod().clone(), captured));
+            }
+            Accepted::Stray(stray) => strays.lock().unwrap().push(stray.to_string()),
+        }
+    }
+}
+
+async fn relay(pod: LocalPod, mut captured: Captured) {
+    let onward = dial(&pod, &captured).await;
+    if let Ok(mut onward) = onward {
+        tokio::io::copy_bidirectional(&mut captured.stream, &mut onward)
+            .await
+            .ok();
+        pod.flows
+            .forget_true_peer(pod.netns.cookie(), onward.local_addr().unwrap())
+            .unwrap();
+    }
+}
+
+async fn dial(pod: &LocalPod, captured: &Captured) -> io::Result<TcpStream> {
+    let to = captured.original;
+    let from = pod.addr_like(to.ip()).unwrap();
+    let socket = pod
+        .netns
+        .run(|| Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP)))?;
+    socket.set_nonblocking(true)?;
+    if captured.direction == Direction::Inbound {
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+        let bound = socket.local_addr()?.as_socket().unwrap();
+        pod.flows
+            .file_true_peer(pod.netns.cookie(), bound, captured.peer)?;
+    }
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(libc_einprogress()) => return Err(error),
+        _ => {}
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    stream.writable().await?;
+    stream.take_error()?.map_or(Ok(stream), Err)
+}
+
+fn libc_einprogress() -> i32 {
+    nix::errno::Errno::EINPROGRESS as i32
+}

@@ -1,0 +1,67 @@
+//! What the hooks count, each a slot of the per-CPU array `COUNTERS`.
+
+/// An event that a hook counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// A connect was sent to the agent.
+    Captured,
+    /// A connect was left alone: loopback, link-local, multicast or the pod itself.
+    LeftAlone,
+    /// A connect was refused: no address of the family, or the agent's own port.
+    Refused,
+    /// A destination could not be filed: the connect was refused, or the agent will refuse it.
+    Lost,
+    /// An inbound connection was steered to the agent.
+    Steered,
+    /// An inbound connection was dropped: the agent does not listen, or the address has no policy.
+    Dropped,
+}
+
+impl Counter {
+    /// Every counter, in the order of the slots.
+    pub const ALL: [Self; 6] = [
+        Self::Captured,
+        Self::LeftAlone,
+        Self::Refused,
+        Self::Lost,
+        Self::Steered,
+        Self::Dropped,
+    ];
+
+    /// Its slot in the array.
+    #[inline(always)]
+    pub const fn slot(self) -> u32 {
+        match self {
+            Self::Captured => 0,
+            Self::LeftAlone => 1,
+            Self::Refused => 2,
+            Self::Lost => 3,
+            Self::Steered => 4,
+            Self::Dropped => 5,
+        }
+    }
+
+    /// How `status` and metrics name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Captured => "captured",
+            Self::LeftAlone => "left_alone",
+            Self::Refused => "refused",
+            Self::Lost => "lost",
+            Self::Steered => "steered",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Counter;
+
+    #[test]
+    fn slots_are_dense_and_in_order() {
+        for (slot, counter) in (0_u32..).zip(Counter::ALL) {
+            assert_eq!(counter.slot(), slot);
+        }
+    }
+}

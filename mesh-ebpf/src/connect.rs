@@ -1,0 +1,73 @@
+//! `connect()`: what becomes of the destination that a pod dials.
+//!
+//! An enrolled pod's connection goes to the agent or nowhere: whatever fails here refuses it.
+
+use mesh_common::counter::Counter;
+use mesh_common::layout::{Addr, Endpoint, INBOUND_PORT, OUTBOUND_PORT, Pod};
+
+use crate::ctx::{Outcome, SockAddr, fail_with};
+use crate::maps;
+
+#[inline(always)]
+pub(crate) fn decide(sock: &SockAddr) -> Outcome {
+    if !sock.is_tcp() {
+        return Outcome::Allow;
+    }
+    // A process of the pod's cgroup in a namespace that is not the pod's is none of ours.
+    let Some(pod) = maps::pod(sock.netns()) else {
+        return Outcome::Allow;
+    };
+    let dialled = sock.peer();
+    if dialled.addr.is_left_alone() {
+        maps::count(Counter::LeftAlone);
+        return Outcome::Allow;
+    }
+    if dialled.addr.is(&pod.v4) || dialled.addr.is(&pod.v6) {
+        return own_address(&dialled);
+    }
+    to_agent(sock, &pod, &dialled)
+}
+
+/// The pod dials itself. The agent's ports are not for it: what it says there has no original destination.
+#[inline(always)]
+fn own_address(dialled: &Endpoint) -> Outcome {
+    if dialled.port == u32::from(OUTBOUND_PORT) || dialled.port == u32::from(INBOUND_PORT) {
+        return refuse(Counter::Refused, ECONNREFUSED);
+    }
+    maps::count(Counter::LeftAlone);
+    Outcome::Allow
+}
+
+#[inline(always)]
+fn to_agent(sock: &SockAddr, pod: &Pod, dialled: &Endpoint) -> Outcome {
+    let own: &Addr = if sock.is_v4_socket() || dialled.addr.is_v4() {
+        &pod.v4
+    } else {
+        &pod.v6
+    };
+    if own.is_absent() {
+        return refuse(Counter::Refused, ENETUNREACH);
+    }
+    if maps::remember_by_cookie(sock.cookie(), dialled).is_err() {
+        return refuse(Counter::Lost, ENOBUFS);
+    }
+    sock.set_peer(&Endpoint {
+        addr: *own,
+        port: u32::from(OUTBOUND_PORT),
+    });
+    maps::count(Counter::Captured);
+    Outcome::Allow
+}
+
+#[inline(always)]
+fn refuse(counter: Counter, errno: i32) -> Outcome {
+    maps::count(counter);
+    if maps::can_set_retval() {
+        fail_with(errno);
+    }
+    Outcome::Refuse
+}
+
+const ENETUNREACH: i32 = 101;
+const ENOBUFS: i32 = 105;
+const ECONNREFUSED: i32 = 111;

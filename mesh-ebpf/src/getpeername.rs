@@ -1,0 +1,45 @@
+//! `getpeername()` and the address that `accept()` returns: the application sees whom it really talks to.
+
+use mesh_common::layout::{Endpoint, OUTBOUND_PORT, SocketKey};
+
+use crate::ctx::SockAddr;
+use crate::maps;
+
+#[inline(always)]
+pub(crate) fn show(sock: &SockAddr) {
+    if !sock.is_tcp() {
+        return;
+    }
+    let netns = sock.netns();
+    let Some(pod) = maps::pod(netns) else { return };
+    let peer = sock.peer();
+    // Both ends of what the agent relays lie on the pod's own address.
+    if !peer.addr.is(&pod.v4) && !peer.addr.is(&pod.v6) {
+        return;
+    }
+    let real = if peer.port == u32::from(OUTBOUND_PORT) {
+        dialled(sock, netns)
+    } else {
+        maps::true_peer(&key(netns, &peer))
+    };
+    if let Some(real) = real {
+        sock.set_peer(&real);
+    }
+}
+
+/// What this socket dialled: by its own end, or by its cookie while the SYN is still held back (TCP Fast Open).
+#[inline(always)]
+fn dialled(sock: &SockAddr, netns: u64) -> Option<Endpoint> {
+    let local = sock.local()?;
+    maps::original(&key(netns, &local)).or_else(|| maps::by_cookie(sock.cookie()))
+}
+
+#[inline(always)]
+fn key(netns: u64, end: &Endpoint) -> SocketKey {
+    SocketKey {
+        netns,
+        addr: end.addr,
+        port: end.port,
+        reserved: 0,
+    }
+}

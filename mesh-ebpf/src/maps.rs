@@ -1,0 +1,117 @@
+//! The maps: who writes each, who reads it. Names are the contract with `mesh-agent/src/kernel/loader.rs`.
+//!
+//! Must not know: contexts.
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, SockHash};
+use mesh_common::counter::Counter;
+use mesh_common::layout::{Addr, Endpoint, Pod, SocketKey};
+
+/// Enrolled pods by netns cookie. Written by the agent, read by every cgroup hook.
+#[map]
+static PODS: HashMap<u64, Pod> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// Between `connect` and the SYN: socket cookie to dialled destination. Written by connect, taken by `sock_ops`.
+/// Least recently used: a connect that never sends its SYN leaves an entry behind.
+#[map]
+static ORIGINAL_BY_COOKIE: LruHashMap<u64, Endpoint> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Living captured sockets to dialled destination. Written by `sock_ops`, read by getpeername and the agent.
+#[map]
+static ORIGINAL_DST: HashMap<SocketKey, Endpoint> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+/// The same for sockets that are closed already: a client may send and close before the agent accepts.
+/// Written by `sock_ops`, read by the agent.
+#[map]
+static ORIGINAL_OF_CLOSED: LruHashMap<SocketKey, Endpoint> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Who stands behind a connection that the agent delivers; key: the agent's own end. Written by the agent,
+/// read by getpeername.
+#[map]
+static TRUE_PEER: HashMap<SocketKey, Endpoint> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+/// The in-pod inbound listener of each pod address. Written by the agent, read by `sk_lookup`; the kernel itself
+/// takes a socket out when it closes.
+#[map]
+static INBOUND: SockHash<Addr> = SockHash::with_max_entries(8192, 0);
+
+/// Addresses of enrolled pods; the value is reserved. Written by the agent, read by `sk_lookup`: an address in
+/// here without a listener in `INBOUND` is refused.
+#[map]
+static POD_ADDRS: HashMap<Addr, u32> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
+/// Counts of `mesh_common::counter::Counter`. Written by every hook, read by the agent.
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(6, 0);
+
+/// Whether `bpf_set_retval` exists (Linux 5.18). Set by the loader before the programs are verified.
+#[unsafe(no_mangle)]
+static CAN_SET_RETVAL: Global<u8> = Global::new(0);
+
+pub(crate) fn can_set_retval() -> bool {
+    CAN_SET_RETVAL.load() != 0
+}
+
+pub(crate) fn pod(netns: u64) -> Option<Pod> {
+    copy(PODS.get_ptr(netns))
+}
+
+pub(crate) fn remember_by_cookie(cookie: u64, original: &Endpoint) -> Result<(), i32> {
+    ORIGINAL_BY_COOKIE.insert(cookie, original, 0)
+}
+
+pub(crate) fn by_cookie(cookie: u64) -> Option<Endpoint> {
+    copy(ORIGINAL_BY_COOKIE.get_ptr(cookie))
+}
+
+pub(crate) fn forget_cookie(cookie: u64) {
+    // Absent is as good as removed, and a left-over ages out.
+    let _: Result<(), i32> = ORIGINAL_BY_COOKIE.remove(cookie);
+}
+
+pub(crate) fn file_original(key: &SocketKey, original: &Endpoint) -> Result<(), i32> {
+    ORIGINAL_DST.insert(key, original, 0)
+}
+
+pub(crate) fn original(key: &SocketKey) -> Option<Endpoint> {
+    copy(ORIGINAL_DST.get_ptr(key))
+}
+
+/// Moves what is known of a socket from the living to the closed.
+pub(crate) fn close(key: &SocketKey) {
+    let Some(original) = original(key) else { return };
+    if ORIGINAL_OF_CLOSED.insert(key, original, 0).is_err() {
+        count(Counter::Lost);
+    }
+    // Nobody else removes it; were it gone, that is what we want.
+    let _: Result<(), i32> = ORIGINAL_DST.remove(key);
+}
+
+pub(crate) fn true_peer(key: &SocketKey) -> Option<Endpoint> {
+    copy(TRUE_PEER.get_ptr(key))
+}
+
+pub(crate) fn is_pod_addr(addr: &Addr) -> bool {
+    POD_ADDRS.get_ptr(addr).is_some()
+}
+
+pub(crate) fn inbound() -> &'static SockHash<Addr> {
+    &INBOUND
+}
+
+pub(crate) fn count(counter: Counter) {
+    let Some(slot) = COUNTERS.get_ptr_mut(counter.slot()) else {
+        return;
+    };
+    // SAFETY: the kernel returned the address of this CPU's slot; programs of one CPU do not run at once here.
+    unsafe { *slot = (*slot).wrapping_add(1) };
+}
+
+/// Copies a value out. Two words of one value may come from two writes; the writers never change a value in
+/// place while its key is in use (a key is a live socket or an enrolled pod).
+fn copy<T: Copy>(value: Option<*const T>) -> Option<T> {
+    // SAFETY: the kernel returned it for a value of type `T`; a map value outlives the program run (RCU).
+    value.map(|value| unsafe { *value })
+}

@@ -1,0 +1,61 @@
+//! Inbound: steers a new connection for a pod, whatever its port, to the agent's listener in that pod.
+//!
+//! Direct flows (same node, L4 only) will be told apart here, before the steering.
+
+use aya_ebpf::bindings::sk_action;
+use mesh_common::counter::Counter;
+
+use crate::ctx::Lookup;
+use crate::maps;
+
+/// What becomes of the packet.
+#[derive(Clone, Copy)]
+pub(crate) enum Steering {
+    /// The kernel goes on: to the socket that was assigned, else to the one it would have found by itself.
+    Pass,
+    Drop,
+}
+
+impl Steering {
+    pub(crate) const fn code(self) -> u32 {
+        match self {
+            Self::Pass => sk_action::SK_PASS,
+            Self::Drop => sk_action::SK_DROP,
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn steer(packet: &Lookup<'_>) -> Steering {
+    if !packet.is_tcp() {
+        return Steering::Pass;
+    }
+    let (remote, local) = packet.addrs();
+    // From the pod itself: a captured connect on its way to the agent, the agent's delivery, or the pod's own
+    // affair. From outside neither comes: the kernel drops such sources as martians.
+    if remote.is(&local) || remote.is_loopback() || local.is_loopback() {
+        return Steering::Pass;
+    }
+    // A neighbour on the link that avoids the pod's address would avoid every policy.
+    if local.is_v6_link_local() {
+        return refuse();
+    }
+    if !maps::is_pod_addr(&local) {
+        return Steering::Pass;
+    }
+    // No listener: the agent is gone. Refused, never leaked.
+    if maps::inbound()
+        .redirect_sk_lookup(packet.ctx(), local, 0)
+        .is_err()
+    {
+        return refuse();
+    }
+    maps::count(Counter::Steered);
+    Steering::Pass
+}
+
+#[inline(always)]
+fn refuse() -> Steering {
+    maps::count(Counter::Dropped);
+    Steering::Drop
+}

@@ -1,0 +1,44 @@
+//! TCP events: files a captured socket's original destination before its SYN leaves, and forgets it on close.
+
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
+};
+use mesh_common::counter::Counter;
+use mesh_common::layout::SocketKey;
+
+use crate::ctx::SockEvent;
+use crate::maps;
+
+#[inline(always)]
+pub(crate) fn on_event(event: &SockEvent) {
+    match event.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => before_syn(event),
+        BPF_SOCK_OPS_STATE_CB if event.new_state() == BPF_TCP_CLOSE => maps::close(&key(event)),
+        _ => {}
+    }
+}
+
+/// The socket has its local end now, which is all that the agent will know of it.
+#[inline(always)]
+fn before_syn(event: &SockEvent) {
+    let cookie = event.cookie();
+    let Some(original) = maps::by_cookie(cookie) else {
+        return;
+    };
+    // Without an entry the agent refuses the connection: nothing leaks, but it is counted.
+    if maps::file_original(&key(event), &original).is_err() || !event.ask_for(BPF_SOCK_OPS_STATE_CB_FLAG) {
+        maps::count(Counter::Lost);
+    }
+    maps::forget_cookie(cookie);
+}
+
+#[inline(always)]
+fn key(event: &SockEvent) -> SocketKey {
+    let local = event.local();
+    SocketKey {
+        netns: event.netns(),
+        addr: local.addr,
+        port: local.port,
+        reserved: 0,
+    }
+}
