@@ -1,1 +1,98 @@
-fn main() {}
+//! The binary: arguments, configuration, logging, run, exit code.
+
+#![forbid(unsafe_code)]
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use mesh_agent::config::{CheckArgs, Cli, Command, RunArgs, StatusArgs};
+use mesh_agent::snapshot::SnapshotSettings;
+use mesh_agent::{admin, app, control, status, telemetry};
+use mimalloc::MiMalloc;
+
+/// Gives memory back to the system after a spike of connections, which the C library's allocator does not.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run(*args),
+        Command::Status(args) => print_status(&args),
+        Command::Check(args) => check(&args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let config = args.resolve(cores)?;
+    telemetry::log::init(&config.log_level)?;
+    app::run(&config)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let page = runtime
+        .block_on(admin::client::get(args.admin_addr, "/status"))
+        .context("no status; does the agent run here, with this --admin-addr?")?
+        .body;
+    let text = if args.json {
+        page
+    } else {
+        status::for_humans(&page)?
+    };
+    say(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let settings = SnapshotSettings {
+        node: "".into(),
+        root_namespace: args.root_namespace.as_str().into(),
+    };
+    let rejections = control::check_dir(&args.dir, &args.trust_domain, &settings)?;
+    for rejection in &rejections {
+        say(&rejection.to_string())?;
+    }
+    if rejections.is_empty() {
+        say(&format!("{}: every object can be used", shown(&args.dir)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    complain(&format!(
+        "{}: {} rejected, see above",
+        shown(&args.dir),
+        rejections.len()
+    ));
+    Ok(ExitCode::FAILURE)
+}
+
+fn shown(dir: &Path) -> String {
+    dir.display().to_string()
+}
+
+/// Writes to standard output; a reader that went away is no failure.
+fn say(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write to standard output"),
+    }
+}
+
+/// One line on standard error; nothing more can be done when even that fails.
+fn complain(text: &str) {
+    if writeln!(std::io::stderr(), "mesh-agent: {text}").is_err() {
+        tracing::error!(text, "cannot write to standard error");
+    }
+}

@@ -1,1 +1,68 @@
-fn main() {}
+//! Developer commands, one file each: `cargo xtask demo`, `test`, `check`, `lab` and what they need.
+//!
+//! This file reads the command line and turns an error into one line and an exit code; it must not do any work.
+#![forbid(unsafe_code)]
+
+mod agent;
+mod check;
+mod demo;
+mod in_process;
+mod lab;
+mod layers;
+mod report;
+mod setup;
+mod shell;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use mesh_tests::{interrupt, say};
+
+/// Developer commands of the node mesh.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Two nodes, unmodified programs, and what the mesh does with their traffic; needs root
+    Demo(demo::Arguments),
+    /// Make this machine ready for everything else; called by the other commands
+    Setup,
+    /// Formatting, lints, dependencies, docs, layers, unit and in-process tests; needs no root and no LLVM
+    Check {
+        #[command(flatten)]
+        report: report::ReportTo,
+    },
+    /// Unit and in-process tests, then every claim in labs with the real kernel; needs root
+    Test(test::Arguments),
+    /// Check that the agent's rooms import only what is below them
+    Layers,
+    /// Simulated nodes and pods on this machine, to run any program in.
+    #[command(subcommand)]
+    Lab(lab::Command),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = interrupt::watch().and_then(|()| match arguments.command {
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Setup => setup::run(),
+        Command::Check { report } => check::run(&report),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Layers => layers::run(),
+        Command::Lab(command) => lab::run(&command),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,8 +1,10 @@
 //! Everything a source has learned, in one value, and what had to be left out.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::mesh::policy::PeerAuthentication;
 use crate::mesh::route::HttpRoute;
@@ -24,8 +26,51 @@ pub struct Facts {
     pub peer_authentications: Vec<PeerAuthentication>,
 }
 
+/// Where a fact was read, what it is called there, and since when it exists.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct ObjectMeta {
+    /// A file path, or `api` for an API server.
+    pub origin: Arc<str>,
+    /// `Kind NAMESPACE/NAME`.
+    pub object: Arc<str>,
+    /// `metadata.creationTimestamp`; absent in manifests that no API server has stored.
+    pub created: Option<SystemTime>,
+}
+
+impl ObjectMeta {
+    /// A rejection of this object, or of one field of it.
+    pub fn reject(&self, field: &str, reason: impl Into<String>) -> Rejection {
+        Rejection {
+            origin: self.origin.as_ref().to_owned(),
+            object: self.object.as_ref().to_owned(),
+            field: field.to_owned(),
+            reason: reason.into(),
+        }
+    }
+
+    /// Sorts the elder first, as Gateway API and Istio settle contradictions; objects without a creation time
+    /// come last, and name and origin decide between equals.
+    pub fn seniority(&self) -> Seniority<'_> {
+        Seniority {
+            is_undated: self.created.is_none(),
+            created: self.created,
+            object: &self.object,
+            origin: &self.origin,
+        }
+    }
+}
+
+/// The rank of an object among others that contradict it; the smaller wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seniority<'a> {
+    is_undated: bool,
+    created: Option<SystemTime>,
+    object: &'a str,
+    origin: &'a str,
+}
+
 /// An object, or a part of one, that was left out; everything else goes on serving.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Rejection {
     /// Where it was read: a file path, or `api` for an API server.
     pub origin: String,

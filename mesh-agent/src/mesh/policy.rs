@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::mesh::facts::ObjectMeta;
+
 /// Istio's `PeerAuthentication` (security.istio.io/v1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerAuthentication {
@@ -10,6 +12,8 @@ pub struct PeerAuthentication {
     pub namespace: Arc<str>,
     /// `metadata.name`.
     pub name: Arc<str>,
+    /// Where it was declared; the older of two of one level wins.
+    pub meta: Arc<ObjectMeta>,
     /// `spec.selector.matchLabels`; empty means the whole namespace.
     pub selector: BTreeMap<String, String>,
     /// `spec.mtls.mode`; `None` (UNSET) inherits.

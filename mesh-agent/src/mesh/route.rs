@@ -1,8 +1,9 @@
 //! Routes in declared form: what Gateway API objects say, already checked, not yet compiled.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use crate::mesh::facts::ObjectMeta;
 use crate::mesh::service::ServiceName;
 
 /// An HTTPRoute that attaches to Services as GAMMA (GEP-1294) says.
@@ -12,9 +13,9 @@ pub struct HttpRoute {
     pub namespace: Arc<str>,
     /// `metadata.name`.
     pub name: Arc<str>,
-    /// `metadata.creationTimestamp`: the older route wins a tie.
-    pub created: Option<SystemTime>,
-    /// The Services it attaches to.
+    /// Where it was declared; the older route wins a tie.
+    pub meta: Arc<ObjectMeta>,
+    /// The Services it attaches to; never empty.
     pub parents: Vec<RouteParent>,
     /// `spec.rules`, in order.
     pub rules: Vec<HttpRule>,
@@ -23,6 +24,8 @@ pub struct HttpRoute {
 /// A `parentRef` of kind Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteParent {
+    /// Path of the `parentRef` within its object, for reports.
+    pub field: Arc<str>,
     /// The Service.
     pub service: ServiceName,
     /// `port`: only this Service port; `None` means every port.
@@ -36,7 +39,7 @@ pub struct RouteParent {
 pub struct HttpRule {
     /// Any of these must hold; a rule without matches holds one match of everything.
     pub matches: Vec<HttpMatch>,
-    /// Where requests go, by weight.
+    /// Where requests go, by weight; none means that every request is answered with 500.
     pub backends: Vec<RouteBackend>,
     /// `timeouts.request`; zero or absent means no limit.
     pub request_timeout: Option<Duration>,
@@ -74,6 +77,8 @@ pub struct HeaderMatch {
 /// A `backendRef` with its weight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteBackend {
+    /// Path of the `backendRef` within its object, for reports.
+    pub field: Arc<str>,
     /// What was named.
     pub target: BackendTarget,
     /// Share of requests, relative to the sum of the rule; zero gets none.

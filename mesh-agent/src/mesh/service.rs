@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::mesh::facts::ObjectMeta;
 use crate::mesh::workload::WorkloadUid;
 
 /// Namespace and name of a Service.
@@ -51,6 +52,19 @@ pub enum AppProtocol {
     Detect,
 }
 
+impl AppProtocol {
+    /// What is assumed of a port that no manifest describes: well-known protocols in which the server speaks first
+    /// (or that look like nothing else) are left alone, since sniffing would delay them.
+    ///
+    /// SMTP, DNS, `MySQL`, `PostgreSQL`, Redis and `MongoDB`; the first three and the last are also Istio's list.
+    pub fn of_port(port: u16) -> Self {
+        match port {
+            25 | 53 | 3306 | 5432 | 6379 | 27017 => Self::Tcp,
+            _ => Self::Detect,
+        }
+    }
+}
+
 /// A port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePort {
@@ -67,6 +81,8 @@ pub struct ServicePort {
 pub struct Service {
     /// Namespace and name.
     pub name: ServiceName,
+    /// Where it was declared.
+    pub meta: Arc<ObjectMeta>,
     /// `spec.clusterIPs`; empty for a headless Service.
     pub vips: Vec<IpAddr>,
     /// TCP ports only.
@@ -90,13 +106,15 @@ pub enum BalancerKind {
 pub struct Endpoint {
     /// The Service it stands behind (label `kubernetes.io/service-name`).
     pub service: ServiceName,
+    /// The slice that holds it.
+    pub meta: Arc<ObjectMeta>,
     /// The Service port's name that it serves.
     pub port_name: Arc<str>,
     /// Where to dial: pod address and target port.
     pub addr: SocketAddr,
     /// The slice's conditions, nil read as the API says.
     pub condition: EndpointCondition,
-    /// `targetRef.uid` when the endpoint is a Pod.
+    /// `targetRef.uid` when the endpoint is a Pod; without it the address names the pod.
     pub workload: Option<WorkloadUid>,
 }
 

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::mesh::facts::ObjectMeta;
 use crate::mesh::identity::SpiffeId;
 
 /// The `metadata.uid` of a Pod: unlike its address or name it is never used again.
@@ -34,12 +35,16 @@ pub struct Workload {
     pub namespace: Arc<str>,
     /// `metadata.name` of the Pod.
     pub pod_name: Arc<str>,
+    /// Where it was declared.
+    pub meta: Arc<ObjectMeta>,
     /// `spec.nodeName`; empty while the pod is not scheduled.
     pub node: Arc<str>,
     /// Who the workload is when it speaks mTLS.
     pub identity: SpiffeId,
     /// `status.podIPs`, at most one of each family, the primary first.
     pub addrs: Vec<IpAddr>,
+    /// `spec.hostNetwork`: its addresses are the node's, so no address tells it from its neighbours.
+    pub host_network: bool,
     /// `metadata.labels`, for selectors.
     pub labels: BTreeMap<String, String>,
     /// The names that metrics show.
@@ -55,7 +60,7 @@ pub struct Workload {
 /// How Istio's metric labels name a workload (`telemetry.md` 4.1).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WorkloadNaming {
-    /// The owner: Deployment (ReplicaSet hash cut off), StatefulSet, DaemonSet, Job, or the pod itself.
+    /// The owner: Deployment (ReplicaSet hash cut off), `StatefulSet`, DaemonSet, Job, or the pod itself.
     pub workload: Arc<str>,
     /// Label `app`, or empty.
     pub app: Arc<str>,
@@ -89,5 +94,34 @@ impl Workload {
     /// Whether peers must speak mTLS with this workload's agent.
     pub fn is_enrolled(&self) -> bool {
         self.membership == Membership::Enrolled
+    }
+}
+
+/// Workloads for the tests of this crate.
+#[cfg(test)]
+pub(crate) mod fixture {
+    use super::*;
+
+    /// An enrolled pod of node `node-a` without addresses or labels, whose uid is `NAMESPACE/NAME`.
+    pub(crate) fn pod(namespace: &str, name: &str) -> Workload {
+        Workload {
+            uid: WorkloadUid::new(&format!("{namespace}/{name}")),
+            namespace: namespace.into(),
+            pod_name: name.into(),
+            meta: Arc::new(ObjectMeta {
+                origin: "test".into(),
+                object: format!("Pod {namespace}/{name}").into(),
+                created: None,
+            }),
+            node: "node-a".into(),
+            identity: SpiffeId::new("cluster.local", namespace, "default").unwrap(),
+            addrs: Vec::new(),
+            host_network: false,
+            labels: BTreeMap::new(),
+            naming: WorkloadNaming::default(),
+            ports: Vec::new(),
+            membership: Membership::Enrolled,
+            placement: None,
+        }
     }
 }

@@ -1,0 +1,9 @@
+//! The pages that operators, kubelet and Prometheus read: `/livez`, `/readyz`, `/metrics`, and those it is given.
+//!
+//! Place in the walk: beside it; `app` binds it and gives it pages, `mesh-agent status` reads one.
+//! Must not know: what a page says. It imports no domain.
+
+pub mod client;
+mod server;
+
+pub use server::{AdminError, AdminServer, Page};

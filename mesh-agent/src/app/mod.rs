@@ -1,0 +1,171 @@
+//! Builds all parts and joins them; the only room that knows everybody.
+//!
+//! Two runtimes: one thread watches, reconciles, renews and answers the operator; the data threads carry traffic,
+//! so that no amount of configuration stalls a connection.
+
+mod lock;
+mod loops;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::admin::AdminServer;
+use crate::app::lock::StateLock;
+use crate::app::loops::{ConfigLoop, sweep_pools};
+use crate::capture::PodHost;
+use crate::capture::listeners::PodPorts;
+use crate::config::{AccessLogTarget, Config};
+use crate::control::file::FileSource;
+use crate::identity::{Certificates, EmbeddedCa};
+use crate::kernel::ebpf::EbpfKernel;
+use crate::kernel::enrolment::Enrolment;
+use crate::lifecycle::{Readiness, Tasks};
+use crate::mesh::facts::Facts;
+use crate::proxy::{Mesh, Proxy, ProxySettings};
+use crate::snapshot::{Snapshot, SnapshotCell, SnapshotSettings};
+use crate::status::StatusBoard;
+use crate::telemetry::{AccessLog, CertificateFacts, Telemetry};
+
+/// Serves the pods of this node until SIGTERM or SIGINT, then drains and takes every hook away.
+///
+/// Errors: something that the agent cannot do without is missing; the message says what and what to do. Nothing
+/// is left behind then.
+pub fn run(config: &Config) -> anyhow::Result<()> {
+    let _lock = StateLock::take(&config.state_dir)?;
+    let data = data_runtime(config.data_threads)?;
+    let control = Builder::new_current_thread()
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start the control runtime")?;
+    let served = control.block_on(serve(config, data.handle()));
+    data.shutdown_timeout(Duration::from_millis(200));
+    served
+}
+
+fn data_runtime(threads: usize) -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("data")
+        .enable_all()
+        .build()
+        .context("cannot start the data threads")
+}
+
+async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
+    // First, so that a signal during start-up is not lost.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let tasks = Tasks::new();
+    let readiness = Readiness::new();
+    let telemetry = Telemetry::with_access_log(access_log(&config.access_log)?);
+    telemetry.observe_tasks(tasks.clone());
+    let admin = AdminServer::bind(config.admin_addr, readiness.clone()).await?;
+    let kernel = EbpfKernel::load()?;
+    let ca = EmbeddedCa::open(&config.ca_dir, &config.trust_domain, config.certificate_ttl)?;
+    let certificates = Arc::new(Certificates::new(Arc::new(ca), &tasks));
+    watch_certificates(&telemetry, &certificates);
+
+    let snapshots = Arc::new(SnapshotCell::new(first_snapshot(config)));
+    let mesh = Arc::new(Mesh::new(
+        Arc::clone(&snapshots),
+        Arc::clone(&certificates),
+        telemetry.clone(),
+        proxy_settings(config),
+        tasks.clone(),
+    ));
+    let host: Arc<dyn PodHost> = Arc::new(Proxy::new(Arc::clone(&mesh), data.clone()));
+    let enrolment = Arc::new(Mutex::new(Enrolment::new(
+        Box::new(kernel),
+        host,
+        PodPorts::default(),
+    )));
+    let board = StatusBoard::new(config, &snapshots, &certificates, &enrolment);
+
+    let configuration = ConfigLoop {
+        source: Box::new(FileSource::new(config.manifests.clone(), &config.trust_domain)),
+        settings: snapshot_settings(config),
+        snapshots,
+        certificates,
+        enrolment: Arc::clone(&enrolment),
+        telemetry: telemetry.clone(),
+        board: board.clone(),
+        first: Some(readiness.guard("first configuration")),
+    };
+    tasks.spawn("config", configuration.run(tasks.stop()));
+    tasks.spawn("sweep-pools", sweep_pools(mesh, tasks.stop()));
+    let metrics = telemetry.clone();
+    admin
+        .metrics(Arc::new(move || metrics.encode()))
+        .page("/status", board.page())
+        .run(&tasks);
+
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
+    }
+    tasks.request_stop();
+    if !tasks.joined(config.drain_timeout).await {
+        tracing::warn!(
+            left = tasks.active(),
+            "connections did not end within the drain time and are closed"
+        );
+    }
+    for report in enrolment.lock().stop() {
+        tracing::debug!(pod = report.pod, change = ?report.change, "stopped serving a pod");
+    }
+    telemetry.access_log().flush(Duration::from_secs(1));
+    Ok(())
+}
+
+fn access_log(target: &AccessLogTarget) -> anyhow::Result<AccessLog> {
+    match target {
+        AccessLogTarget::Stdout => {
+            AccessLog::stdout().context("cannot write access-log lines to standard output")
+        }
+        AccessLogTarget::Off => Ok(AccessLog::off()),
+        AccessLogTarget::File(path) => AccessLog::file(path)
+            .with_context(|| format!("cannot write access-log lines to {}", path.display())),
+    }
+}
+
+fn watch_certificates(telemetry: &Telemetry, certificates: &Arc<Certificates>) {
+    let certificates = Arc::clone(certificates);
+    telemetry.observe_certificates(move || {
+        let counts = certificates.counts();
+        let expiries = certificates.status().into_iter();
+        CertificateFacts {
+            expiries: expiries
+                .filter_map(|one| one.not_after.map(|at| (one.identity, at)))
+                .collect(),
+            renewals: counts.issued,
+            failed_renewals: counts.failed,
+        }
+    });
+}
+
+/// Nothing is known yet: no pod is served, so nothing can go wrong by it.
+fn first_snapshot(config: &Config) -> Snapshot {
+    Snapshot::build(&Facts::default(), &snapshot_settings(config), None).0
+}
+
+fn snapshot_settings(config: &Config) -> SnapshotSettings {
+    SnapshotSettings {
+        node: config.node_name.as_str().into(),
+        root_namespace: config.root_namespace.as_str().into(),
+    }
+}
+
+fn proxy_settings(config: &Config) -> ProxySettings {
+    ProxySettings {
+        node: config.node_name.as_str().into(),
+        detect_timeout: config.detect_timeout,
+        connect_timeout: config.connect_timeout,
+        idle_timeout: config.idle_timeout,
+    }
+}

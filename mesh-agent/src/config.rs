@@ -1,0 +1,444 @@
+//! The agent's own settings: a file, then the environment, then flags; each wins over the one before.
+//!
+//! Place in the walk: before everything. The only room that reads the environment.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+
+/// The node agent of a sidecar-free service mesh.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-agent", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the pods of this node until SIGTERM or SIGINT.
+    Run(Box<RunArgs>),
+    /// Print what the agent of this node has enrolled, its certificates, its configuration and what it rejected.
+    Status(StatusArgs),
+    /// Read a directory of manifests as the agent would and print every rejection; exit code 1 if there is one.
+    Check(CheckArgs),
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Address of the agent's admin server.
+    #[arg(long, env = "MESH_ADMIN_ADDR", default_value_t = default_admin_addr())]
+    pub admin_addr: SocketAddr,
+    /// Print the JSON as the agent gives it.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The directory of manifests.
+    pub dir: PathBuf,
+    /// Trust domain of the identities.
+    #[arg(long, default_value = DEFAULT_TRUST_DOMAIN)]
+    pub trust_domain: String,
+    /// Namespace whose policies without selector are mesh-wide.
+    #[arg(long, default_value = DEFAULT_ROOT_NAMESPACE)]
+    pub root_namespace: String,
+}
+
+/// Arguments of `run`; what is absent comes from the file, then from the defaults of [`Config`].
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// YAML file with any of the settings below, by their long names with underscores.
+    #[arg(long, env = "MESH_CONFIG")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Any of the settings; the same struct is read from flags, the environment and the file.
+#[derive(Debug, Default, Clone, Args, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[serde(default)]
+struct Settings {
+    /// Name of the node, as in `spec.nodeName` of its pods.
+    #[arg(long, env = "MESH_NODE_NAME")]
+    node_name: Option<String>,
+    /// Directory of Kubernetes manifests (YAML or JSON), watched for changes.
+    #[arg(long, env = "MESH_MANIFESTS")]
+    manifests: Option<PathBuf>,
+    /// Directory for what belongs to this agent alone; one agent at a time.
+    #[arg(long, env = "MESH_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+    /// Directory of the embedded CA's root, shared by the agents of one machine.
+    #[arg(long, env = "MESH_CA_DIR")]
+    ca_dir: Option<PathBuf>,
+    /// Address of the admin server: /livez, /readyz, /metrics, /status.
+    #[arg(long, env = "MESH_ADMIN_ADDR")]
+    admin_addr: Option<SocketAddr>,
+    /// Trust domain of the identities.
+    #[arg(long, env = "MESH_TRUST_DOMAIN")]
+    trust_domain: Option<String>,
+    /// Namespace whose policies without selector are mesh-wide.
+    #[arg(long, env = "MESH_ROOT_NAMESPACE")]
+    root_namespace: Option<String>,
+    /// Log filter, for instance `info` or `mesh_agent=debug`.
+    #[arg(long, env = "MESH_LOG_LEVEL")]
+    log_level: Option<String>,
+    /// Where access-log lines go: `stdout`, `off`, or a file.
+    #[arg(long, env = "MESH_ACCESS_LOG")]
+    access_log: Option<String>,
+    /// Milliseconds that the first bytes are waited for on a port whose protocol nobody declared (1 to 10000).
+    #[arg(long, env = "MESH_DETECT_TIMEOUT_MS")]
+    detect_timeout_ms: Option<u64>,
+    /// Milliseconds for a TCP connect, and again for a TLS handshake (10 to 600000).
+    #[arg(long, env = "MESH_CONNECT_TIMEOUT_MS")]
+    connect_timeout_ms: Option<u64>,
+    /// Seconds after which a silent TCP connection is closed (1 to 2592000).
+    #[arg(long, env = "MESH_IDLE_TIMEOUT_S")]
+    idle_timeout_s: Option<u64>,
+    /// Seconds that connections may take to end after SIGTERM (0 to 3600).
+    #[arg(long, env = "MESH_DRAIN_TIMEOUT_S")]
+    drain_timeout_s: Option<u64>,
+    /// Seconds that a workload certificate of the embedded CA is valid (30 to 7776000).
+    #[arg(long, env = "MESH_CERTIFICATE_TTL_S")]
+    certificate_ttl_s: Option<u64>,
+    /// Threads that carry traffic (1 to 1024); by default a quarter of the cores, at least two.
+    #[arg(long, env = "MESH_DATA_THREADS")]
+    data_threads: Option<usize>,
+}
+
+/// The agent's settings, complete and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `spec.nodeName` of the pods of this node.
+    pub node_name: String,
+    /// Directory of manifests.
+    pub manifests: PathBuf,
+    /// Directory of this agent alone. Default `/run/mesh-agent`.
+    pub state_dir: PathBuf,
+    /// Directory of the embedded CA. Default `/var/lib/mesh-agent/ca`.
+    pub ca_dir: PathBuf,
+    /// Admin server. Default `127.0.0.1:15020`.
+    pub admin_addr: SocketAddr,
+    /// Default `cluster.local`.
+    pub trust_domain: String,
+    /// Default `mesh-system`.
+    pub root_namespace: String,
+    /// Default `info`.
+    pub log_level: String,
+    /// Default stdout.
+    pub access_log: AccessLogTarget,
+    /// Default 100 ms.
+    pub detect_timeout: Duration,
+    /// Default 5 s (Envoy's).
+    pub connect_timeout: Duration,
+    /// Default 1 h (Envoy's and Istio's).
+    pub idle_timeout: Duration,
+    /// Default 5 s.
+    pub drain_timeout: Duration,
+    /// Default 24 h.
+    pub certificate_ttl: Duration,
+    /// Default a quarter of the cores, at least two.
+    pub data_threads: usize,
+}
+
+/// Where access-log lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLogTarget {
+    /// Standard output.
+    Stdout,
+    /// Nowhere.
+    Off,
+    /// Appended to a file.
+    File(PathBuf),
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what is expected; the message names the field and, for an unknown one, the nearest known.
+    #[error("{}: {message}", path.display())]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong and the way out.
+        message: String,
+    },
+    /// A setting that has no default is absent.
+    #[error("{name} is not set: give --{flag}, {env} or {name} in the config file", name = .0, flag = .0.replace('_', "-"), env = env_name(.0))]
+    Missing(&'static str),
+    /// A number is outside its range.
+    #[error("{name} is {value}, but must lie between {min} and {max}")]
+    Range {
+        /// Which setting.
+        name: &'static str,
+        /// What was given.
+        value: u64,
+        /// Smallest that is allowed.
+        min: u64,
+        /// Largest that is allowed.
+        max: u64,
+    },
+}
+
+impl RunArgs {
+    /// Joins file, environment and flags to complete settings. `cores` sets the default of `data_threads`.
+    pub fn resolve(self, cores: usize) -> Result<Config, ConfigError> {
+        let file = self
+            .config
+            .as_deref()
+            .map(read_file)
+            .transpose()?
+            .unwrap_or_default();
+        self.settings.over(file).complete(cores)
+    }
+}
+
+impl Settings {
+    /// What is absent here is taken from `lower`.
+    fn over(self, lower: Self) -> Self {
+        Self {
+            node_name: self.node_name.or(lower.node_name),
+            manifests: self.manifests.or(lower.manifests),
+            state_dir: self.state_dir.or(lower.state_dir),
+            ca_dir: self.ca_dir.or(lower.ca_dir),
+            admin_addr: self.admin_addr.or(lower.admin_addr),
+            trust_domain: self.trust_domain.or(lower.trust_domain),
+            root_namespace: self.root_namespace.or(lower.root_namespace),
+            log_level: self.log_level.or(lower.log_level),
+            access_log: self.access_log.or(lower.access_log),
+            detect_timeout_ms: self.detect_timeout_ms.or(lower.detect_timeout_ms),
+            connect_timeout_ms: self.connect_timeout_ms.or(lower.connect_timeout_ms),
+            idle_timeout_s: self.idle_timeout_s.or(lower.idle_timeout_s),
+            drain_timeout_s: self.drain_timeout_s.or(lower.drain_timeout_s),
+            certificate_ttl_s: self.certificate_ttl_s.or(lower.certificate_ttl_s),
+            data_threads: self.data_threads.or(lower.data_threads),
+        }
+    }
+
+    fn complete(self, cores: usize) -> Result<Config, ConfigError> {
+        let detect = ranged(
+            "detect_timeout_ms",
+            self.detect_timeout_ms.unwrap_or(100),
+            1,
+            10_000,
+        )?;
+        let connect = ranged(
+            "connect_timeout_ms",
+            self.connect_timeout_ms.unwrap_or(5_000),
+            10,
+            600_000,
+        )?;
+        let idle = ranged(
+            "idle_timeout_s",
+            self.idle_timeout_s.unwrap_or(3_600),
+            1,
+            2_592_000,
+        )?;
+        let drain = ranged("drain_timeout_s", self.drain_timeout_s.unwrap_or(5), 0, 3_600)?;
+        let ttl = ranged(
+            "certificate_ttl_s",
+            self.certificate_ttl_s.unwrap_or(86_400),
+            30,
+            7_776_000,
+        )?;
+        let threads = self.data_threads.unwrap_or_else(|| (cores / 4).max(2));
+        ranged(
+            "data_threads",
+            u64::try_from(threads).unwrap_or(u64::MAX),
+            1,
+            1024,
+        )?;
+        Ok(Config {
+            node_name: self.node_name.ok_or(ConfigError::Missing("node_name"))?,
+            manifests: self.manifests.ok_or(ConfigError::Missing("manifests"))?,
+            state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from("/run/mesh-agent")),
+            ca_dir: self
+                .ca_dir
+                .unwrap_or_else(|| PathBuf::from("/var/lib/mesh-agent/ca")),
+            admin_addr: self.admin_addr.unwrap_or_else(default_admin_addr),
+            trust_domain: self
+                .trust_domain
+                .unwrap_or_else(|| DEFAULT_TRUST_DOMAIN.to_owned()),
+            root_namespace: self
+                .root_namespace
+                .unwrap_or_else(|| DEFAULT_ROOT_NAMESPACE.to_owned()),
+            log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
+            access_log: match self.access_log.as_deref() {
+                None | Some("stdout" | "-") => AccessLogTarget::Stdout,
+                Some("off") => AccessLogTarget::Off,
+                Some(path) => AccessLogTarget::File(PathBuf::from(path)),
+            },
+            detect_timeout: Duration::from_millis(detect),
+            connect_timeout: Duration::from_millis(connect),
+            idle_timeout: Duration::from_secs(idle),
+            drain_timeout: Duration::from_secs(drain),
+            certificate_ttl: Duration::from_secs(ttl),
+            data_threads: threads,
+        })
+    }
+}
+
+fn read_file(path: &Path) -> Result<Settings, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    parse(&text).map_err(|message| ConfigError::Parse {
+        path: path.to_owned(),
+        message,
+    })
+}
+
+fn parse(text: &str) -> Result<Settings, String> {
+    if text.trim().is_empty() {
+        return Ok(Settings::default());
+    }
+    let document = serde_yaml_ng::Deserializer::from_str(text);
+    serde_path_to_error::deserialize(document).map_err(|error| {
+        let message = error.inner().to_string();
+        match unknown_field(&message) {
+            Some(unknown) => format!("unknown field {unknown:?}{}", suggestion(unknown)),
+            None => format!("{}: {message}", error.path()),
+        }
+    })
+}
+
+/// The name in serde's message for a field that is not known.
+fn unknown_field(message: &str) -> Option<&str> {
+    message.split_once("unknown field `")?.1.split('`').next()
+}
+
+fn suggestion(unknown: &str) -> String {
+    let nearest = FIELDS
+        .iter()
+        .max_by(|a, b| strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown)));
+    match nearest {
+        Some(known) if strsim::jaro_winkler(known, unknown) > 0.75 => format!(": did you mean {known:?}?"),
+        _ => format!(": known are {}", FIELDS.join(", ")),
+    }
+}
+
+fn ranged(name: &'static str, value: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
+    if (min..=max).contains(&value) {
+        Ok(value)
+    } else {
+        Err(ConfigError::Range {
+            name,
+            value,
+            min,
+            max,
+        })
+    }
+}
+
+fn env_name(field: &str) -> String {
+    format!("MESH_{}", field.to_uppercase())
+}
+
+fn default_admin_addr() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 15020))
+}
+
+const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
+const DEFAULT_ROOT_NAMESPACE: &str = "mesh-system";
+
+/// Names of all settings, for suggestions.
+const FIELDS: [&str; 15] = [
+    "node_name",
+    "manifests",
+    "state_dir",
+    "ca_dir",
+    "admin_addr",
+    "trust_domain",
+    "root_namespace",
+    "log_level",
+    "access_log",
+    "detect_timeout_ms",
+    "connect_timeout_ms",
+    "idle_timeout_s",
+    "drain_timeout_s",
+    "certificate_ttl_s",
+    "data_threads",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_known_to_suggestions() {
+        for field in FIELDS {
+            let error = parse(&format!("{field}: [1]")).unwrap_err();
+            assert!(!error.contains("unknown field"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_with_the_nearest_known() {
+        assert_eq!(
+            parse("node_nam: a").unwrap_err(),
+            "unknown field \"node_nam\": did you mean \"node_name\"?"
+        );
+        assert!(parse("zzz: 1").unwrap_err().contains("known are node_name"));
+    }
+
+    #[test]
+    fn a_wrong_type_names_its_field() {
+        assert!(
+            parse("detect_timeout_ms: soon")
+                .unwrap_err()
+                .starts_with("detect_timeout_ms: ")
+        );
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let file = parse("node_name: file\nmanifests: /m\ndrain_timeout_s: 9").unwrap();
+        let flags = Settings {
+            node_name: Some("flag".into()),
+            ..Settings::default()
+        };
+        let config = flags.over(file).complete(16).unwrap();
+        assert_eq!(config.node_name, "flag");
+        assert_eq!(config.drain_timeout, Duration::from_secs(9));
+        assert_eq!(config.detect_timeout, Duration::from_millis(100));
+        assert_eq!(config.data_threads, 4);
+    }
+
+    #[test]
+    fn a_missing_setting_says_every_way_to_give_it() {
+        let error = Settings::default().complete(1).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "node_name is not set: give --node-name, MESH_NODE_NAME or node_name in the config file"
+        );
+    }
+
+    #[test]
+    fn numbers_outside_their_range_are_refused() {
+        let settings = parse("node_name: a\nmanifests: /m\ncertificate_ttl_s: 1").unwrap();
+        let error = settings.complete(1).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "certificate_ttl_s is 1, but must lie between 30 and 7776000"
+        );
+    }
+}

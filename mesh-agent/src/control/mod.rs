@@ -1,0 +1,88 @@
+//! Learns facts from a source and translates them: everything that a snapshot is built from.
+//!
+//! Place in the walk: beside it; a new reading becomes a new snapshot while connections go on with the old one.
+//! Must not know: sockets, the kernel, the proxy.
+
+mod bounded;
+mod directory;
+pub mod file;
+mod manifest;
+mod translate;
+
+use std::fmt::Debug;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use futures_util::future::BoxFuture;
+
+use self::directory::Listing;
+use crate::mesh::facts::{Facts, Rejection};
+use crate::snapshot::{Snapshot, SnapshotSettings};
+
+/// Where facts come from.
+pub trait Source: Send + Debug {
+    /// Waits until the facts differ from those of the last reading, and returns all of them; the first call
+    /// returns as soon as the source can be read.
+    ///
+    /// After an error the last reading stays in force, and the next call waits for the source to come back; an
+    /// error is returned once, not again and again. Never blocks the thread; cancel-safe: no change is lost.
+    fn next_reading(&mut self) -> BoxFuture<'_, Result<Reading, SourceError>>;
+}
+
+/// All that a source has to say at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reading {
+    /// What is known.
+    pub facts: Facts,
+    /// What was left out, sorted.
+    pub rejections: Vec<Rejection>,
+    /// Objects that are not the mesh's business.
+    pub skipped: usize,
+}
+
+/// Why a source as a whole cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The directory is missing or may not be listed.
+    #[error("cannot list the manifest directory {}", dir.display())]
+    Unlistable {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The reading was cut short; the agent is stopping, or there is a defect.
+    #[error("reading the manifest directory was cut short")]
+    CutShort(#[source] tokio::task::JoinError),
+}
+
+/// Reads a directory of manifests once. Blocks.
+pub fn read_dir(dir: &Path, trust_domain: &str) -> Result<Reading, SourceError> {
+    let listing = Listing::of(dir).map_err(|source| SourceError::Unlistable {
+        dir: dir.to_owned(),
+        source,
+    })?;
+    let (documents, mut rejections) = listing.read();
+    let mut reading = translate::translate(documents, trust_domain);
+    reading.rejections.append(&mut rejections);
+    reading.rejections.sort();
+    Ok(reading)
+}
+
+/// All rejections of a directory: of each object for itself, and of objects that contradict one another. Blocks.
+pub fn check_dir(
+    dir: &Path,
+    trust_domain: &str,
+    settings: &SnapshotSettings,
+) -> Result<Vec<Rejection>, SourceError> {
+    let Reading {
+        facts,
+        mut rejections,
+        ..
+    } = read_dir(dir, trust_domain)?;
+    let (_, contradictions) = Snapshot::build(&facts, settings, None);
+    rejections.extend(contradictions);
+    rejections.sort();
+    Ok(rejections)
+}

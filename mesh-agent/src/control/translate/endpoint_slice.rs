@@ -1,0 +1,156 @@
+//! EndpointSlices: the addresses behind Service ports and whether they may be used.
+//!
+//! Place in the walk: becomes the endpoints of an upstream. Must not know: which Services exist.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::discovery::v1 as api;
+
+use super::object::Object;
+use super::service::{own_addr, port_number};
+use crate::mesh::facts::Rejection;
+use crate::mesh::service::{Endpoint, EndpointCondition, ServiceName};
+use crate::mesh::workload::WorkloadUid;
+
+/// No endpoints for a slice that belongs to no Service. A wrong endpoint or port is left out for itself.
+///
+/// Topology hints are not reported: they are advice that follows from the Service's `trafficDistribution`, which is.
+pub(super) fn translate(
+    object: &Object,
+    rejections: &mut Vec<Rejection>,
+) -> Result<Vec<Endpoint>, Rejection> {
+    let slice: api::EndpointSlice = object.parse()?;
+    let is_v4 = match slice.address_type.as_str() {
+        "IPv4" => true,
+        "IPv6" => false,
+        other => {
+            return Err(object.reject(
+                "addressType",
+                format!("{other:?} is not supported; use IPv4 or IPv6"),
+            ));
+        }
+    };
+    let Some(service) = slice
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(SERVICE_NAME))
+    else {
+        return Ok(Vec::new());
+    };
+    let service = ServiceName {
+        namespace: Arc::clone(&object.namespace),
+        name: service.as_str().into(),
+    };
+    let ports = ports(object, &slice, rejections);
+    let mut endpoints = Vec::new();
+    for (index, endpoint) in slice.endpoints.iter().flatten().enumerate() {
+        let field = format!("endpoints[{index}].addresses[0]");
+        // Only the first address has a meaning (discovery/v1).
+        let addr = endpoint
+            .addresses
+            .first()
+            .ok_or_else(|| "there is no address".to_owned());
+        let addr = match addr.and_then(|addr| own_addr(addr)) {
+            Ok(addr) if addr.is_ipv4() == is_v4 => addr,
+            Ok(addr) => {
+                rejections.push(object.reject(
+                    &field,
+                    format!("{addr} is not of addressType {}", slice.address_type),
+                ));
+                continue;
+            }
+            Err(reason) => {
+                rejections.push(object.reject(&field, reason));
+                continue;
+            }
+        };
+        let pod = endpoint
+            .target_ref
+            .as_ref()
+            .filter(|target| target.kind.as_deref() == Some("Pod"));
+        let workload = pod.and_then(|pod| pod.uid.as_deref()).map(WorkloadUid::new);
+        endpoints.extend(ports.iter().map(|(port_name, port)| Endpoint {
+            service: service.clone(),
+            meta: Arc::clone(&object.meta),
+            port_name: Arc::clone(port_name),
+            addr: SocketAddr::new(addr, *port),
+            condition: condition(endpoint.conditions.as_ref()),
+            workload: workload.clone(),
+        }));
+    }
+    Ok(endpoints)
+}
+
+/// The TCP ports of a slice; they are target ports already.
+fn ports(
+    object: &Object,
+    slice: &api::EndpointSlice,
+    rejections: &mut Vec<Rejection>,
+) -> Vec<(Arc<str>, u16)> {
+    let mut ports = Vec::new();
+    for (index, port) in slice.ports.iter().flatten().enumerate() {
+        if port.protocol.as_deref().unwrap_or("TCP") != "TCP" {
+            continue;
+        }
+        let field = format!("ports[{index}].port");
+        let number = match port.port {
+            Some(number) => port_number(object, &field, number),
+            None => Err(object.reject(&field, "a port without number is not supported yet; left out")),
+        };
+        match number {
+            Ok(number) => ports.push((port.name.as_deref().unwrap_or_default().into(), number)),
+            Err(rejection) => rejections.push(rejection),
+        }
+    }
+    ports
+}
+
+/// discovery/v1: absent means ready, serving, and not terminating.
+fn condition(conditions: Option<&api::EndpointConditions>) -> EndpointCondition {
+    let of = |condition: fn(&api::EndpointConditions) -> Option<bool>| conditions.and_then(condition);
+    if of(|conditions| conditions.ready).unwrap_or(true) {
+        EndpointCondition::Ready
+    } else if of(|conditions| conditions.serving).unwrap_or(true)
+        && of(|conditions| conditions.terminating).unwrap_or(false)
+    {
+        EndpointCondition::ServingTerminating
+    } else {
+        EndpointCondition::NotServing
+    }
+}
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use EndpointCondition::{NotServing, Ready, ServingTerminating};
+
+    #[test]
+    fn conditions_are_read_as_the_api_says() {
+        let (yes, no, nil) = (Some(true), Some(false), None);
+        for (ready, serving, terminating, expected) in [
+            (nil, nil, nil, Ready),
+            (yes, nil, nil, Ready),
+            (yes, yes, no, Ready),
+            // publishNotReadyAddresses.
+            (yes, no, yes, Ready),
+            (no, yes, yes, ServingTerminating),
+            (no, nil, yes, ServingTerminating),
+            (no, no, yes, NotServing),
+            (no, yes, no, NotServing),
+            (no, yes, nil, NotServing),
+            (no, nil, nil, NotServing),
+        ] {
+            let conditions = api::EndpointConditions {
+                ready,
+                serving,
+                terminating,
+            };
+            assert_eq!(condition(Some(&conditions)), expected, "{conditions:?}");
+        }
+        assert_eq!(condition(None), Ready);
+    }
+}

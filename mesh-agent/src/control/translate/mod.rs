@@ -1,0 +1,136 @@
+//! Translates Kubernetes objects into facts; one file a kind.
+//!
+//! Place in the walk: the same for every source, since all sources give Kubernetes objects. Must not know: files,
+//! API servers, snapshots.
+//!
+//! What is wrong is named by field. A malformed object is left out whole; a field that is understood but not
+//! supported yet is ignored where that is harmless, and otherwise makes the rule that holds it answer 500, so that
+//! no request goes where the object did not send it.
+
+mod destination_rule;
+mod endpoint_slice;
+mod http_route;
+mod http_rule;
+mod namespace;
+mod object;
+mod peer_authentication;
+mod pod;
+mod protocol;
+mod service;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use self::destination_rule::DestinationRule;
+use self::namespace::Namespaces;
+use self::object::Object;
+use super::Reading;
+use super::manifest::Document;
+use crate::mesh::facts::Rejection;
+
+/// Translates all objects of a source.
+pub(super) fn translate(documents: Vec<Document>, trust_domain: &str) -> Reading {
+    let mut translation = Translation::default();
+    let objects = translation.sort_out(documents);
+    // Whether a pod is enrolled depends on its namespace, so namespaces come first.
+    for object in objects.iter().filter(|object| object.kind == "Namespace") {
+        translation
+            .namespaces
+            .learn(object, &mut translation.reading.rejections);
+    }
+    for object in &objects {
+        if let Err(rejection) = translation.add(object, trust_domain) {
+            translation.reading.rejections.push(rejection);
+        }
+    }
+    let Translation {
+        mut reading,
+        destination_rules,
+        ..
+    } = translation;
+    destination_rule::apply(
+        destination_rules,
+        &mut reading.facts.services,
+        &mut reading.rejections,
+    );
+    reading
+}
+
+/// A translation under way.
+#[derive(Debug, Default)]
+struct Translation {
+    reading: Reading,
+    namespaces: Namespaces,
+    destination_rules: Vec<DestinationRule>,
+}
+
+impl Translation {
+    /// The objects of kinds that matter, each name once.
+    fn sort_out(&mut self, documents: Vec<Document>) -> Vec<Object> {
+        let mut first_origins: HashMap<Arc<str>, Arc<str>> = HashMap::new();
+        let mut objects = Vec::new();
+        for document in documents {
+            let object = match Object::read(document) {
+                Ok(Some(object)) => object,
+                Ok(None) => {
+                    self.reading.skipped += 1;
+                    continue;
+                }
+                Err(rejection) => {
+                    self.reading.rejections.push(rejection);
+                    continue;
+                }
+            };
+            match first_origins.entry(Arc::clone(&object.meta.object)) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(Arc::clone(&object.meta.origin));
+                    objects.push(object);
+                }
+                Entry::Occupied(first) => self.reading.rejections.push(object.reject(
+                    "metadata.name",
+                    format!("declared in {} already; that one counts", first.get()),
+                )),
+            }
+        }
+        objects
+    }
+
+    fn add(&mut self, object: &Object, trust_domain: &str) -> Result<(), Rejection> {
+        let Reading {
+            facts,
+            rejections,
+            skipped,
+        } = &mut self.reading;
+        match object.kind.as_str() {
+            "Pod" => facts.workloads.extend(pod::translate(
+                object,
+                &self.namespaces,
+                trust_domain,
+                rejections,
+            )?),
+            "Service" => facts.services.extend(service::translate(object, rejections)?),
+            "EndpointSlice" => facts
+                .endpoints
+                .extend(endpoint_slice::translate(object, rejections)?),
+            "HTTPRoute" => facts
+                .http_routes
+                .extend(http_route::translate(object, rejections)?),
+            "PeerAuthentication" => {
+                facts
+                    .peer_authentications
+                    .push(peer_authentication::translate(object, rejections)?);
+            }
+            "DestinationRule" => {
+                self.destination_rules
+                    .extend(destination_rule::translate(object, rejections)?);
+            }
+            "Namespace" => {}
+            _ => *skipped += 1,
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,270 @@
+//! Pods: who they are, where they are, what they are called, and whether they take part in the mesh.
+//!
+//! Place in the walk: becomes the source or the destination of every connection. Must not know: Services.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as api;
+
+use super::namespace::{Dataplane, Namespaces, dataplane};
+use super::object::Object;
+use super::service::own_addr;
+use crate::mesh::facts::Rejection;
+use crate::mesh::identity::{InvalidSpiffeId, SpiffeId};
+use crate::mesh::workload::{Membership, Placement, Workload, WorkloadNaming, WorkloadUid};
+
+/// `None` for a pod that has ended: its address may be another's already.
+pub(super) fn translate(
+    object: &Object,
+    namespaces: &Namespaces,
+    trust_domain: &str,
+    rejections: &mut Vec<Rejection>,
+) -> Result<Option<Workload>, Rejection> {
+    let pod: api::Pod = object.parse()?;
+    let (spec, status) = (pod.spec.unwrap_or_default(), pod.status.unwrap_or_default());
+    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return Ok(None);
+    }
+    let host_network = spec.host_network.unwrap_or(false);
+    let says = dataplane(object, pod.metadata.labels.as_ref(), rejections);
+    let is_enrolled =
+        namespaces.is_enrolled(&object.namespace) && says != Some(Dataplane::Disabled) && !host_network;
+    let labels = pod.metadata.labels.unwrap_or_default();
+    let uid = pod.metadata.uid.filter(|uid| !uid.is_empty());
+    let owners = pod.metadata.owner_references.unwrap_or_default();
+    let owner = owners
+        .iter()
+        .find(|owner| owner.controller == Some(true))
+        .or(owners.first());
+    Ok(Some(Workload {
+        // A manifest that no API server has stored has no uid; its name is unique among such manifests.
+        uid: uid.map_or_else(
+            || WorkloadUid::new(&format!("{}/{}", object.namespace, object.name)),
+            |uid| WorkloadUid::new(&uid),
+        ),
+        namespace: Arc::clone(&object.namespace),
+        pod_name: Arc::clone(&object.name),
+        meta: Arc::clone(&object.meta),
+        node: spec.node_name.as_deref().unwrap_or_default().into(),
+        identity: identity(object, trust_domain, &spec)?,
+        addrs: addrs(object, &status)?,
+        host_network,
+        naming: naming(
+            owner.map(|owner| (owner.kind.as_str(), owner.name.as_str())),
+            &object.name,
+            &labels,
+        ),
+        labels,
+        ports: named_ports(&spec),
+        membership: if is_enrolled {
+            Membership::Enrolled
+        } else {
+            Membership::Outside
+        },
+        placement: placement(object, pod.metadata.annotations.as_ref())?,
+    }))
+}
+
+fn identity(object: &Object, trust_domain: &str, spec: &api::PodSpec) -> Result<SpiffeId, Rejection> {
+    let account = spec
+        .service_account_name
+        .as_deref()
+        .filter(|account| !account.is_empty())
+        .unwrap_or("default");
+    SpiffeId::new(trust_domain, &object.namespace, account).map_err(|invalid| match invalid {
+        InvalidSpiffeId::TrustDomain | InvalidSpiffeId::Scheme => object.reject(
+            "",
+            format!("no identity in trust domain {trust_domain:?}: {invalid}"),
+        ),
+        InvalidSpiffeId::Path => object.reject(
+            "spec.serviceAccountName",
+            format!("{account:?} cannot be part of an identity: use letters, digits, '-', '.' and '_'"),
+        ),
+    })
+}
+
+/// `podIPs`, or `podIP` where only that is written.
+fn addrs(object: &Object, status: &api::PodStatus) -> Result<Vec<IpAddr>, Rejection> {
+    let many = status.pod_ips.iter().flatten().enumerate();
+    let many: Vec<_> = many
+        .map(|(i, addr)| (format!("status.podIPs[{i}].ip"), addr.ip.as_str()))
+        .collect();
+    let one = status
+        .pod_ip
+        .iter()
+        .map(|addr| ("status.podIP".to_owned(), addr.as_str()))
+        .collect();
+    let mut addrs: Vec<IpAddr> = Vec::new();
+    for (field, text) in if many.is_empty() { one } else { many } {
+        // Absent until the pod has its sandbox.
+        if text.is_empty() {
+            continue;
+        }
+        let addr = own_addr(text).map_err(|reason| object.reject(&field, reason))?;
+        if addrs.iter().any(|known| known.is_ipv4() == addr.is_ipv4()) {
+            return Err(object.reject(&field, "a pod has at most one address of each family"));
+        }
+        addrs.push(addr);
+    }
+    Ok(addrs)
+}
+
+/// Both annotations or neither: a pod that is half placed could be captured by half.
+fn placement(
+    object: &Object,
+    annotations: Option<&BTreeMap<String, String>>,
+) -> Result<Option<Placement>, Rejection> {
+    let path = |annotation: &str| {
+        let Some(written) = annotations.and_then(|annotations| annotations.get(annotation)) else {
+            return Ok(None);
+        };
+        let path = PathBuf::from(written);
+        let is_plain =
+            path.is_absolute() && !written.split('/').any(|part| part == "..") && !written.contains('\0');
+        if is_plain {
+            return Ok(Some(path));
+        }
+        let field = format!("metadata.annotations[{annotation}]");
+        Err(object.reject(
+            &field,
+            format!("{written:?} is not an absolute path without \"..\""),
+        ))
+    };
+    let missing = |annotation: &str, other: &str| {
+        let field = format!("metadata.annotations[{annotation}]");
+        Err(object.reject(
+            &field,
+            format!("missing, although {other} is there; a pod needs both or neither"),
+        ))
+    };
+    match (path(NETNS)?, path(CGROUP)?) {
+        (Some(netns), Some(cgroup)) => Ok(Some(Placement { netns, cgroup })),
+        (None, None) => Ok(None),
+        (Some(_), None) => missing(CGROUP, NETNS),
+        (None, Some(_)) => missing(NETNS, CGROUP),
+    }
+}
+
+fn named_ports(spec: &api::PodSpec) -> Vec<(String, u16)> {
+    let ports = spec
+        .containers
+        .iter()
+        .flat_map(|container| container.ports.iter().flatten());
+    ports
+        .filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
+        .filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)))
+        .collect()
+}
+
+/// Istio's names: the owner instead of the pod, and canonical name and revision by their order of labels.
+fn naming(owner: Option<(&str, &str)>, pod_name: &str, labels: &BTreeMap<String, String>) -> WorkloadNaming {
+    let first_of = |names: &[&str]| {
+        names
+            .iter()
+            .find_map(|name| labels.get(*name))
+            .map(String::as_str)
+    };
+    let workload = match owner {
+        Some(("ReplicaSet", name)) => deployment_of(name, labels.get(POD_TEMPLATE_HASH).map(String::as_str)),
+        // A static pod's owner is its node.
+        Some(("Node", _)) | None => pod_name,
+        Some((_, name)) => name,
+    };
+    let canonical_name = first_of(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+    let canonical_revision = first_of(&[
+        "service.istio.io/canonical-revision",
+        "app.kubernetes.io/version",
+        "version",
+    ]);
+    WorkloadNaming {
+        workload: workload.into(),
+        app: first_of(&["app"]).unwrap_or_default().into(),
+        version: first_of(&["version"]).unwrap_or_default().into(),
+        canonical_name: canonical_name.unwrap_or(workload).into(),
+        canonical_revision: canonical_revision.unwrap_or("latest").into(),
+    }
+}
+
+/// The Deployment of a ReplicaSet: its name without the hash, which the pod's label or its alphabet tells.
+fn deployment_of<'n>(replica_set: &'n str, hash: Option<&str>) -> &'n str {
+    let Some((deployment, suffix)) = replica_set.rsplit_once('-') else {
+        return replica_set;
+    };
+    let is_hash = match hash {
+        Some(hash) => suffix == hash,
+        None => (5..=10).contains(&suffix.len()) && suffix.bytes().all(|b| HASH_ALPHABET.contains(&b)),
+    };
+    if is_hash { deployment } else { replica_set }
+}
+
+const NETNS: &str = "mesh-agent.dev/netns";
+const CGROUP: &str = "mesh-agent.dev/cgroup";
+const POD_TEMPLATE_HASH: &str = "pod-template-hash";
+/// Of k8s.io/apimachinery's `rand.SafeEncodeString`.
+const HASH_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workload_is_named_by_its_owner() {
+        for (owner, hash, expected) in [
+            (None, None, "web-7d4b9-x"),
+            (Some(("ReplicaSet", "web-7d4b9c6f5d")), Some("7d4b9c6f5d"), "web"),
+            (Some(("ReplicaSet", "web-7d4b9c6f5d")), None, "web"),
+            (Some(("ReplicaSet", "web-blue")), None, "web-blue"),
+            (Some(("ReplicaSet", "web-bcdfg")), Some("other"), "web-bcdfg"),
+            (Some(("ReplicaSet", "web")), None, "web"),
+            (Some(("StatefulSet", "db")), None, "db"),
+            (Some(("Node", "node-a")), None, "web-7d4b9-x"),
+        ] {
+            let hash = hash.map(|hash: &str| (POD_TEMPLATE_HASH.to_owned(), hash.to_owned()));
+            let labels = hash.into_iter().collect();
+            assert_eq!(
+                &*naming(owner, "web-7d4b9-x", &labels).workload,
+                expected,
+                "{owner:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn canonical_names_follow_istios_order_of_labels() {
+        for (labels, name, revision) in [
+            (vec![], "p", "latest"),
+            (vec![("app", "a"), ("version", "v")], "a", "v"),
+            (
+                vec![
+                    ("app", "a"),
+                    ("app.kubernetes.io/name", "k"),
+                    ("app.kubernetes.io/version", "kv"),
+                ],
+                "k",
+                "kv",
+            ),
+            (
+                vec![
+                    ("app.kubernetes.io/name", "k"),
+                    ("service.istio.io/canonical-name", "c"),
+                    ("service.istio.io/canonical-revision", "cr"),
+                ],
+                "c",
+                "cr",
+            ),
+        ] {
+            let labels = labels
+                .into_iter()
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .collect();
+            let naming = naming(None, "p", &labels);
+            assert_eq!(
+                (&*naming.canonical_name, &*naming.canonical_revision),
+                (name, revision)
+            );
+        }
+    }
+}

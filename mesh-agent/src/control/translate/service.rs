@@ -1,0 +1,111 @@
+//! Services: cluster addresses, TCP ports and their protocols.
+//!
+//! Place in the walk: becomes the Service side of a destination. Must not know: endpoints, routes.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as api;
+
+use super::object::Object;
+use super::protocol;
+use crate::mesh::facts::Rejection;
+use crate::mesh::service::{BalancerKind, Service, ServiceName, ServicePort};
+
+/// `None` for `ExternalName` Services: they are DNS aliases and take no traffic.
+///
+/// Ports that are not TCP are left out; their traffic is not the mesh's.
+pub(super) fn translate(
+    object: &Object,
+    rejections: &mut Vec<Rejection>,
+) -> Result<Option<Service>, Rejection> {
+    let spec = object.parse::<api::Service>()?.spec.unwrap_or_default();
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return Ok(None);
+    }
+    report_unsupported(object, &spec, rejections);
+    let mut ports = Vec::new();
+    for (index, port) in spec.ports.iter().flatten().enumerate() {
+        let field = format!("spec.ports[{index}].port");
+        let number = port_number(object, &field, port.port)?;
+        if port.protocol.as_deref().unwrap_or("TCP") == "TCP" {
+            let name = port.name.as_deref().unwrap_or_default();
+            let protocol = protocol::select(port.app_protocol.as_deref(), name, number);
+            ports.push(ServicePort {
+                name: name.into(),
+                port: number,
+                protocol,
+            });
+        }
+    }
+    Ok(Some(Service {
+        name: ServiceName {
+            namespace: Arc::clone(&object.namespace),
+            name: Arc::clone(&object.name),
+        },
+        meta: Arc::clone(&object.meta),
+        vips: vips(object, &spec)?,
+        ports,
+        balancer: BalancerKind::default(),
+    }))
+}
+
+/// A port that can be dialled.
+pub(super) fn port_number(object: &Object, field: &str, port: i32) -> Result<u16, Rejection> {
+    u16::try_from(port)
+        .ok()
+        .filter(|port| *port != 0)
+        .ok_or_else(|| object.reject(field, format!("{port} is not a port; use 1 to 65535")))
+}
+
+/// An address that a Service or a pod may own.
+pub(super) fn own_addr(text: &str) -> Result<IpAddr, String> {
+    let addr: IpAddr = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not an IP address"))?;
+    let addr = addr.to_canonical();
+    if addr.is_loopback() || addr.is_unspecified() || addr.is_multicast() {
+        return Err(format!("{addr} can belong to no Service or pod"));
+    }
+    Ok(addr)
+}
+
+/// `clusterIPs`, or `clusterIP` where only that is written; none for headless Services.
+fn vips(object: &Object, spec: &api::ServiceSpec) -> Result<Vec<IpAddr>, Rejection> {
+    let many = spec.cluster_ips.iter().flatten().enumerate();
+    let many: Vec<_> = many
+        .map(|(i, addr)| (format!("spec.clusterIPs[{i}]"), addr))
+        .collect();
+    let one = spec
+        .cluster_ip
+        .iter()
+        .map(|addr| ("spec.clusterIP".to_owned(), addr))
+        .collect();
+    let written = if many.is_empty() { one } else { many };
+    written
+        .into_iter()
+        .filter(|(_, addr)| !matches!(addr.as_str(), "" | "None"))
+        .map(|(field, addr)| own_addr(addr).map_err(|reason| object.reject(&field, reason)))
+        .collect()
+}
+
+/// Ignoring these sends traffic to more endpoints than the Service asks for, but to none that are not its own.
+fn report_unsupported(object: &Object, spec: &api::ServiceSpec, rejections: &mut Vec<Rejection>) {
+    if spec
+        .session_affinity
+        .as_deref()
+        .is_some_and(|affinity| affinity != "None")
+    {
+        rejections.push(object.unsupported("spec.sessionAffinity"));
+    }
+    if spec
+        .internal_traffic_policy
+        .as_deref()
+        .is_some_and(|policy| policy != "Cluster")
+    {
+        rejections.push(object.unsupported("spec.internalTrafficPolicy"));
+    }
+    if spec.traffic_distribution.is_some() {
+        rejections.push(object.unsupported("spec.trafficDistribution"));
+    }
+}

@@ -1,0 +1,127 @@
+//! Reads from the first bytes of a connection whether a mesh peer begins a TLS handshake.
+
+use std::io::Cursor;
+
+use rustls::server::Acceptor;
+
+use crate::identity::Alpn;
+
+/// What the first bytes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hello {
+    /// A ClientHello that offers one of our protocols.
+    Mesh(Alpn),
+    /// Something else, the application's own TLS included.
+    Other,
+    /// A TLS record that is not complete yet.
+    Partial,
+}
+
+/// Judges the bytes that a connection began with.
+pub fn hello(first: &[u8]) -> Hello {
+    match first {
+        [] => return Hello::Partial,
+        [TLS_HANDSHAKE] | [TLS_HANDSHAKE, TLS_MAJOR, ..] => {}
+        _ => return Hello::Other,
+    }
+    let mut acceptor = Acceptor::default();
+    let mut rest = Cursor::new(first);
+    while acceptor.read_tls(&mut rest).is_ok_and(|read| read > 0) {
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(accepted)) => {
+                let Some(mut offered) = accepted.client_hello().alpn() else {
+                    return Hello::Other;
+                };
+                return match offered.find_map(Alpn::from_bytes) {
+                    Some(alpn) => Hello::Mesh(alpn),
+                    None => Hello::Other,
+                };
+            }
+            Err(_not_tls) => return Hello::Other,
+        }
+    }
+    Hello::Partial
+}
+
+/// Content type `handshake` of a TLS record (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+/// Major version in a TLS record's legacy version field.
+const TLS_MAJOR: u8 = 3;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, ClientConnection};
+
+    use super::super::testing::{TestCa, id};
+    use super::*;
+
+    /// The first flight of a client that offers `protocols`, ours unless they are given.
+    fn first_flight(alpn: Alpn, protocols: Option<&[&[u8]]>) -> Vec<u8> {
+        let config = TestCa::new().tls(&id("web")).client(&id("cart"), alpn).unwrap();
+        let mut config = ClientConfig::clone(&config);
+        if let Some(protocols) = protocols {
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        }
+        let name = ServerName::from(std::net::IpAddr::from([10, 0, 0, 2]));
+        let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut bytes = Vec::new();
+        connection.write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn each_of_our_protocols_is_recognised() {
+        for alpn in [Alpn::H2, Alpn::H1, Alpn::Tcp] {
+            assert_eq!(hello(&first_flight(alpn, None)), Hello::Mesh(alpn));
+        }
+    }
+
+    #[test]
+    fn an_applications_own_tls_is_left_alone() {
+        for protocols in [&[][..], &[b"h2".as_slice(), b"http/1.1"], &[b"mesh"]] {
+            assert_eq!(
+                hello(&first_flight(Alpn::H2, Some(protocols))),
+                Hello::Other,
+                "{protocols:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_beginning_of_a_hello_is_partial_and_what_follows_it_changes_nothing() {
+        let mut flight = first_flight(Alpn::Tcp, None);
+        for length in 0..flight.len() {
+            assert_eq!(hello(&flight[..length]), Hello::Partial, "{length} bytes");
+        }
+        flight.extend(b"more");
+        assert_eq!(hello(&flight), Hello::Mesh(Alpn::Tcp));
+    }
+
+    #[test]
+    fn plaintext_is_not_waited_for() {
+        for first in [
+            &b"G"[..],
+            b"GET / HTTP/1.1\r\n",
+            b"PRI * HTTP/2.0",
+            b"\x16\x01",
+            b"*1\r\n",
+            b"\0",
+        ] {
+            assert_eq!(hello(first), Hello::Other, "{first:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_mistaken_for_a_peer(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            prop_assert!(!matches!(hello(&bytes), Hello::Mesh(_)));
+            let record: Vec<u8> = [TLS_HANDSHAKE, TLS_MAJOR].into_iter().chain(bytes).collect();
+            prop_assert!(!matches!(hello(&record), Hello::Mesh(_)));
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Named, joined tasks, graceful stop, and what the agent waits for before it is ready.
+//!
+//! Place in the walk: `app` makes one [`Tasks`], every engine spawns through it, `admin` reads [`Readiness`].
+//! Must not know: what any task does.
+
+mod readiness;
+mod stop;
+mod tasks;
+
+pub use readiness::{Readiness, ReadyGuard};
+pub use stop::Stop;
+pub use tasks::Tasks;

@@ -1,0 +1,126 @@
+//! How the next hop is reached: in this process, through the agent of another node, or in plaintext.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::identity::{Alpn, HandshakeFailure};
+use crate::mesh::identity::SpiffeId;
+use crate::mesh::workload::{Workload, WorkloadUid};
+use crate::proxy::Mesh;
+use crate::proxy::pods::ServedPod;
+use crate::proxy::refusal::Refusal;
+use crate::telemetry::{HandshakeSide, PathTaken, Security};
+use crate::transport::deliver::deliver;
+use crate::transport::dial::dial;
+use crate::transport::tls::{self, MeshPeer};
+use crate::transport::{ByteStream, DialError};
+
+/// The way to one endpoint.
+#[derive(Debug, Clone)]
+pub enum Hop {
+    /// An enrolled pod of this node: delivered straight into its namespace.
+    SameNode(Arc<ServedPod>),
+    /// An enrolled pod of another node: mTLS with its agent, which must prove this identity.
+    OtherNode {
+        /// What discovery gives for the destination pod.
+        expected: SpiffeId,
+        /// The destination pod.
+        uid: WorkloadUid,
+    },
+    /// Not in the mesh.
+    Plain,
+}
+
+impl Hop {
+    /// Decides how `workload`, the owner of an endpoint's address, is reached.
+    ///
+    /// An enrolled pod of this node that has not joined yet is refused: plaintext would go round its policies.
+    pub fn decide(mesh: &Mesh, workload: Option<&Arc<Workload>>) -> Result<Self, Refusal> {
+        let Some(workload) = workload.filter(|workload| workload.is_enrolled()) else {
+            return Ok(Self::Plain);
+        };
+        if workload.node == mesh.settings.node {
+            return mesh
+                .pods
+                .find(&workload.uid)
+                .map(Self::SameNode)
+                .ok_or(Refusal::NotEnrolled);
+        }
+        Ok(Self::OtherNode {
+            expected: workload.identity.clone(),
+            uid: workload.uid.clone(),
+        })
+    }
+
+    /// How telemetry names the path.
+    pub fn path(&self) -> PathTaken {
+        match self {
+            Self::SameNode(_) => PathTaken::SameNode,
+            Self::OtherNode { .. } => PathTaken::OtherNode,
+            Self::Plain => PathTaken::Plain,
+        }
+    }
+
+    /// What protects the bytes on this hop.
+    pub fn security(&self) -> Security {
+        match self {
+            Self::SameNode(_) => Security::InProcess,
+            Self::OtherNode { .. } => Security::MutualTls,
+            Self::Plain => Security::None,
+        }
+    }
+
+    /// The destination pod, when it is enrolled.
+    pub fn uid(&self) -> Option<WorkloadUid> {
+        match self {
+            Self::SameNode(pod) => Some(pod.pod.workload.uid.clone()),
+            Self::OtherNode { uid, .. } => Some(uid.clone()),
+            Self::Plain => None,
+        }
+    }
+
+    /// Opens a byte stream to `addr` over this hop for the pod `source`, whose application is `client`.
+    pub fn connect(
+        &self,
+        mesh: &Arc<Mesh>,
+        source: &Arc<ServedPod>,
+        client: SocketAddr,
+        addr: SocketAddr,
+        alpn: Alpn,
+    ) -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> {
+        let (hop, mesh, source) = (self.clone(), Arc::clone(mesh), Arc::clone(source));
+        Box::pin(async move {
+            let limit = mesh.settings.connect_timeout;
+            let stream: Box<dyn ByteStream> = match hop {
+                Self::SameNode(pod) => {
+                    Box::new(deliver(&pod.pod, addr, source.client_like(client, addr), limit).await?)
+                }
+                Self::OtherNode { expected, .. } => {
+                    let ours = mesh
+                        .certificates
+                        .tls(&source.pod.workload.identity)
+                        .ok_or_else(|| {
+                            DialError::Handshake(std::io::Error::other("no certificate for this pod yet"))
+                        })?;
+                    let peer = MeshPeer {
+                        ours: &ours,
+                        expected: &expected,
+                        alpn,
+                    };
+                    let connected = tls::connect(&source.pod.netns, addr, peer, limit).await;
+                    if let Err(DialError::Handshake(error)) = &connected {
+                        let reason = HandshakeFailure::of(error).as_str();
+                        mesh.telemetry
+                            .mesh()
+                            .handshake_failed(HandshakeSide::Client, reason);
+                    }
+                    Box::new(connected?)
+                }
+                Self::Plain => Box::new(dial(&source.pod.netns, addr, limit).await?),
+            };
+            Ok(stream)
+        })
+    }
+}

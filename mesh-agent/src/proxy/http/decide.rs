@@ -1,0 +1,268 @@
+//! Decides where a request goes, before anything is done: facts in, one plain value out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::uri::Authority;
+use http::{HeaderValue, Request, Version};
+use tokio::time::Instant;
+
+use crate::balance::Pick;
+use crate::mesh::service::{AppProtocol, ServiceName};
+use crate::mesh::workload::Workload;
+use crate::proxy::hop::Hop;
+use crate::proxy::http::headers::{ORIGINAL_VERSION, authority};
+use crate::proxy::http::ledger::Ledger;
+use crate::proxy::http::{Connection, Side};
+use crate::proxy::inbound::destination_flow;
+use crate::proxy::outbound::source_flow;
+use crate::proxy::pods::ServedPod;
+use crate::proxy::refusal::Refusal;
+use crate::proxy::{Ends, Mesh};
+use crate::route::{BackendChoice, RequestFacts};
+use crate::snapshot::{Destination, Snapshot, Upstream};
+use crate::telemetry::{FlowLabels, PeerLabels, Reporter, Security};
+use crate::transport::pool::Wire;
+
+/// Where a request goes and how.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The way to the endpoint.
+    pub(super) hop: Hop,
+    /// The endpoint.
+    pub(super) addr: SocketAddr,
+    /// The pod in whose name the connection is made.
+    pub(super) via: Arc<ServedPod>,
+    /// The client that the application is shown.
+    pub(super) client: SocketAddr,
+    /// What the application at the end is spoken to in.
+    pub(super) wire: Wire,
+    /// The authority that the client named.
+    pub(super) authority: Authority,
+    /// When the whole transaction must be over.
+    pub(super) deadline: Option<Instant>,
+    /// Counts the request as active at its endpoint.
+    pub(super) pick: Option<Pick>,
+}
+
+impl Plan {
+    /// Takes the decision for one request; what is learned on the way is noted in `ledger`.
+    pub(super) fn decide(
+        mesh: &Mesh,
+        side: &Side,
+        request: &Request<impl Sized>,
+        ledger: &Ledger,
+    ) -> Result<Self, Refusal> {
+        match side {
+            Side::Outbound { source, ends } => outbound(mesh, source, *ends, request, ledger),
+            Side::Inbound { pod, ends, peer } => inbound(mesh, pod, *ends, peer.is_some(), request),
+        }
+    }
+}
+
+/// The labels that a request is opened with; the outbound walk learns the destination later.
+pub(super) fn first_flow(connection: &Connection) -> FlowLabels {
+    match &connection.side {
+        Side::Outbound { source, .. } => source_flow(source, None, None, Security::Unknown),
+        Side::Inbound { pod, ends, peer } => destination_flow(&connection.mesh, pod, *ends, peer.as_ref()),
+    }
+}
+
+/// An endpoint that was chosen, and what was known when it was.
+struct Choice {
+    addr: SocketAddr,
+    workload: Option<Arc<Workload>>,
+    protocol: AppProtocol,
+    service: Option<ServiceName>,
+    deadline: Option<Instant>,
+    pick: Option<Pick>,
+}
+
+fn outbound(
+    mesh: &Mesh,
+    source: &Arc<ServedPod>,
+    ends: Ends,
+    request: &Request<impl Sized>,
+    ledger: &Ledger,
+) -> Result<Plan, Refusal> {
+    let snapshot = mesh.snapshots.load();
+    let authority = authority_or(request, ends.original)?;
+    let choice = choose(&snapshot, &source.pod.workload.namespace, ends, request, ledger)?;
+    if let Some(service) = &choice.service {
+        ledger.service(service);
+    }
+    let hop = Hop::decide(mesh, choice.workload.as_ref())?;
+    if matches!(hop, Hop::SameNode(_)) {
+        let flow = source_flow(
+            source,
+            choice.workload.as_deref(),
+            choice.service.clone(),
+            hop.security(),
+        );
+        ledger.also(FlowLabels {
+            reporter: Reporter::Destination,
+            ..flow
+        });
+    }
+    let destination = Arc::new(
+        choice
+            .workload
+            .as_deref()
+            .map_or_else(PeerLabels::unknown, PeerLabels::of),
+    );
+    for record in ledger.records() {
+        record.destination(Arc::clone(&destination));
+        record.security(hop.security());
+        record.upstream(choice.addr);
+        record.path_taken(hop.path());
+    }
+    Ok(Plan {
+        hop,
+        addr: choice.addr,
+        via: Arc::clone(source),
+        client: ends.client,
+        wire: wire_for(choice.protocol, request.version()),
+        authority,
+        deadline: choice.deadline,
+        pick: choice.pick,
+    })
+}
+
+fn choose(
+    snapshot: &Snapshot,
+    client_namespace: &str,
+    ends: Ends,
+    request: &Request<impl Sized>,
+    ledger: &Ledger,
+) -> Result<Choice, Refusal> {
+    let dialled = match snapshot.destination(ends.original) {
+        Destination::Service(upstream) => upstream,
+        Destination::Workload {
+            workload,
+            protocol,
+            service,
+        } => {
+            return Ok(Choice {
+                addr: ends.original,
+                workload: Some(workload),
+                protocol,
+                service,
+                deadline: None,
+                pick: None,
+            });
+        }
+        Destination::NoSuchPort(service) => {
+            ledger.service(&service);
+            return Err(Refusal::NoSuchPort);
+        }
+        // The Service vanished while the connection lived on.
+        Destination::Unknown => return Err(Refusal::NoEndpoint),
+    };
+    ledger.service(&dialled.service);
+    let (upstream, deadline) = routed(snapshot, client_namespace, dialled, request, ledger)?;
+    ledger.service(&upstream.service);
+    let picked = upstream
+        .pick(ends.original.ip(), &mut rand::rng())
+        .ok_or(Refusal::NoEndpoint)?;
+    Ok(Choice {
+        addr: picked.endpoint.addr,
+        workload: picked.endpoint.workload.clone(),
+        protocol: upstream.protocol,
+        service: Some(upstream.service.clone()),
+        deadline,
+        pick: Some(picked.pick),
+    })
+}
+
+/// Applies the routes that are attached to the dialled Service, if any.
+fn routed(
+    snapshot: &Snapshot,
+    client_namespace: &str,
+    dialled: Arc<Upstream>,
+    request: &Request<impl Sized>,
+    ledger: &Ledger,
+) -> Result<(Arc<Upstream>, Option<Instant>), Refusal> {
+    let Some(routes) = snapshot.routes(client_namespace, &dialled) else {
+        return Ok((dialled, None));
+    };
+    let facts = RequestFacts {
+        method: request.method().as_str(),
+        path: request.uri().path(),
+        headers: request.headers(),
+    };
+    let rule = routes.decide(&facts).ok_or(Refusal::NoRoute)?;
+    ledger.route(&rule.route);
+    let deadline = rule.request_timeout.map(|limit| Instant::now() + limit);
+    match rule.choose_backend(&mut rand::rng()) {
+        BackendChoice::Service(service, port) => {
+            let upstream = snapshot.upstream(service, port).ok_or(Refusal::InvalidBackend)?;
+            Ok((Arc::clone(upstream), deadline))
+        }
+        BackendChoice::Invalid => Err(Refusal::InvalidBackend),
+    }
+}
+
+fn inbound(
+    mesh: &Mesh,
+    pod: &Arc<ServedPod>,
+    ends: Ends,
+    from_agent: bool,
+    request: &Request<impl Sized>,
+) -> Result<Plan, Refusal> {
+    let port = mesh
+        .snapshots
+        .load()
+        .inbound(&pod.pod.workload, ends.original.port());
+    let original_version = request.headers().get(ORIGINAL_VERSION).filter(|_| from_agent);
+    let version = match original_version.map(HeaderValue::as_bytes) {
+        Some(b"1") => Version::HTTP_11,
+        Some(_) | None => request.version(),
+    };
+    Ok(Plan {
+        hop: Hop::SameNode(Arc::clone(pod)),
+        addr: ends.original,
+        via: Arc::clone(pod),
+        client: ends.client,
+        wire: wire_for(port.protocol, version),
+        authority: authority_or(request, ends.original)?,
+        deadline: None,
+        pick: None,
+    })
+}
+
+/// A port that declares HTTP/2 gets it; any other is spoken to as the client spoke.
+fn wire_for(protocol: AppProtocol, spoken: Version) -> Wire {
+    match protocol {
+        AppProtocol::Http2 | AppProtocol::Grpc => Wire::H2,
+        AppProtocol::Http | AppProtocol::Tcp | AppProtocol::Detect if spoken == Version::HTTP_2 => Wire::H2,
+        AppProtocol::Http | AppProtocol::Tcp | AppProtocol::Detect => Wire::H1,
+    }
+}
+
+/// An HTTP/1.0 client may name no authority: what it dialled stands in for it.
+fn authority_or(request: &Request<impl Sized>, dialled: SocketAddr) -> Result<Authority, Refusal> {
+    match authority(request)? {
+        Some(authority) => Ok(authority),
+        None => dialled.to_string().parse().map_err(|_invalid| Refusal::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn http_2_is_spoken_where_it_is_declared_or_was_spoken() {
+        for (protocol, spoken, expected) in [
+            (AppProtocol::Http, Version::HTTP_11, Wire::H1),
+            (AppProtocol::Http, Version::HTTP_10, Wire::H1),
+            (AppProtocol::Http, Version::HTTP_2, Wire::H2),
+            (AppProtocol::Http2, Version::HTTP_11, Wire::H2),
+            (AppProtocol::Grpc, Version::HTTP_2, Wire::H2),
+            (AppProtocol::Detect, Version::HTTP_11, Wire::H1),
+            (AppProtocol::Detect, Version::HTTP_2, Wire::H2),
+        ] {
+            assert_eq!(wire_for(protocol, spoken), expected, "{protocol:?} {spoken:?}");
+        }
+    }
+}

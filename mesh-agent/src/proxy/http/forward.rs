@@ -1,0 +1,104 @@
+//! Sends a request on and its response back, both streamed.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use http::header::{HeaderName, HeaderValue};
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use crate::identity::Alpn;
+use crate::proxy::Mesh;
+use crate::proxy::hop::Hop;
+use crate::proxy::http::body::{RequestBody, ResponseBody};
+use crate::proxy::http::decide::Plan;
+use crate::proxy::http::headers::{ORIGINAL_VERSION, prepare, prepare_response};
+use crate::proxy::http::ledger::Ledger;
+use crate::proxy::refusal::Refusal;
+use crate::transport::http::Body;
+use crate::transport::pool::{Connect, Leased, PoolKey, Wire};
+
+/// Carries one request over a pooled connection.
+pub(super) async fn carry(
+    mesh: &Arc<Mesh>,
+    request: Request<Incoming>,
+    plan: Plan,
+    ledger: &Arc<Ledger>,
+) -> Result<Response<Body>, Refusal> {
+    let (pool, key) = match &plan.hop {
+        Hop::SameNode(pod) => {
+            let client = plan.via.client_like(plan.client, plan.addr).ip();
+            (&pod.pool, key_of(&plan, Some(client), plan.wire))
+        }
+        Hop::OtherNode { .. } => (&plan.via.pool, key_of(&plan, None, Wire::H2)),
+        Hop::Plain => (&plan.via.pool, key_of(&plan, None, plan.wire)),
+    };
+    let request = ready(request, &plan, key.wire, ledger)?;
+    let connect: Connect = {
+        let (mesh, via, hop) = (Arc::clone(mesh), Arc::clone(&plan.via), plan.hop.clone());
+        let (client, addr) = (plan.client, plan.addr);
+        Box::new(move || hop.connect(&mesh, &via, client, addr, Alpn::H2))
+    };
+    let response = within(plan.deadline, pool.send(&key, request, connect))
+        .await?
+        .map_err(Refusal::from)?;
+    Ok(answer(response, plan, ledger))
+}
+
+/// Makes the request what the next connection must see.
+pub(super) fn ready(
+    mut request: Request<Incoming>,
+    plan: &Plan,
+    wire: Wire,
+    ledger: &Arc<Ledger>,
+) -> Result<Request<Body>, Refusal> {
+    prepare(&mut request, wire, &plan.authority)?;
+    request.headers_mut().remove(ORIGINAL_VERSION);
+    if matches!(plan.hop, Hop::OtherNode { .. }) && plan.wire == Wire::H1 {
+        request
+            .headers_mut()
+            .insert(ORIGINAL_VERSION, HeaderValue::from_static("1"));
+    }
+    if !request.headers().contains_key(REQUEST_ID)
+        && let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string())
+    {
+        request.headers_mut().insert(REQUEST_ID, id);
+    }
+    Ok(request.map(|body| RequestBody::new(body, Arc::clone(ledger)).boxed_unsync()))
+}
+
+/// Notes the response and lets its body hold what must live as long.
+pub(super) fn answer(mut response: Response<Leased>, plan: Plan, ledger: &Arc<Ledger>) -> Response<Body> {
+    for record in ledger.records() {
+        record.respond(response.status().as_u16());
+    }
+    ledger.grpc_status_in(response.headers());
+    prepare_response(response.headers_mut());
+    *response.version_mut() = http::Version::HTTP_11;
+    response.map(|body| ResponseBody::new(body, Arc::clone(ledger), plan.deadline, plan.pick).boxed_unsync())
+}
+
+/// Waits for `work`, at most until the route's deadline.
+pub(super) async fn within<T>(
+    deadline: Option<Instant>,
+    work: impl Future<Output = T>,
+) -> Result<T, Refusal> {
+    match deadline {
+        Some(at) => timeout_at(at, work).await.map_err(|_elapsed| Refusal::TimedOut),
+        None => Ok(work.await),
+    }
+}
+
+fn key_of(plan: &Plan, client: Option<std::net::IpAddr>, wire: Wire) -> PoolKey {
+    PoolKey {
+        endpoint: plan.hop.uid(),
+        addr: plan.addr,
+        client,
+        wire,
+    }
+}
+
+/// Joins the log lines of both agents and of the application.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

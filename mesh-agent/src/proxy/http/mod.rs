@@ -1,0 +1,179 @@
+//! The HTTP walk: one connection of a client, request by request.
+
+mod body;
+mod decide;
+mod forward;
+mod headers;
+mod ledger;
+mod reply;
+mod upgrade;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use crate::detect::Spoken;
+use crate::mesh::identity::SpiffeId;
+use crate::proxy::http::decide::Plan;
+use crate::proxy::http::ledger::Ledger;
+use crate::proxy::pods::ServedPod;
+use crate::proxy::refusal::Refusal;
+use crate::proxy::{Ends, Mesh};
+use crate::telemetry::HttpStart;
+use crate::transport::ByteStream;
+use crate::transport::http::{Body, CONNECTION_WINDOW, STREAM_WINDOW, TaskExecutor};
+
+/// From where the walk looks at a connection.
+#[derive(Debug)]
+pub(super) enum Side {
+    /// An application of this node dialled.
+    Outbound {
+        /// Its pod.
+        source: Arc<ServedPod>,
+        /// The application, and what it dialled.
+        ends: Ends,
+    },
+    /// Somebody dialled a pod of this node.
+    Inbound {
+        /// The pod that was dialled.
+        pod: Arc<ServedPod>,
+        /// The remote client, and the pod's own end.
+        ends: Ends,
+        /// Who the client proved to be; `None` when it spoke plaintext.
+        peer: Option<SpiffeId>,
+    },
+}
+
+/// One connection of a client.
+#[derive(Debug)]
+struct Connection {
+    mesh: Arc<Mesh>,
+    side: Side,
+}
+
+/// Serves HTTP on `stream` until the client ends it, or gracefully when the pod leaves or the agent stops.
+pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn ByteStream>, spoken: Spoken) {
+    let (Side::Outbound { source: pod, .. } | Side::Inbound { pod, .. }) = &side;
+    let tasks = pod.tasks.clone();
+    let stop = tasks.stop();
+    let idle = mesh.settings.idle_timeout;
+    let connection = Arc::new(Connection { mesh, side });
+    let service = service_fn(move |request| {
+        let connection = Arc::clone(&connection);
+        async move { Ok::<_, Infallible>(Box::pin(connection.answer(request)).await) }
+    });
+    let io = TokioIo::new(stream);
+    let served = match spoken {
+        Spoken::Http2 => {
+            let mut builder = http2::Builder::new(TaskExecutor(tasks));
+            builder
+                .timer(TokioTimer::new())
+                .auto_date_header(false)
+                .max_concurrent_streams(MAX_STREAMS)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .keep_alive_interval(PING_INTERVAL)
+                .keep_alive_timeout(PING_TIMEOUT);
+            let mut served = std::pin::pin!(builder.serve_connection(io, service));
+            tokio::select! {
+                result = served.as_mut() => result,
+                () = stop.requested() => {
+                    served.as_mut().graceful_shutdown();
+                    served.await
+                }
+            }
+        }
+        Spoken::Http1 | Spoken::Opaque => {
+            let mut builder = http1::Builder::new();
+            builder
+                .timer(TokioTimer::new())
+                .auto_date_header(false)
+                .header_read_timeout(idle);
+            let mut served = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
+            tokio::select! {
+                result = served.as_mut() => result,
+                () = stop.requested() => {
+                    served.as_mut().graceful_shutdown();
+                    served.await
+                }
+            }
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "client connection ended");
+    }
+}
+
+impl Connection {
+    /// One request, answered by the application or by the agent; never fails.
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let is_grpc = headers::is_grpc(request.headers());
+        let start = self.start_of(&request);
+        let ledger = Ledger::open(&self.mesh.telemetry, decide::first_flow(&self), start, is_grpc);
+        match self.carry(request, &ledger).await {
+            Ok(response) => response,
+            Err(refusal) => {
+                tracing::debug!(%refusal, cause = ?refusal, "request refused");
+                ledger.refused(&refusal);
+                reply::refuse(&refusal, ledger.is_grpc())
+            }
+        }
+    }
+
+    async fn carry(
+        &self,
+        request: Request<Incoming>,
+        ledger: &Arc<Ledger>,
+    ) -> Result<Response<Body>, Refusal> {
+        if request.method() == Method::CONNECT {
+            return Err(Refusal::ConnectMethod);
+        }
+        let plan = Plan::decide(&self.mesh, &self.side, &request, ledger)?;
+        if let Some(protocol) = headers::upgrade_of(&request) {
+            return Box::pin(upgrade::carry(&self.mesh, request, plan, ledger, protocol)).await;
+        }
+        forward::carry(&self.mesh, request, plan, ledger).await
+    }
+
+    fn start_of(&self, request: &Request<Incoming>) -> HttpStart {
+        let (Side::Outbound { ends, .. } | Side::Inbound { ends, .. }) = &self.side;
+        let text = |name: &str| {
+            request
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
+        let authority = request
+            .uri()
+            .authority()
+            .map(ToString::to_string)
+            .or_else(|| text("host"));
+        HttpStart {
+            method: request.method().clone(),
+            path: request
+                .uri()
+                .path_and_query()
+                .map_or_else(|| "/".to_owned(), ToString::to_string),
+            authority: authority.unwrap_or_default(),
+            protocol: request.version(),
+            user_agent: text("user-agent"),
+            request_id: text("x-request-id"),
+            x_forwarded_for: text("x-forwarded-for"),
+            source: ends.client,
+            destination: ends.original,
+            started: Instant::now(),
+        }
+    }
+}
+
+/// Streams that one HTTP/2 peer may have open; Envoy's edge guide takes 100, hyper 200.
+const MAX_STREAMS: u32 = 200;
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);

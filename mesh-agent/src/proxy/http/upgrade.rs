@@ -1,0 +1,163 @@
+//! Requests that ask to change protocol, WebSocket above all: one connection of their own, HTTP/1.1 to its end.
+//!
+//! Between nodes it is one mTLS connection whose ALPN says HTTP/1.1, so that the bytes after the change pay no
+//! second framing and the other agent still sees the request.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::balance::Pick;
+use crate::identity::Alpn;
+use crate::proxy::Mesh;
+use crate::proxy::http::decide::Plan;
+use crate::proxy::http::forward::{answer, ready, within};
+use crate::proxy::http::headers::prepare_response;
+use crate::proxy::http::ledger::Ledger;
+use crate::proxy::http::reply::switching;
+use crate::proxy::refusal::Refusal;
+use crate::telemetry::ResponseFlag;
+use crate::transport::ByteStream;
+use crate::transport::http::{Body, start_h1};
+use crate::transport::pool::{Leased, Wire};
+use crate::transport::relay::{Meter, RelayEnd, relay};
+
+/// Carries a request that asks for `protocol`; when the application agrees, carries the bytes that follow.
+pub(super) async fn carry(
+    mesh: &Arc<Mesh>,
+    mut request: Request<Incoming>,
+    plan: Plan,
+    ledger: &Arc<Ledger>,
+    protocol: HeaderValue,
+) -> Result<Response<Body>, Refusal> {
+    let client_side = hyper::upgrade::on(&mut request);
+    let mut request = ready(request, &plan, Wire::H1, ledger)?;
+    request
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    request.headers_mut().insert(UPGRADE, protocol);
+    let connecting = plan
+        .hop
+        .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H1);
+    let stream = within(plan.deadline, connecting).await??;
+    let mut sender = start_h1(&plan.via.tasks, stream).await?;
+    let mut response = within(plan.deadline, sender.send_request(request))
+        .await?
+        .map_err(Refusal::Broken)?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(answer(response.map(Leased::unpooled), plan, ledger));
+    }
+    for record in ledger.records() {
+        record.respond(StatusCode::SWITCHING_PROTOCOLS.as_u16());
+    }
+    let upstream_side = hyper::upgrade::on(&mut response);
+    let mut headers = std::mem::take(response.headers_mut());
+    let agreed = headers.remove(UPGRADE);
+    prepare_response(&mut headers);
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    if let Some(agreed) = agreed {
+        headers.insert(UPGRADE, agreed);
+    }
+    let tunnel = Tunnel {
+        client_side,
+        upstream_side,
+        ledger: Arc::clone(ledger),
+        mesh: Arc::clone(mesh),
+        pick: plan.pick,
+    };
+    plan.via.tasks.spawn("upgraded", tunnel.run());
+    Ok(switching(headers))
+}
+
+/// Two connections that changed protocol together.
+struct Tunnel {
+    client_side: OnUpgrade,
+    upstream_side: OnUpgrade,
+    ledger: Arc<Ledger>,
+    mesh: Arc<Mesh>,
+    pick: Option<Pick>,
+}
+
+impl Tunnel {
+    async fn run(self) {
+        let (client, upstream) = match tokio::try_join!(self.client_side, self.upstream_side) {
+            Ok(sides) => sides,
+            Err(error) => {
+                tracing::debug!(%error, "a side did not change protocol");
+                self.ledger.flag(ResponseFlag::Dpe, "upgrade_failed");
+                return;
+            }
+        };
+        let idle = self.mesh.settings.idle_timeout;
+        match relay(
+            UpgradedStream::new(client),
+            UpgradedStream::new(upstream),
+            idle,
+            &*self.ledger,
+        )
+        .await
+        {
+            RelayEnd::Finished => {}
+            RelayEnd::ClientFailed(_) => self.ledger.flag(ResponseFlag::Dc, "downstream_reset"),
+            RelayEnd::UpstreamFailed(_) => self.ledger.flag(ResponseFlag::Uc, "upstream_reset"),
+            RelayEnd::Idle => self.ledger.flag(ResponseFlag::Si, "idle_timeout"),
+        }
+        drop(self.pick);
+    }
+}
+
+impl Meter for Ledger {
+    fn sent(&self, count: u64) {
+        self.request_bytes(count);
+    }
+
+    fn received(&self, count: u64) {
+        self.response_bytes(count);
+    }
+}
+
+/// A byte stream under an HTTP connection that changed protocol. Its socket is out of reach: a failure of the
+/// other side is passed on as an early end.
+struct UpgradedStream(TokioIo<Upgraded>);
+
+impl UpgradedStream {
+    fn new(upgraded: Upgraded) -> Self {
+        Self(TokioIo::new(upgraded))
+    }
+}
+
+impl ByteStream for UpgradedStream {
+    fn reset_on_close(&self) {}
+}
+
+impl AsyncRead for UpgradedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for UpgradedStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

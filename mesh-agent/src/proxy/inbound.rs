@@ -1,0 +1,219 @@
+//! The inbound walk: from somebody who dialled a pod of this node to the pod's application.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::capture::door::Captured;
+use crate::detect::{Look, Prefixed, Spoken, look};
+use crate::identity::hello::{Hello, hello};
+use crate::identity::{Alpn, HandshakeFailure, WorkloadTls};
+use crate::mesh::identity::SpiffeId;
+use crate::mesh::policy::MtlsMode;
+use crate::mesh::service::AppProtocol;
+use crate::proxy::hop::Hop;
+use crate::proxy::http::{Side, serve_http};
+use crate::proxy::outbound::read_protocol;
+use crate::proxy::pods::ServedPod;
+use crate::proxy::refusal::Refusal;
+use crate::proxy::tcp::{TcpLedger, carry};
+use crate::proxy::{Ends, Mesh};
+use crate::snapshot::Snapshot;
+use crate::telemetry::{FlowLabels, HandshakeSide, PeerLabels, Reporter, Security, TcpStart};
+use crate::transport::ByteStream;
+use crate::transport::tls;
+
+/// Carries one captured connection to its end.
+pub(super) async fn serve(mesh: Arc<Mesh>, pod: Arc<ServedPod>, captured: Captured) {
+    let ends = Ends {
+        client: captured.peer,
+        original: captured.original,
+    };
+    let patience = patience(&mesh, &pod, ends);
+    let judged = look(captured.stream, patience, |first| match hello(first) {
+        Hello::Partial => Look::NeedMore,
+        Hello::Mesh(alpn) => Look::Is(Some(alpn)),
+        Hello::Other => Look::Is(None),
+    });
+    let (verdict, stream) = match judged.await {
+        Ok(judged) => judged,
+        Err(error) => {
+            tracing::debug!(%error, client = %ends.client, "connection failed before its first bytes");
+            return;
+        }
+    };
+    match verdict.flatten() {
+        Some(alpn) => Box::pin(from_agent(mesh, pod, ends, stream, alpn)).await,
+        None => Box::pin(plaintext(mesh, pod, ends, stream)).await,
+    }
+}
+
+/// How long a ClientHello is waited for: a peer of the mesh always sends one, and nobody else needs to wait for it
+/// longer than the detection time. A known outsider on an opaque port is not kept waiting at all: its server may
+/// be the one that speaks first.
+fn patience(mesh: &Mesh, pod: &ServedPod, ends: Ends) -> Duration {
+    let snapshot = mesh.snapshots.load();
+    match snapshot.workload_at(ends.client.ip()) {
+        Some(client) if client.is_enrolled() => mesh.settings.connect_timeout,
+        Some(_) if snapshot.inbound(&pod.pod.workload, ends.original.port()).protocol == AppProtocol::Tcp => {
+            Duration::ZERO
+        }
+        Some(_) | None => mesh.settings.detect_timeout,
+    }
+}
+
+async fn from_agent(
+    mesh: Arc<Mesh>,
+    pod: Arc<ServedPod>,
+    ends: Ends,
+    stream: Prefixed<TcpStream>,
+    alpn: Alpn,
+) {
+    let Some(ours) = mesh.certificates.tls(&pod.pod.workload.identity) else {
+        tracing::warn!(pod = %pod.pod.workload.pod_name, "mTLS refused: the pod has no certificate yet");
+        mesh.telemetry
+            .mesh()
+            .handshake_failed(HandshakeSide::Server, "no_certificate");
+        return stream.reset_on_close();
+    };
+    let Some((tls, peer)) = handshake(&mesh, &ours, stream, ends).await else {
+        return;
+    };
+    match alpn {
+        Alpn::H2 => {
+            let side = Side::Inbound {
+                pod,
+                ends,
+                peer: Some(peer),
+            };
+            Box::pin(serve_http(mesh, side, Box::new(tls), Spoken::Http2)).await;
+        }
+        Alpn::H1 => {
+            let side = Side::Inbound {
+                pod,
+                ends,
+                peer: Some(peer),
+            };
+            Box::pin(serve_http(mesh, side, Box::new(tls), Spoken::Http1)).await;
+        }
+        Alpn::Tcp => Box::pin(tcp(&mesh, &pod, ends, tls, Some(&peer))).await,
+    }
+}
+
+async fn handshake(
+    mesh: &Mesh,
+    ours: &WorkloadTls,
+    stream: Prefixed<TcpStream>,
+    ends: Ends,
+) -> Option<(tls::ServerStream, SpiffeId)> {
+    match tls::accept(ours, stream, mesh.settings.connect_timeout).await {
+        Ok(accepted) => Some(accepted),
+        Err(error) => {
+            tracing::debug!(%error, client = %ends.client, "mTLS handshake refused");
+            let reason = HandshakeFailure::of(&error).as_str();
+            mesh.telemetry
+                .mesh()
+                .handshake_failed(HandshakeSide::Server, reason);
+            None
+        }
+    }
+}
+
+async fn plaintext(mesh: Arc<Mesh>, pod: Arc<ServedPod>, ends: Ends, stream: Prefixed<TcpStream>) {
+    let port = ends.original.port();
+    let (mode, protocol) = {
+        let snapshot = mesh.snapshots.load();
+        let workload = current_workload(&snapshot, &pod);
+        (
+            snapshot.mtls_mode(workload, port),
+            snapshot.inbound(workload, port).protocol,
+        )
+    };
+    if mode == MtlsMode::Strict {
+        let refusal = Refusal::Plaintext;
+        mesh.telemetry.mesh().denied(refusal.details());
+        tcp_ledger(&mesh, &pod, ends, None).refuse(&refusal);
+        return stream.reset_on_close();
+    }
+    match read_protocol(protocol, stream, &mesh).await {
+        Ok((stream, Some(spoken))) => {
+            let side = Side::Inbound {
+                pod,
+                ends,
+                peer: None,
+            };
+            Box::pin(serve_http(mesh, side, Box::new(stream), spoken)).await;
+        }
+        Ok((stream, None)) => Box::pin(tcp(&mesh, &pod, ends, stream, None)).await,
+        Err(error) => {
+            tracing::debug!(%error, client = %ends.client, "connection failed before its first bytes");
+        }
+    }
+}
+
+async fn tcp(
+    mesh: &Arc<Mesh>,
+    pod: &Arc<ServedPod>,
+    ends: Ends,
+    stream: impl ByteStream,
+    peer: Option<&SpiffeId>,
+) {
+    let ledger = tcp_ledger(mesh, pod, ends, peer);
+    let hop = Hop::SameNode(Arc::clone(pod));
+    match hop
+        .connect(mesh, pod, ends.client, ends.original, Alpn::Tcp)
+        .await
+    {
+        Ok(upstream) => carry(stream, upstream, mesh.settings.idle_timeout, &ledger).await,
+        Err(error) => {
+            tracing::debug!(%error, cause = ?error, addr = %ends.original, "the application cannot be reached");
+            ledger.refuse(&error.into());
+            stream.reset_on_close();
+        }
+    }
+}
+
+fn tcp_ledger(mesh: &Mesh, pod: &ServedPod, ends: Ends, peer: Option<&SpiffeId>) -> TcpLedger {
+    let flow = destination_flow(mesh, pod, ends, peer);
+    let start = TcpStart {
+        source: ends.client,
+        destination: ends.original,
+        started: std::time::Instant::now(),
+    };
+    let record = mesh.telemetry.tcp(flow, start);
+    record.upstream(ends.original);
+    TcpLedger(vec![record])
+}
+
+/// The labels of a flow into `pod`. The client's workload is what discovery knows at its address; its principal
+/// is only what it proved.
+pub(super) fn destination_flow(
+    mesh: &Mesh,
+    pod: &ServedPod,
+    ends: Ends,
+    peer: Option<&SpiffeId>,
+) -> FlowLabels {
+    let snapshot = mesh.snapshots.load();
+    let client = snapshot
+        .workload_at(ends.client.ip())
+        .map_or_else(PeerLabels::unknown, |client| PeerLabels::of(client));
+    FlowLabels {
+        reporter: Reporter::Destination,
+        source: Arc::new(client.with_principal(peer)),
+        destination: Arc::new(PeerLabels::of(current_workload(&snapshot, pod))),
+        service: snapshot.inbound(&pod.pod.workload, ends.original.port()).service,
+        security: if peer.is_some() {
+            Security::MutualTls
+        } else {
+            Security::None
+        },
+    }
+}
+
+/// The pod as the snapshot knows it now: labels may have changed since it joined.
+fn current_workload<'a>(snapshot: &'a Snapshot, pod: &'a ServedPod) -> &'a crate::mesh::workload::Workload {
+    snapshot
+        .workload(&pod.pod.workload.uid)
+        .unwrap_or(&pod.pod.workload)
+}

@@ -1,0 +1,191 @@
+//! The walks: what happens to a connection from the moment it was captured to its last byte.
+//!
+//! Place in the walk: they call the other rooms in order: capture, identity, detect, policy, route, balance,
+//! transport, telemetry. Must not know: eBPF, where facts come from.
+
+pub mod hop;
+mod http;
+mod inbound;
+mod outbound;
+mod pods;
+pub mod refusal;
+mod tcp;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use crate::capture::door::{Accepted, Captured, Door};
+use crate::capture::listeners::PodListeners;
+use crate::capture::{Direction, PodHost};
+use crate::identity::Certificates;
+use crate::lifecycle::Tasks;
+use crate::mesh::workload::WorkloadUid;
+use crate::pod::LocalPod;
+use crate::proxy::pods::{ServedPod, ServedPods};
+use crate::snapshot::SnapshotCell;
+use crate::telemetry::{self, Telemetry};
+use crate::transport::pool::HttpPool;
+
+/// Everything a walk needs besides the connection.
+#[derive(Debug)]
+pub struct Mesh {
+    /// What is known of the mesh.
+    pub snapshots: Arc<SnapshotCell>,
+    /// Certificates of the pods of this node.
+    pub certificates: Arc<Certificates>,
+    /// Where what happened is told.
+    pub telemetry: Telemetry,
+    /// Limits and names.
+    pub settings: ProxySettings,
+    pods: ServedPods,
+    tasks: Tasks,
+}
+
+/// Limits and names of the data path.
+#[derive(Debug, Clone)]
+pub struct ProxySettings {
+    /// The node that this agent serves (`spec.nodeName`).
+    pub node: Arc<str>,
+    /// How long the first bytes are waited for on a port whose protocol nobody declared.
+    pub detect_timeout: Duration,
+    /// How long a TCP connect, and then a TLS handshake, may take.
+    pub connect_timeout: Duration,
+    /// How long a TCP connection may be silent in both directions (Envoy's and Istio's default: 1 h).
+    pub idle_timeout: Duration,
+}
+
+impl Mesh {
+    /// Ties the parts together; pods are served once [`PodHost::joined`] is called.
+    pub fn new(
+        snapshots: Arc<SnapshotCell>,
+        certificates: Arc<Certificates>,
+        telemetry: Telemetry,
+        settings: ProxySettings,
+        tasks: Tasks,
+    ) -> Self {
+        Self {
+            snapshots,
+            certificates,
+            telemetry,
+            settings,
+            pods: ServedPods::default(),
+            tasks,
+        }
+    }
+
+    /// Closes every pooled connection as soon as it is idle; called once, when the agent stops.
+    pub fn close_pools(&self) {
+        for served in self.pods.all() {
+            served.pool.close();
+        }
+    }
+
+    /// Closes pooled connections that nobody uses; called every second.
+    pub fn sweep_pools(&self) {
+        for served in self.pods.all() {
+            served.pool.sweep();
+        }
+    }
+}
+
+/// The side of the kernel seam that serves pods.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    mesh: Arc<Mesh>,
+    data: Handle,
+}
+
+impl Proxy {
+    /// Serves pods with `mesh` on the runtime `data`.
+    pub fn new(mesh: Arc<Mesh>, data: Handle) -> Self {
+        Self { mesh, data }
+    }
+}
+
+impl PodHost for Proxy {
+    fn joined(&self, pod: LocalPod, listeners: PodListeners) {
+        let _on_data = self.data.enter();
+        let tasks = self.mesh.tasks.child();
+        let doors = match listeners.into_doors(&pod) {
+            Ok(doors) => doors,
+            Err(error) => {
+                tracing::error!(%error, pod = %pod.workload.pod_name, "cannot accept on a pod's listeners");
+                return;
+            }
+        };
+        let served = Arc::new(ServedPod {
+            pod,
+            pool: HttpPool::new(tasks.clone()),
+            tasks,
+        });
+        if let Some(before) = self.mesh.pods.insert(&served) {
+            before.retire();
+        }
+        for door in doors {
+            let (mesh, served) = (Arc::clone(&self.mesh), Arc::clone(&served));
+            let tasks = served.tasks.clone();
+            tasks.spawn("accept", async move { accept(&mesh, &served, &door).await });
+        }
+    }
+
+    fn left(&self, uid: &WorkloadUid) {
+        if let Some(served) = self.mesh.pods.remove(uid) {
+            served.retire();
+        }
+    }
+}
+
+async fn accept(mesh: &Arc<Mesh>, served: &Arc<ServedPod>, door: &Door) {
+    let stop = served.tasks.stop();
+    loop {
+        let accepted = tokio::select! {
+            accepted = door.accept() => accepted,
+            () = stop.requested() => return,
+        };
+        match accepted {
+            Accepted::Captured(captured) => serve(mesh, served, captured),
+            Accepted::Stray(stray) => {
+                tracing::debug!(%stray, pod = %served.pod.workload.pod_name, "connection closed");
+                mesh.telemetry.mesh().uncaptured(counted(door.direction()));
+            }
+        }
+    }
+}
+
+fn counted(direction: Direction) -> telemetry::Direction {
+    match direction {
+        Direction::Outbound => telemetry::Direction::Outbound,
+        Direction::Inbound => telemetry::Direction::Inbound,
+    }
+}
+
+fn serve(mesh: &Arc<Mesh>, served: &Arc<ServedPod>, captured: Captured) {
+    mesh.telemetry.mesh().captured(counted(captured.direction));
+    let (mesh, pod) = (Arc::clone(mesh), Arc::clone(served));
+    match captured.direction {
+        Direction::Outbound => {
+            served.tasks.spawn(
+                "outbound",
+                async move { outbound::serve(mesh, pod, captured).await },
+            );
+        }
+        Direction::Inbound => {
+            served.tasks.spawn(
+                "inbound",
+                async move { inbound::serve(mesh, pod, captured).await },
+            );
+        }
+    }
+}
+
+/// The two ends of a captured connection.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    /// The application (outbound) or the remote client (inbound).
+    client: SocketAddr,
+    /// Where it wanted to go.
+    original: SocketAddr,
+}

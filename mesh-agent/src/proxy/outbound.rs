@@ -1,0 +1,208 @@
+//! The outbound walk: from an application of this node to wherever it dialled.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::net::TcpStream;
+
+use crate::balance::Pick;
+use crate::capture::door::Captured;
+use crate::detect::{Prefixed, Spoken, look, spoken};
+use crate::identity::Alpn;
+use crate::mesh::service::{AppProtocol, ServiceName};
+use crate::mesh::workload::Workload;
+use crate::proxy::hop::Hop;
+use crate::proxy::http::{Side, serve_http};
+use crate::proxy::pods::ServedPod;
+use crate::proxy::refusal::Refusal;
+use crate::proxy::tcp::{TcpLedger, carry};
+use crate::proxy::{Ends, Mesh};
+use crate::snapshot::{Destination, Snapshot};
+use crate::telemetry::{FlowLabels, PeerLabels, Reporter, Security, TcpStart};
+use crate::transport::ByteStream;
+
+/// Carries one captured connection to its end.
+pub(super) async fn serve(mesh: Arc<Mesh>, source: Arc<ServedPod>, captured: Captured) {
+    let ends = Ends {
+        client: captured.peer,
+        original: captured.original,
+    };
+    let protocol = protocol_of(&mesh.snapshots.load().destination(ends.original));
+    let (stream, http) = match read_protocol(protocol, captured.stream, &mesh).await {
+        Ok(read) => read,
+        Err(error) => {
+            tracing::debug!(%error, client = %ends.client, "connection failed before its first bytes");
+            return;
+        }
+    };
+    match http {
+        Some(wire) => {
+            Box::pin(serve_http(
+                mesh,
+                Side::Outbound { source, ends },
+                Box::new(stream),
+                wire,
+            ))
+            .await
+        }
+        None => Box::pin(tcp(&mesh, &source, ends, stream)).await,
+    }
+}
+
+/// What is known of the destination's protocol before a byte is read.
+fn protocol_of(destination: &Destination) -> AppProtocol {
+    match destination {
+        Destination::Service(upstream) => upstream.protocol,
+        Destination::Workload { protocol, .. } => *protocol,
+        // Outside the mesh nothing is decided by HTTP: bytes pass at once.
+        Destination::NoSuchPort(_) | Destination::Unknown => AppProtocol::Tcp,
+    }
+}
+
+/// Reads the first bytes where the declared protocol leaves something open; `None` means opaque.
+pub(super) async fn read_protocol(
+    declared: AppProtocol,
+    stream: impl Into<Prefixed<TcpStream>>,
+    mesh: &Mesh,
+) -> std::io::Result<(Prefixed<TcpStream>, Option<Spoken>)> {
+    let stream = stream.into();
+    let limit = match declared {
+        AppProtocol::Tcp => return Ok((stream, None)),
+        // A client of an HTTP port speaks first, whenever it likes.
+        AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => mesh.settings.idle_timeout,
+        AppProtocol::Detect => mesh.settings.detect_timeout,
+    };
+    let (verdict, stream) = look(stream, limit, spoken).await?;
+    let stream = stream.flatten();
+    match verdict {
+        Some(Spoken::Opaque) | None => Ok((stream, None)),
+        Some(wire) => Ok((stream, Some(wire))),
+    }
+}
+
+/// One endpoint that was chosen for a TCP connection.
+struct Choice {
+    addr: SocketAddr,
+    workload: Option<Arc<Workload>>,
+    service: Option<ServiceName>,
+    /// Counts the connection as active at its endpoint.
+    _pick: Option<Pick>,
+}
+
+fn choose(snapshot: &Snapshot, original: SocketAddr) -> Result<Choice, (Refusal, Option<ServiceName>)> {
+    match snapshot.destination(original) {
+        Destination::Service(upstream) => {
+            let Some(picked) = upstream.pick(original.ip(), &mut rand::rng()) else {
+                return Err((Refusal::NoEndpoint, Some(upstream.service.clone())));
+            };
+            Ok(Choice {
+                addr: picked.endpoint.addr,
+                workload: picked.endpoint.workload.clone(),
+                service: Some(upstream.service.clone()),
+                _pick: Some(picked.pick),
+            })
+        }
+        Destination::Workload {
+            workload, service, ..
+        } => Ok(Choice {
+            addr: original,
+            workload: Some(workload),
+            service,
+            _pick: None,
+        }),
+        Destination::NoSuchPort(service) => Err((Refusal::NoSuchPort, Some(service))),
+        Destination::Unknown => Ok(Choice {
+            addr: original,
+            workload: None,
+            service: None,
+            _pick: None,
+        }),
+    }
+}
+
+async fn tcp(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Prefixed<TcpStream>) {
+    let start = TcpStart {
+        source: ends.client,
+        destination: ends.original,
+        started: Instant::now(),
+    };
+    let choice = match choose(&mesh.snapshots.load(), ends.original) {
+        Ok(choice) => choice,
+        Err((refusal, service)) => {
+            let flow = source_flow(source, None, service, Security::Unknown);
+            TcpLedger(vec![mesh.telemetry.tcp(flow, start)]).refuse(&refusal);
+            return stream.reset_on_close();
+        }
+    };
+    let hop = match Hop::decide(mesh, choice.workload.as_ref()) {
+        Ok(hop) => hop,
+        Err(refusal) => {
+            let security = Security::Unknown;
+            let flow = source_flow(
+                source,
+                choice.workload.as_deref(),
+                choice.service.clone(),
+                security,
+            );
+            TcpLedger(vec![mesh.telemetry.tcp(flow, start)]).refuse(&refusal);
+            return stream.reset_on_close();
+        }
+    };
+    let ledger = TcpLedger(
+        flows(source, choice.workload.as_deref(), choice.service.clone(), &hop)
+            .into_iter()
+            .map(|flow| mesh.telemetry.tcp(flow, start.clone()))
+            .collect(),
+    );
+    for record in &ledger.0 {
+        record.upstream(choice.addr);
+        record.path_taken(hop.path());
+    }
+    match hop
+        .connect(mesh, source, ends.client, choice.addr, Alpn::Tcp)
+        .await
+    {
+        Ok(upstream) => carry(stream, upstream, mesh.settings.idle_timeout, &ledger).await,
+        Err(error) => {
+            tracing::debug!(%error, cause = ?error, addr = %choice.addr, "upstream connection failed");
+            ledger.refuse(&error.into());
+            stream.reset_on_close();
+        }
+    }
+}
+
+/// The labels of a flow from `source`: one set for the source, and a second when this agent is also the
+/// destination's.
+pub(super) fn flows(
+    source: &ServedPod,
+    destination: Option<&Workload>,
+    service: Option<ServiceName>,
+    hop: &Hop,
+) -> Vec<FlowLabels> {
+    let from_source = source_flow(source, destination, service, hop.security());
+    let mut flows = Vec::with_capacity(2);
+    if matches!(hop, Hop::SameNode(_)) {
+        flows.push(FlowLabels {
+            reporter: Reporter::Destination,
+            ..from_source.clone()
+        });
+    }
+    flows.push(from_source);
+    flows
+}
+
+pub(super) fn source_flow(
+    source: &ServedPod,
+    destination: Option<&Workload>,
+    service: Option<ServiceName>,
+    security: Security,
+) -> FlowLabels {
+    FlowLabels {
+        reporter: Reporter::Source,
+        source: Arc::new(PeerLabels::of(&source.pod.workload)),
+        destination: Arc::new(destination.map_or_else(PeerLabels::unknown, PeerLabels::of)),
+        service,
+        security,
+    }
+}

@@ -1,0 +1,81 @@
+//! The pods of this node that the agent serves, and what belongs to each alone.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::lifecycle::Tasks;
+use crate::mesh::workload::WorkloadUid;
+use crate::pod::LocalPod;
+use crate::transport::pool::HttpPool;
+
+/// A pod that joined, with its own connections and tasks: nothing of it is shared with its neighbours.
+#[derive(Debug)]
+pub struct ServedPod {
+    /// How to reach into it.
+    pub pod: LocalPod,
+    /// Connections made for it (to other destinations) and to it (deliveries).
+    pub pool: HttpPool,
+    /// Everything that runs for it; stopped when it leaves.
+    pub tasks: Tasks,
+}
+
+impl ServedPod {
+    /// Nothing new is accepted, idle connections close, those in use end by themselves.
+    pub(super) fn retire(&self) {
+        self.tasks.request_stop();
+        self.pool.close();
+    }
+
+    /// `client` in the address family of `to`, so that the application can be shown it: the pod's own address of
+    /// that family when it has one.
+    pub fn client_like(&self, client: SocketAddr, to: SocketAddr) -> SocketAddr {
+        if client.is_ipv4() == to.is_ipv4() {
+            return client;
+        }
+        self.pod
+            .addr_like(to.ip())
+            .map_or(client, |addr| SocketAddr::new(addr, client.port()))
+    }
+}
+
+/// The served pods by uid; read on every walk, written when a pod joins or leaves.
+#[derive(Debug, Default)]
+pub(super) struct ServedPods {
+    by_uid: ArcSwap<HashMap<WorkloadUid, Arc<ServedPod>>>,
+}
+
+impl ServedPods {
+    /// The pod with this uid.
+    pub(super) fn find(&self, uid: &WorkloadUid) -> Option<Arc<ServedPod>> {
+        self.by_uid.load().get(uid).map(Arc::clone)
+    }
+
+    /// Adds a pod; one of the same uid is replaced and returned.
+    pub(super) fn insert(&self, pod: &Arc<ServedPod>) -> Option<Arc<ServedPod>> {
+        let uid = &pod.pod.workload.uid;
+        let before = self.by_uid.rcu(|pods| {
+            let mut pods = HashMap::clone(pods);
+            pods.insert(uid.clone(), Arc::clone(pod));
+            pods
+        });
+        before.get(uid).map(Arc::clone)
+    }
+
+    /// Takes a pod out.
+    pub(super) fn remove(&self, uid: &WorkloadUid) -> Option<Arc<ServedPod>> {
+        let before = self.by_uid.rcu(|pods| {
+            let mut pods = HashMap::clone(pods);
+            pods.remove(uid);
+            pods
+        });
+        before.get(uid).map(Arc::clone)
+    }
+
+    /// All of them, in no order.
+    pub(super) fn all(&self) -> Vec<Arc<ServedPod>> {
+        self.by_uid.load().values().map(Arc::clone).collect()
+    }
+}

@@ -1,0 +1,137 @@
+//! Every reason why the agent does not carry a connection or request, and what each looks like from outside.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use crate::telemetry::ResponseFlag;
+use crate::transport::DialError;
+use crate::transport::pool::SendError;
+
+/// Why the agent answers instead of the application; the only error that reaches metrics and access logs.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Routes are attached to the Service and none matches.
+    #[error("no route matches")]
+    NoRoute,
+    /// The chosen backend does not exist or cannot be one.
+    #[error("the route's backend is invalid")]
+    InvalidBackend,
+    /// The Service has no endpoint that may take new streams.
+    #[error("no endpoint is ready")]
+    NoEndpoint,
+    /// The Service exists and has no such port.
+    #[error("the service has no such port")]
+    NoSuchPort,
+    /// The destination pod of this node is not captured yet, so nothing is sent to it.
+    #[error("the destination pod is not enrolled yet")]
+    NotEnrolled,
+    /// The source pod has no valid certificate yet.
+    #[error("no certificate for the source pod")]
+    NoCertificate,
+    /// No connection to the endpoint came about.
+    #[error("cannot reach the endpoint")]
+    Unreachable(#[source] Arc<DialError>),
+    /// The endpoint ended the connection before it responded.
+    #[error("the endpoint ended the connection before the response")]
+    Broken(#[source] hyper::Error),
+    /// The route's request timeout passed.
+    #[error("request timed out")]
+    TimedOut,
+    /// The pod accepts only mTLS of the mesh, and this was plaintext.
+    #[error("plaintext is refused by policy")]
+    Plaintext,
+    /// CONNECT is not offered.
+    #[error("CONNECT is not allowed")]
+    ConnectMethod,
+    /// The request cannot be carried on: a missing or contradictory authority.
+    #[error("the request is malformed")]
+    Malformed,
+}
+
+impl Refusal {
+    /// The status that an HTTP client gets.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::InvalidBackend => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            Self::Plaintext | Self::ConnectMethod => StatusCode::FORBIDDEN,
+            Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::NoEndpoint
+            | Self::NoSuchPort
+            | Self::NotEnrolled
+            | Self::NoCertificate
+            | Self::Unreachable(_)
+            | Self::Broken(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Envoy's response flag for metrics and access logs.
+    pub fn flag(&self) -> ResponseFlag {
+        match self {
+            Self::NoRoute | Self::NoSuchPort | Self::Plaintext => ResponseFlag::Nr,
+            Self::InvalidBackend => ResponseFlag::Nc,
+            Self::NoEndpoint | Self::NotEnrolled => ResponseFlag::Uh,
+            Self::NoCertificate | Self::Unreachable(_) => ResponseFlag::Uf,
+            Self::Broken(_) => ResponseFlag::Uc,
+            Self::TimedOut => ResponseFlag::Ut,
+            Self::ConnectMethod | Self::Malformed => ResponseFlag::Dpe,
+        }
+    }
+
+    /// `response_code_details` of the access log: which of several reasons behind one flag it was.
+    pub fn details(&self) -> &'static str {
+        match self {
+            Self::NoRoute => "route_not_found",
+            Self::InvalidBackend => "backend_invalid",
+            Self::NoEndpoint => "no_healthy_upstream",
+            Self::NoSuchPort => "service_port_not_found",
+            Self::NotEnrolled => "destination_not_enrolled",
+            Self::NoCertificate => "no_certificate",
+            Self::Unreachable(error) => match **error {
+                DialError::Socket(_) => "upstream_socket_failed",
+                DialError::Connect(_) => "upstream_connect_failed",
+                DialError::TimedOut => "upstream_connect_timeout",
+                DialError::Tls(_) | DialError::Handshake(_) => "upstream_tls_failed",
+                DialError::Http(_) => "upstream_http_handshake_failed",
+            },
+            Self::Broken(_) => "upstream_reset_before_response_started",
+            Self::TimedOut => "response_timeout",
+            Self::Plaintext => "plaintext_refused",
+            Self::ConnectMethod => "connect_not_allowed",
+            Self::Malformed => "malformed_request",
+        }
+    }
+
+    /// The gRPC status of the reply to a gRPC client (the gRPC project's HTTP-to-gRPC status mapping).
+    pub fn grpc_status(&self) -> u32 {
+        match self {
+            Self::NoRoute => 12,
+            Self::TimedOut => 4,
+            Self::Plaintext | Self::ConnectMethod => 7,
+            Self::InvalidBackend | Self::Malformed => 13,
+            Self::NoEndpoint
+            | Self::NoSuchPort
+            | Self::NotEnrolled
+            | Self::NoCertificate
+            | Self::Unreachable(_)
+            | Self::Broken(_) => 14,
+        }
+    }
+}
+
+impl From<SendError> for Refusal {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Dial(error) => Self::Unreachable(error),
+            SendError::Broken(error) => Self::Broken(error),
+        }
+    }
+}
+
+impl From<DialError> for Refusal {
+    fn from(error: DialError) -> Self {
+        Self::Unreachable(Arc::new(error))
+    }
+}

@@ -1,0 +1,76 @@
+//! Decides where an HTTP request goes: HTTPRoutes compiled for one Service port and one group of clients.
+//!
+//! Place in the walk: after the request head is read and policy has allowed it, before a backend's endpoint is
+//! chosen. Must not know: connections, endpoints, or how routes were read.
+
+mod matcher;
+mod rule;
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use self::matcher::{Matcher, Specificity};
+pub use self::rule::{BackendChoice, CompiledRule};
+use crate::mesh::route::HttpRoute;
+use crate::mesh::service::ServiceName;
+
+/// What a route may look at.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestFacts<'a> {
+    /// The method as it was sent.
+    pub method: &'a str,
+    /// The path without its query.
+    pub path: &'a str,
+    /// All request headers.
+    pub headers: &'a HeaderMap,
+}
+
+/// All rules that apply to one Service port and one group of clients, in the order of Gateway API's precedence.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    /// The first entry that holds decides.
+    entries: Vec<(Matcher, Arc<CompiledRule>)>,
+}
+
+impl RouteTable {
+    /// Compiles the routes of one group: the producer routes of a Service port, or one namespace's consumer routes.
+    ///
+    /// A backend for which `backend_exists` does not hold answers 500 in its share of requests.
+    pub fn compile<'a>(
+        routes: impl IntoIterator<Item = &'a HttpRoute>,
+        backend_exists: impl Fn(&ServiceName, u16) -> bool,
+    ) -> Self {
+        let mut routes: Vec<_> = routes.into_iter().collect();
+        routes
+            .sort_by_cached_key(|route| (route.meta.created.is_none(), route.meta.created, full_name(route)));
+        let mut entries = Vec::new();
+        for route in routes {
+            for declared in &route.rules {
+                let rule = Arc::new(CompiledRule::compile(route, declared, &backend_exists));
+                for of_rule in &declared.matches {
+                    entries.push((Matcher::compile(of_rule), Arc::clone(&rule)));
+                }
+            }
+        }
+        // Stable: between equals the elder route, then the first of its rules stays in front.
+        entries.sort_by_key(|(matcher, _)| Reverse::<Specificity>(matcher.specificity()));
+        Self { entries }
+    }
+
+    /// The rule for a request; `None` means 404, since a Service with routes answers nothing else.
+    pub fn decide(&self, request: &RequestFacts<'_>) -> Option<&CompiledRule> {
+        self.entries
+            .iter()
+            .find(|(matcher, _)| matcher.holds(request))
+            .map(|(_, rule)| rule.as_ref())
+    }
+}
+
+fn full_name(route: &HttpRoute) -> String {
+    format!("{}/{}", route.namespace, route.name)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+//! Builds a snapshot from facts.
+//!
+//! Place in the walk: called by `control` whenever facts change, never on the data path. Must not know: sources,
+//! clocks, randomness; the same facts and the same predecessor give the same snapshot.
+
+use super::routes::Routes;
+use super::services::Services;
+use super::workloads::Workloads;
+use super::{Snapshot, SnapshotSettings};
+use crate::mesh::facts::{Facts, Rejection};
+use crate::policy::MtlsPolicy;
+
+impl Snapshot {
+    /// Indexes `facts`, leaves out and names what contradicts itself, and takes over from `previous` what must
+    /// survive: the loads of endpoints, the turn of a round robin, and the identity of unchanged workloads.
+    ///
+    /// Of two facts that exclude one another the elder is kept (then the first by name).
+    pub fn build(
+        facts: &Facts,
+        settings: &SnapshotSettings,
+        previous: Option<&Self>,
+    ) -> (Self, Vec<Rejection>) {
+        let mut rejections = Vec::new();
+        let workloads = Workloads::index(
+            &facts.workloads,
+            &settings.node,
+            previous.map(|snapshot| &snapshot.workloads),
+            &mut rejections,
+        );
+        let services = Services::index(
+            facts,
+            &workloads,
+            &settings.node,
+            previous.map(|snapshot| &snapshot.services),
+            &mut rejections,
+        );
+        let routes = Routes::index(&facts.http_routes, &services, &mut rejections);
+        let (mtls, of_policies) = MtlsPolicy::compile(
+            &facts.peer_authentications,
+            &settings.root_namespace,
+            &facts.workloads,
+        );
+        rejections.extend(of_policies);
+        rejections.sort();
+        rejections.dedup();
+        let version = previous.map_or(1, |snapshot| snapshot.version + 1);
+        (
+            Self {
+                version,
+                workloads,
+                services,
+                routes,
+                mtls,
+            },
+            rejections,
+        )
+    }
+}

@@ -1,0 +1,160 @@
+//! All that a connection needs to know, in one immutable value that is loaded once and asked often.
+//!
+//! Place in the walk: `control` builds it, `proxy` asks it at every step, `kernel` mirrors it into maps.
+//! Must not know: where facts come from, sockets, or who asks.
+
+mod build;
+mod cell;
+mod routes;
+mod services;
+mod upstream;
+mod workloads;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+pub use self::cell::SnapshotCell;
+use self::routes::Routes;
+use self::services::Services;
+pub use self::upstream::{Picked, Upstream, UpstreamEndpoint};
+use self::workloads::Workloads;
+use crate::mesh::policy::MtlsMode;
+use crate::mesh::service::{AppProtocol, ServiceName};
+use crate::mesh::workload::{Workload, WorkloadUid};
+use crate::policy::MtlsPolicy;
+use crate::route::RouteTable;
+
+/// What a snapshot is built for.
+#[derive(Debug, Clone)]
+pub struct SnapshotSettings {
+    /// The node of this agent, as `spec.nodeName` of its pods says it.
+    pub node: Arc<str>,
+    /// The namespace whose policies without selector hold for the whole mesh.
+    pub root_namespace: Arc<str>,
+}
+
+/// The mesh at one moment, indexed for the walk.
+#[derive(Debug)]
+pub struct Snapshot {
+    version: u64,
+    workloads: Workloads,
+    services: Services,
+    routes: Routes,
+    mtls: MtlsPolicy,
+}
+
+/// What stands behind an address that a pod dials.
+#[derive(Debug, Clone)]
+pub enum Destination {
+    /// A cluster address of a Service and one of its ports.
+    Service(Arc<Upstream>),
+    /// A pod's own address: headless Services and direct calls.
+    Workload {
+        /// The pod.
+        workload: Arc<Workload>,
+        /// What is known to be spoken on the port.
+        protocol: AppProtocol,
+        /// The Service whose endpoint it is, if any.
+        service: Option<ServiceName>,
+    },
+    /// A cluster address of this Service, but none of its ports.
+    NoSuchPort(ServiceName),
+    /// Nothing that the mesh knows.
+    Unknown,
+}
+
+/// What is known of a pod's port from the Services that select it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboundPort {
+    /// The protocol that all these Services agree on; `Detect` when they differ.
+    pub protocol: AppProtocol,
+    /// The first of them by name.
+    pub service: Option<ServiceName>,
+}
+
+impl Snapshot {
+    /// Greater than that of the snapshot it was built from.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The pods of this node to be captured: enrolled, placed, and with an address; sorted by namespace and name.
+    pub fn local(&self) -> &[Arc<Workload>] {
+        self.workloads.local()
+    }
+
+    /// All pods, in no order.
+    pub fn workloads(&self) -> impl ExactSizeIterator<Item = &Arc<Workload>> {
+        self.workloads.all()
+    }
+
+    /// The pod of this uid.
+    pub fn workload(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
+        self.workloads.get(uid)
+    }
+
+    /// The pod that owns an address; never one of the host network. An IPv4-mapped address is IPv4.
+    pub fn workload_at(&self, addr: IpAddr) -> Option<&Arc<Workload>> {
+        self.workloads.at(addr)
+    }
+
+    /// What stands behind an address and port.
+    pub fn destination(&self, addr: SocketAddr) -> Destination {
+        if let Some(service) = self.services.at(addr.ip()) {
+            return match self.services.upstream(service, addr.port()) {
+                Some(upstream) => Destination::Service(Arc::clone(upstream)),
+                None => Destination::NoSuchPort(service.clone()),
+            };
+        }
+        let Some(workload) = self.workload_at(addr.ip()) else {
+            return Destination::Unknown;
+        };
+        let InboundPort { protocol, service } = self.inbound(workload, addr.port());
+        Destination::Workload {
+            workload: Arc::clone(workload),
+            protocol,
+            service,
+        }
+    }
+
+    /// The routes that apply to clients of one namespace: its consumer routes if it has any, else the producer's
+    /// (GEP-1294); `None` means plain forwarding.
+    pub fn routes(&self, client_namespace: &str, upstream: &Upstream) -> Option<&RouteTable> {
+        self.routes
+            .table(client_namespace, &upstream.service, upstream.port)
+    }
+
+    /// A port of a Service.
+    pub fn upstream(&self, service: &ServiceName, port: u16) -> Option<&Arc<Upstream>> {
+        self.services.upstream(service, port)
+    }
+
+    /// All ports of all Services, in no order.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.services.upstreams()
+    }
+
+    /// The cluster addresses of all Services, in no order.
+    pub fn vips(&self) -> impl ExactSizeIterator<Item = (IpAddr, &ServiceName)> {
+        self.services.vips()
+    }
+
+    /// What a pod accepts on one of its ports.
+    pub fn mtls_mode(&self, workload: &Workload, port: u16) -> MtlsMode {
+        self.mtls.mode(workload, port)
+    }
+
+    /// What is known of a pod's port.
+    pub fn inbound(&self, workload: &Workload, port: u16) -> InboundPort {
+        self.services
+            .inbound(&workload.uid, port)
+            .cloned()
+            .unwrap_or_else(|| InboundPort {
+                protocol: AppProtocol::of_port(port),
+                service: None,
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,315 @@
+//! Services by name and by cluster address, their endpoints, and what these tell of the pods' own ports.
+//!
+//! Place in the walk: what is behind a cluster address, what a pod's port speaks. Must not know: routes, policies.
+
+use std::collections::hash_map::{DefaultHasher, Entry};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::iter;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::InboundPort;
+use super::upstream::{Candidate, Upstream};
+use super::workloads::Workloads;
+use crate::balance::Load;
+use crate::mesh::facts::{Facts, Rejection, Seniority};
+use crate::mesh::service::{AppProtocol, Endpoint, EndpointCondition, Service, ServiceName, ServicePort};
+use crate::mesh::workload::{Workload, WorkloadUid};
+
+#[derive(Debug, Default)]
+pub(super) struct Services {
+    by_name: HashMap<ServiceName, KnownService>,
+    by_vip: HashMap<IpAddr, ServiceName>,
+    inbound: HashMap<WorkloadUid, HashMap<u16, InboundPort>>,
+    loads: HashMap<LoadKey, Arc<Load>>,
+}
+
+#[derive(Debug)]
+pub(super) struct KnownService {
+    pub(super) is_headless: bool,
+    pub(super) upstreams: BTreeMap<u16, Arc<Upstream>>,
+}
+
+/// A new pod at an old address begins with no load.
+type LoadKey = (SocketAddr, Option<WorkloadUid>);
+
+/// The endpoints of one Service by port name, each address once.
+type EndpointsOfPorts<'a> = HashMap<&'a str, BTreeMap<SocketAddr, &'a Endpoint>>;
+
+impl Services {
+    pub(super) fn index(
+        facts: &Facts,
+        workloads: &Workloads,
+        node: &str,
+        previous: Option<&Self>,
+        rejections: &mut Vec<Rejection>,
+    ) -> Self {
+        let mut by_service = group(&facts.endpoints);
+        let mut eldest_first: Vec<_> = facts.services.iter().collect();
+        eldest_first.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
+        let mut indexing = Indexing {
+            index: Self::default(),
+            workloads,
+            node,
+            previous,
+            rejections,
+        };
+        for service in eldest_first {
+            indexing.add(service, &mut by_service);
+        }
+        for (service, orphans) in by_service {
+            let why = format!("Service {service} is not known; these endpoints are not used");
+            indexing.reject_orphans(orphans.into_values(), &why);
+        }
+        indexing.index
+    }
+
+    pub(super) fn get(&self, service: &ServiceName) -> Option<&KnownService> {
+        self.by_name.get(service)
+    }
+
+    pub(super) fn upstream(&self, service: &ServiceName, port: u16) -> Option<&Arc<Upstream>> {
+        self.by_name.get(service)?.upstreams.get(&port)
+    }
+
+    pub(super) fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.by_name
+            .values()
+            .flat_map(|service| service.upstreams.values())
+    }
+
+    pub(super) fn at(&self, addr: IpAddr) -> Option<&ServiceName> {
+        self.by_vip.get(&addr.to_canonical())
+    }
+
+    pub(super) fn vips(&self) -> impl ExactSizeIterator<Item = (IpAddr, &ServiceName)> {
+        self.by_vip.iter().map(|(addr, service)| (*addr, service))
+    }
+
+    pub(super) fn inbound(&self, uid: &WorkloadUid, port: u16) -> Option<&InboundPort> {
+        self.inbound.get(uid)?.get(&port)
+    }
+}
+
+/// An index that is being made.
+struct Indexing<'a> {
+    index: Services,
+    workloads: &'a Workloads,
+    node: &'a str,
+    previous: Option<&'a Services>,
+    rejections: &'a mut Vec<Rejection>,
+}
+
+impl Indexing<'_> {
+    fn add<'f>(
+        &mut self,
+        service: &'f Service,
+        endpoints: &mut HashMap<&'f ServiceName, EndpointsOfPorts<'f>>,
+    ) {
+        if self.index.by_name.contains_key(&service.name) {
+            self.rejections.push(
+                service
+                    .meta
+                    .reject("metadata.name", "another Service has this name already"),
+            );
+            return;
+        }
+        self.claim_vips(service);
+        let mut by_port_name = endpoints.remove(&service.name).unwrap_or_default();
+        let mut upstreams = BTreeMap::new();
+        for (position, port) in service.ports.iter().enumerate() {
+            if upstreams.contains_key(&port.port) {
+                self.rejections.push(service.meta.reject(
+                    &format!("spec.ports[{position}].port"),
+                    format!("port {} is declared twice; the first counts", port.port),
+                ));
+                continue;
+            }
+            let of_port = by_port_name.remove(port.name.as_ref()).unwrap_or_default();
+            upstreams.insert(port.port, Arc::new(self.upstream(service, port, of_port)));
+        }
+        for (port_name, orphans) in by_port_name {
+            let why = format!(
+                "Service {} has no TCP port named {port_name:?}; these endpoints are not used",
+                service.name
+            );
+            self.reject_orphans(iter::once(orphans), &why);
+        }
+        let known = KnownService {
+            is_headless: service.vips.is_empty(),
+            upstreams,
+        };
+        self.index.by_name.insert(service.name.clone(), known);
+    }
+
+    fn claim_vips(&mut self, service: &Service) {
+        for vip in &service.vips {
+            match self.index.by_vip.entry(vip.to_canonical()) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(service.name.clone());
+                }
+                Entry::Occupied(elder) if elder.get() == &service.name => {}
+                Entry::Occupied(elder) => self.rejections.push(service.meta.reject(
+                    "spec.clusterIPs",
+                    format!(
+                        "{vip} belongs to Service {} already; traffic to it goes there",
+                        elder.get()
+                    ),
+                )),
+            }
+        }
+    }
+
+    fn upstream(
+        &mut self,
+        service: &Service,
+        port: &ServicePort,
+        endpoints: BTreeMap<SocketAddr, &Endpoint>,
+    ) -> Upstream {
+        let mut candidates = Vec::with_capacity(endpoints.len());
+        for (addr, endpoint) in endpoints {
+            let workload = match self.workload_of(addr, endpoint) {
+                Ok(workload) => workload,
+                Err(reason) => {
+                    self.rejections.push(endpoint.meta.reject("endpoints", reason));
+                    continue;
+                }
+            };
+            if let Some(workload) = &workload {
+                self.learn_inbound(workload, addr.port(), service, port);
+            }
+            let load = self.load((addr, workload.as_ref().map(|workload| workload.uid.clone())));
+            candidates.push(Candidate {
+                addr,
+                condition: endpoint.condition,
+                workload,
+                load,
+            });
+        }
+        let previous = self
+            .previous
+            .and_then(|previous| previous.upstream(&service.name, port.port));
+        let mut rng = SmallRng::seed_from_u64(seed(self.node, &service.name, port.port));
+        Upstream::assemble(
+            &service.name,
+            port,
+            service.balancer,
+            candidates,
+            previous.map(AsRef::as_ref),
+            &mut rng,
+        )
+    }
+
+    /// An endpoint that names a pod is used only if the pod is known and has the address: identity hangs on it.
+    fn workload_of(&self, addr: SocketAddr, endpoint: &Endpoint) -> Result<Option<Arc<Workload>>, String> {
+        let Some(uid) = &endpoint.workload else {
+            return Ok(self.workloads.at(addr.ip()).cloned());
+        };
+        let Some(workload) = self.workloads.get(uid) else {
+            return Err(format!(
+                "{addr} names the Pod with uid {uid}, which is not known; the endpoint is not used"
+            ));
+        };
+        if workload.addrs.iter().any(|own| own.to_canonical() == addr.ip()) {
+            return Ok(Some(Arc::clone(workload)));
+        }
+        Err(format!(
+            "{addr} is no address of {}, which it names; the endpoint is not used",
+            workload.meta.object
+        ))
+    }
+
+    fn learn_inbound(&mut self, workload: &Workload, pod_port: u16, service: &Service, port: &ServicePort) {
+        let ports = self.index.inbound.entry(workload.uid.clone()).or_default();
+        match ports.entry(pod_port) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(InboundPort {
+                    protocol: port.protocol,
+                    service: Some(service.name.clone()),
+                });
+            }
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                if known.protocol != port.protocol {
+                    known.protocol = AppProtocol::Detect;
+                }
+                if known.service.as_ref().is_none_or(|name| service.name < *name) {
+                    known.service = Some(service.name.clone());
+                }
+            }
+        }
+    }
+
+    /// One load for an address, however many Services it stands behind.
+    fn load(&mut self, key: LoadKey) -> Arc<Load> {
+        let previous = self.previous.and_then(|previous| previous.loads.get(&key));
+        let load = self
+            .index
+            .loads
+            .entry(key)
+            .or_insert_with(|| previous.cloned().unwrap_or_default());
+        Arc::clone(load)
+    }
+
+    fn reject_orphans<'e>(
+        &mut self,
+        orphans: impl Iterator<Item = BTreeMap<SocketAddr, &'e Endpoint>>,
+        why: &str,
+    ) {
+        // One rejection a slice, not one an endpoint.
+        let metas: HashSet<_> = orphans
+            .flat_map(BTreeMap::into_values)
+            .map(|endpoint| &endpoint.meta)
+            .collect();
+        self.rejections
+            .extend(metas.into_iter().map(|meta| meta.reject("ports", why)));
+    }
+}
+
+/// Slices may hold an address twice while endpoints move between them: the better condition counts.
+fn group(endpoints: &[Endpoint]) -> HashMap<&ServiceName, EndpointsOfPorts<'_>> {
+    let mut by_service: HashMap<&ServiceName, EndpointsOfPorts<'_>> = HashMap::new();
+    for endpoint in endpoints {
+        let addr = SocketAddr::new(endpoint.addr.ip().to_canonical(), endpoint.addr.port());
+        let of_port = by_service
+            .entry(&endpoint.service)
+            .or_default()
+            .entry(&endpoint.port_name)
+            .or_default();
+        of_port
+            .entry(addr)
+            .and_modify(|known| {
+                if preference(endpoint) < preference(known) {
+                    *known = endpoint;
+                }
+            })
+            .or_insert(endpoint);
+    }
+    by_service
+}
+
+/// Smaller is better; the order of the facts must not matter.
+fn preference(endpoint: &Endpoint) -> (u8, bool, Seniority<'_>, Option<&WorkloadUid>) {
+    let condition = match endpoint.condition {
+        EndpointCondition::Ready => 0,
+        EndpointCondition::ServingTerminating => 1,
+        EndpointCondition::NotServing => 2,
+    };
+    (
+        condition,
+        endpoint.workload.is_none(),
+        endpoint.meta.seniority(),
+        endpoint.workload.as_ref(),
+    )
+}
+
+/// A round robin's start: the same for one node and port, so that building is pure, and another on other nodes.
+fn seed(node: &str, service: &ServiceName, port: u16) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (node, service, port).hash(&mut hasher);
+    hasher.finish()
+}

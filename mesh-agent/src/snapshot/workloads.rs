@@ -1,0 +1,119 @@
+//! Pods by uid and by address, and the pods of this node.
+//!
+//! Place in the walk: who is the source, who is behind a pod address. Must not know: services, policies.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::mesh::facts::Rejection;
+use crate::mesh::workload::{Workload, WorkloadUid};
+
+#[derive(Debug, Default)]
+pub(super) struct Workloads {
+    by_uid: HashMap<WorkloadUid, Arc<Workload>>,
+    by_addr: HashMap<IpAddr, Arc<Workload>>,
+    local: Vec<Arc<Workload>>,
+}
+
+impl Workloads {
+    pub(super) fn index(
+        facts: &[Workload],
+        node: &str,
+        previous: Option<&Self>,
+        rejections: &mut Vec<Rejection>,
+    ) -> Self {
+        let mut eldest_first: Vec<_> = facts.iter().collect();
+        eldest_first.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
+        let mut index = Self::default();
+        for workload in eldest_first {
+            let workload = match previous.and_then(|previous| previous.by_uid.get(&workload.uid)) {
+                Some(known) if known.as_ref() == workload => Arc::clone(known),
+                Some(_) | None => Arc::new(workload.clone()),
+            };
+            match index.by_uid.entry(workload.uid.clone()) {
+                Entry::Vacant(vacant) => vacant.insert(Arc::clone(&workload)),
+                Entry::Occupied(elder) => {
+                    let elder = &elder.get().meta.object;
+                    rejections.push(workload.meta.reject(
+                        "metadata.uid",
+                        format!("{elder} has this uid too; a uid is never shared"),
+                    ));
+                    continue;
+                }
+            };
+            index.claim_addrs(&workload, rejections);
+        }
+        index.find_local(node, rejections);
+        index
+    }
+
+    pub(super) fn local(&self) -> &[Arc<Workload>] {
+        &self.local
+    }
+
+    pub(super) fn all(&self) -> impl ExactSizeIterator<Item = &Arc<Workload>> {
+        self.by_uid.values()
+    }
+
+    pub(super) fn get(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
+        self.by_uid.get(uid)
+    }
+
+    pub(super) fn at(&self, addr: IpAddr) -> Option<&Arc<Workload>> {
+        self.by_addr.get(&addr.to_canonical())
+    }
+
+    /// Pods of the host network share their node's address, so it names none of them.
+    fn claim_addrs(&mut self, workload: &Arc<Workload>, rejections: &mut Vec<Rejection>) {
+        if workload.host_network {
+            return;
+        }
+        for addr in &workload.addrs {
+            match self.by_addr.entry(addr.to_canonical()) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(Arc::clone(workload));
+                }
+                Entry::Occupied(elder) if elder.get().uid == workload.uid => {}
+                Entry::Occupied(elder) => rejections.push(workload.meta.reject(
+                    "status.podIPs",
+                    format!(
+                        "{addr} belongs to {} already; traffic to it goes there",
+                        elder.get().meta.object
+                    ),
+                )),
+            }
+        }
+    }
+
+    fn find_local(&mut self, node: &str, rejections: &mut Vec<Rejection>) {
+        let mut local: Vec<_> = self
+            .by_uid
+            .values()
+            .filter(|workload| workload.is_enrolled() && !workload.addrs.is_empty())
+            .filter(|workload| workload.node.as_ref() == node && workload.placement.is_some())
+            .cloned()
+            .collect();
+        local.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
+        let mut taken: HashSet<&Path> = HashSet::new();
+        let mut sharing: HashSet<WorkloadUid> = HashSet::new();
+        for workload in &local {
+            let Some(placement) = &workload.placement else {
+                continue;
+            };
+            let is_netns_new = taken.insert(&placement.netns);
+            if !(taken.insert(&placement.cgroup) && is_netns_new) {
+                sharing.insert(workload.uid.clone());
+                rejections.push(workload.meta.reject(
+                    "metadata.annotations",
+                    "another pod has this network namespace or cgroup already; this one is not captured",
+                ));
+            }
+        }
+        local.retain(|workload| !sharing.contains(&workload.uid));
+        local.sort_by(|a, b| (&a.namespace, &a.pod_name).cmp(&(&b.namespace, &b.pod_name)));
+        self.local = local;
+    }
+}

@@ -1,0 +1,224 @@
+//! What `mesh-agent status` shows: one JSON page, and its form for humans.
+//!
+//! Place in the walk: none; it reads what the engines know. Must not know: how any of it came about.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::admin::Page;
+use crate::config::Config;
+use crate::identity::Certificates;
+use crate::kernel::enrolment::Enrolment;
+use crate::kernel::status::EnrolmentStatus;
+use crate::mesh::facts::Rejection;
+use crate::snapshot::SnapshotCell;
+
+/// Gathers what the status page shows; clones share it.
+#[derive(Debug, Clone)]
+pub struct StatusBoard(Arc<Board>);
+
+#[derive(Debug)]
+struct Board {
+    node: String,
+    manifests: String,
+    started: SystemTime,
+    snapshots: Arc<SnapshotCell>,
+    certificates: Arc<Certificates>,
+    enrolment: Arc<Mutex<Enrolment>>,
+    noted: Mutex<Noted>,
+}
+
+#[derive(Debug, Default)]
+struct Noted {
+    rejections: Vec<Rejection>,
+    published: Option<SystemTime>,
+    source_error: Option<String>,
+}
+
+impl StatusBoard {
+    /// A board over the agent's parts.
+    pub fn new(
+        config: &Config,
+        snapshots: &Arc<SnapshotCell>,
+        certificates: &Arc<Certificates>,
+        enrolment: &Arc<Mutex<Enrolment>>,
+    ) -> Self {
+        Self(Arc::new(Board {
+            node: config.node_name.clone(),
+            manifests: config.manifests.display().to_string(),
+            started: SystemTime::now(),
+            snapshots: Arc::clone(snapshots),
+            certificates: Arc::clone(certificates),
+            enrolment: Arc::clone(enrolment),
+            noted: Mutex::default(),
+        }))
+    }
+
+    /// A new snapshot is in force, and this was left out of it.
+    pub fn published(&self, rejections: Vec<Rejection>) {
+        let mut noted = self.0.noted.lock();
+        *noted = Noted {
+            rejections,
+            published: Some(SystemTime::now()),
+            source_error: None,
+        };
+    }
+
+    /// The source as a whole cannot be read.
+    pub fn source_failed(&self, error: String) {
+        self.0.noted.lock().source_error = Some(error);
+    }
+
+    /// What was left out of the snapshot in force.
+    pub fn rejections(&self) -> Vec<Rejection> {
+        self.0.noted.lock().rejections.clone()
+    }
+
+    /// The page for the admin server.
+    pub fn page(&self) -> Page {
+        let board = self.clone();
+        Arc::new(move || {
+            serde_json::to_string_pretty(&board.status())
+                .unwrap_or_else(|error| format!("{{\"error\":\"the status cannot be written: {error}\"}}"))
+        })
+    }
+
+    fn status(&self) -> Status<EnrolmentStatus> {
+        let board = &*self.0;
+        let certificates = board
+            .certificates
+            .status()
+            .into_iter()
+            .map(|one| CertificateLine {
+                identity: one.identity.to_string(),
+                expires_unix_s: one.not_after.map(unix_seconds),
+                serial: one.serial,
+                renewals: one.renewals,
+                last_error: one.last_error,
+            });
+        let noted = board.noted.lock();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: board.node.clone(),
+            manifests: board.manifests.clone(),
+            started_unix_s: unix_seconds(board.started),
+            snapshot_version: board.snapshots.load().version(),
+            snapshot_unix_s: noted.published.map(unix_seconds),
+            source_error: noted.source_error.clone(),
+            enrolment: board.enrolment.lock().status(),
+            certificates: certificates.collect(),
+            rejections: noted.rejections.clone(),
+        }
+    }
+}
+
+/// The status page; `E` is what enrolment says, or the part of it that people are shown.
+#[derive(Debug, Serialize, Deserialize)]
+struct Status<E> {
+    version: String,
+    node: String,
+    manifests: String,
+    started_unix_s: u64,
+    snapshot_version: u64,
+    snapshot_unix_s: Option<u64>,
+    source_error: Option<String>,
+    enrolment: E,
+    certificates: Vec<CertificateLine>,
+    rejections: Vec<Rejection>,
+}
+
+/// What people are shown of enrolment.
+#[derive(Debug, Deserialize)]
+struct EnrolmentLines {
+    pods: Vec<PodLine>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PodLine {
+    namespace: String,
+    pod: String,
+    addrs: Vec<IpAddr>,
+    wanted: bool,
+    present: bool,
+    hooks: Vec<String>,
+    since_s: Option<u64>,
+    why_not: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct CertificateLine {
+    identity: String,
+    expires_unix_s: Option<u64>,
+    serial: Option<String>,
+    renewals: u64,
+    last_error: Option<String>,
+}
+
+/// The page as a person wants to read it. Errors: `page` is not a status page.
+pub fn for_humans(page: &str) -> anyhow::Result<String> {
+    let status: Status<EnrolmentLines> = serde_json::from_str(page)?;
+    let mut text = String::new();
+    writeln!(
+        text,
+        "node {} · agent {} · snapshot {}",
+        status.node, status.version, status.snapshot_version
+    )?;
+    if let Some(error) = &status.source_error {
+        writeln!(text, "! {error}; the last configuration stays in force")?;
+    }
+    writeln!(text, "\nPODS")?;
+    let now = unix_seconds(SystemTime::now());
+    for pod in &status.enrolment.pods {
+        let addrs: Vec<String> = pod.addrs.iter().map(ToString::to_string).collect();
+        let state = match (pod.wanted, pod.present) {
+            (true, true) => "enrolled",
+            (true, false) => "NOT ENROLLED",
+            (false, true) => "leaving",
+            (false, false) => "out",
+        };
+        write!(
+            text,
+            "  {}/{} {} {state}",
+            pod.namespace,
+            pod.pod,
+            addrs.join(" ")
+        )?;
+        if let Some(since) = pod.since_s {
+            write!(
+                text,
+                " for {} s, hooks {}",
+                now.saturating_sub(since),
+                pod.hooks.join(" ")
+            )?;
+        }
+        match &pod.why_not {
+            Some(why) => writeln!(text, ": {why}")?,
+            None => writeln!(text)?,
+        }
+    }
+    writeln!(text, "\nCERTIFICATES")?;
+    for one in &status.certificates {
+        match one.expires_unix_s {
+            Some(at) => write!(text, "  {} expires in {} s", one.identity, at.saturating_sub(now))?,
+            None => write!(text, "  {} not issued yet", one.identity)?,
+        }
+        match &one.last_error {
+            Some(error) => writeln!(text, "  ! {error}")?,
+            None => writeln!(text)?,
+        }
+    }
+    writeln!(text, "\nREJECTIONS: {}", status.rejections.len())?;
+    for rejection in &status.rejections {
+        writeln!(text, "  {rejection}")?;
+    }
+    Ok(text)
+}
+
+fn unix_seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

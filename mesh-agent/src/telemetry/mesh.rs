@@ -1,0 +1,259 @@
+//! The agent's own families, `mesh_*`: what it was told, what it holds, what it refused.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus_client::metrics::TypedMetric;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Metric, Registry, Unit};
+
+use super::labels::PathTaken;
+
+/// Families that engines write. Values of labels are `&'static str`: words of the program, never of a peer.
+#[derive(Debug)]
+pub struct MeshMetrics {
+    /// Kinds that were ever rejected: one whose objects are all good again shows zero.
+    rejected_kinds: Mutex<BTreeMap<&'static str, i64>>,
+    config_rejections: Family<Label, Gauge>,
+    config_version: Gauge,
+    config_success: Gauge,
+    pods_wanted: Gauge,
+    pods_enrolled: Gauge,
+    handshake_failures: Family<[(&'static str, &'static str); 2], Counter>,
+    captured: [Counter; 2],
+    uncaptured: [Counter; 2],
+    denials: Family<Label, Counter>,
+    request_paths: [Counter; 3],
+    connection_paths: [Counter; 3],
+}
+
+/// One label: its name and its value.
+type Label = [(&'static str, &'static str); 1];
+
+/// Which way a captured connection goes, seen from the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From a pod of this node.
+    Outbound,
+    /// To a pod of this node.
+    Inbound,
+}
+
+/// Which role the agent had in a TLS handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HandshakeSide {
+    /// It dialled.
+    Client,
+    /// It accepted.
+    Server,
+}
+
+impl MeshMetrics {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        register_build(registry);
+        let [pods_wanted, pods_enrolled] = family(
+            registry,
+            (
+                "mesh_pods",
+                "Pods of this node that should be, and that are, enrolled",
+            ),
+            ("state", ["wanted", "enrolled"]),
+        );
+        Self {
+            rejected_kinds: Mutex::default(),
+            config_rejections: registered(
+                registry,
+                (
+                    "mesh_config_rejections",
+                    "Objects that the served configuration leaves out, by kind",
+                ),
+            ),
+            config_version: registered(
+                registry,
+                ("mesh_config_version", "Version of the snapshot that is served"),
+            ),
+            config_success: register_success(registry),
+            pods_wanted,
+            pods_enrolled,
+            handshake_failures: registered(
+                registry,
+                (
+                    "mesh_handshake_failures",
+                    "TLS handshakes with other agents that failed",
+                ),
+            ),
+            captured: family(
+                registry,
+                (
+                    "mesh_captured_connections",
+                    "Connections that the kernel handed to the agent",
+                ),
+                ("direction", DIRECTIONS),
+            ),
+            uncaptured: family(
+                registry,
+                (
+                    "mesh_uncaptured_connections",
+                    "Connections that the agent passed on without looking",
+                ),
+                ("direction", DIRECTIONS),
+            ),
+            denials: registered(registry, ("mesh_policy_denials", "Flows that policy refused")),
+            request_paths: family(
+                registry,
+                ("mesh_requests_path", "Requests by the way they took"),
+                ("path", PathTaken::ALL.map(PathTaken::as_str)),
+            ),
+            connection_paths: family(
+                registry,
+                ("mesh_connections_path", "Connections by the way they took"),
+                ("path", PathTaken::ALL.map(PathTaken::as_str)),
+            ),
+        }
+    }
+
+    /// A snapshot was published. `rejections` holds one word for each object that was left out: its kind.
+    pub fn config_published(
+        &self,
+        version: u64,
+        at: SystemTime,
+        rejections: impl IntoIterator<Item = &'static str>,
+    ) {
+        self.config_version
+            .set(i64::try_from(version).unwrap_or(i64::MAX));
+        self.config_success.set(epoch_seconds(at));
+        let mut counts = self.rejected_kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.values_mut().for_each(|count| *count = 0);
+        for kind in rejections {
+            *counts.entry(kind).or_default() += 1;
+        }
+        for (kind, count) in counts.iter() {
+            self.config_rejections
+                .get_or_create(&[("kind", kind)])
+                .set(*count);
+        }
+    }
+
+    /// How many pods of this node should take part, and how many do.
+    pub fn pods(&self, wanted: usize, enrolled: usize) {
+        self.pods_wanted.set(i64::try_from(wanted).unwrap_or(i64::MAX));
+        self.pods_enrolled
+            .set(i64::try_from(enrolled).unwrap_or(i64::MAX));
+    }
+
+    /// A TLS handshake failed for `reason`, a word of a closed enum.
+    pub fn handshake_failed(&self, side: HandshakeSide, reason: &'static str) {
+        let side = match side {
+            HandshakeSide::Client => "client",
+            HandshakeSide::Server => "server",
+        };
+        self.handshake_failures
+            .get_or_create(&[("side", side), ("reason", reason)])
+            .inc();
+    }
+
+    /// The agent accepted a captured connection.
+    pub fn captured(&self, direction: Direction) {
+        let [outbound, inbound] = &self.captured;
+        by_direction(direction, outbound, inbound).inc();
+    }
+
+    /// The agent passed a connection on without looking into it.
+    pub fn uncaptured(&self, direction: Direction) {
+        let [outbound, inbound] = &self.uncaptured;
+        by_direction(direction, outbound, inbound).inc();
+    }
+
+    /// Policy refused a flow for `reason`, a word of a closed enum.
+    pub fn denied(&self, reason: &'static str) {
+        self.denials.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    pub(super) fn request_took(&self, path: PathTaken) {
+        by_path(path, &self.request_paths).inc();
+    }
+
+    pub(super) fn connection_took(&self, path: PathTaken) {
+        by_path(path, &self.connection_paths).inc();
+    }
+}
+
+fn by_direction<'a>(direction: Direction, outbound: &'a Counter, inbound: &'a Counter) -> &'a Counter {
+    match direction {
+        Direction::Outbound => outbound,
+        Direction::Inbound => inbound,
+    }
+}
+
+fn by_path(path: PathTaken, [same_node, other_node, plain]: &[Counter; 3]) -> &Counter {
+    match path {
+        PathTaken::SameNode => same_node,
+        PathTaken::OtherNode => other_node,
+        PathTaken::Plain => plain,
+    }
+}
+
+/// Registers a metric, or a family whose members come with use.
+fn registered<M>(registry: &mut Registry, (name, help): (&'static str, &'static str)) -> M
+where
+    M: Metric + Clone + Default,
+{
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// Registers one metric for each value of a label, all shown from the start at zero.
+fn family<M, const N: usize>(
+    registry: &mut Registry,
+    name_and_help: (&'static str, &'static str),
+    (label, values): (&'static str, [&'static str; N]),
+) -> [M; N]
+where
+    M: Metric + TypedMetric + Clone + Default,
+{
+    let family: Family<Label, M> = registered(registry, name_and_help);
+    values.map(|value| family.get_or_create_owned(&[(label, value)]))
+}
+
+fn register_success(registry: &mut Registry) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register_with_unit(
+        "mesh_config_last_success_timestamp",
+        "When a snapshot was last published, since the epoch",
+        Unit::Seconds,
+        gauge.clone(),
+    );
+    gauge
+}
+
+/// Gauges of one, the convention for what is known by its labels.
+fn register_build(registry: &mut Registry) {
+    let version = env!("CARGO_PKG_VERSION");
+    let build: Family<Label, Gauge> =
+        registered(registry, ("mesh_build_info", "What this agent was built from"));
+    build.get_or_create(&[("version", version)]).set(1);
+    let component: Family<[(&'static str, &'static str); 2], Gauge> = registered(
+        registry,
+        (
+            "istio_build",
+            "The component's version, where Istio's dashboards look for it",
+        ),
+    );
+    component
+        .get_or_create(&[("component", "mesh-agent"), ("tag", version)])
+        .set(1);
+}
+
+/// Seconds since the epoch; negative before it.
+pub(super) fn epoch_seconds(at: SystemTime) -> i64 {
+    match at.duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |seconds| -seconds),
+    }
+}
+
+const DIRECTIONS: [&str; 2] = ["outbound", "inbound"];

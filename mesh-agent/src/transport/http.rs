@@ -1,0 +1,79 @@
+//! HTTP client connections over any byte stream.
+
+use std::error::Error;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::client::conn::{http1, http2};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use crate::lifecycle::Tasks;
+use crate::transport::{ByteStream, DialError};
+
+/// What a body may fail with.
+pub type BodyError = Box<dyn Error + Send + Sync>;
+
+/// A request or response body on its way through the agent.
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// An HTTP/1.1 connection: one request at a time.
+pub type H1Sender = http1::SendRequest<Body>;
+
+/// An HTTP/2 connection: clones share it.
+pub type H2Sender = http2::SendRequest<Body>;
+
+/// Starts HTTP/1.1 on `stream`; a task drives the connection until either side ends it.
+pub async fn start_h1(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H1Sender, DialError> {
+    let (sender, connection) = http1::Builder::new()
+        .handshake::<_, Body>(TokioIo::new(stream))
+        .await
+        .map_err(DialError::Http)?;
+    tasks.spawn("upstream-http1", async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "upstream HTTP/1.1 connection ended");
+        }
+    });
+    Ok(sender)
+}
+
+/// Starts HTTP/2 with prior knowledge on `stream`; a task drives the connection and pings an idle peer.
+pub async fn start_h2(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H2Sender, DialError> {
+    let (sender, connection) = http2::Builder::new(TaskExecutor(tasks.clone()))
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .handshake::<_, Body>(TokioIo::new(stream))
+        .await
+        .map_err(DialError::Http)?;
+    tasks.spawn("upstream-http2", async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "upstream HTTP/2 connection ended");
+        }
+    });
+    Ok(sender)
+}
+
+/// Lets hyper start its tasks as named, joined ones.
+#[derive(Debug, Clone)]
+pub struct TaskExecutor(pub Tasks);
+
+impl<F> Executor<F> for TaskExecutor
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn("http2-stream", future);
+    }
+}
+
+/// Receive window of one stream: enough for 8 Gbit/s at 1 ms.
+pub const STREAM_WINDOW: u32 = 1024 * 1024;
+/// Receive window of a connection: what one peer can make the agent hold.
+pub const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);

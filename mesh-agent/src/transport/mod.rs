@@ -1,0 +1,51 @@
+//! Out: dialling, mTLS between agents, HTTP connections that are used again, and the copying of bytes.
+//!
+//! Place in the walk: after the endpoint was chosen. Must not know: routes, policies, which pod is allowed what.
+
+pub mod deliver;
+pub mod dial;
+pub mod http;
+pub mod pool;
+pub mod relay;
+pub mod tls;
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::identity::TlsError;
+
+/// Why no connection came about.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The socket could not be made or bound in the pod's namespace.
+    #[error("cannot open a socket in the pod's namespace")]
+    Socket(#[source] io::Error),
+    /// The kernel said no: refused, unreachable, reset.
+    #[error("cannot connect")]
+    Connect(#[source] io::Error),
+    /// No answer within the connect timeout.
+    #[error("connect timed out")]
+    TimedOut,
+    /// Our own certificate or keys cannot be used.
+    #[error("cannot begin an mTLS handshake")]
+    Tls(#[source] TlsError),
+    /// TLS failed: a peer without a certificate of this mesh, or with another identity than expected.
+    #[error("mTLS handshake failed")]
+    Handshake(#[source] io::Error),
+    /// The HTTP connection could not be started.
+    #[error("HTTP handshake failed")]
+    Http(#[source] hyper::Error),
+}
+
+/// A byte stream of any kind that a connection can be carried on.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Makes the close that follows a reset instead of a FIN, so that a peer's failure is passed on as one.
+    fn reset_on_close(&self);
+}
+
+impl<S: ByteStream + ?Sized> ByteStream for Box<S> {
+    fn reset_on_close(&self) {
+        (**self).reset_on_close();
+    }
+}

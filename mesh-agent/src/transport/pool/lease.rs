@@ -1,0 +1,131 @@
+//! A response body that holds its connection, and gives it back when it was read to the end.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper::body::{Body, Incoming};
+
+use crate::transport::http::H1Sender;
+use crate::transport::pool::{H1Shelves, PoolKey};
+
+/// A response body on a connection of the pool.
+#[derive(Debug)]
+pub struct Leased {
+    body: Incoming,
+    lease: Lease,
+}
+
+#[derive(Debug)]
+enum Lease {
+    H1(Option<H1Lease>),
+    /// A connection of its own, never given back.
+    None,
+    H2 {
+        #[expect(dead_code, reason = "held: counts the stream until the body is dropped")]
+        stream: H2Lease,
+    },
+}
+
+impl Leased {
+    pub(super) fn h1(body: Incoming, lease: H1Lease) -> Self {
+        let mut leased = Self {
+            body,
+            lease: Lease::H1(Some(lease)),
+        };
+        if leased.body.is_end_stream() {
+            leased.give_back();
+        }
+        leased
+    }
+
+    pub(super) fn h2(body: Incoming, stream: H2Lease) -> Self {
+        Self {
+            body,
+            lease: Lease::H2 { stream },
+        }
+    }
+
+    /// A body on a connection that carries this one response only.
+    pub fn unpooled(body: Incoming) -> Self {
+        Self {
+            body,
+            lease: Lease::None,
+        }
+    }
+
+    fn give_back(&mut self) {
+        if let Lease::H1(lease) = &mut self.lease
+            && let Some(lease) = lease.take()
+        {
+            lease.give_back();
+        }
+    }
+}
+
+impl Body for Leased {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let ended = match &frame {
+            None => true,
+            Some(Ok(_)) => self.body.is_end_stream(),
+            Some(Err(_)) => false,
+        };
+        if ended {
+            self.give_back();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An HTTP/1.1 connection in use; dropped without being given back, it is closed.
+#[derive(Debug)]
+pub(super) struct H1Lease {
+    shelves: Arc<H1Shelves>,
+    key: PoolKey,
+    sender: H1Sender,
+}
+
+impl H1Lease {
+    pub(super) fn new(shelves: Arc<H1Shelves>, key: PoolKey, sender: H1Sender) -> Self {
+        Self { shelves, key, sender }
+    }
+
+    fn give_back(self) {
+        self.shelves.put(self.key, self.sender);
+    }
+}
+
+/// One stream of an HTTP/2 connection.
+#[derive(Debug)]
+pub(super) struct H2Lease(Arc<AtomicUsize>);
+
+impl H2Lease {
+    pub(super) fn new(streams: &Arc<AtomicUsize>) -> Self {
+        streams.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(streams))
+    }
+}
+
+impl Drop for H2Lease {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,243 @@
+//! HTTP connections that are used again, for the requests of one pod.
+//!
+//! HTTP/1.1: an idle connection is taken by one request and comes back when the response was read to its end.
+//! HTTP/2: one connection carries many requests; a second is opened when the first is full. Keys carry the
+//! destination's uid, so that an address that moved to another pod never meets an old connection.
+
+mod lease;
+mod shelf;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use parking_lot::Mutex;
+
+use crate::lifecycle::Tasks;
+use crate::mesh::workload::WorkloadUid;
+use crate::transport::http::{Body, H1Sender, start_h1};
+use crate::transport::pool::lease::{H1Lease, H2Lease};
+use crate::transport::pool::shelf::{H1Shelf, H2Shelf};
+use crate::transport::{ByteStream, DialError};
+
+pub use crate::transport::pool::lease::Leased;
+
+/// Opens one connection; called at most once for each connection that is needed.
+pub type Connect = Box<dyn FnOnce() -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> + Send>;
+
+/// The HTTP version that a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Wire {
+    /// HTTP/1.1.
+    H1,
+    /// HTTP/2 with prior knowledge, or inside mTLS.
+    H2,
+}
+
+/// Which connections may carry a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    /// The destination pod, when it is one.
+    pub endpoint: Option<WorkloadUid>,
+    /// Where the connection goes.
+    pub addr: SocketAddr,
+    /// The client that the destination sees: connections of two clients are never mixed.
+    pub client: Option<IpAddr>,
+    /// What is spoken.
+    pub wire: Wire,
+}
+
+/// Why a request got no response.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// No connection came about; no byte of the request was sent.
+    #[error(transparent)]
+    Dial(Arc<DialError>),
+    /// The connection broke after the request, or a part of it, was sent.
+    #[error("connection ended before the response")]
+    Broken(#[source] hyper::Error),
+}
+
+/// Idle HTTP/1.1 connections by where they lead.
+#[derive(Debug, Default)]
+struct H1Shelves {
+    shelves: Mutex<HashMap<PoolKey, H1Shelf>>,
+    is_closed: AtomicBool,
+}
+
+impl H1Shelves {
+    /// Keeps a connection for the next request.
+    fn put(&self, key: PoolKey, sender: H1Sender) {
+        if !sender.is_closed() && !self.is_closed.load(Ordering::Acquire) {
+            self.shelves.lock().entry(key).or_default().put(sender);
+        }
+    }
+}
+
+/// The HTTP connections of one pod to its destinations.
+#[derive(Debug)]
+pub struct HttpPool {
+    tasks: Tasks,
+    h1: Arc<H1Shelves>,
+    h2: Mutex<HashMap<PoolKey, H2Shelf>>,
+}
+
+impl HttpPool {
+    /// An empty pool whose connections are driven by `tasks`.
+    pub fn new(tasks: Tasks) -> Self {
+        Self {
+            tasks,
+            h1: Arc::default(),
+            h2: Mutex::default(),
+        }
+    }
+
+    /// Sends `request` over a connection of `key`, opening one with `connect` when none is free.
+    ///
+    /// A request that was provably not sent is sent again on another connection, once on a new one. Waits for the
+    /// response's headers for as long as the caller does. Cancel-safe: a dropped request is reset (HTTP/2), or its
+    /// connection closed (HTTP/1.1).
+    pub async fn send(
+        &self,
+        key: &PoolKey,
+        request: Request<Body>,
+        connect: Connect,
+    ) -> Result<Response<Leased>, SendError> {
+        match key.wire {
+            Wire::H1 => self.send_h1(key, request, connect).await,
+            Wire::H2 => self.send_h2(key, request, connect).await,
+        }
+    }
+
+    /// Closes what was idle for longer than the idle time; called from a periodic task.
+    pub fn sweep(&self) {
+        self.h1.shelves.lock().retain(|_, shelf| shelf.sweep(IDLE));
+        self.h2.lock().retain(|_, shelf| shelf.sweep());
+    }
+
+    /// Closes what is idle, and from now on everything that becomes idle: the pod leaves or the agent stops.
+    pub fn close(&self) {
+        self.h1.is_closed.store(true, Ordering::Release);
+        self.h1.shelves.lock().clear();
+        self.h2.lock().clear();
+    }
+
+    /// How many connections are kept: idle HTTP/1.1 ones and all of HTTP/2.
+    pub fn len(&self) -> usize {
+        let h1: usize = self.h1.shelves.lock().values().map(H1Shelf::len).sum();
+        let h2: usize = self.h2.lock().values().map(H2Shelf::len).sum();
+        h1 + h2
+    }
+
+    /// Whether no connection is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    async fn send_h1(
+        &self,
+        key: &PoolKey,
+        mut request: Request<Body>,
+        connect: Connect,
+    ) -> Result<Response<Leased>, SendError> {
+        while let Some(mut sender) = self.take_idle(key) {
+            if sender.ready().await.is_err() {
+                continue;
+            }
+            let again = replay_of(&request);
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok(self.lease_h1(key, sender, response)),
+                Err(mut failed) => match failed
+                    .take_message()
+                    .or(again.filter(|_| closed_early(failed.error())))
+                {
+                    Some(unsent) => request = unsent,
+                    None => return Err(SendError::Broken(failed.into_error())),
+                },
+            }
+        }
+        let stream = connect()
+            .await
+            .map_err(|error| SendError::Dial(Arc::new(error)))?;
+        let mut sender = start_h1(&self.tasks, stream)
+            .await
+            .map_err(|error| SendError::Dial(Arc::new(error)))?;
+        let response = sender.send_request(request).await.map_err(SendError::Broken)?;
+        Ok(self.lease_h1(key, sender, response))
+    }
+
+    fn take_idle(&self, key: &PoolKey) -> Option<H1Sender> {
+        self.h1.shelves.lock().get_mut(key)?.take(IDLE)
+    }
+
+    fn lease_h1(
+        &self,
+        key: &PoolKey,
+        sender: H1Sender,
+        response: Response<hyper::body::Incoming>,
+    ) -> Response<Leased> {
+        let lease = H1Lease::new(Arc::clone(&self.h1), key.clone(), sender);
+        response.map(|body| Leased::h1(body, lease))
+    }
+
+    async fn send_h2(
+        &self,
+        key: &PoolKey,
+        mut request: Request<Body>,
+        connect: Connect,
+    ) -> Result<Response<Leased>, SendError> {
+        let mut connect = Some(connect);
+        for _ in 0..MAX_TRIES {
+            let opening = {
+                let mut shelves = self.h2.lock();
+                let shelf = shelves.entry(key.clone()).or_default();
+                shelf
+                    .free()
+                    .unwrap_or_else(|| shelf.open(&self.tasks, &mut connect))
+            };
+            let fresh = connect.is_none();
+            let (mut sender, lease): (_, H2Lease) = opening.wait().await.map_err(SendError::Dial)?;
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok(response.map(|body| Leased::h2(body, lease))),
+                Err(mut failed) => match failed.take_message() {
+                    Some(unsent) if !fresh => request = unsent,
+                    _ => return Err(SendError::Broken(failed.into_error())),
+                },
+            }
+        }
+        Err(SendError::Dial(Arc::new(DialError::TimedOut)))
+    }
+}
+
+/// A copy of a request that may be sent twice: an idempotent method (RFC 9110 section 9.2.2) without a body.
+fn replay_of(request: &Request<Body>) -> Option<Request<Body>> {
+    if !request.method().is_idempotent() || !request.body().is_end_stream() {
+        return None;
+    }
+    let empty = http_body_util::Empty::new()
+        .map_err(|never| match never {})
+        .boxed_unsync();
+    let mut copy = Request::new(empty);
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    copy.headers_mut().clone_from(request.headers());
+    *copy.version_mut() = request.version();
+    Some(copy)
+}
+
+/// Whether a connection that was used again was closed by its peer before a byte of the response
+/// (RFC 9112 section 9.3.1: such a request may be sent again).
+fn closed_early(error: &hyper::Error) -> bool {
+    error.is_incomplete_message() || error.is_canceled() || error.is_closed()
+}
+
+/// HTTP/2 connections that may turn out closed before a request gives up.
+const MAX_TRIES: usize = 8;
+/// Shorter than the keep-alive time of common servers (Node.js closes after 5 s), so that we close first.
+const IDLE: Duration = Duration::from_secs(4);

@@ -1,0 +1,95 @@
+//! mTLS between agents, on the destination's own address and original port.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use crate::detect::Prefixed;
+use crate::identity::{Alpn, WorkloadTls, peer_identity};
+use crate::mesh::identity::SpiffeId;
+use crate::pod::netns::Netns;
+use crate::transport::dial::dial;
+use crate::transport::{ByteStream, DialError};
+
+/// A TLS stream to the agent of another pod.
+pub type ClientStream = client::TlsStream<TcpStream>;
+
+/// A TLS stream from the agent of another pod.
+pub type ServerStream = server::TlsStream<Prefixed<TcpStream>>;
+
+/// Who to be and whom to expect.
+#[derive(Debug)]
+pub struct MeshPeer<'a> {
+    /// The source pod's certificate and keys.
+    pub ours: &'a WorkloadTls,
+    /// The identity that discovery gives for the destination pod.
+    pub expected: &'a SpiffeId,
+    /// What will be spoken inside.
+    pub alpn: Alpn,
+}
+
+/// Dials `addr` from `netns` and speaks mTLS with the agent there; both steps have the time of `limit`.
+///
+/// Fails unless the peer proves `expected` and agrees on the protocol. Cancel-safe.
+pub async fn connect(
+    netns: &Netns,
+    addr: SocketAddr,
+    peer: MeshPeer<'_>,
+    limit: Duration,
+) -> Result<ClientStream, DialError> {
+    let stream = dial(netns, addr, limit).await?;
+    let connector = TlsConnector::from(
+        peer.ours
+            .client(peer.expected, peer.alpn)
+            .map_err(DialError::Tls)?,
+    );
+    let tls = timeout(
+        limit,
+        connector.connect(ServerName::IpAddress(addr.ip().into()), stream),
+    )
+    .await
+    .map_err(|_elapsed| DialError::TimedOut)?
+    .map_err(DialError::Handshake)?;
+    // TLS itself looks at a certificate's dates and name only in a full handshake, not when a session is resumed.
+    let proved = peer_identity(tls.get_ref().1.peer_certificates())
+        .map_err(|error| DialError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+    if proved == *peer.expected && tls.get_ref().1.alpn_protocol() == Some(peer.alpn.as_bytes()) {
+        return Ok(tls);
+    }
+    Err(DialError::Handshake(io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the peer agreed on no protocol of the mesh, or is another than expected",
+    )))
+}
+
+/// Accepts mTLS on a connection whose ClientHello was seen, within `limit`; returns who the peer proved to be.
+pub async fn accept(
+    ours: &WorkloadTls,
+    stream: Prefixed<TcpStream>,
+    limit: Duration,
+) -> io::Result<(ServerStream, SpiffeId)> {
+    let acceptor = TlsAcceptor::from(ours.server());
+    let tls = timeout(limit, acceptor.accept(stream))
+        .await
+        .map_err(|_elapsed| io::Error::new(io::ErrorKind::TimedOut, "handshake timed out"))??;
+    let peer = peer_identity(tls.get_ref().1.peer_certificates())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok((tls, peer))
+}
+
+impl ByteStream for ClientStream {
+    fn reset_on_close(&self) {
+        self.get_ref().0.reset_on_close();
+    }
+}
+
+impl ByteStream for ServerStream {
+    fn reset_on_close(&self) {
+        self.get_ref().0.reset_on_close();
+    }
+}

@@ -1,0 +1,119 @@
+//! Routes: which back end a request goes to, and what it gets when there is none.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::ask::{addresses, curl, equal, get, python, url};
+use super::{Claim, claims};
+use crate::running::Running;
+
+pub(super) const CLAIMS: &[Claim] = claims![
+    requests_are_split_by_weight,
+    path_header_and_method_matches_choose_the_back_end,
+    a_request_that_no_rule_matches_gets_404,
+    a_request_that_takes_too_long_gets_504_in_time,
+    a_request_within_its_time_is_left_alone,
+    a_rule_whose_back_end_is_not_there_gets_500,
+    a_back_end_without_endpoints_gets_503,
+    a_service_without_endpoints_gets_503,
+    a_pod_address_is_not_routed,
+    requests_of_one_connection_are_balanced_one_by_one,
+];
+
+const CLIENT: &str = "shop/client";
+
+fn requests_are_split_by_weight(lab: &Running) -> Result<()> {
+    let said = python(lab, CLIENT, "load.py", &["http://split/", "1000"])?;
+    let count = |version: &str| {
+        said.pointer(&format!("/versions/{version}"))
+            .and_then(Value::as_u64)
+            .unwrap_or(0)
+    };
+    let (v1, v2) = (count("v1"), count("v2"));
+    equal("answers", v1 + v2, 1000)?;
+    // Were each request drawn by itself, five standard deviations would be 47.
+    ensure!(
+        (853..=947).contains(&v1),
+        "of 1000 requests, {v1} went to v1, which has a weight of 90 in 100"
+    );
+    Ok(())
+}
+
+fn path_header_and_method_matches_choose_the_back_end(lab: &Running) -> Result<()> {
+    let table: &[(&[&str], &str)] = &[
+        (&["http://matches/v1"], "v1"),
+        (&["http://matches/v1/"], "v1"),
+        (&["http://matches/v1/deeper?x=y"], "v1"),
+        (&["http://matches/v2/deeper"], "v2"),
+        (&["http://matches/exact"], "v2"),
+        (&["-H", "X-Canary: yes", "http://matches/anything"], "v2"),
+        // The prefix is the more specific match, so that it goes before the header.
+        (&["-H", "X-Canary: yes", "http://matches/v1/x"], "v1"),
+        (&["-X", "DELETE", "http://matches/anything"], "v2"),
+    ];
+    for (arguments, version) in table {
+        equal(
+            &arguments.join(" "),
+            curl(lab, CLIENT, arguments)?.says("version")?,
+            *version,
+        )?;
+    }
+    Ok(())
+}
+
+fn a_request_that_no_rule_matches_gets_404(lab: &Running) -> Result<()> {
+    let table: &[&[&str]] = &[
+        &["http://matches/"],
+        &["http://matches/v1x"],
+        &["http://matches/exact/more"],
+        &["-H", "X-Canary: no", "http://matches/anything"],
+    ];
+    for arguments in table {
+        equal(&arguments.join(" "), curl(lab, CLIENT, arguments)?.status, 404)?;
+    }
+    Ok(())
+}
+
+fn a_request_that_takes_too_long_gets_504_in_time(lab: &Running) -> Result<()> {
+    let reply = get(lab, CLIENT, "http://timed/slow/3000")?;
+    equal("status", reply.status, 504)?;
+    ensure!(
+        reply.took < Duration::from_millis(1500),
+        "300 ms took {:?}",
+        reply.took
+    );
+    Ok(())
+}
+
+fn a_request_within_its_time_is_left_alone(lab: &Running) -> Result<()> {
+    equal("status", get(lab, CLIENT, "http://timed/slow/10")?.status, 200)
+}
+
+fn a_rule_whose_back_end_is_not_there_gets_500(lab: &Running) -> Result<()> {
+    equal("status", get(lab, CLIENT, "http://no-backend/")?.status, 500)
+}
+
+fn a_back_end_without_endpoints_gets_503(lab: &Running) -> Result<()> {
+    equal("status", get(lab, CLIENT, "http://no-endpoints/")?.status, 503)
+}
+
+fn a_service_without_endpoints_gets_503(lab: &Running) -> Result<()> {
+    equal("status", get(lab, CLIENT, "http://nobody/")?.status, 503)
+}
+
+fn a_pod_address_is_not_routed(lab: &Running) -> Result<()> {
+    let url = url(addresses(lab, "shop/web-v1")?[0], 8080, "/v2");
+    equal("version", get(lab, CLIENT, &url)?.says("version")?, "v1")
+}
+
+fn requests_of_one_connection_are_balanced_one_by_one(lab: &Running) -> Result<()> {
+    let said = python(lab, CLIENT, "load.py", &["http://web/", "100"])?;
+    let pods = said.get("pods").and_then(Value::as_object).context("no pods")?;
+    for pod in ["web-v1", "web-v2"] {
+        let share = pods.get(pod).and_then(Value::as_u64).unwrap_or(0);
+        ensure!(share >= 20, "{pod} got {share} of 100 requests: {said}");
+    }
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! Builds the agent, kernel programs and all.
+//!
+//! It must not run it.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::shell;
+
+/// Builds the agent and says where it is.
+pub(crate) fn build() -> Result<PathBuf> {
+    let mut cargo = shell::cargo(&[
+        "build",
+        "--package",
+        "mesh-agent",
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
+    // Progress and compiler messages to the terminal, the list of artifacts to us.
+    let child = cargo
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn();
+    let output = child
+        .and_then(std::process::Child::wait_with_output)
+        .context("start cargo")?;
+    ensure!(output.status.success(), "the agent does not build");
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    let artifacts = lines
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut executables = artifacts.filter_map(|artifact| {
+        let is_agent = artifact.pointer("/target/name").and_then(Value::as_str) == Some("mesh-agent");
+        let file = artifact.get("executable").and_then(Value::as_str)?;
+        is_agent.then(|| PathBuf::from(file))
+    });
+    executables.next().context("cargo built no mesh-agent")
+}

@@ -1,0 +1,43 @@
+//! `cargo xtask setup`: makes the machine ready by itself; the second time it only looks, in well under a second.
+//!
+//! It must not build or run anything of the mesh. What is installed is listed in the files of this folder.
+
+mod apt;
+mod kernel_toolchain;
+mod python;
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::cgroup;
+
+pub(crate) use kernel_toolchain::has_nightly_with_source;
+
+use crate::shell::line;
+
+/// Makes everything ready for the lab, the demo and the tests.
+pub(crate) fn run() -> Result<()> {
+    ensure_linux_with_root()?;
+    apt::install(apt::LAB_PACKAGES)?;
+    python::install()?;
+    kernel_toolchain::install()?;
+    line("✓ the machine is ready")
+}
+
+/// One clear line where the machine cannot do it at all.
+fn ensure_linux_with_root() -> Result<()> {
+    ensure!(
+        cfg!(target_os = "linux"),
+        "the mesh runs on Linux 5.15 or later only"
+    );
+    let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let effective_user = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1));
+    ensure!(
+        effective_user == Some("0"),
+        "simulated nodes need root (network namespaces, cgroups, eBPF): run this command with sudo"
+    );
+    cgroup::mount_point()?;
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! Where things are in the repository and in its build directory.
+//!
+//! It must not run anything.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The root of the repository.
+pub(crate) fn root() -> PathBuf {
+    // Cargo says where the package is now; a binary that was moved falls back to where it was built.
+    let package = env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    package
+        .parent()
+        .map_or_else(|| package.clone(), Path::to_path_buf)
+}
+
+/// Cargo's build directory.
+pub(crate) fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
+}
+
+/// The Python environment with the packages that the lab's programs need.
+pub(crate) fn python_env() -> PathBuf {
+    target().join("lab-python")
+}
+
+/// Directories searched by the lab's programs before the machine's own.
+pub(crate) fn lab_tools() -> Vec<PathBuf> {
+    vec![python_env().join("bin")]
+}
