@@ -1,5 +1,6 @@
 //! Capture: every way to dial, both families, both nodes; and addresses that stay true at both ends.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
