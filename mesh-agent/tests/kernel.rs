@@ -8,15 +8,18 @@ mod lab;
 mod relay;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use mesh_agent::capture::Direction;
-use mesh_agent::capture::listeners::PodPorts;
+use mesh_agent::capture::door::Accepted;
+use mesh_agent::capture::listeners::{PodListeners, PodPorts};
+use mesh_agent::capture::{Direction, PodHost};
 use mesh_agent::kernel::ebpf::EbpfKernel;
 use mesh_agent::kernel::enrolment::Enrolment;
 use mesh_agent::kernel::status::Change;
 use mesh_agent::mesh::identity::SpiffeId;
 use mesh_agent::mesh::workload::{Membership, Placement, Workload, WorkloadNaming, WorkloadUid};
+use mesh_agent::pod::LocalPod;
+use tokio::io::AsyncReadExt;
 
 use crate::lab::{Lab, PEER, POD, Result, Seen, Server, Side, ips};
 use crate::relay::Relay;
@@ -57,7 +60,7 @@ impl Bench {
     }
 
     /// One connection to a fresh server, seen from both ends.
-    async fn dial(&self, from: Side, how: &str, to: &str) -> Result<(Server2, Seen)> {
+    async fn dial(&self, from: Side, how: &str, to: &str) -> Result<(Served, Seen)> {
         let server_side = if POD.contains(&to) { Side::Pod } else { Side::Peer };
         tokio::task::block_in_place(|| {
             let server: Server = self.lab.server(server_side, to)?;
@@ -65,10 +68,10 @@ impl Bench {
             let client = self.lab.client(from, how, addr)?;
             if client.reply.is_none() {
                 server.stop()?;
-                return Ok((Server2 { addr, seen: None }, client));
+                return Ok((Served { addr, seen: None }, client));
             }
             Ok((
-                Server2 {
+                Served {
                     addr,
                     seen: Some(server.seen()?),
                 },
@@ -78,7 +81,8 @@ impl Bench {
     }
 }
 
-struct Server2 {
+/// The server's end.
+struct Served {
     addr: SocketAddr,
     seen: Option<Seen>,
 }
@@ -247,4 +251,116 @@ fn un_enrolling_restores_the_plain_network() {
 
 fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+#[test]
+fn every_way_to_connect_is_captured() {
+    in_lab(async || {
+        let bench = Bench::enrolled("ways")?;
+        for how in ["nonblocking", "bound", "fastopen"] {
+            for (to, pod_ip) in PEER.into_iter().zip(POD) {
+                let (server, client) = bench.dial(Side::Pod, how, to).await?;
+                assert_eq!(client.reply.as_deref(), Some("hello"), "{how} {client:?}");
+                let own = client.own.unwrap();
+                assert_eq!(own.ip(), pod_ip.parse::<IpAddr>()?, "{how}");
+                assert_eq!(
+                    bench.relay.take(),
+                    [(Direction::Outbound, own, server.addr)],
+                    "{how}"
+                );
+                assert_eq!(client.peer, Some(server.addr), "{how}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_client_that_closes_before_the_agent_accepts_keeps_its_destination() {
+    in_lab(async || {
+        let held = Arc::new(Held::default());
+        let lab = Lab::up("hasty")?;
+        let mut enrolment = Enrolment::new(
+            Box::new(EbpfKernel::load()?),
+            Arc::<Held>::clone(&held),
+            PodPorts::default(),
+        );
+        enrolment.reconcile(&[workload(&lab, &POD)]);
+        let to: SocketAddr = format!("{}:7777", PEER[0]).parse()?;
+        // The client has sent, closed and exited before anybody accepts.
+        let client = tokio::task::block_in_place(|| lab.client(Side::Pod, "hasty", to))?;
+        let (pod, listeners) = held.0.lock().unwrap().take().ok_or("nothing joined")?;
+        let doors = listeners.into_doors(&pod)?;
+        let door = doors
+            .iter()
+            .find(|door| door.direction() == Direction::Outbound)
+            .ok_or("no door")?;
+        let accepted = door.accept().await;
+        let Accepted::Captured(mut captured) = accepted else {
+            return Err(format!("{accepted:?}").into());
+        };
+        assert_eq!((captured.original, Some(captured.peer)), (to, client.own));
+        let mut sent = String::new();
+        captured.stream.read_to_string(&mut sent).await?;
+        assert_eq!(sent, "ahoy!");
+        drop(enrolment);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pod_that_vanishes_is_unhooked_and_reported() {
+    in_lab(async || {
+        let mut bench = Bench::enrolled("vanish")?;
+        bench.lab.remove_netns(Side::Pod)?;
+        let wanted = [Arc::clone(&bench.pod)];
+        let reports = bench.enrolment.reconcile(&wanted);
+        let changes: Vec<_> = reports.into_iter().map(|report| report.change).collect();
+        assert!(
+            matches!(&changes[..], [Change::Left, Change::Failed { why }] if why.contains("/run/netns/")),
+            "{changes:?}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_cgroup_that_holds_the_agent_or_is_none_is_refused() {
+    in_lab(async || {
+        let lab = Lab::up("cgroup")?;
+        let mut enrolment = Enrolment::new(
+            Box::new(EbpfKernel::load()?),
+            Arc::new(Held::default()),
+            PodPorts::default(),
+        );
+        let root = lab.cgroup().ancestors().nth(2).ok_or("no root")?.to_owned();
+        for (cgroup, expected) in [
+            (root, "own cgroup is inside"),
+            ("/tmp".into(), "is no cgroup v2 directory"),
+        ] {
+            let mut pod = (*workload(&lab, &POD)).clone();
+            pod.placement = Some(Placement {
+                netns: lab.netns(Side::Pod),
+                cgroup,
+            });
+            let reports = enrolment.reconcile(&[Arc::new(pod)]);
+            assert!(
+                reports.iter().any(|report| report.to_string().contains(expected)),
+                "{reports:?}"
+            );
+        }
+        Ok(())
+    });
+}
+
+/// Keeps the listeners and accepts nothing.
+#[derive(Default)]
+struct Held(Mutex<Option<(LocalPod, PodListeners)>>);
+
+impl PodHost for Held {
+    fn joined(&self, pod: LocalPod, listeners: PodListeners) {
+        *self.0.lock().unwrap() = Some((pod, listeners));
+    }
+
+    fn left(&self, _: &WorkloadUid) {}
 }

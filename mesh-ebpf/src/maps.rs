@@ -105,8 +105,10 @@ pub(crate) fn count(counter: Counter) {
     let Some(slot) = COUNTERS.get_ptr_mut(counter.slot()) else {
         return;
     };
-    // SAFETY: the kernel returned the address of this CPU's slot; programs of one CPU do not run at once here.
-    unsafe { *slot = (*slot).wrapping_add(1) };
+    // SAFETY: the kernel returned the address of this CPU's slot, which outlives the program run.
+    let count = unsafe { slot.read() };
+    // SAFETY: as above. A program that interrupts this one may lose one count, never more.
+    unsafe { slot.write(count.wrapping_add(1)) };
 }
 
 /// Copies a value out. Two words of one value may come from two writes; the writers never change a value in

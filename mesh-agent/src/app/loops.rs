@@ -115,7 +115,7 @@ pub(super) async fn sweep_pools(mesh: Arc<Mesh>, stop: Stop) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = stop.requested() => return,
+            () = stop.requested() => return mesh.close_pools(),
             _ = tick.tick() => mesh.sweep_pools(),
         }
     }

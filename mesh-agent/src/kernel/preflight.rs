@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::programs::ProgramType;
+use aya::programs::{ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported, is_program_supported};
 
 use crate::kernel::error::KernelError;
@@ -48,7 +48,7 @@ fn probe_programs() -> Result<(), KernelError> {
         (ProgramType::SockOps, "sock_ops"),
         (ProgramType::SkLookup, "sk_lookup"),
     ] {
-        if !is_program_supported(kind).map_err(no_bpf)? {
+        if !is_program_supported(kind).map_err(|error| no_bpf(&error))? {
             let what = format!("the kernel has no {name} programs");
             return Err(missing(
                 &what,
@@ -60,10 +60,10 @@ fn probe_programs() -> Result<(), KernelError> {
 }
 
 fn has_helper(kind: ProgramType, helper: BpfHelper) -> Result<bool, KernelError> {
-    is_helper_supported(kind, helper).map_err(no_bpf)
+    is_helper_supported(kind, helper).map_err(|error| no_bpf(&error))
 }
 
-fn no_bpf(error: aya::programs::ProgramError) -> KernelError {
+fn no_bpf(error: &ProgramError) -> KernelError {
     missing(
         &format!("the kernel refuses bpf(): {error}"),
         "give the agent CAP_BPF and CAP_NET_ADMIN, and a kernel with CONFIG_BPF_SYSCALL that is not locked down",

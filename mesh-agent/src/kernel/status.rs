@@ -89,7 +89,7 @@ impl Report {
             Change::Left => tracing::info!(%pod, %uid, "pod un-enrolled"),
             Change::Failed { why } => tracing::warn!(%pod, %uid, %why, "pod cannot be enrolled"),
             Change::LeftUncleanly { why } => {
-                tracing::warn!(%pod, %uid, %why, "pod un-enrolled, entries stay behind")
+                tracing::warn!(%pod, %uid, %why, "pod un-enrolled, entries stay behind");
             }
         }
     }

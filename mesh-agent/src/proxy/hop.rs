@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use crate::identity::Alpn;
+use crate::identity::{Alpn, HandshakeFailure};
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::proxy::Mesh;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
-use crate::telemetry::{PathTaken, Security};
+use crate::telemetry::{HandshakeSide, PathTaken, Security};
 use crate::transport::deliver::deliver;
 use crate::transport::dial::dial;
 use crate::transport::tls::{self, MeshPeer};
@@ -109,7 +109,14 @@ impl Hop {
                         expected: &expected,
                         alpn,
                     };
-                    Box::new(tls::connect(&source.pod.netns, addr, peer, limit).await?)
+                    let connected = tls::connect(&source.pod.netns, addr, peer, limit).await;
+                    if let Err(DialError::Handshake(error)) = &connected {
+                        let reason = HandshakeFailure::of(error).as_str();
+                        mesh.telemetry
+                            .mesh()
+                            .handshake_failed(HandshakeSide::Client, reason);
+                    }
+                    Box::new(connected?)
                 }
                 Self::Plain => Box::new(dial(&source.pod.netns, addr, limit).await?),
             };

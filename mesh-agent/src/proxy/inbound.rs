@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use crate::capture::door::Captured;
 use crate::detect::{Look, Prefixed, Spoken, look};
 use crate::identity::hello::{Hello, hello};
-use crate::identity::{Alpn, WorkloadTls};
+use crate::identity::{Alpn, HandshakeFailure, WorkloadTls};
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::service::AppProtocol;
@@ -44,8 +44,8 @@ pub(super) async fn serve(mesh: Arc<Mesh>, pod: Arc<ServedPod>, captured: Captur
         }
     };
     match verdict.flatten() {
-        Some(alpn) => from_agent(mesh, pod, ends, stream, alpn).await,
-        None => plaintext(mesh, pod, ends, stream).await,
+        Some(alpn) => Box::pin(from_agent(mesh, pod, ends, stream, alpn)).await,
+        None => Box::pin(plaintext(mesh, pod, ends, stream)).await,
     }
 }
 
@@ -87,7 +87,7 @@ async fn from_agent(
                 ends,
                 peer: Some(peer),
             };
-            serve_http(mesh, side, Box::new(tls), Spoken::Http2).await;
+            Box::pin(serve_http(mesh, side, Box::new(tls), Spoken::Http2)).await;
         }
         Alpn::H1 => {
             let side = Side::Inbound {
@@ -95,9 +95,9 @@ async fn from_agent(
                 ends,
                 peer: Some(peer),
             };
-            serve_http(mesh, side, Box::new(tls), Spoken::Http1).await;
+            Box::pin(serve_http(mesh, side, Box::new(tls), Spoken::Http1)).await;
         }
-        Alpn::Tcp => tcp(&mesh, &pod, ends, tls, Some(&peer)).await,
+        Alpn::Tcp => Box::pin(tcp(&mesh, &pod, ends, tls, Some(&peer))).await,
     }
 }
 
@@ -106,16 +106,12 @@ async fn handshake(
     ours: &WorkloadTls,
     stream: Prefixed<TcpStream>,
     ends: Ends,
-) -> Option<(tls::ServerStream, SpiffeId)> {
+) -> Option<(tls::ServerStream<Prefixed<TcpStream>>, SpiffeId)> {
     match tls::accept(ours, stream, mesh.settings.connect_timeout).await {
         Ok(accepted) => Some(accepted),
         Err(error) => {
             tracing::debug!(%error, client = %ends.client, "mTLS handshake refused");
-            let reason = if error.kind() == std::io::ErrorKind::TimedOut {
-                "timeout"
-            } else {
-                "rejected"
-            };
+            let reason = HandshakeFailure::of(&error).as_str();
             mesh.telemetry
                 .mesh()
                 .handshake_failed(HandshakeSide::Server, reason);
@@ -147,11 +143,11 @@ async fn plaintext(mesh: Arc<Mesh>, pod: Arc<ServedPod>, ends: Ends, stream: Pre
                 ends,
                 peer: None,
             };
-            serve_http(mesh, side, Box::new(stream), spoken).await;
+            Box::pin(serve_http(mesh, side, Box::new(stream), spoken)).await;
         }
-        Ok((stream, None)) => tcp(&mesh, &pod, ends, stream, None).await,
+        Ok((stream, None)) => Box::pin(tcp(&mesh, &pod, ends, stream, None)).await,
         Err(error) => {
-            tracing::debug!(%error, client = %ends.client, "connection failed before its first bytes")
+            tracing::debug!(%error, client = %ends.client, "connection failed before its first bytes");
         }
     }
 }

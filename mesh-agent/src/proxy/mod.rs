@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use crate::capture::door::{Accepted, Captured, Door};
 use crate::capture::listeners::PodListeners;
 use crate::capture::{Direction, PodHost};
+use crate::detect::Prefixed;
 use crate::identity::Certificates;
 use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
@@ -27,6 +28,7 @@ use crate::pod::LocalPod;
 use crate::proxy::pods::{ServedPod, ServedPods};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::{self, Telemetry};
+use crate::transport::ByteStream;
 use crate::transport::pool::HttpPool;
 
 /// Everything a walk needs besides the connection.
@@ -76,6 +78,13 @@ impl Mesh {
         }
     }
 
+    /// Closes every pooled connection as soon as it is idle; called once, when the agent stops.
+    pub fn close_pools(&self) {
+        for served in self.pods.all() {
+            served.pool.close();
+        }
+    }
+
     /// Closes pooled connections that nobody uses; called every second.
     pub fn sweep_pools(&self) {
         for served in self.pods.all() {
@@ -115,7 +124,7 @@ impl PodHost for Proxy {
             tasks,
         });
         if let Some(before) = self.mesh.pods.insert(&served) {
-            before.tasks.request_stop();
+            before.retire();
         }
         for door in doors {
             let (mesh, served) = (Arc::clone(&self.mesh), Arc::clone(&served));
@@ -126,7 +135,7 @@ impl PodHost for Proxy {
 
     fn left(&self, uid: &WorkloadUid) {
         if let Some(served) = self.mesh.pods.remove(uid) {
-            served.tasks.request_stop();
+            served.retire();
         }
     }
 }
@@ -181,4 +190,10 @@ struct Ends {
     client: SocketAddr,
     /// Where it wanted to go.
     original: SocketAddr,
+}
+
+impl<S: ByteStream> ByteStream for Prefixed<S> {
+    fn reset_on_close(&self) {
+        self.inner().reset_on_close();
+    }
 }

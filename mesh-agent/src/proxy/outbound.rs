@@ -37,8 +37,16 @@ pub(super) async fn serve(mesh: Arc<Mesh>, source: Arc<ServedPod>, captured: Cap
         }
     };
     match http {
-        Some(wire) => serve_http(mesh, Side::Outbound { source, ends }, Box::new(stream), wire).await,
-        None => tcp(&mesh, &source, ends, stream).await,
+        Some(wire) => {
+            Box::pin(serve_http(
+                mesh,
+                Side::Outbound { source, ends },
+                Box::new(stream),
+                wire,
+            ))
+            .await
+        }
+        None => Box::pin(tcp(&mesh, &source, ends, stream)).await,
     }
 }
 

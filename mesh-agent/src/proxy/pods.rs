@@ -23,6 +23,12 @@ pub struct ServedPod {
 }
 
 impl ServedPod {
+    /// Nothing new is accepted, idle connections close, those in use end by themselves.
+    pub(super) fn retire(&self) {
+        self.tasks.request_stop();
+        self.pool.close();
+    }
+
     /// `client` in the address family of `to`, so that the application can be shown it: the pod's own address of
     /// that family when it has one.
     pub fn client_like(&self, client: SocketAddr, to: SocketAddr) -> SocketAddr {

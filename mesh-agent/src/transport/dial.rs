@@ -8,7 +8,6 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::detect::Prefixed;
 use crate::pod::netns::Netns;
 use crate::transport::{ByteStream, DialError};
 
@@ -65,12 +64,6 @@ impl ByteStream for TcpStream {
     }
 }
 
-impl<S: ByteStream> ByteStream for Prefixed<S> {
-    fn reset_on_close(&self) {
-        self.inner().reset_on_close();
-    }
-}
-
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;

@@ -1,6 +1,6 @@
 //! Copies bytes between two streams until both directions are done.
 //!
-//! A direction ends with the peer's FIN (or TLS close_notify), which is passed on as one while the other direction
+//! A direction ends with the peer's FIN (or a TLS `close_notify`), which is passed on as one while the other direction
 //! goes on. An error ends both and is passed on as a reset. An idle connection holds no buffer: bytes pass through
 //! one scratch buffer a thread, and only what a slow reader did not take is kept.
 

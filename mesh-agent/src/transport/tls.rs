@@ -9,7 +9,6 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::detect::Prefixed;
 use crate::identity::{Alpn, WorkloadTls, peer_identity};
 use crate::mesh::identity::SpiffeId;
 use crate::pod::netns::Netns;
@@ -19,8 +18,8 @@ use crate::transport::{ByteStream, DialError};
 /// A TLS stream to the agent of another pod.
 pub type ClientStream = client::TlsStream<TcpStream>;
 
-/// A TLS stream from the agent of another pod.
-pub type ServerStream = server::TlsStream<Prefixed<TcpStream>>;
+/// A TLS stream from the agent of another pod, on the stream `S` that it came on.
+pub type ServerStream<S> = server::TlsStream<S>;
 
 /// Who to be and whom to expect.
 #[derive(Debug)]
@@ -55,21 +54,24 @@ pub async fn connect(
     .await
     .map_err(|_elapsed| DialError::TimedOut)?
     .map_err(DialError::Handshake)?;
-    if tls.get_ref().1.alpn_protocol() == Some(peer.alpn.as_bytes()) {
+    // TLS itself looks at a certificate's dates and name only in a full handshake, not when a session is resumed.
+    let proved = peer_identity(tls.get_ref().1.peer_certificates())
+        .map_err(|error| DialError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+    if proved == *peer.expected && tls.get_ref().1.alpn_protocol() == Some(peer.alpn.as_bytes()) {
         return Ok(tls);
     }
     Err(DialError::Handshake(io::Error::new(
         io::ErrorKind::InvalidData,
-        "the peer agreed on no protocol of the mesh",
+        "the peer agreed on no protocol of the mesh, or is another than expected",
     )))
 }
 
 /// Accepts mTLS on a connection whose ClientHello was seen, within `limit`; returns who the peer proved to be.
-pub async fn accept(
+pub async fn accept<S: ByteStream>(
     ours: &WorkloadTls,
-    stream: Prefixed<TcpStream>,
+    stream: S,
     limit: Duration,
-) -> io::Result<(ServerStream, SpiffeId)> {
+) -> io::Result<(ServerStream<S>, SpiffeId)> {
     let acceptor = TlsAcceptor::from(ours.server());
     let tls = timeout(limit, acceptor.accept(stream))
         .await
@@ -85,7 +87,7 @@ impl ByteStream for ClientStream {
     }
 }
 
-impl ByteStream for ServerStream {
+impl<S: ByteStream> ByteStream for ServerStream<S> {
     fn reset_on_close(&self) {
         self.get_ref().0.reset_on_close();
     }

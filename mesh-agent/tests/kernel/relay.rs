@@ -15,10 +15,10 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 /// Direction, peer and original destination of a captured connection.
-pub type Flow = (Direction, SocketAddr, SocketAddr);
+pub(crate) type Flow = (Direction, SocketAddr, SocketAddr);
 
 /// Serves pods on the runtime it was made on.
-pub struct Relay {
+pub(crate) struct Relay {
     runtime: tokio::runtime::Handle,
     flows: Arc<Mutex<Vec<Flow>>>,
     strays: Arc<Mutex<Vec<String>>>,
@@ -26,7 +26,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             runtime: tokio::runtime::Handle::current(),
             flows: Arc::default(),
@@ -36,12 +36,12 @@ impl Relay {
     }
 
     /// What was captured since the last call.
-    pub fn take(&self) -> Vec<Flow> {
+    pub(crate) fn take(&self) -> Vec<Flow> {
         std::mem::take(&mut self.flows.lock().unwrap())
     }
 
     /// Ends every door, as a crashed agent would.
-    pub async fn crash(&self) {
+    pub(crate) async fn crash(&self) {
         let pods: Vec<_> = self.pods.lock().unwrap().drain().collect();
         for (_, mut doors) in pods {
             doors.shutdown().await;

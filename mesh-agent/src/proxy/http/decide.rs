@@ -92,18 +92,6 @@ fn outbound(
         ledger.service(service);
     }
     let hop = Hop::decide(mesh, choice.workload.as_ref())?;
-    let destination = Arc::new(
-        choice
-            .workload
-            .as_deref()
-            .map_or_else(PeerLabels::unknown, PeerLabels::of),
-    );
-    for record in ledger.records() {
-        record.destination(Arc::clone(&destination));
-        record.security(hop.security());
-        record.upstream(choice.addr);
-        record.path_taken(hop.path());
-    }
     if matches!(hop, Hop::SameNode(_)) {
         let flow = source_flow(
             source,
@@ -115,6 +103,18 @@ fn outbound(
             reporter: Reporter::Destination,
             ..flow
         });
+    }
+    let destination = Arc::new(
+        choice
+            .workload
+            .as_deref()
+            .map_or_else(PeerLabels::unknown, PeerLabels::of),
+    );
+    for record in ledger.records() {
+        record.destination(Arc::clone(&destination));
+        record.security(hop.security());
+        record.upstream(choice.addr);
+        record.path_taken(hop.path());
     }
     Ok(Plan {
         hop,

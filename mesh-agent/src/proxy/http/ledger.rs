@@ -84,7 +84,9 @@ impl Ledger {
     }
 
     pub(super) fn route(&self, route: &str) {
-        self.first.route(route);
+        for record in self.records() {
+            record.route(route);
+        }
     }
 
     /// Notes the gRPC status that headers or trailers carry, if they do.

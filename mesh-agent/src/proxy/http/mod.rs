@@ -19,7 +19,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::detect::Spoken;
-use crate::lifecycle::Stop;
 use crate::mesh::identity::SpiffeId;
 use crate::proxy::http::decide::Plan;
 use crate::proxy::http::ledger::Ledger;
@@ -84,7 +83,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
             let mut served = std::pin::pin!(builder.serve_connection(io, service));
             tokio::select! {
                 result = served.as_mut() => result,
-                () = stopped(&stop) => {
+                () = stop.requested() => {
                     served.as_mut().graceful_shutdown();
                     served.await
                 }
@@ -99,7 +98,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
             let mut served = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
             tokio::select! {
                 result = served.as_mut() => result,
-                () = stopped(&stop) => {
+                () = stop.requested() => {
                     served.as_mut().graceful_shutdown();
                     served.await
                 }
@@ -109,10 +108,6 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
     if let Err(error) = served {
         tracing::debug!(%error, "client connection ended");
     }
-}
-
-async fn stopped(stop: &Stop) {
-    stop.requested().await;
 }
 
 impl Connection {
@@ -141,7 +136,7 @@ impl Connection {
         }
         let plan = Plan::decide(&self.mesh, &self.side, &request, ledger)?;
         if let Some(protocol) = headers::upgrade_of(&request) {
-            return upgrade::carry(&self.mesh, request, plan, ledger, protocol).await;
+            return Box::pin(upgrade::carry(&self.mesh, request, plan, ledger, protocol)).await;
         }
         forward::carry(&self.mesh, request, plan, ledger).await
     }

@@ -5,16 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::{Body, Incoming};
-use parking_lot::Mutex;
 
 use crate::transport::http::H1Sender;
-use crate::transport::pool::PoolKey;
-use crate::transport::pool::shelf::H1Shelf;
+use crate::transport::pool::{H1Shelves, PoolKey};
 
 /// A response body on a connection of the pool.
 #[derive(Debug)]
@@ -102,24 +98,18 @@ impl Body for Leased {
 /// An HTTP/1.1 connection in use; dropped without being given back, it is closed.
 #[derive(Debug)]
 pub(super) struct H1Lease {
-    shelves: Arc<Mutex<HashMap<PoolKey, H1Shelf>>>,
+    shelves: Arc<H1Shelves>,
     key: PoolKey,
     sender: H1Sender,
 }
 
 impl H1Lease {
-    pub(super) fn new(
-        shelves: Arc<Mutex<HashMap<PoolKey, H1Shelf>>>,
-        key: PoolKey,
-        sender: H1Sender,
-    ) -> Self {
+    pub(super) fn new(shelves: Arc<H1Shelves>, key: PoolKey, sender: H1Sender) -> Self {
         Self { shelves, key, sender }
     }
 
     fn give_back(self) {
-        if !self.sender.is_closed() {
-            self.shelves.lock().entry(self.key).or_default().put(self.sender);
-        }
+        self.shelves.put(self.key, self.sender);
     }
 }
 

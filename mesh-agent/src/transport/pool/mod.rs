@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -64,11 +65,27 @@ pub enum SendError {
     Broken(#[source] hyper::Error),
 }
 
+/// Idle HTTP/1.1 connections by where they lead.
+#[derive(Debug, Default)]
+struct H1Shelves {
+    shelves: Mutex<HashMap<PoolKey, H1Shelf>>,
+    is_closed: AtomicBool,
+}
+
+impl H1Shelves {
+    /// Keeps a connection for the next request.
+    fn put(&self, key: PoolKey, sender: H1Sender) {
+        if !sender.is_closed() && !self.is_closed.load(Ordering::Acquire) {
+            self.shelves.lock().entry(key).or_default().put(sender);
+        }
+    }
+}
+
 /// The HTTP connections of one pod to its destinations.
 #[derive(Debug)]
 pub struct HttpPool {
     tasks: Tasks,
-    h1: Arc<Mutex<HashMap<PoolKey, H1Shelf>>>,
+    h1: Arc<H1Shelves>,
     h2: Mutex<HashMap<PoolKey, H2Shelf>>,
 }
 
@@ -101,13 +118,20 @@ impl HttpPool {
 
     /// Closes what was idle for longer than the idle time; called from a periodic task.
     pub fn sweep(&self) {
-        self.h1.lock().retain(|_, shelf| shelf.sweep(IDLE));
+        self.h1.shelves.lock().retain(|_, shelf| shelf.sweep(IDLE));
         self.h2.lock().retain(|_, shelf| shelf.sweep());
+    }
+
+    /// Closes what is idle, and from now on everything that becomes idle: the pod leaves or the agent stops.
+    pub fn close(&self) {
+        self.h1.is_closed.store(true, Ordering::Release);
+        self.h1.shelves.lock().clear();
+        self.h2.lock().clear();
     }
 
     /// How many connections are kept: idle HTTP/1.1 ones and all of HTTP/2.
     pub fn len(&self) -> usize {
-        let h1: usize = self.h1.lock().values().map(H1Shelf::len).sum();
+        let h1: usize = self.h1.shelves.lock().values().map(H1Shelf::len).sum();
         let h2: usize = self.h2.lock().values().map(H2Shelf::len).sum();
         h1 + h2
     }
@@ -150,7 +174,7 @@ impl HttpPool {
     }
 
     fn take_idle(&self, key: &PoolKey) -> Option<H1Sender> {
-        self.h1.lock().get_mut(key)?.take(IDLE)
+        self.h1.shelves.lock().get_mut(key)?.take(IDLE)
     }
 
     fn lease_h1(

@@ -145,4 +145,4 @@ const MAX_IDLE: usize = 256;
 /// Streams on one HTTP/2 connection before a second is opened; below every common server's limit (100).
 const MAX_STREAMS: usize = 96;
 /// An HTTP/2 connection without streams is closed after this time.
-const STALE: Duration = Duration::from_secs(120);
+const STALE: Duration = Duration::from_mins(2);
