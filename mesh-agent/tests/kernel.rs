@@ -8,6 +8,7 @@ mod lab;
 mod relay;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use mesh_agent::capture::door::Accepted;
@@ -16,6 +17,7 @@ use mesh_agent::capture::{Direction, PodHost};
 use mesh_agent::kernel::ebpf::EbpfKernel;
 use mesh_agent::kernel::enrolment::Enrolment;
 use mesh_agent::kernel::status::Change;
+use mesh_agent::mesh::facts::ObjectMeta;
 use mesh_agent::mesh::identity::SpiffeId;
 use mesh_agent::mesh::workload::{Membership, Placement, Workload, WorkloadNaming, WorkloadUid};
 use mesh_agent::pod::LocalPod;
@@ -92,7 +94,13 @@ fn workload(lab: &Lab, addrs: &[&str]) -> Arc<Workload> {
         uid: WorkloadUid::new("0001"),
         namespace: "test".into(),
         pod_name: "pod".into(),
+        meta: Arc::new(ObjectMeta {
+            origin: "test".into(),
+            object: "Pod test/pod".into(),
+            created: None,
+        }),
         node: "node".into(),
+        host_network: false,
         identity: SpiffeId::new("cluster.local", "test", "pod").unwrap(),
         addrs: ips(addrs),
         labels: std::collections::BTreeMap::new(),
@@ -325,7 +333,7 @@ fn a_pod_that_vanishes_is_unhooked_and_reported() {
 }
 
 #[test]
-fn a_cgroup_that_holds_the_agent_or_is_none_is_refused() {
+fn a_place_that_is_not_a_pods_own_is_refused() {
     in_lab(async || {
         let lab = Lab::up("cgroup")?;
         let mut enrolment = Enrolment::new(
@@ -333,16 +341,22 @@ fn a_cgroup_that_holds_the_agent_or_is_none_is_refused() {
             Arc::new(Held::default()),
             PodPorts::default(),
         );
+        let own_netns = Placement {
+            netns: "/proc/self/ns/net".into(),
+            cgroup: lab.cgroup(),
+        };
         let root = lab.cgroup().ancestors().nth(2).ok_or("no root")?.to_owned();
-        for (cgroup, expected) in [
-            (root, "own cgroup is inside"),
-            ("/tmp".into(), "is no cgroup v2 directory"),
+        let in_cgroup = |cgroup: PathBuf| Placement {
+            netns: lab.netns(Side::Pod),
+            cgroup,
+        };
+        for (placement, expected) in [
+            (in_cgroup(root), "own cgroup is inside"),
+            (in_cgroup("/tmp".into()), "is no cgroup v2 directory"),
+            (own_netns, "is the node's own network namespace"),
         ] {
             let mut pod = (*workload(&lab, &POD)).clone();
-            pod.placement = Some(Placement {
-                netns: lab.netns(Side::Pod),
-                cgroup,
-            });
+            pod.placement = Some(placement);
             let reports = enrolment.reconcile(&[Arc::new(pod)]);
             assert!(
                 reports.iter().any(|report| report.to_string().contains(expected)),

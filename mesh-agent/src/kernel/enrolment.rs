@@ -309,8 +309,7 @@ mod tests {
 
     use super::*;
     use crate::kernel::fake::FakeKernel;
-    use crate::mesh::identity::SpiffeId;
-    use crate::mesh::workload::{Membership, WorkloadNaming};
+    use crate::mesh::workload::fixture;
     use crate::pod::netns::NetnsCookie;
 
     /// Keeps what joined, until it leaves.
@@ -365,22 +364,14 @@ mod tests {
     }
 
     fn pod(uid: &str, netns: &str, addrs: &[&str]) -> Arc<Workload> {
-        Arc::new(Workload {
-            uid: WorkloadUid::new(uid),
-            namespace: "test".into(),
-            pod_name: uid.into(),
-            node: "node".into(),
-            identity: SpiffeId::new("cluster.local", "test", "pod").unwrap(),
-            addrs: addrs.iter().map(|addr| addr.parse::<IpAddr>().unwrap()).collect(),
-            labels: BTreeMap::new(),
-            naming: WorkloadNaming::default(),
-            ports: Vec::new(),
-            membership: Membership::Enrolled,
-            placement: Some(Placement {
-                netns: netns.into(),
-                cgroup: netns.into(),
-            }),
-        })
+        let mut pod = fixture::pod("test", uid);
+        pod.uid = WorkloadUid::new(uid);
+        pod.addrs = addrs.iter().map(|addr| addr.parse::<IpAddr>().unwrap()).collect();
+        pod.placement = Some(Placement {
+            netns: netns.into(),
+            cgroup: netns.into(),
+        });
+        Arc::new(pod)
     }
 
     fn said(reports: &[Report]) -> Vec<String> {
