@@ -1,6 +1,11 @@
 //! The real kernel programs between two network namespaces, one of them an enrolled pod.
 //!
 //! Needs root and a kernel that runs eBPF: `cargo xtask test` sets `MESH_LAB=1`; without it nothing is tested here.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of tests, outside the test functions"
+)]
 
 #[path = "kernel/lab.rs"]
 mod lab;
@@ -62,7 +67,7 @@ impl Bench {
     }
 
     /// One connection to a fresh server, seen from both ends.
-    async fn dial(&self, from: Side, how: &str, to: &str) -> Result<(Served, Seen)> {
+    fn dial(&self, from: Side, how: &str, to: &str) -> Result<(Served, Seen)> {
         let server_side = if POD.contains(&to) { Side::Pod } else { Side::Peer };
         tokio::task::block_in_place(|| {
             let server: Server = self.lab.server(server_side, to)?;
@@ -139,7 +144,7 @@ fn outbound_is_captured_and_both_ends_see_true_addresses() {
             ("mptcp", PEER[0], POD[0]),
             ("mptcp", PEER[1], POD[1]),
         ] {
-            let (server, client) = bench.dial(Side::Pod, how, to).await?;
+            let (server, client) = bench.dial(Side::Pod, how, to)?;
             assert_eq!(client.reply.as_deref(), Some("hello"), "{how} {client:?}");
             let flows = bench.relay.take();
             // One flow: the relay's own connect, from the same namespace, was not captured again.
@@ -170,7 +175,7 @@ fn inbound_is_steered_and_the_application_sees_the_real_client() {
     in_lab(async || {
         let bench = Bench::enrolled("in")?;
         for (how, to) in [("v4", POD[0]), ("v6", POD[1]), ("mptcp", POD[0])] {
-            let (server, client) = bench.dial(Side::Peer, how, to).await?;
+            let (server, client) = bench.dial(Side::Peer, how, to)?;
             assert_eq!(client.reply.as_deref(), Some("hello"), "{how} {client:?}");
             let own = client.own.unwrap();
             assert_eq!(
@@ -194,7 +199,7 @@ fn a_pod_that_dials_itself_is_left_alone() {
     in_lab(async || {
         let bench = Bench::enrolled("self")?;
         for (how, to) in [("v4", POD[0]), ("v6", POD[1])] {
-            let (server, client) = bench.dial(Side::Pod, how, to).await?;
+            let (server, client) = bench.dial(Side::Pod, how, to)?;
             assert_eq!(client.peer, Some(server.addr));
             assert_eq!(server.seen.unwrap().accepted, client.own);
         }
@@ -210,7 +215,7 @@ fn a_pod_that_dials_itself_is_left_alone() {
 fn a_family_that_the_pod_does_not_have_is_refused() {
     in_lab(async || {
         let bench = Bench::enrolled_with("family", &POD[..1])?;
-        let (_, client) = bench.dial(Side::Pod, "v6", PEER[1]).await?;
+        let (_, client) = bench.dial(Side::Pod, "v6", PEER[1])?;
         assert_eq!(client.errno.as_deref(), Some("ENETUNREACH"));
         Ok(())
     });
@@ -223,7 +228,7 @@ fn a_dead_agent_refuses_and_never_leaks() {
         bench.relay.crash().await;
         for (from, to) in [(Side::Pod, PEER), (Side::Peer, POD)] {
             for (how, to) in ["v4", "v6"].into_iter().zip(to) {
-                let (_, client) = bench.dial(from, how, to).await?;
+                let (_, client) = bench.dial(from, how, to)?;
                 assert_eq!(client.errno.as_deref(), Some("ECONNREFUSED"), "{how} to {to}");
             }
         }
@@ -243,7 +248,7 @@ fn un_enrolling_restores_the_plain_network() {
         );
         for (from, to) in [(Side::Pod, PEER), (Side::Peer, POD)] {
             for (how, to) in ["v4", "v6"].into_iter().zip(to) {
-                let (server, client) = bench.dial(from, how, to).await?;
+                let (server, client) = bench.dial(from, how, to)?;
                 assert_eq!(client.peer, Some(server.addr));
                 assert_eq!(
                     server.seen.unwrap().accepted,
@@ -267,7 +272,7 @@ fn every_way_to_connect_is_captured() {
         let bench = Bench::enrolled("ways")?;
         for how in ["nonblocking", "bound", "fastopen"] {
             for (to, pod_ip) in PEER.into_iter().zip(POD) {
-                let (server, client) = bench.dial(Side::Pod, how, to).await?;
+                let (server, client) = bench.dial(Side::Pod, how, to)?;
                 assert_eq!(client.reply.as_deref(), Some("hello"), "{how} {client:?}");
                 let own = client.own.unwrap();
                 assert_eq!(own.ip(), pod_ip.parse::<IpAddr>()?, "{how}");
