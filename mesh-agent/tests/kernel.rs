@@ -1,6 +1,11 @@
 //! The real kernel programs between two network namespaces, one of them an enrolled pod.
 //!
 //! Needs root and a kernel that runs eBPF: `cargo xtask test` sets `MESH_LAB=1`; without it nothing is tested here.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of tests, outside the test functions"
+)]
 
 #[path = "kernel/lab.rs"]
 mod lab;
@@ -8,6 +13,7 @@ mod lab;
 mod relay;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use mesh_agent::capture::door::Accepted;
@@ -16,6 +22,7 @@ use mesh_agent::capture::{Direction, PodHost};
 use mesh_agent::kernel::ebpf::EbpfKernel;
 use mesh_agent::kernel::enrolment::Enrolment;
 use mesh_agent::kernel::status::Change;
+use mesh_agent::mesh::facts::ObjectMeta;
 use mesh_agent::mesh::identity::SpiffeId;
 use mesh_agent::mesh::workload::{Membership, Placement, Workload, WorkloadNaming, WorkloadUid};
 use mesh_agent::pod::LocalPod;
@@ -60,7 +67,7 @@ impl Bench {
     }
 
     /// One connection to a fresh server, seen from both ends.
-    async fn dial(&self, from: Side, how: &str, to: &str) -> Result<(Served, Seen)> {
+    fn dial(&self, from: Side, how: &str, to: &str) -> Result<(Served, Seen)> {
         let server_side = if POD.contains(&to) { Side::Pod } else { Side::Peer };
         tokio::task::block_in_place(|| {
             let server: Server = self.lab.server(server_side, to)?;
@@ -92,7 +99,13 @@ fn workload(lab: &Lab, addrs: &[&str]) -> Arc<Workload> {
         uid: WorkloadUid::new("0001"),
         namespace: "test".into(),
         pod_name: "pod".into(),
+        meta: Arc::new(ObjectMeta {
+            origin: "test".into(),
+            object: "Pod test/pod".into(),
+            created: None,
+        }),
         node: "node".into(),
+        host_network: false,
         identity: SpiffeId::new("cluster.local", "test", "pod").unwrap(),
         addrs: ips(addrs),
         labels: std::collections::BTreeMap::new(),
@@ -131,7 +144,7 @@ fn outbound_is_captured_and_both_ends_see_true_addresses() {
             ("mptcp", PEER[0], POD[0]),
             ("mptcp", PEER[1], POD[1]),
         ] {
-            let (server, client) = bench.dial(Side::Pod, how, to).await?;
+            let (server, client) = bench.dial(Side::Pod, how, to)?;
             assert_eq!(client.reply.as_deref(), Some("hello"), "{how} {client:?}");
             let flows = bench.relay.take();
             // One flow: the relay's own connect, from the same namespace, was not captured again.
@@ -162,7 +175,7 @@ fn inbound_is_steered_and_the_application_sees_the_real_client() {
     in_lab(async || {
         let bench = Bench::enrolled("in")?;
         for (how, to) in [("v4", POD[0]), ("v6", POD[1]), ("mptcp", POD[0])] {
-            let (server, client) = bench.dial(Side::Peer, how, to).await?;
+            let (server, client) = bench.dial(Side::Peer, how, to)?;
             assert_eq!(client.reply.as_deref(), Some("hello"), "{how} {client:?}");
             let own = client.own.unwrap();
             assert_eq!(
@@ -186,7 +199,7 @@ fn a_pod_that_dials_itself_is_left_alone() {
     in_lab(async || {
         let bench = Bench::enrolled("self")?;
         for (how, to) in [("v4", POD[0]), ("v6", POD[1])] {
-            let (server, client) = bench.dial(Side::Pod, how, to).await?;
+            let (server, client) = bench.dial(Side::Pod, how, to)?;
             assert_eq!(client.peer, Some(server.addr));
             assert_eq!(server.seen.unwrap().accepted, client.own);
         }
@@ -202,7 +215,7 @@ fn a_pod_that_dials_itself_is_left_alone() {
 fn a_family_that_the_pod_does_not_have_is_refused() {
     in_lab(async || {
         let bench = Bench::enrolled_with("family", &POD[..1])?;
-        let (_, client) = bench.dial(Side::Pod, "v6", PEER[1]).await?;
+        let (_, client) = bench.dial(Side::Pod, "v6", PEER[1])?;
         assert_eq!(client.errno.as_deref(), Some("ENETUNREACH"));
         Ok(())
     });
@@ -215,7 +228,7 @@ fn a_dead_agent_refuses_and_never_leaks() {
         bench.relay.crash().await;
         for (from, to) in [(Side::Pod, PEER), (Side::Peer, POD)] {
             for (how, to) in ["v4", "v6"].into_iter().zip(to) {
-                let (_, client) = bench.dial(from, how, to).await?;
+                let (_, client) = bench.dial(from, how, to)?;
                 assert_eq!(client.errno.as_deref(), Some("ECONNREFUSED"), "{how} to {to}");
             }
         }
@@ -235,7 +248,7 @@ fn un_enrolling_restores_the_plain_network() {
         );
         for (from, to) in [(Side::Pod, PEER), (Side::Peer, POD)] {
             for (how, to) in ["v4", "v6"].into_iter().zip(to) {
-                let (server, client) = bench.dial(from, how, to).await?;
+                let (server, client) = bench.dial(from, how, to)?;
                 assert_eq!(client.peer, Some(server.addr));
                 assert_eq!(
                     server.seen.unwrap().accepted,
@@ -259,7 +272,7 @@ fn every_way_to_connect_is_captured() {
         let bench = Bench::enrolled("ways")?;
         for how in ["nonblocking", "bound", "fastopen"] {
             for (to, pod_ip) in PEER.into_iter().zip(POD) {
-                let (server, client) = bench.dial(Side::Pod, how, to).await?;
+                let (server, client) = bench.dial(Side::Pod, how, to)?;
                 assert_eq!(client.reply.as_deref(), Some("hello"), "{how} {client:?}");
                 let own = client.own.unwrap();
                 assert_eq!(own.ip(), pod_ip.parse::<IpAddr>()?, "{how}");
@@ -325,7 +338,7 @@ fn a_pod_that_vanishes_is_unhooked_and_reported() {
 }
 
 #[test]
-fn a_cgroup_that_holds_the_agent_or_is_none_is_refused() {
+fn a_place_that_is_not_a_pods_own_is_refused() {
     in_lab(async || {
         let lab = Lab::up("cgroup")?;
         let mut enrolment = Enrolment::new(
@@ -333,16 +346,22 @@ fn a_cgroup_that_holds_the_agent_or_is_none_is_refused() {
             Arc::new(Held::default()),
             PodPorts::default(),
         );
+        let own_netns = Placement {
+            netns: "/proc/self/ns/net".into(),
+            cgroup: lab.cgroup(),
+        };
         let root = lab.cgroup().ancestors().nth(2).ok_or("no root")?.to_owned();
-        for (cgroup, expected) in [
-            (root, "own cgroup is inside"),
-            ("/tmp".into(), "is no cgroup v2 directory"),
+        let in_cgroup = |cgroup: PathBuf| Placement {
+            netns: lab.netns(Side::Pod),
+            cgroup,
+        };
+        for (placement, expected) in [
+            (in_cgroup(root), "own cgroup is inside"),
+            (in_cgroup("/tmp".into()), "is no cgroup v2 directory"),
+            (own_netns, "is the node's own network namespace"),
         ] {
             let mut pod = (*workload(&lab, &POD)).clone();
-            pod.placement = Some(Placement {
-                netns: lab.netns(Side::Pod),
-                cgroup,
-            });
+            pod.placement = Some(placement);
             let reports = enrolment.reconcile(&[Arc::new(pod)]);
             assert!(
                 reports.iter().any(|report| report.to_string().contains(expected)),

@@ -181,7 +181,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::net::TcpListener as StdListener;
     use std::sync::Arc;
 
@@ -189,8 +188,7 @@ mod tests {
 
     use super::*;
     use crate::capture::listeners::{PodListeners, PodPorts};
-    use crate::mesh::identity::SpiffeId;
-    use crate::mesh::workload::{Membership, Workload, WorkloadNaming, WorkloadUid};
+    use crate::mesh::workload::fixture;
     use crate::pod::flows::FlowTable;
     use crate::pod::netns::{Netns, NetnsCookie};
 
@@ -213,19 +211,8 @@ mod tests {
     }
 
     fn pod(flows: OneFlow) -> LocalPod {
-        let workload = Workload {
-            uid: WorkloadUid::new("1"),
-            namespace: "test".into(),
-            pod_name: "pod".into(),
-            node: "node".into(),
-            identity: SpiffeId::new("cluster.local", "test", "pod").unwrap(),
-            addrs: vec!["127.0.0.1".parse().unwrap()],
-            labels: BTreeMap::new(),
-            naming: WorkloadNaming::default(),
-            ports: Vec::new(),
-            membership: Membership::Enrolled,
-            placement: None,
-        };
+        let mut workload = fixture::pod("test", "pod");
+        workload.addrs = vec!["127.0.0.1".parse().unwrap()];
         let netns = Arc::new(Netns::current().unwrap());
         LocalPod {
             workload: Arc::new(workload),

@@ -74,6 +74,9 @@ pub enum KernelError {
     /// Hooked there, the agent's own connects would be captured again.
     #[error("the agent's own cgroup is inside {path}: start the agent in a cgroup outside every pod", path = .0.display())]
     AgentInside(PathBuf),
+    /// A pod of the host network has no address or namespace of its own to hook.
+    #[error("{path} is the node's own network namespace", path = .0.display())]
+    NodeNetns(PathBuf),
     /// Another pod lives in that namespace: the hooks could not tell the two apart.
     #[error("shares its network namespace with pod {0}")]
     SharedNetns(WorkloadUid),

@@ -10,6 +10,7 @@ use mesh_agent::capture::listeners::PodListeners;
 use mesh_agent::capture::{Direction, PodHost};
 use mesh_agent::mesh::workload::WorkloadUid;
 use mesh_agent::pod::LocalPod;
+use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -107,14 +108,12 @@ async fn dial(pod: &LocalPod, captured: &Captured) -> io::Result<TcpStream> {
             .file_true_peer(pod.netns.cookie(), bound, captured.peer)?;
     }
     match socket.connect(&to.into()) {
-        Err(error) if error.raw_os_error() != Some(libc_einprogress()) => return Err(error),
+        Err(error) if error.raw_os_error().map(Errno::from_raw) != Some(Errno::EINPROGRESS) => {
+            return Err(error);
+        }
         _ => {}
     }
     let stream = TcpStream::from_std(socket.into())?;
     stream.writable().await?;
     stream.take_error()?.map_or(Ok(stream), Err)
-}
-
-fn libc_einprogress() -> i32 {
-    nix::errno::Errno::EINPROGRESS as i32
 }
