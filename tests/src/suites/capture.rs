@@ -239,7 +239,7 @@ fn a_pod_outside_of_the_mesh_can_be_reached(lab: &Running) -> Result<()> {
         "http://plain.outside/".to_owned(),
         url(addresses(lab, "outside/plain")?[0], 8080, "/"),
     ] {
-        let reply = get(lab, CLIENT, &url)?;
+        let reply = curl(lab, CLIENT, &["-4", &url])?;
         equal(&url, reply.says("pod")?, "plain")?;
         equal(
             "the address that the server saw",
