@@ -152,7 +152,10 @@ async fn tcp(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Pref
     );
     for record in &ledger.0 {
         record.upstream(choice.addr);
-        record.path_taken(hop.path());
+    }
+    // Told once, also where this agent records both ends.
+    if let Some(first) = ledger.0.first() {
+        first.path_taken(hop.path());
     }
     match hop
         .connect(mesh, source, ends.client, choice.addr, Alpn::Tcp)

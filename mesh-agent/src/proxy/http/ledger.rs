@@ -7,7 +7,7 @@ use http::header::HeaderValue;
 
 use crate::mesh::service::ServiceName;
 use crate::proxy::refusal::Refusal;
-use crate::telemetry::{FlowLabels, HttpRecord, HttpStart, ResponseFlag, Telemetry};
+use crate::telemetry::{FlowLabels, HttpRecord, HttpStart, PathTaken, ResponseFlag, Telemetry};
 
 /// Shared by the walk and by both bodies; whoever drops it last closes the records.
 #[derive(Debug)]
@@ -56,6 +56,11 @@ impl Ledger {
     /// All records.
     pub(super) fn records(&self) -> impl Iterator<Item = &HttpRecord> {
         std::iter::once(&self.first).chain(self.second.get())
+    }
+
+    /// Which way the request goes: told once, also where this agent records both ends.
+    pub(super) fn path_taken(&self, path: PathTaken) {
+        self.first.path_taken(path);
     }
 
     pub(super) fn flag(&self, flag: ResponseFlag, details: &'static str) {
