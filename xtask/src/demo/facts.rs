@@ -15,6 +15,8 @@ use serde::Serialize;
 pub(crate) struct Facts {
     pub(crate) split: BTreeMap<String, u64>,
     pub(crate) paths: BTreeMap<&'static str, u64>,
+    /// What the agents counted of each path, among all HTTP requests of the demo.
+    pub(crate) paths_by_agents: BTreeMap<String, f64>,
     pub(crate) requests: u64,
     pub(crate) requests_failed: u64,
     pub(crate) failures: Vec<String>,
@@ -101,6 +103,10 @@ impl Facts {
     pub(crate) fn metrics(&mut self, lab: &Running) -> Result<()> {
         for node in lab.state.nodes.keys() {
             let metrics = lab.metrics(node)?;
+            for sample in metrics.matching("mesh_requests_path_total", &[]) {
+                let path = sample.labels.get("path").cloned().unwrap_or_default();
+                *self.paths_by_agents.entry(path).or_default() += sample.value;
+            }
             for sample in metrics.matching("istio_requests_total", &[]) {
                 let principals = ["source_principal", "destination_principal"];
                 let named = principals

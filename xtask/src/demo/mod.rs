@@ -95,6 +95,7 @@ fn show(lab: &Running, facts: &mut Facts) -> Result<()> {
         facts.wire_ports,
     ))?;
     facts.metrics(lab)?;
+    line(&format!("  paths, by the agents     {:?}", facts.paths_by_agents))?;
     line(&format!(
         "  identities               {}",
         facts
