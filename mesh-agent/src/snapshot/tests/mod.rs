@@ -52,6 +52,7 @@ fn service(name: &str, vips: &[&str], protocol: AppProtocol) -> Service {
         name: ServiceName::new("shop", name),
         meta: meta(&format!("Service shop/{name}"), 0),
         vips: vips.iter().map(|vip| vip.parse().unwrap()).collect(),
+        is_headless: vips.is_empty(),
         ports: vec![ServicePort {
             name: "main".into(),
             port: 80,
