@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex};
 use mesh_agent::capture::door::Accepted;
 use mesh_agent::capture::listeners::{PodListeners, PodPorts};
 use mesh_agent::capture::{Direction, PodHost};
+use mesh_agent::kernel::Hook;
 use mesh_agent::kernel::ebpf::EbpfKernel;
 use mesh_agent::kernel::enrolment::Enrolment;
 use mesh_agent::kernel::status::Change;
@@ -240,12 +241,14 @@ fn a_dead_agent_refuses_and_never_leaks() {
 fn un_enrolling_restores_the_plain_network() {
     in_lab(async || {
         let mut bench = Bench::enrolled("leave")?;
+        assert_eq!(bench.lab.links()?, Hook::ALL.len());
         let reports = bench.enrolment.reconcile(&[]);
         assert_eq!(
             reports.first().map(|report| &report.change),
             Some(&Change::Left),
             "{reports:?}"
         );
+        assert_eq!(bench.lab.links()?, 0);
         for (from, to) in [(Side::Pod, PEER), (Side::Peer, POD)] {
             for (how, to) in ["v4", "v6"].into_iter().zip(to) {
                 let (server, client) = bench.dial(from, how, to)?;

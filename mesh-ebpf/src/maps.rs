@@ -79,6 +79,13 @@ pub(crate) fn original(key: &SocketKey) -> Option<Endpoint> {
     copy(ORIGINAL_DST.get_ptr(key))
 }
 
+/// Forgets what is known of a local end, of living and of closed sockets.
+pub(crate) fn forget(key: &SocketKey) {
+    // Mostly there is nothing to forget.
+    let _: Result<(), i32> = ORIGINAL_DST.remove(key);
+    let _: Result<(), i32> = ORIGINAL_OF_CLOSED.remove(key);
+}
+
 /// Moves what is known of a socket from the living to the closed.
 pub(crate) fn close(key: &SocketKey) {
     let Some(original) = original(key) else { return };

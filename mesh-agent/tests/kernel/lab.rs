@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -72,6 +73,19 @@ impl Lab {
     /// Takes a side's namespace away, as the end of a pod does.
     pub(crate) fn remove_netns(&self, side: Side) -> Result<()> {
         ip(&["netns", "del", &self.netns_name(side)])
+    }
+
+    /// How many links this process holds at the pod's cgroup and namespace, as the kernel tells.
+    pub(crate) fn links(&self) -> Result<usize> {
+        let cgroup = format!("cgroup_id:\t{}\n", fs::metadata(&self.cgroup)?.ino());
+        let netns = format!("netns_ino:\t{}\n", fs::metadata(self.netns(Side::Pod))?.ino());
+        let mut links = 0;
+        for entry in fs::read_dir("/proc/self/fdinfo")? {
+            // A descriptor that another test closes meanwhile is none of ours.
+            let info = fs::read_to_string(entry?.path()).unwrap_or_default();
+            links += usize::from(info.contains(&cgroup) || info.contains(&netns));
+        }
+        Ok(links)
     }
 
     /// A server of one connection: says whom it sees, then ends.
@@ -203,7 +217,7 @@ pub(crate) fn ips(texts: &[&str]) -> Vec<IpAddr> {
 }
 
 const PYTHON: &str = r#"
-import errno, ipaddress, json, select, socket, sys
+import errno, ipaddress, json, select, socket, sys, time
 def text(end):
     ip = ipaddress.ip_address(end[0])
     return f"[{ip}]:{end[1]}" if ip.version == 6 else f"{ip}:{end[1]}"
@@ -216,6 +230,13 @@ def server(ip):
     c.sendall(b"hello")
     c.close()
     print(json.dumps(seen), flush=True)
+def wait_for_time_wait(port):
+    # The socket itself is gone once its row has timer 3, the one of a time-wait entry.
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        rows = [row.split() for row in open("/proc/self/net/tcp")][1:]
+        if any(row[1].endswith(f":{port:04X}") and row[5].startswith("03:") for row in rows): return
+    raise TimeoutError
 def client(how, ip, port):
     family = socket.AF_INET if ":" not in ip and how != "mapped" else socket.AF_INET6
     if how == "mapped": ip = "::ffff:" + ip
@@ -236,7 +257,10 @@ def client(how, ip, port):
             if how != "nonblocking": c.connect(to)
             c.sendall(b"ahoy!")
         seen = {"own": text(c.getsockname()), "peer": text(c.getpeername())}
-        if how == "hasty": c.close()
+        if how == "hasty":
+            own = c.getsockname()[1]
+            c.close()
+            wait_for_time_wait(own)
         else: seen["reply"] = c.recv(5, socket.MSG_WAITALL).decode()
     except TimeoutError:
         seen = {"errno": "ETIMEDOUT"}
