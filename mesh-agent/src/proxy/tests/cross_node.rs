@@ -1,0 +1,1 @@
+//! Two pods of two nodes.
