@@ -7,5 +7,6 @@ mod facts;
 mod flows;
 mod lab;
 
+mod bytes;
 mod cross_node;
 mod same_node;
