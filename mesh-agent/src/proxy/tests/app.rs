@@ -68,6 +68,14 @@ impl App {
         Self::http(lab, pod, move |_| async move { Response::new(full(text)) }).await
     }
 
+    /// Answers with the request's body.
+    pub(super) async fn echo(lab: &Lab, pod: LabPod) -> Self {
+        Self::http(lab, pod, |request| async {
+            Response::new(full(request.into_body().collect().await.unwrap().to_bytes()))
+        })
+        .await
+    }
+
     /// What it was asked so far.
     pub(super) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().clone()

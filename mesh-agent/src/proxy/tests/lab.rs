@@ -33,7 +33,7 @@ pub(super) struct Lab {
     pub(super) b: Agent,
     /// What is no agent's: applications, clients, the wire.
     pub(super) tasks: Tasks,
-    vips: Mutex<u8>,
+    last: Mutex<u8>,
     _dir: TempDir,
 }
 
@@ -59,7 +59,7 @@ impl Lab {
             a: Agent::start("node-a", &ca, &dir).await,
             b: Agent::start("node-b", &ca, &dir).await,
             tasks: Tasks::new(),
-            vips: Mutex::new(1),
+            last: Mutex::default(),
             _dir: dir,
         }
     }
@@ -72,11 +72,7 @@ impl Lab {
         protocol: AppProtocol,
         addrs: &[SocketAddr],
     ) -> SocketAddr {
-        let vip = {
-            let mut vips = self.vips.lock();
-            *vips += 1;
-            IpAddr::V4(Ipv4Addr::new(10, 96, 0, *vips))
-        };
+        let vip = IpAddr::V4(Ipv4Addr::new(10, 96, 0, self.unique()));
         for agent in [&self.a, &self.b] {
             let mut endpoints = Vec::new();
             for addr in addrs {
@@ -136,6 +132,13 @@ impl Lab {
         let stream = socket.connect(agent.outbound[&from.ip]).await.unwrap();
         stream.set_nodelay(true).unwrap();
         stream
+    }
+
+    /// A number that this lab has not given before.
+    pub(super) fn unique(&self) -> u8 {
+        let mut last = self.last.lock();
+        *last += 1;
+        *last
     }
 
     pub(super) fn agent_of(&self, pod: LabPod) -> &Agent {

@@ -9,4 +9,8 @@ mod lab;
 
 mod bytes;
 mod cross_node;
+mod faults;
+mod records;
+mod refusals;
+mod rewriting;
 mod same_node;
