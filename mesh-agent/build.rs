@@ -140,7 +140,6 @@ fn required(name: &str) -> Result<OsString> {
     env::var_os(name).ok_or_else(|| format!("cargo did not set {name}").into())
 }
 
-#[expect(clippy::print_stdout, reason = "this is how a build script speaks to cargo")]
 fn say(line: &str) {
     println!("cargo::{line}");
 }

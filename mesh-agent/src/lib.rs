@@ -1,23 +1,55 @@
 //! The node agent of a sidecar-free service mesh.
+//!
+//! ```text
+//!             facts in                                       bytes in
+//!   files (later: kubernetes, consul)                eBPF-captured socket
+//!          │                                                   │
+//!     ┌────▼─────┐   build + publish   ┌──────────┐   load ┌───▼──────────────────────────────┐
+//!     │ control  ├────────────────────►│ snapshot │◄───────┤ proxy: capture → detect → identity │
+//!     └──────────┘                     └────┬─────┘        │ → policy → route → balance →       │
+//!                                           │ local pods   │ transport → telemetry              │
+//!                                      ┌────▼─────┐        └───▲──────────────────────────────┘
+//!                                      │  kernel  ├─ maps, links, listeners ─► mesh-ebpf
+//!                                      └──────────┘
+//! ```
+//!
+//! A room imports rooms of strictly lower layers only; `cargo xtask layers` checks it.
+//!
+//! | rooms | layer |
+//! |---|---|
+//! | `mesh` facts as plain data, `lifecycle` tasks, stop, readiness | 1 |
+//! | `identity` who, `telemetry` what happened, `admin` pages, `pod` the way into a pod, `config` settings | 2 |
+//! | `capture` in, `detect` what is spoken, `policy` may it, `route` where to, `balance` which one, `transport` out | 3 |
+//! | `snapshot` all that a walk needs to know | 4 |
+//! | `control` facts to snapshots, `kernel` snapshots to hooks, `proxy` the walks | 5 |
+//! | `status` what the operator is shown | 6 |
+//! | `app` builds all parts and joins them | 7 |
 
 #![forbid(unsafe_code)]
 
+pub mod mesh;
+
+pub mod lifecycle;
+
 pub mod admin;
-pub mod app;
+pub mod config;
+pub mod identity;
+pub mod pod;
+pub mod telemetry;
+
 pub mod balance;
 pub mod capture;
-pub mod config;
-pub mod control;
 pub mod detect;
-pub mod identity;
-pub mod kernel;
-pub mod lifecycle;
-pub mod mesh;
-pub mod pod;
 pub mod policy;
-pub mod proxy;
 pub mod route;
-pub mod snapshot;
-pub mod status;
-pub mod telemetry;
 pub mod transport;
+
+pub mod snapshot;
+
+pub mod control;
+pub mod kernel;
+pub mod proxy;
+
+pub mod status;
+
+pub mod app;

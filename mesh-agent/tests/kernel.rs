@@ -1,6 +1,11 @@
 //! The real kernel programs between two network namespaces, one of them an enrolled pod.
 //!
 //! Needs root and a kernel that runs eBPF: `cargo xtask test` sets `MESH_LAB=1`; without it nothing is tested here.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of tests, outside the test functions"
+)]
 
 #[path = "kernel/lab.rs"]
 mod lab;
@@ -8,15 +13,21 @@ mod lab;
 mod relay;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
-use mesh_agent::capture::Direction;
-use mesh_agent::capture::listeners::PodPorts;
+use mesh_agent::capture::door::Accepted;
+use mesh_agent::capture::listeners::{PodListeners, PodPorts};
+use mesh_agent::capture::{Direction, PodHost};
+use mesh_agent::kernel::Hook;
 use mesh_agent::kernel::ebpf::EbpfKernel;
 use mesh_agent::kernel::enrolment::Enrolment;
 use mesh_agent::kernel::status::Change;
+use mesh_agent::mesh::facts::ObjectMeta;
 use mesh_agent::mesh::identity::SpiffeId;
 use mesh_agent::mesh::workload::{Membership, Placement, Workload, WorkloadNaming, WorkloadUid};
+use mesh_agent::pod::LocalPod;
+use tokio::io::AsyncReadExt;
 
 use crate::lab::{Lab, PEER, POD, Result, Seen, Server, Side, ips};
 use crate::relay::Relay;
@@ -57,7 +68,7 @@ impl Bench {
     }
 
     /// One connection to a fresh server, seen from both ends.
-    async fn dial(&self, from: Side, how: &str, to: &str) -> Result<(Server2, Seen)> {
+    fn dial(&self, from: Side, how: &str, to: &str) -> Result<(Served, Seen)> {
         let server_side = if POD.contains(&to) { Side::Pod } else { Side::Peer };
         tokio::task::block_in_place(|| {
             let server: Server = self.lab.server(server_side, to)?;
@@ -65,10 +76,10 @@ impl Bench {
             let client = self.lab.client(from, how, addr)?;
             if client.reply.is_none() {
                 server.stop()?;
-                return Ok((Server2 { addr, seen: None }, client));
+                return Ok((Served { addr, seen: None }, client));
             }
             Ok((
-                Server2 {
+                Served {
                     addr,
                     seen: Some(server.seen()?),
                 },
@@ -78,7 +89,8 @@ impl Bench {
     }
 }
 
-struct Server2 {
+/// The server's end.
+struct Served {
     addr: SocketAddr,
     seen: Option<Seen>,
 }
@@ -88,7 +100,13 @@ fn workload(lab: &Lab, addrs: &[&str]) -> Arc<Workload> {
         uid: WorkloadUid::new("0001"),
         namespace: "test".into(),
         pod_name: "pod".into(),
+        meta: Arc::new(ObjectMeta {
+            origin: "test".into(),
+            object: "Pod test/pod".into(),
+            created: None,
+        }),
         node: "node".into(),
+        host_network: false,
         identity: SpiffeId::new("cluster.local", "test", "pod").unwrap(),
         addrs: ips(addrs),
         labels: std::collections::BTreeMap::new(),
@@ -127,7 +145,7 @@ fn outbound_is_captured_and_both_ends_see_true_addresses() {
             ("mptcp", PEER[0], POD[0]),
             ("mptcp", PEER[1], POD[1]),
         ] {
-            let (server, client) = bench.dial(Side::Pod, how, to).await?;
+            let (server, client) = bench.dial(Side::Pod, how, to)?;
             assert_eq!(client.reply.as_deref(), Some("hello"), "{how} {client:?}");
             let flows = bench.relay.take();
             // One flow: the relay's own connect, from the same namespace, was not captured again.
@@ -158,7 +176,7 @@ fn inbound_is_steered_and_the_application_sees_the_real_client() {
     in_lab(async || {
         let bench = Bench::enrolled("in")?;
         for (how, to) in [("v4", POD[0]), ("v6", POD[1]), ("mptcp", POD[0])] {
-            let (server, client) = bench.dial(Side::Peer, how, to).await?;
+            let (server, client) = bench.dial(Side::Peer, how, to)?;
             assert_eq!(client.reply.as_deref(), Some("hello"), "{how} {client:?}");
             let own = client.own.unwrap();
             assert_eq!(
@@ -182,7 +200,7 @@ fn a_pod_that_dials_itself_is_left_alone() {
     in_lab(async || {
         let bench = Bench::enrolled("self")?;
         for (how, to) in [("v4", POD[0]), ("v6", POD[1])] {
-            let (server, client) = bench.dial(Side::Pod, how, to).await?;
+            let (server, client) = bench.dial(Side::Pod, how, to)?;
             assert_eq!(client.peer, Some(server.addr));
             assert_eq!(server.seen.unwrap().accepted, client.own);
         }
@@ -198,7 +216,7 @@ fn a_pod_that_dials_itself_is_left_alone() {
 fn a_family_that_the_pod_does_not_have_is_refused() {
     in_lab(async || {
         let bench = Bench::enrolled_with("family", &POD[..1])?;
-        let (_, client) = bench.dial(Side::Pod, "v6", PEER[1]).await?;
+        let (_, client) = bench.dial(Side::Pod, "v6", PEER[1])?;
         assert_eq!(client.errno.as_deref(), Some("ENETUNREACH"));
         Ok(())
     });
@@ -211,7 +229,7 @@ fn a_dead_agent_refuses_and_never_leaks() {
         bench.relay.crash().await;
         for (from, to) in [(Side::Pod, PEER), (Side::Peer, POD)] {
             for (how, to) in ["v4", "v6"].into_iter().zip(to) {
-                let (_, client) = bench.dial(from, how, to).await?;
+                let (_, client) = bench.dial(from, how, to)?;
                 assert_eq!(client.errno.as_deref(), Some("ECONNREFUSED"), "{how} to {to}");
             }
         }
@@ -223,15 +241,17 @@ fn a_dead_agent_refuses_and_never_leaks() {
 fn un_enrolling_restores_the_plain_network() {
     in_lab(async || {
         let mut bench = Bench::enrolled("leave")?;
+        assert_eq!(bench.lab.links()?, Hook::ALL.len());
         let reports = bench.enrolment.reconcile(&[]);
         assert_eq!(
             reports.first().map(|report| &report.change),
             Some(&Change::Left),
             "{reports:?}"
         );
+        assert_eq!(bench.lab.links()?, 0);
         for (from, to) in [(Side::Pod, PEER), (Side::Peer, POD)] {
             for (how, to) in ["v4", "v6"].into_iter().zip(to) {
-                let (server, client) = bench.dial(from, how, to).await?;
+                let (server, client) = bench.dial(from, how, to)?;
                 assert_eq!(client.peer, Some(server.addr));
                 assert_eq!(
                     server.seen.unwrap().accepted,
@@ -247,4 +267,122 @@ fn un_enrolling_restores_the_plain_network() {
 
 fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+#[test]
+fn every_way_to_connect_is_captured() {
+    in_lab(async || {
+        let bench = Bench::enrolled("ways")?;
+        for how in ["nonblocking", "bound", "fastopen"] {
+            for (to, pod_ip) in PEER.into_iter().zip(POD) {
+                let (server, client) = bench.dial(Side::Pod, how, to)?;
+                assert_eq!(client.reply.as_deref(), Some("hello"), "{how} {client:?}");
+                let own = client.own.unwrap();
+                assert_eq!(own.ip(), pod_ip.parse::<IpAddr>()?, "{how}");
+                assert_eq!(
+                    bench.relay.take(),
+                    [(Direction::Outbound, own, server.addr)],
+                    "{how}"
+                );
+                assert_eq!(client.peer, Some(server.addr), "{how}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_client_that_closes_before_the_agent_accepts_keeps_its_destination() {
+    in_lab(async || {
+        let held = Arc::new(Held::default());
+        let lab = Lab::up("hasty")?;
+        let mut enrolment = Enrolment::new(
+            Box::new(EbpfKernel::load()?),
+            Arc::<Held>::clone(&held),
+            PodPorts::default(),
+        );
+        enrolment.reconcile(&[workload(&lab, &POD)]);
+        let to: SocketAddr = format!("{}:7777", PEER[0]).parse()?;
+        // The client has sent, closed and exited before anybody accepts.
+        let client = tokio::task::block_in_place(|| lab.client(Side::Pod, "hasty", to))?;
+        let (pod, listeners) = held.0.lock().unwrap().take().ok_or("nothing joined")?;
+        let doors = listeners.into_doors(&pod)?;
+        let door = doors
+            .iter()
+            .find(|door| door.direction() == Direction::Outbound)
+            .ok_or("no door")?;
+        let accepted = door.accept().await;
+        let Accepted::Captured(mut captured) = accepted else {
+            return Err(format!("{accepted:?}").into());
+        };
+        assert_eq!((captured.original, Some(captured.peer)), (to, client.own));
+        let mut sent = String::new();
+        captured.stream.read_to_string(&mut sent).await?;
+        assert_eq!(sent, "ahoy!");
+        drop(enrolment);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pod_that_vanishes_is_unhooked_and_reported() {
+    in_lab(async || {
+        let mut bench = Bench::enrolled("vanish")?;
+        bench.lab.remove_netns(Side::Pod)?;
+        let wanted = [Arc::clone(&bench.pod)];
+        let reports = bench.enrolment.reconcile(&wanted);
+        let changes: Vec<_> = reports.into_iter().map(|report| report.change).collect();
+        assert!(
+            matches!(&changes[..], [Change::Left, Change::Failed { why }] if why.contains("/run/netns/")),
+            "{changes:?}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_place_that_is_not_a_pods_own_is_refused() {
+    in_lab(async || {
+        let lab = Lab::up("cgroup")?;
+        let mut enrolment = Enrolment::new(
+            Box::new(EbpfKernel::load()?),
+            Arc::new(Held::default()),
+            PodPorts::default(),
+        );
+        let own_netns = Placement {
+            netns: "/proc/self/ns/net".into(),
+            cgroup: lab.cgroup(),
+        };
+        let root = lab.cgroup().ancestors().nth(2).ok_or("no root")?.to_owned();
+        let in_cgroup = |cgroup: PathBuf| Placement {
+            netns: lab.netns(Side::Pod),
+            cgroup,
+        };
+        for (placement, expected) in [
+            (in_cgroup(root), "own cgroup is inside"),
+            (in_cgroup("/tmp".into()), "is no cgroup v2 directory"),
+            (own_netns, "is the node's own network namespace"),
+        ] {
+            let mut pod = (*workload(&lab, &POD)).clone();
+            pod.placement = Some(placement);
+            let reports = enrolment.reconcile(&[Arc::new(pod)]);
+            assert!(
+                reports.iter().any(|report| report.to_string().contains(expected)),
+                "{reports:?}"
+            );
+        }
+        Ok(())
+    });
+}
+
+/// Keeps the listeners and accepts nothing.
+#[derive(Default)]
+struct Held(Mutex<Option<(LocalPod, PodListeners)>>);
+
+impl PodHost for Held {
+    fn joined(&self, pod: LocalPod, listeners: PodListeners) {
+        *self.0.lock().unwrap() = Some((pod, listeners));
+    }
+
+    fn left(&self, _: &WorkloadUid) {}
 }

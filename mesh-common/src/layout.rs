@@ -83,13 +83,11 @@ mod user {
                 IpAddr::V4(v4) => v4.to_ipv6_mapped(),
                 IpAddr::V6(v6) => v6,
             };
-            let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = v6.octets();
-            Self([
-                u32::from_ne_bytes([a, b, c, d]),
-                u32::from_ne_bytes([e, f, g, h]),
-                u32::from_ne_bytes([i, j, k, l]),
-                u32::from_ne_bytes([m, n, o, p]),
-            ])
+            let mut words = [0; 4];
+            for (word, bytes) in words.iter_mut().zip(v6.octets().as_chunks::<4>().0) {
+                *word = u32::from_ne_bytes(*bytes);
+            }
+            Self(words)
         }
     }
 
@@ -137,7 +135,8 @@ mod user {
     }
 }
 
-#[cfg(all(test, feature = "user"))]
+#[cfg(feature = "user")]
+#[cfg(test)]
 mod tests {
     extern crate std;
     use core::net::{IpAddr, SocketAddr};

@@ -52,7 +52,8 @@ impl Addr {
     }
 }
 
-#[cfg(all(test, feature = "user"))]
+#[cfg(feature = "user")]
+#[cfg(test)]
 mod tests {
     use core::net::IpAddr;
 

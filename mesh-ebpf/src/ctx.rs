@@ -4,7 +4,7 @@
 //! computed pointer. Must not know: maps, decisions.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{bpf_sk_lookup, bpf_sock, bpf_sock_addr, bpf_sock_ops};
+use aya_ebpf::bindings::{bpf_sk_lookup, bpf_sock};
 use aya_ebpf::helpers::{
     bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval, bpf_sock_ops_cb_flags_set,
 };
@@ -64,43 +64,37 @@ impl Outcome {
 
 /// A socket and the address that it dials (connect) or talks to (getpeername).
 pub(crate) struct SockAddr {
-    raw: *mut bpf_sock_addr,
+    ctx: SockAddrContext,
     is_v4: bool,
 }
 
 impl SockAddr {
     #[inline(always)]
-    pub(crate) fn v4(ctx: &SockAddrContext) -> Self {
-        Self {
-            raw: ctx.sock_addr,
-            is_v4: true,
-        }
+    pub(crate) fn v4(ctx: SockAddrContext) -> Self {
+        Self { ctx, is_v4: true }
     }
 
     #[inline(always)]
-    pub(crate) fn v6(ctx: &SockAddrContext) -> Self {
-        Self {
-            raw: ctx.sock_addr,
-            is_v4: false,
-        }
+    pub(crate) fn v6(ctx: SockAddrContext) -> Self {
+        Self { ctx, is_v4: false }
     }
 
     #[inline(always)]
     pub(crate) fn is_tcp(&self) -> bool {
-        matches!(read!(self.raw, protocol), IPPROTO_TCP | IPPROTO_MPTCP)
+        matches!(read!(self.ctx.sock_addr, protocol), IPPROTO_TCP | IPPROTO_MPTCP)
     }
 
     /// The other end, as the hook was given it.
     #[inline(always)]
     pub(crate) fn peer(&self) -> Endpoint {
         let addr = if self.is_v4 {
-            Addr::v4(read!(self.raw, user_ip4))
+            Addr::v4(read!(self.ctx.sock_addr, user_ip4))
         } else {
-            read_v6!(self.raw, user_ip6)
+            read_v6!(self.ctx.sock_addr, user_ip6)
         };
         Endpoint {
             addr,
-            port: swap_port(read!(self.raw, user_port)),
+            port: swap_port(read!(self.ctx.sock_addr, user_port)),
         }
     }
 
@@ -109,20 +103,20 @@ impl SockAddr {
     pub(crate) fn set_peer(&self, peer: &Endpoint) {
         let [a, b, c, d] = peer.addr.0;
         if self.is_v4 {
-            write!(self.raw, d, user_ip4);
+            write!(self.ctx.sock_addr, d, user_ip4);
         } else {
-            write!(self.raw, a, user_ip6[0]);
-            write!(self.raw, b, user_ip6[1]);
-            write!(self.raw, c, user_ip6[2]);
-            write!(self.raw, d, user_ip6[3]);
+            write!(self.ctx.sock_addr, a, user_ip6[0]);
+            write!(self.ctx.sock_addr, b, user_ip6[1]);
+            write!(self.ctx.sock_addr, c, user_ip6[2]);
+            write!(self.ctx.sock_addr, d, user_ip6[3]);
         }
-        write!(self.raw, swap_port(peer.port), user_port);
+        write!(self.ctx.sock_addr, swap_port(peer.port), user_port);
     }
 
     /// The socket's own end; `None` only where the kernel gives no socket.
     #[inline(always)]
     pub(crate) fn local(&self) -> Option<Endpoint> {
-        let sk: *mut bpf_sock = read!(self.raw, __bindgen_anon_1.sk);
+        let sk: *mut bpf_sock = read!(self.ctx.sock_addr, __bindgen_anon_1.sk);
         if sk.is_null() {
             return None;
         }
@@ -146,13 +140,13 @@ impl SockAddr {
     #[inline(always)]
     pub(crate) fn netns(&self) -> u64 {
         // SAFETY: takes the context of this very program.
-        unsafe { bpf_get_netns_cookie(self.raw.cast()) }
+        unsafe { bpf_get_netns_cookie(self.ctx.sock_addr.cast()) }
     }
 
     #[inline(always)]
     pub(crate) fn cookie(&self) -> u64 {
         // SAFETY: takes the context of this very program.
-        unsafe { bpf_get_socket_cookie(self.raw.cast()) }
+        unsafe { bpf_get_socket_cookie(self.ctx.sock_addr.cast()) }
     }
 }
 
@@ -165,77 +159,77 @@ pub(crate) fn fail_with(errno: i32) {
 
 /// An event of a TCP socket.
 pub(crate) struct SockEvent {
-    raw: *mut bpf_sock_ops,
+    ctx: SockOpsContext,
 }
 
 impl SockEvent {
     #[inline(always)]
-    pub(crate) fn new(ctx: &SockOpsContext) -> Self {
-        Self { raw: ctx.ops }
+    pub(crate) fn new(ctx: SockOpsContext) -> Self {
+        Self { ctx }
     }
 
     #[inline(always)]
     pub(crate) fn op(&self) -> u32 {
-        read!(self.raw, op)
+        read!(self.ctx.ops, op)
     }
 
     /// The state that the socket goes to, in a state-change event.
     #[inline(always)]
     pub(crate) fn new_state(&self) -> u32 {
-        read!(self.raw, __bindgen_anon_1.args[1])
+        read!(self.ctx.ops, __bindgen_anon_1.args[1])
     }
 
     /// The socket's own end; the port comes in host order here.
     #[inline(always)]
     pub(crate) fn local(&self) -> Endpoint {
         let addr = of_family(
-            read!(self.raw, family),
-            read!(self.raw, local_ip4),
-            read_v6!(self.raw, local_ip6),
+            read!(self.ctx.ops, family),
+            read!(self.ctx.ops, local_ip4),
+            read_v6!(self.ctx.ops, local_ip6),
         );
         Endpoint {
             addr,
-            port: read!(self.raw, local_port),
+            port: read!(self.ctx.ops, local_port),
         }
     }
 
     #[inline(always)]
     pub(crate) fn netns(&self) -> u64 {
         // SAFETY: takes the context of this very program.
-        unsafe { bpf_get_netns_cookie(self.raw.cast()) }
+        unsafe { bpf_get_netns_cookie(self.ctx.ops.cast()) }
     }
 
     #[inline(always)]
     pub(crate) fn cookie(&self) -> u64 {
         // SAFETY: takes the context of this very program.
-        unsafe { bpf_get_socket_cookie(self.raw.cast()) }
+        unsafe { bpf_get_socket_cookie(self.ctx.ops.cast()) }
     }
 
     /// Asks for one more kind of event on this socket; what others asked for stays.
     #[inline(always)]
     pub(crate) fn ask_for(&self, flag: u32) -> bool {
-        let flags = read!(self.raw, bpf_sock_ops_cb_flags) | flag;
+        let flags = read!(self.ctx.ops, bpf_sock_ops_cb_flags) | flag;
         // SAFETY: takes the context of this very program. The flags are small and positive.
-        let code = unsafe { bpf_sock_ops_cb_flags_set(self.raw, flags.cast_signed()) };
+        let code = unsafe { bpf_sock_ops_cb_flags_set(self.ctx.ops, flags.cast_signed()) };
         code == 0
     }
 }
 
 /// A packet that looks for a listening socket.
-pub(crate) struct Lookup<'a> {
-    ctx: &'a SkLookupContext,
+pub(crate) struct Lookup {
+    ctx: SkLookupContext,
 }
 
-impl<'a> Lookup<'a> {
+impl Lookup {
     #[inline(always)]
-    pub(crate) fn new(ctx: &'a SkLookupContext) -> Self {
+    pub(crate) fn new(ctx: SkLookupContext) -> Self {
         Self { ctx }
     }
 
     /// The context, for the map that assigns a socket.
     #[inline(always)]
     pub(crate) fn ctx(&self) -> &SkLookupContext {
-        self.ctx
+        &self.ctx
     }
 
     #[inline(always)]

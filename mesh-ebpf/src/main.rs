@@ -2,6 +2,10 @@
 //!
 //! Place in the walk: before everything else, in the kernel. Must not know: policies, protocols, who the agent is.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![expect(
+    clippy::inline_always,
+    reason = "the verifier must see context and constants where they are used"
+)]
 
 mod connect;
 mod ctx;
@@ -18,40 +22,40 @@ use crate::ctx::{Lookup, SockAddr, SockEvent};
 /// `connect()` of an IPv4 socket.
 #[cgroup_sock_addr(connect4)]
 fn mesh_connect4(ctx: SockAddrContext) -> i32 {
-    connect::decide(&SockAddr::v4(&ctx)).code()
+    connect::decide(&SockAddr::v4(ctx)).code()
 }
 
 /// `connect()` of an IPv6 socket.
 #[cgroup_sock_addr(connect6)]
 fn mesh_connect6(ctx: SockAddrContext) -> i32 {
-    connect::decide(&SockAddr::v6(&ctx)).code()
+    connect::decide(&SockAddr::v6(ctx)).code()
 }
 
 /// `getpeername()` and `accept()` of an IPv4 socket.
 #[cgroup_sock_addr(getpeername4)]
 fn mesh_peername4(ctx: SockAddrContext) -> i32 {
-    getpeername::show(&SockAddr::v4(&ctx));
+    getpeername::show(&SockAddr::v4(ctx));
     ctx::Outcome::Allow.code()
 }
 
 /// `getpeername()` and `accept()` of an IPv6 socket.
 #[cgroup_sock_addr(getpeername6)]
 fn mesh_peername6(ctx: SockAddrContext) -> i32 {
-    getpeername::show(&SockAddr::v6(&ctx));
+    getpeername::show(&SockAddr::v6(ctx));
     ctx::Outcome::Allow.code()
 }
 
 /// Events of the pod's TCP sockets.
 #[sock_ops]
 fn mesh_sock_ops(ctx: SockOpsContext) -> u32 {
-    sock_ops::on_event(&SockEvent::new(&ctx));
+    sock_ops::on_event(&SockEvent::new(ctx));
     ctx::SOCK_OPS_DONE
 }
 
 /// A new connection for a socket of the pod's network namespace.
 #[sk_lookup]
 fn mesh_sk_lookup(ctx: SkLookupContext) -> u32 {
-    sk_lookup::steer(&Lookup::new(&ctx)).code()
+    sk_lookup::steer(&Lookup::new(ctx)).code()
 }
 
 #[cfg(target_arch = "bpf")]

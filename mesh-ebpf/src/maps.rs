@@ -79,6 +79,13 @@ pub(crate) fn original(key: &SocketKey) -> Option<Endpoint> {
     copy(ORIGINAL_DST.get_ptr(key))
 }
 
+/// Forgets what is known of a local end, of living and of closed sockets.
+pub(crate) fn forget(key: &SocketKey) {
+    // Mostly there is nothing to forget.
+    let _: Result<(), i32> = ORIGINAL_DST.remove(key);
+    let _: Result<(), i32> = ORIGINAL_OF_CLOSED.remove(key);
+}
+
 /// Moves what is known of a socket from the living to the closed.
 pub(crate) fn close(key: &SocketKey) {
     let Some(original) = original(key) else { return };
@@ -105,8 +112,10 @@ pub(crate) fn count(counter: Counter) {
     let Some(slot) = COUNTERS.get_ptr_mut(counter.slot()) else {
         return;
     };
-    // SAFETY: the kernel returned the address of this CPU's slot; programs of one CPU do not run at once here.
-    unsafe { *slot = (*slot).wrapping_add(1) };
+    // SAFETY: the kernel returned the address of this CPU's slot, which outlives the program run.
+    let count = unsafe { slot.read() };
+    // SAFETY: as above. A program that interrupts this one may lose one count, never more.
+    unsafe { slot.write(count.wrapping_add(1)) };
 }
 
 /// Copies a value out. Two words of one value may come from two writes; the writers never change a value in

@@ -26,7 +26,7 @@ impl Steering {
 }
 
 #[inline(always)]
-pub(crate) fn steer(packet: &Lookup<'_>) -> Steering {
+pub(crate) fn steer(packet: &Lookup) -> Steering {
     if !packet.is_tcp() {
         return Steering::Pass;
     }

@@ -21,12 +21,18 @@ pub(crate) fn on_event(event: &SockEvent) {
 /// The socket has its local end now, which is all that the agent will know of it.
 #[inline(always)]
 fn before_syn(event: &SockEvent) {
-    let cookie = event.cookie();
+    let (cookie, key) = (event.cookie(), key(event));
+    // Whatever an earlier socket of this local end dialled is over: the agent must never find it for this one.
+    maps::forget(&key);
     let Some(original) = maps::by_cookie(cookie) else {
         return;
     };
     // Without an entry the agent refuses the connection: nothing leaks, but it is counted.
-    if maps::file_original(&key(event), &original).is_err() || !event.ask_for(BPF_SOCK_OPS_STATE_CB_FLAG) {
+    if maps::file_original(&key, &original).is_err() {
+        maps::count(Counter::Lost);
+    } else if !event.ask_for(BPF_SOCK_OPS_STATE_CB_FLAG) {
+        // Nobody would take the entry away when the socket closes.
+        maps::forget(&key);
         maps::count(Counter::Lost);
     }
     maps::forget_cookie(cookie);

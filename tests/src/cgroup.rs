@@ -51,10 +51,14 @@ pub fn kill(group: &Path) -> Result<()> {
     if !group.exists() {
         return Ok(());
     }
-    fs::write(group.join("cgroup.kill"), "1")
-        .with_context(|| format!("end the processes of {}", group.display()))?;
+    // Again and again: a program that was just being started may join its group after the first time.
     let gone = process::wait_until(Duration::from_secs(10), || {
-        Ok(processes(group)?.is_empty().then_some(()))
+        if processes(group)?.is_empty() {
+            return Ok(Some(()));
+        }
+        fs::write(group.join("cgroup.kill"), "1")
+            .with_context(|| format!("end the processes of {}", group.display()))?;
+        Ok(None)
     })?;
     if gone.is_none() {
         bail!(

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::agent;
 use crate::process::{self, ProcessId};
 use crate::site::Site;
 
@@ -100,29 +101,36 @@ pub fn hold(place: &Place, hostname: &str, hosts: &Path, resolv_conf: &Path, log
     let machine = fs::read_link("/proc/self/ns/uts").context("read this process's host-name namespace")?;
     program.push(machine.display().to_string());
     let mut child = start(place.command(&program)?, log, log)?;
+    match wait_until_held(place, &mut child, log) {
+        Ok(()) => Ok(child),
+        Err(error) => {
+            process::reap(&mut child)?;
+            Err(error)
+        }
+    }
+}
+
+/// The holder takes its last name only after all else is done.
+fn wait_until_held(place: &Place, child: &mut Child, log: &Path) -> Result<()> {
     let comm = format!("/proc/{}/comm", child.id());
-    // The process takes its last name only after both mounts.
     let held = process::wait_until(Duration::from_secs(10), || {
         if let Some(status) = child.try_wait().context("wait for a holder process")? {
-            let said = fs::read_to_string(log).unwrap_or_default();
             bail!(
-                "the holder process of {} ended with {status}: {}",
+                "the holder process of {} ended with {status}:\n{}",
                 place.netns.display(),
-                said.trim()
+                agent::tail(log, 5)
             );
         }
         Ok(fs::read_to_string(&comm)
             .is_ok_and(|name| name.trim() == "sleep")
             .then_some(()))
     })?;
-    if held.is_none() {
-        process::reap(&mut child)?;
-        bail!(
+    held.with_context(|| {
+        format!(
             "the holder process of {} did not get ready",
             place.netns.display()
-        );
-    }
-    Ok(child)
+        )
+    })
 }
 
 /// True when something listens on a TCP port in the namespace of a process. Looks, does not connect.

@@ -127,7 +127,12 @@ impl Door {
                 .original_destination(self.pod.netns.cookie(), peer)
                 .map_err(Stray::Unreadable)?
                 .ok_or(Stray::NoOriginal { peer })?,
-            Direction::Inbound => stream.local_addr().map_err(Stray::Unreadable)?,
+            Direction::Inbound => {
+                let local = stream.local_addr().map_err(Stray::Unreadable)?;
+                self.pod
+                    .flows
+                    .inbound_destination(self.pod.netns.cookie(), peer, local)
+            }
         };
         let (peer, original) = (unmapped(peer), unmapped(original));
         if self.pod.workload.addrs.contains(&original.ip()) && self.own_ports.contains(&original.port()) {
@@ -173,3 +178,142 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener as StdListener;
+    use std::sync::Arc;
+
+    use tokio::net::TcpSocket;
+
+    use super::*;
+    use crate::capture::listeners::{PodListeners, PodPorts};
+    use crate::mesh::workload::fixture;
+    use crate::pod::flows::FlowTable;
+    use crate::pod::netns::{Netns, NetnsCookie};
+
+    /// Remembers one flow, as the connect hook would file it.
+    #[derive(Debug)]
+    struct OneFlow(SocketAddr, SocketAddr);
+
+    impl FlowTable for OneFlow {
+        fn original_destination(&self, _: NetnsCookie, local: SocketAddr) -> io::Result<Option<SocketAddr>> {
+            Ok((local == self.0).then_some(self.1))
+        }
+
+        fn file_true_peer(&self, _: NetnsCookie, _: SocketAddr, _: SocketAddr) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn forget_true_peer(&self, _: NetnsCookie, _: SocketAddr) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn pod(flows: OneFlow) -> LocalPod {
+        let mut workload = fixture::pod("test", "pod");
+        workload.addrs = vec!["127.0.0.1".parse().unwrap()];
+        let netns = Arc::new(Netns::current().unwrap());
+        LocalPod {
+            workload: Arc::new(workload),
+            netns,
+            flows: Arc::new(flows),
+        }
+    }
+
+    /// Dials `direction`'s door of a pod whose flow table says that the dialler wants to reach `original`.
+    async fn through(direction: Direction, is_filed: bool, original: SocketAddr) -> (Accepted, SocketAddr) {
+        let dialler = TcpSocket::new_v4().unwrap();
+        dialler.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let own = dialler.local_addr().unwrap();
+        let filed = if is_filed {
+            own
+        } else {
+            SocketAddr::new(own.ip(), 0)
+        };
+        let pod = pod(OneFlow(filed, original));
+        let listeners = PodListeners::open(&pod, PodPorts::ANY).unwrap();
+        let doors = listeners.into_doors(&pod).unwrap();
+        let door = doors.iter().find(|door| door.direction() == direction).unwrap();
+        let _dialled = dialler.connect(door.local_addr().unwrap()).await.unwrap();
+        (door.accept().await, own)
+    }
+
+    #[tokio::test]
+    async fn an_outbound_connection_keeps_its_original_destination() {
+        let original = "10.1.2.3:80".parse().unwrap();
+        let (accepted, own) = through(Direction::Outbound, true, original).await;
+        let Accepted::Captured(captured) = accepted else {
+            panic!("{accepted:?}")
+        };
+        assert_eq!(
+            (captured.peer, captured.original, captured.direction),
+            (own, original, Direction::Outbound)
+        );
+        assert!(captured.stream.nodelay().unwrap());
+    }
+
+    #[tokio::test]
+    async fn mapped_addresses_are_unmapped() {
+        let mapped = "[::ffff:10.1.2.3]:80".parse().unwrap();
+        let (accepted, _) = through(Direction::Outbound, true, mapped).await;
+        let Accepted::Captured(captured) = accepted else {
+            panic!("{accepted:?}")
+        };
+        assert_eq!(captured.original, "10.1.2.3:80".parse().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_captured_is_a_stray() {
+        let (accepted, own) = through(Direction::Outbound, false, own_addr()).await;
+        assert!(
+            matches!(accepted, Accepted::Stray(Stray::NoOriginal { peer }) if peer == own),
+            "{accepted:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_inbound_connection_to_the_agents_own_port_is_a_stray_and_never_a_loop() {
+        let (accepted, own) = through(Direction::Inbound, false, own_addr()).await;
+        assert!(
+            matches!(accepted, Accepted::Stray(Stray::OwnPort { peer, .. }) if peer == own),
+            "{accepted:?}"
+        );
+    }
+
+    #[test]
+    fn only_errors_of_the_connection_are_skipped_without_a_pause() {
+        for (errno, is) in [
+            (Errno::ECONNABORTED, true),
+            (Errno::EPROTO, true),
+            (Errno::EINTR, true),
+            (Errno::EMFILE, false),
+            (Errno::ENFILE, false),
+            (Errno::ENOBUFS, false),
+            (Errno::ENOMEM, false),
+            (Errno::EINVAL, false),
+        ] {
+            assert_eq!(is_of_the_connection(&errno.into()), is, "{errno}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_named() {
+        let taken = StdListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let ports = PodPorts {
+            outbound: port,
+            inbound: 0,
+        };
+        let error = PodListeners::open(&pod(OneFlow(own_addr(), own_addr())), ports).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(
+            error.to_string().contains(&format!("127.0.0.1:{port}")),
+            "{error}"
+        );
+    }
+
+    fn own_addr() -> SocketAddr {
+        "127.0.0.1:1".parse().unwrap()
+    }
+}

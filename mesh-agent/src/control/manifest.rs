@@ -67,6 +67,9 @@ impl Reading {
 
     fn yaml(&mut self, number: usize, chunk: &Chunk<'_>) {
         let place = format!("document {number} (line {})", chunk.first_line);
+        if let Some(reason) = too_much(chunk.text) {
+            return self.reject(&place, reason);
+        }
         let budget = Budget::for_text(chunk.text.len());
         for document in serde_yaml_ng::Deserializer::from_str(chunk.text) {
             match BoundedValue(&budget).deserialize(document) {
@@ -216,6 +219,33 @@ fn has_content(line: &str) -> bool {
     !(line.is_empty() || line.starts_with(['#', '%']) || line == "...")
 }
 
+/// Why a YAML text is refused unread: the parser takes in a whole document before anything can be counted.
+///
+/// It goes over all open brackets for each token, so that a text that opens 100,000 keeps it busy for a minute; and
+/// it takes some 300 bytes for each key, item and bracket.
+fn too_much(text: &str) -> Option<String> {
+    let (mut open, mut deepest, mut nodes) = (0_usize, 0_usize, 0_usize);
+    for byte in text.bytes() {
+        nodes += usize::from(matches!(byte, b'\n' | b',' | b':' | b'[' | b'{'));
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(open);
+    }
+    if deepest > MAX_OPEN_BRACKETS {
+        return Some(format!("more than {MAX_OPEN_BRACKETS} brackets are open at once"));
+    }
+    (nodes > MAX_NODES).then(|| {
+        format!("the document has more than {MAX_NODES} keys and items; split it, or write it as JSON")
+    })
+}
+
+/// Far beyond the 128 levels that are read; scripts within manifests may hold unpaired brackets.
+const MAX_OPEN_BRACKETS: usize = 2000;
+/// Half a gigabyte at worst while one document is parsed.
+const MAX_NODES: usize = 2_000_000;
 /// More than any cluster's dump holds in one file.
 const MAX_OBJECTS: usize = 200_000;
 
@@ -334,10 +364,26 @@ mod tests {
 
     #[test]
     fn depth_is_limited() {
-        for (is_json, text) in [(false, "[".repeat(5000)), (true, "[".repeat(5000))] {
-            let (_, rejections) = names(&text, is_json);
-            assert_eq!(rejections.len(), 1, "json: {is_json}");
+        for text in [
+            "[".repeat(1000),
+            "[".repeat(1_000_000),
+            "{\"a\": ".repeat(1_000_000),
+            "- ".repeat(1_000_000),
+        ] {
+            for is_json in [true, false] {
+                let (_, rejections) = names(&text, is_json);
+                assert_eq!(rejections.len(), 1, "json: {is_json}");
+            }
         }
+    }
+
+    #[test]
+    fn a_document_that_would_fill_the_memory_is_refused_as_yaml_and_read_as_json() {
+        let items = MAX_NODES / 2;
+        let (found, rejections) = names(&"- {a: 1}\n".repeat(items), false);
+        assert_eq!((found.len(), rejections.len()), (0, 1));
+        let (found, rejections) = names(&format!("[0{}]", ",0".repeat(items)), true);
+        assert_eq!((found.len(), rejections.len()), (1, 0));
     }
 
     #[test]

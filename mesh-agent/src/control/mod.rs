@@ -86,3 +86,46 @@ pub fn check_dir(
     rejections.sort();
     Ok(rejections)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checking_a_directory_names_wrong_objects_and_contradictions() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = |name: &str| {
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 10.96.0.1}}\n"
+            )
+        };
+        std::fs::write(dir.path().join("a.yaml"), service("a")).unwrap();
+        std::fs::write(
+            dir.path().join("b.yaml"),
+            format!("{}---\nkind: ]\n", service("b")),
+        )
+        .unwrap();
+        let settings = SnapshotSettings {
+            node: "node-a".into(),
+            root_namespace: "mesh-system".into(),
+        };
+        let rejections = check_dir(dir.path(), "cluster.local", &settings).unwrap();
+        let named: Vec<_> = rejections
+            .iter()
+            .map(|r| {
+                (
+                    r.origin.rsplit('/').next().unwrap(),
+                    r.object.as_str(),
+                    r.field.as_str(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            named,
+            [
+                ("b.yaml", "Service default/b", "spec.clusterIPs"),
+                ("b.yaml", "document 2 (line 5)", "")
+            ]
+        );
+    }
+}

@@ -1,5 +1,6 @@
 //! What can go wrong between the agent and the kernel.
 
+use std::error::Error;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -26,13 +27,13 @@ pub enum KernelError {
     #[error("built without eBPF programs (MESH_SKIP_EBPF): build the agent again without that variable")]
     NotBuiltIn,
     /// The embedded object does not load.
-    #[error("load the eBPF object: {0}")]
+    #[error("load the eBPF object: {}", spelled(.0))]
     Object(#[source] EbpfError),
     /// The embedded object lacks a program or map of that name: agent and programs differ in version.
     #[error("the eBPF object has no {0}")]
     NoSuchPart(&'static str),
     /// A program was refused, by the verifier or by the hook.
-    #[error("{operation} {program}: {source}")]
+    #[error("{operation} {program}: {}", spelled(source))]
     Program {
         /// What was tried.
         operation: &'static str,
@@ -42,7 +43,7 @@ pub enum KernelError {
         source: ProgramError,
     },
     /// A map operation failed.
-    #[error("{operation} in map {map}: {source}")]
+    #[error("{operation} in map {map}: {}", spelled(source))]
     Map {
         /// What was tried.
         operation: &'static str,
@@ -74,6 +75,9 @@ pub enum KernelError {
     /// Hooked there, the agent's own connects would be captured again.
     #[error("the agent's own cgroup is inside {path}: start the agent in a cgroup outside every pod", path = .0.display())]
     AgentInside(PathBuf),
+    /// A pod of the host network has no address or namespace of its own to hook.
+    #[error("{path} is the node's own network namespace", path = .0.display())]
+    NodeNetns(PathBuf),
     /// Another pod lives in that namespace: the hooks could not tell the two apart.
     #[error("shares its network namespace with pod {0}")]
     SharedNetns(WorkloadUid),
@@ -94,4 +98,44 @@ pub enum KernelError {
     /// What a fake kernel was told to answer.
     #[error("{0}")]
     Told(String),
+}
+
+/// An error with its causes in one line: aya keeps the errno in the source of the source.
+pub(in crate::kernel) fn spelled(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // A transparent error and its source say the same.
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn the_errno_is_spelled_out_once() {
+        let io_error = io::Error::from_raw_os_error(1);
+        let source = MapError::SyscallError(SyscallError {
+            call: "bpf_map_update_elem",
+            io_error,
+        });
+        let error = KernelError::Map {
+            operation: "put",
+            map: "PODS",
+            source,
+        };
+        assert_eq!(
+            error.to_string(),
+            "put in map PODS: `bpf_map_update_elem` failed: Operation not permitted (os error 1)"
+        );
+    }
 }

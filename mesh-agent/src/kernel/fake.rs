@@ -108,8 +108,8 @@ pub struct FakeFlows {
 }
 
 impl FakeFlows {
-    /// Plays the connect hook: the socket of `netns` whose local end is `local` dialled `original`. Bind, file,
-    /// connect: filed before the connection arrives, as the kernel does.
+    /// Plays the hooks: the client whose own end is `local` dialled `original`. Out of the pod `netns` that client
+    /// is the application, into it the remote one. Bind, file, connect, so that it is there before the connection.
     pub fn file_original(&self, netns: NetnsCookie, local: SocketAddr, original: SocketAddr) {
         lock(&self.original).insert((netns, local), original);
     }
@@ -123,6 +123,10 @@ impl FakeFlows {
 impl FlowTable for FakeFlows {
     fn original_destination(&self, netns: NetnsCookie, local: SocketAddr) -> io::Result<Option<SocketAddr>> {
         Ok(lock(&self.original).get(&(netns, local)).copied())
+    }
+
+    fn inbound_destination(&self, netns: NetnsCookie, peer: SocketAddr, local: SocketAddr) -> SocketAddr {
+        lock(&self.original).get(&(netns, peer)).copied().unwrap_or(local)
     }
 
     fn file_true_peer(&self, netns: NetnsCookie, bound: SocketAddr, peer: SocketAddr) -> io::Result<()> {

@@ -152,12 +152,10 @@ pub(in crate::kernel) fn absent_is_fine(removed: Result<(), MapError>) -> Result
 
 /// The errno, where aya wrapped one.
 fn plain(error: MapError) -> io::Error {
-    match error {
-        MapError::SyscallError(SyscallError { call, io_error }) => {
-            io::Error::new(io_error.kind(), format!("{call}: {io_error}"))
-        }
-        other => io::Error::other(other),
+    if let MapError::SyscallError(SyscallError { call, io_error }) = error {
+        return io::Error::new(io_error.kind(), format!("{call}: {io_error}"));
     }
+    io::Error::other(error)
 }
 
 const OTHER_WRITERS: usize = 15;

@@ -3,10 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::programs::ProgramType;
+use aya::programs::{ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported, is_program_supported};
 
-use crate::kernel::error::KernelError;
+use crate::kernel::error::{KernelError, spelled};
 
 /// What was found out about this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,10 +21,7 @@ impl Preflight {
     /// Looks at this machine and process.
     pub fn run() -> Result<Self, KernelError> {
         if !nix::unistd::geteuid().is_root() {
-            return Err(missing(
-                "not root",
-                "run the agent as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN",
-            ));
+            return Err(missing("not root", "run the agent as root"));
         }
         let agent_cgroup = agent_cgroup()?;
         probe_programs()?;
@@ -48,7 +45,7 @@ fn probe_programs() -> Result<(), KernelError> {
         (ProgramType::SockOps, "sock_ops"),
         (ProgramType::SkLookup, "sk_lookup"),
     ] {
-        if !is_program_supported(kind).map_err(no_bpf)? {
+        if !is_program_supported(kind).map_err(|error| no_bpf(&error))? {
             let what = format!("the kernel has no {name} programs");
             return Err(missing(
                 &what,
@@ -60,12 +57,12 @@ fn probe_programs() -> Result<(), KernelError> {
 }
 
 fn has_helper(kind: ProgramType, helper: BpfHelper) -> Result<bool, KernelError> {
-    is_helper_supported(kind, helper).map_err(no_bpf)
+    is_helper_supported(kind, helper).map_err(|error| no_bpf(&error))
 }
 
-fn no_bpf(error: aya::programs::ProgramError) -> KernelError {
+fn no_bpf(error: &ProgramError) -> KernelError {
     missing(
-        &format!("the kernel refuses bpf(): {error}"),
+        &format!("the kernel refuses bpf(): {}", spelled(error)),
         "give the agent CAP_BPF and CAP_NET_ADMIN, and a kernel with CONFIG_BPF_SYSCALL that is not locked down",
     )
 }

@@ -38,6 +38,10 @@ impl Site {
             }
         }
         let netns = Netns::open(&placement.netns).map_err(failed(&placement.netns))?;
+        let own = Netns::current().map_err(failed(Path::new("/proc/self/ns/net")))?;
+        if netns.cookie() == own.cookie() {
+            return Err(KernelError::NodeNetns(placement.netns.clone()));
+        }
         Ok(Self {
             netns: Arc::new(netns),
             cgroup: Some(cgroup),

@@ -80,19 +80,6 @@ impl Report {
             change,
         }
     }
-
-    /// Writes one line to the log.
-    pub(in crate::kernel) fn log(&self) {
-        let Self { uid, pod, change } = self;
-        match change {
-            Change::Joined => tracing::info!(%pod, %uid, "pod enrolled"),
-            Change::Left => tracing::info!(%pod, %uid, "pod un-enrolled"),
-            Change::Failed { why } => tracing::warn!(%pod, %uid, %why, "pod cannot be enrolled"),
-            Change::LeftUncleanly { why } => {
-                tracing::warn!(%pod, %uid, %why, "pod un-enrolled, entries stay behind")
-            }
-        }
-    }
 }
 
 impl fmt::Display for Report {

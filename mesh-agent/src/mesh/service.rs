@@ -85,6 +85,8 @@ pub struct Service {
     pub meta: Arc<ObjectMeta>,
     /// `spec.clusterIPs`; empty for a headless Service.
     pub vips: Vec<IpAddr>,
+    /// `clusterIP: None`: it never has a cluster address, whereas others may not have theirs yet.
+    pub is_headless: bool,
     /// TCP ports only.
     pub ports: Vec<ServicePort>,
     /// How endpoints are chosen.

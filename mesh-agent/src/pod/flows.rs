@@ -15,6 +15,13 @@ pub trait FlowTable: Send + Sync + fmt::Debug {
     /// (the peer address of the connection that the agent accepted). `None` when it was not captured.
     fn original_destination(&self, netns: NetnsCookie, local: SocketAddr) -> io::Result<Option<SocketAddr>>;
 
+    /// Where a connection from `peer`, accepted by an inbound listener of `netns`, was meant to go. The kernel steers
+    /// it with both ends intact, so that is its `local` end; a fake, which cannot steer, says otherwise.
+    fn inbound_destination(&self, netns: NetnsCookie, peer: SocketAddr, local: SocketAddr) -> SocketAddr {
+        let _ = (netns, peer);
+        local
+    }
+
     /// Files that behind `bound`, a socket that the agent is about to connect to an application of `netns`,
     /// stands `peer`: `accept()` and `getpeername()` of the application then show `peer`.
     fn file_true_peer(&self, netns: NetnsCookie, bound: SocketAddr, peer: SocketAddr) -> io::Result<()>;

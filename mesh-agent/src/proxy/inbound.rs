@@ -106,7 +106,7 @@ async fn handshake(
     ours: &WorkloadTls,
     stream: Prefixed<TcpStream>,
     ends: Ends,
-) -> Option<(tls::ServerStream, SpiffeId)> {
+) -> Option<(tls::ServerStream<Prefixed<TcpStream>>, SpiffeId)> {
     match tls::accept(ours, stream, mesh.settings.connect_timeout).await {
         Ok(accepted) => Some(accepted),
         Err(error) => {

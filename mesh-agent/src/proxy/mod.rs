@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use crate::capture::door::{Accepted, Captured, Door};
 use crate::capture::listeners::PodListeners;
 use crate::capture::{Direction, PodHost};
+use crate::detect::Prefixed;
 use crate::identity::Certificates;
 use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
@@ -29,6 +30,7 @@ use crate::pod::LocalPod;
 use crate::proxy::pods::{ServedPod, ServedPods};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::{self, Telemetry};
+use crate::transport::ByteStream;
 use crate::transport::pool::HttpPool;
 
 /// Everything a walk needs besides the connection.
@@ -190,4 +192,10 @@ struct Ends {
     client: SocketAddr,
     /// Where it wanted to go.
     original: SocketAddr,
+}
+
+impl<S: ByteStream> ByteStream for Prefixed<S> {
+    fn reset_on_close(&self) {
+        self.inner().reset_on_close();
+    }
 }

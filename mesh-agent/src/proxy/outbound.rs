@@ -38,13 +38,8 @@ pub(super) async fn serve(mesh: Arc<Mesh>, source: Arc<ServedPod>, captured: Cap
     };
     match http {
         Some(wire) => {
-            Box::pin(serve_http(
-                mesh,
-                Side::Outbound { source, ends },
-                Box::new(stream),
-                wire,
-            ))
-            .await
+            let side = Side::Outbound { source, ends };
+            Box::pin(serve_http(mesh, side, Box::new(stream), wire)).await;
         }
         None => Box::pin(tcp(&mesh, &source, ends, stream)).await,
     }

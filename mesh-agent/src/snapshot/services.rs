@@ -140,7 +140,7 @@ impl Indexing<'_> {
             self.reject_orphans(iter::once(orphans), &why);
         }
         let known = KnownService {
-            is_headless: service.vips.is_empty(),
+            is_headless: service.is_headless,
             upstreams,
         };
         self.index.by_name.insert(service.name.clone(), known);

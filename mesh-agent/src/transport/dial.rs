@@ -8,7 +8,6 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::detect::Prefixed;
 use crate::pod::netns::Netns;
 use crate::transport::{ByteStream, DialError};
 
@@ -62,12 +61,6 @@ impl ByteStream for TcpStream {
         if let Err(error) = SockRef::from(self).set_linger(Some(Duration::ZERO)) {
             tracing::debug!(%error, "cannot turn the close into a reset");
         }
-    }
-}
-
-impl<S: ByteStream> ByteStream for Prefixed<S> {
-    fn reset_on_close(&self) {
-        self.inner().reset_on_close();
     }
 }
 

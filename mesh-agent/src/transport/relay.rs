@@ -293,7 +293,7 @@ mod tests {
         }
     }
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     #[tokio::test]
     async fn a_half_closed_client_still_gets_its_answer() {
@@ -359,7 +359,7 @@ mod tests {
             assert_eq!(upstream.read_u8().await.unwrap(), b'x');
         };
         let (end, ()) = tokio::join!(
-            relay(inner_client, inner_upstream, Duration::from_secs(60), &meter),
+            relay(inner_client, inner_upstream, Duration::from_mins(1), &meter),
             late
         );
         assert!(matches!(end, RelayEnd::Idle));

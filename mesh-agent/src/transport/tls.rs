@@ -9,7 +9,6 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::detect::Prefixed;
 use crate::identity::{Alpn, WorkloadTls, peer_identity};
 use crate::mesh::identity::SpiffeId;
 use crate::pod::netns::Netns;
@@ -19,8 +18,8 @@ use crate::transport::{ByteStream, DialError};
 /// A TLS stream to the agent of another pod.
 pub type ClientStream = client::TlsStream<TcpStream>;
 
-/// A TLS stream from the agent of another pod.
-pub type ServerStream = server::TlsStream<Prefixed<TcpStream>>;
+/// A TLS stream from the agent of another pod, on the stream `S` that it came on.
+pub type ServerStream<S> = server::TlsStream<S>;
 
 /// Who to be and whom to expect.
 #[derive(Debug)]
@@ -68,11 +67,11 @@ pub async fn connect(
 }
 
 /// Accepts mTLS on a connection whose ClientHello was seen, within `limit`; returns who the peer proved to be.
-pub async fn accept(
+pub async fn accept<S: ByteStream>(
     ours: &WorkloadTls,
-    stream: Prefixed<TcpStream>,
+    stream: S,
     limit: Duration,
-) -> io::Result<(ServerStream, SpiffeId)> {
+) -> io::Result<(ServerStream<S>, SpiffeId)> {
     let acceptor = TlsAcceptor::from(ours.server());
     let tls = timeout(limit, acceptor.accept(stream))
         .await
@@ -88,7 +87,7 @@ impl ByteStream for ClientStream {
     }
 }
 
-impl ByteStream for ServerStream {
+impl<S: ByteStream> ByteStream for ServerStream<S> {
     fn reset_on_close(&self) {
         self.get_ref().0.reset_on_close();
     }

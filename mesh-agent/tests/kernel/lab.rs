@@ -4,33 +4,34 @@ use std::error::Error;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde::Deserialize;
 
-pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The pod that is enrolled.
-pub const POD: [&str; 2] = ["10.231.7.1", "fd00:231:7::1"];
+pub(crate) const POD: [&str; 2] = ["10.231.7.1", "fd00:231:7::1"];
 /// Its neighbour, which is not.
-pub const PEER: [&str; 2] = ["10.231.7.2", "fd00:231:7::2"];
+pub(crate) const PEER: [&str; 2] = ["10.231.7.2", "fd00:231:7::2"];
 
 /// Everything that was made for one test run; dropped, all of it goes.
-pub struct Lab {
+pub(crate) struct Lab {
     name: String,
     cgroup: PathBuf,
 }
 
 /// Which side of the veth pair.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     Pod,
     Peer,
 }
 
 impl Lab {
-    pub fn up(test: &str) -> Result<Self> {
+    pub(crate) fn up(test: &str) -> Result<Self> {
         let name = format!("mesh-k{}-{test}", std::process::id());
         let cgroup = cgroup2()?.join(&name).join("pod");
         fs::create_dir_all(&cgroup)?;
@@ -61,16 +62,34 @@ impl Lab {
         Ok(lab)
     }
 
-    pub fn netns(&self, side: Side) -> PathBuf {
+    pub(crate) fn netns(&self, side: Side) -> PathBuf {
         PathBuf::from("/run/netns").join(self.netns_name(side))
     }
 
-    pub fn cgroup(&self) -> PathBuf {
+    pub(crate) fn cgroup(&self) -> PathBuf {
         self.cgroup.clone()
     }
 
+    /// Takes a side's namespace away, as the end of a pod does.
+    pub(crate) fn remove_netns(&self, side: Side) -> Result<()> {
+        ip(&["netns", "del", &self.netns_name(side)])
+    }
+
+    /// How many links this process holds at the pod's cgroup and namespace, as the kernel tells.
+    pub(crate) fn links(&self) -> Result<usize> {
+        let cgroup = format!("cgroup_id:\t{}\n", fs::metadata(&self.cgroup)?.ino());
+        let netns = format!("netns_ino:\t{}\n", fs::metadata(self.netns(Side::Pod))?.ino());
+        let mut links = 0;
+        for entry in fs::read_dir("/proc/self/fdinfo")? {
+            // A descriptor that another test closes meanwhile is none of ours.
+            let info = fs::read_to_string(entry?.path()).unwrap_or_default();
+            links += usize::from(info.contains(&cgroup) || info.contains(&netns));
+        }
+        Ok(links)
+    }
+
     /// A server of one connection: says whom it sees, then ends.
-    pub fn server(&self, side: Side, addr: &str) -> Result<Server> {
+    pub(crate) fn server(&self, side: Side, addr: &str) -> Result<Server> {
         let mut child = self.python(side, &["server", addr])?;
         let mut lines = BufReader::new(child.stdout.take().ok_or("no stdout")?);
         let mut port = String::new();
@@ -79,8 +98,8 @@ impl Lab {
         Ok(Server { addr, child, lines })
     }
 
-    /// Dials, and says what it saw. `how` is `v4`, `v6`, `mapped` or `mptcp`.
-    pub fn client(&self, side: Side, how: &str, to: SocketAddr) -> Result<Seen> {
+    /// Dials, and says what it saw. `how` is a way that the script below knows.
+    pub(crate) fn client(&self, side: Side, how: &str, to: SocketAddr) -> Result<Seen> {
         let child = self.python(
             side,
             &["client", how, &to.ip().to_string(), &to.port().to_string()],
@@ -115,7 +134,9 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         for side in [Side::Pod, Side::Peer] {
-            if let Err(error) = ip(&["netns", "del", &self.netns_name(side)]) {
+            if self.netns(side).exists()
+                && let Err(error) = ip(&["netns", "del", &self.netns_name(side)])
+            {
                 eprintln!("left behind: {error}");
             }
         }
@@ -131,22 +152,22 @@ impl Drop for Lab {
 }
 
 /// A running server.
-pub struct Server {
-    pub addr: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
     child: Child,
     lines: BufReader<ChildStdout>,
 }
 
 impl Server {
     /// Waits for its one connection.
-    pub fn seen(mut self) -> Result<Seen> {
+    pub(crate) fn seen(mut self) -> Result<Seen> {
         let mut line = String::new();
         self.lines.read_line(&mut line)?;
         self.child.wait()?;
         Ok(serde_json::from_str(&line)?)
     }
 
-    pub fn stop(mut self) -> Result<()> {
+    pub(crate) fn stop(mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
@@ -155,17 +176,17 @@ impl Server {
 
 /// What one end of a connection says of it.
 #[derive(Debug, Deserialize, PartialEq, Eq)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// `getsockname()`.
-    pub own: Option<SocketAddr>,
+    pub(crate) own: Option<SocketAddr>,
     /// `getpeername()`.
-    pub peer: Option<SocketAddr>,
+    pub(crate) peer: Option<SocketAddr>,
     /// Server: what `accept()` returned.
-    pub accepted: Option<SocketAddr>,
+    pub(crate) accepted: Option<SocketAddr>,
     /// Client: what the server sent.
-    pub reply: Option<String>,
+    pub(crate) reply: Option<String>,
     /// The name of the errno that ended it.
-    pub errno: Option<String>,
+    pub(crate) errno: Option<String>,
 }
 
 fn ip(args: &[&str]) -> Result<()> {
@@ -191,12 +212,12 @@ fn cgroup2() -> Result<PathBuf> {
 }
 
 /// The addresses of a list of texts.
-pub fn ips(texts: &[&str]) -> Vec<IpAddr> {
+pub(crate) fn ips(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
 const PYTHON: &str = r#"
-import errno, ipaddress, json, socket, sys
+import errno, ipaddress, json, select, socket, sys, time
 def text(end):
     ip = ipaddress.ip_address(end[0])
     return f"[{ip}]:{end[1]}" if ip.version == 6 else f"{ip}:{end[1]}"
@@ -209,16 +230,38 @@ def server(ip):
     c.sendall(b"hello")
     c.close()
     print(json.dumps(seen), flush=True)
+def wait_for_time_wait(port):
+    # The socket itself is gone once its row has timer 3, the one of a time-wait entry.
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        rows = [row.split() for row in open("/proc/self/net/tcp")][1:]
+        if any(row[1].endswith(f":{port:04X}") and row[5].startswith("03:") for row in rows): return
+    raise TimeoutError
 def client(how, ip, port):
     family = socket.AF_INET if ":" not in ip and how != "mapped" else socket.AF_INET6
     if how == "mapped": ip = "::ffff:" + ip
     c = socket.socket(family, socket.SOCK_STREAM, 262 if how == "mptcp" else 0)
     c.settimeout(10)
+    to = (ip, int(port))
     try:
-        c.connect((ip, int(port)))
+        if how == "bound": c.bind(("", 0))
+        if how == "nonblocking":
+            c.setblocking(False)
+            if c.connect_ex(to) not in (0, errno.EINPROGRESS): raise OSError(c.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+            select.select([], [c], [], 10)
+            c.settimeout(10)
+        if how == "fastopen":
+            c.settimeout(None)
+            c.sendto(b"ahoy!", socket.MSG_FASTOPEN, to)
+        else:
+            if how != "nonblocking": c.connect(to)
+            c.sendall(b"ahoy!")
         seen = {"own": text(c.getsockname()), "peer": text(c.getpeername())}
-        c.sendall(b"ahoy!")
-        seen["reply"] = c.recv(5, socket.MSG_WAITALL).decode()
+        if how == "hasty":
+            own = c.getsockname()[1]
+            c.close()
+            wait_for_time_wait(own)
+        else: seen["reply"] = c.recv(5, socket.MSG_WAITALL).decode()
     except TimeoutError:
         seen = {"errno": "ETIMEDOUT"}
     except OSError as e:

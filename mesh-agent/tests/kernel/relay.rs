@@ -10,15 +10,16 @@ use mesh_agent::capture::listeners::PodListeners;
 use mesh_agent::capture::{Direction, PodHost};
 use mesh_agent::mesh::workload::WorkloadUid;
 use mesh_agent::pod::LocalPod;
+use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 /// Direction, peer and original destination of a captured connection.
-pub type Flow = (Direction, SocketAddr, SocketAddr);
+pub(crate) type Flow = (Direction, SocketAddr, SocketAddr);
 
 /// Serves pods on the runtime it was made on.
-pub struct Relay {
+pub(crate) struct Relay {
     runtime: tokio::runtime::Handle,
     flows: Arc<Mutex<Vec<Flow>>>,
     strays: Arc<Mutex<Vec<String>>>,
@@ -26,7 +27,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             runtime: tokio::runtime::Handle::current(),
             flows: Arc::default(),
@@ -36,12 +37,12 @@ impl Relay {
     }
 
     /// What was captured since the last call.
-    pub fn take(&self) -> Vec<Flow> {
+    pub(crate) fn take(&self) -> Vec<Flow> {
         std::mem::take(&mut self.flows.lock().unwrap())
     }
 
     /// Ends every door, as a crashed agent would.
-    pub async fn crash(&self) {
+    pub(crate) async fn crash(&self) {
         let pods: Vec<_> = self.pods.lock().unwrap().drain().collect();
         for (_, mut doors) in pods {
             doors.shutdown().await;
@@ -107,14 +108,12 @@ async fn dial(pod: &LocalPod, captured: &Captured) -> io::Result<TcpStream> {
             .file_true_peer(pod.netns.cookie(), bound, captured.peer)?;
     }
     match socket.connect(&to.into()) {
-        Err(error) if error.raw_os_error() != Some(libc_einprogress()) => return Err(error),
+        Err(error) if error.raw_os_error().map(Errno::from_raw) != Some(Errno::EINPROGRESS) => {
+            return Err(error);
+        }
         _ => {}
     }
     let stream = TcpStream::from_std(socket.into())?;
     stream.writable().await?;
     stream.take_error()?.map_or(Ok(stream), Err)
-}
-
-fn libc_einprogress() -> i32 {
-    nix::errno::Errno::EINPROGRESS as i32
 }

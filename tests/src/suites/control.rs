@@ -1,5 +1,6 @@
 //! Control: facts that change while the mesh runs, facts that are wrong, and the pages that tell of both.
 
+use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ pub(super) const CLAIMS: &[Claim] = claims![
     a_policy_that_changes_counts_within_a_second,
     a_file_that_is_no_yaml_is_named_and_all_else_goes_on,
     an_object_with_a_wrong_field_is_named_and_all_else_goes_on,
-    check_accepts_the_labs_manifests,
+    check_accepts_what_is_whole,
+    check_names_a_back_end_that_is_not_there,
     check_names_file_object_and_field_of_a_rejection,
 ];
 
@@ -175,16 +177,33 @@ fn is_rejected(lab: &Running, file: &str, text: &str, named: &[&str]) -> Result<
     Ok(())
 }
 
-fn check_accepts_the_labs_manifests(lab: &Running) -> Result<()> {
-    let output = check(lab, &lab.site.manifests())?;
+fn check_accepts_what_is_whole(lab: &Running) -> Result<()> {
+    let dir = lab.site.staging().join("whole");
+    fs::create_dir_all(&dir)?;
+    for file in ["namespaces.yaml", "http.yaml", "protocols.yaml", "policy.yaml"] {
+        fs::copy(lab.site.manifests().join(file), dir.join(file))?;
+    }
+    let output = check(lab, &dir)?;
     ensure!(output.is_success(), "{}{}", output.stdout, output.stderr);
+    Ok(())
+}
+
+fn check_names_a_back_end_that_is_not_there(lab: &Running) -> Result<()> {
+    // The lab's own routes hold one such, for the claim about its status code.
+    let output = check(lab, &lab.site.manifests())?;
+    equal("exit code", output.status.code(), Some(1))?;
+    let said = output.stdout + &output.stderr;
+    for word in ["routes.yaml", "shop/no-backend", "backendRefs", "not-there"] {
+        ensure!(said.contains(word), "it does not name {word}: {said}");
+    }
+    ensure!(said.contains("1 rejected"), "it names more than that: {said}");
     Ok(())
 }
 
 fn check_names_file_object_and_field_of_a_rejection(lab: &Running) -> Result<()> {
     let dir = lab.site.staging().join("to-check");
-    std::fs::create_dir_all(&dir)?;
-    std::fs::write(dir.join("bad.yaml"), ROUTE.replace("port: 80", "port: eighty"))?;
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join("bad.yaml"), ROUTE.replace("port: 80", "port: eighty"))?;
     let output = check(lab, &dir)?;
     equal("exit code", output.status.code(), Some(1))?;
     let said = output.stdout + &output.stderr;

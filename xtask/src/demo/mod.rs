@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         agent: Some(agent),
         tools: workspace::lab_tools(),
     };
-    let lab = step("two nodes, eleven pods, one agent a node", || {
+    let lab = step("two nodes, ten pods, one agent a node", || {
         Lab::up(&options, &|what| mesh_tests::say(&format!("  {what}")))
     })?;
     let mut facts = Facts::default();

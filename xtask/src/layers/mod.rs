@@ -32,8 +32,9 @@ const LAYERS: &[(&str, u8)] = &[
     ("control", 5),
     ("kernel", 5),
     ("proxy", 5),
-    ("app", 6),
-    ("main", 7),
+    ("status", 6),
+    ("app", 7),
+    ("main", 8),
 ];
 
 /// What may be named only in these rooms, or not in those.

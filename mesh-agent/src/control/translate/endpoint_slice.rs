@@ -2,7 +2,7 @@
 //!
 //! Place in the walk: becomes the endpoints of an upstream. Must not know: which Services exist.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1 as api;
@@ -25,44 +25,25 @@ pub(super) fn translate(
         "IPv4" => true,
         "IPv6" => false,
         other => {
-            return Err(object.reject(
-                "addressType",
-                format!("{other:?} is not supported; use IPv4 or IPv6"),
-            ));
+            let reason = format!("{other:?} is not supported; use IPv4 or IPv6");
+            return Err(object.reject("addressType", reason));
         }
     };
-    let Some(service) = slice
-        .metadata
-        .labels
-        .as_ref()
-        .and_then(|labels| labels.get(SERVICE_NAME))
-    else {
+    let labels = slice.metadata.labels.as_ref();
+    let Some(name) = labels.and_then(|labels| labels.get(SERVICE_NAME)) else {
         return Ok(Vec::new());
     };
     let service = ServiceName {
         namespace: Arc::clone(&object.namespace),
-        name: service.as_str().into(),
+        name: name.as_str().into(),
     };
     let ports = ports(object, &slice, rejections);
     let mut endpoints = Vec::new();
     for (index, endpoint) in slice.endpoints.iter().flatten().enumerate() {
-        let field = format!("endpoints[{index}].addresses[0]");
-        // Only the first address has a meaning (discovery/v1).
-        let addr = endpoint
-            .addresses
-            .first()
-            .ok_or_else(|| "there is no address".to_owned());
-        let addr = match addr.and_then(|addr| own_addr(addr)) {
-            Ok(addr) if addr.is_ipv4() == is_v4 => addr,
-            Ok(addr) => {
-                rejections.push(object.reject(
-                    &field,
-                    format!("{addr} is not of addressType {}", slice.address_type),
-                ));
-                continue;
-            }
+        let addr = match addr(endpoint, is_v4) {
+            Ok(addr) => addr,
             Err(reason) => {
-                rejections.push(object.reject(&field, reason));
+                rejections.push(object.reject(&format!("endpoints[{index}].addresses[0]"), reason));
                 continue;
             }
         };
@@ -81,6 +62,15 @@ pub(super) fn translate(
         }));
     }
     Ok(endpoints)
+}
+
+/// Only the first address has a meaning (discovery/v1).
+fn addr(endpoint: &api::Endpoint, is_v4: bool) -> Result<IpAddr, String> {
+    let addr = own_addr(endpoint.addresses.first().ok_or("there is no address")?)?;
+    if addr.is_ipv4() != is_v4 {
+        return Err(format!("{addr} is not of the slice's addressType"));
+    }
+    Ok(addr)
 }
 
 /// The TCP ports of a slice; they are target ports already.

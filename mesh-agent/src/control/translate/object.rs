@@ -57,56 +57,35 @@ impl Object {
             ));
         }
         let head: Head = parse(&value, "").map_err(|(field, reason)| unnamed.reject(&field, reason))?;
-        let Some((group, versions)) = known(&head.api_version, &head.kind) else {
+        let name = head.metadata.name.unwrap_or_default();
+        let namespace = match head.kind.as_str() {
+            "Namespace" => None,
+            _ => Some(head.metadata.namespace.unwrap_or_else(|| "default".to_owned())),
+        };
+        let created = head.metadata.creation_timestamp.and_then(created);
+        let object = full_name(&head.kind, namespace.as_deref(), &name).into();
+        let meta = ObjectMeta {
+            origin,
+            object,
+            created,
+        };
+        let Some(known) = known(&head.api_version, &head.kind) else {
             return if is_missed(&head.api_version, &head.kind, &value) {
-                let name = head.metadata.name.unwrap_or_default();
-                let namespace = head.metadata.namespace.unwrap_or_else(|| "default".into());
-                let object = full_name(&head.kind, &namespace, &name);
-                let meta = ObjectMeta {
-                    object: object.into(),
-                    ..unnamed
-                };
                 Err(meta.reject("kind", "this kind is not supported yet; the object has no effect"))
             } else {
                 Ok(None)
             };
         };
-        let name = head.metadata.name.unwrap_or_default();
-        let is_namespaced = head.kind != "Namespace";
-        let namespace = if is_namespaced {
-            head.metadata.namespace.unwrap_or_else(|| "default".into())
-        } else {
-            String::new()
-        };
-        let object = if is_namespaced {
-            full_name(&head.kind, &namespace, &name)
-        } else {
-            format!("{} {}", head.kind, name.escape_debug())
-        };
-        let meta = ObjectMeta {
-            origin,
-            object: object.into(),
-            created: head.metadata.creation_timestamp.and_then(created),
-        };
-        let version = head.api_version.rsplit('/').next().unwrap_or_default();
-        if !versions.contains(&version) {
-            let group = if group.is_empty() {
-                String::new()
-            } else {
-                format!("{group}/")
-            };
-            return Err(meta.reject(
-                "apiVersion",
-                format!("{version} is not known; use {group}{}", versions.join(", ")),
-            ));
-        }
+        known
+            .check_version(&head.api_version)
+            .map_err(|reason| meta.reject("apiVersion", reason))?;
         if !is_name(&name) {
             return Err(meta.reject("metadata.name", NAME_RULE));
         }
-        if is_namespaced && !is_name(&namespace) {
+        if !namespace.as_deref().is_none_or(is_name) {
             return Err(meta.reject("metadata.namespace", NAME_RULE));
         }
-        let (namespace, name) = (namespace.into(), name.into());
+        let (namespace, name) = (namespace.unwrap_or_default().into(), name.into());
         Ok(Some(Self {
             kind: head.kind,
             namespace,
@@ -149,12 +128,36 @@ pub(super) fn unknown_fields<'v>(value: &'v Value, known: &'v [&str]) -> impl It
         .map(|(field, _)| field.as_str())
 }
 
-/// The group of a kind that the mesh reads and its known versions, the preferred first.
-///
+/// A kind that the mesh reads.
+#[derive(Debug)]
+struct KnownKind {
+    group: &'static str,
+    /// The preferred one first.
+    versions: &'static [&'static str],
+}
+
+impl KnownKind {
+    fn check_version(&self, api_version: &str) -> Result<(), String> {
+        let version = api_version.rsplit('/').next().unwrap_or_default();
+        if self.versions.contains(&version) {
+            return Ok(());
+        }
+        let slash = if self.group.is_empty() { "" } else { "/" };
+        let usable: Vec<_> = self
+            .versions
+            .iter()
+            .map(|version| format!("{}{slash}{version}", self.group))
+            .collect();
+        Err(format!(
+            "{api_version:?} is not known; use {}",
+            usable.join(" or ")
+        ))
+    }
+}
+
 /// A kind is known by name and group, so that another group's kind of the same name is not taken for it.
-fn known(api_version: &str, kind: &str) -> Option<(&'static str, &'static [&'static str])> {
-    let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    let (known_group, versions): (_, &[_]) = match kind {
+fn known(api_version: &str, kind: &str) -> Option<KnownKind> {
+    let (group, versions): (_, &[_]) = match kind {
         "Namespace" | "Pod" | "Service" => ("", &["v1"]),
         "EndpointSlice" => ("discovery.k8s.io", &["v1"]),
         "HTTPRoute" => ("gateway.networking.k8s.io", &["v1", "v1beta1"]),
@@ -162,13 +165,17 @@ fn known(api_version: &str, kind: &str) -> Option<(&'static str, &'static [&'sta
         "DestinationRule" => ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
         _ => return None,
     };
-    (group == known_group).then_some((known_group, versions))
+    (group_of(api_version) == group).then_some(KnownKind { group, versions })
+}
+
+/// The core group has no name.
+fn group_of(api_version: &str) -> &str {
+    api_version.rsplit_once('/').map_or("", |(group, _)| group)
 }
 
 /// Whether an object of a kind that the mesh does not read would have changed traffic if it did.
 fn is_missed(api_version: &str, kind: &str, value: &Value) -> bool {
-    let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    match (group, kind) {
+    match (group_of(api_version), kind) {
         ("security.istio.io", "AuthorizationPolicy" | "RequestAuthentication")
         | ("networking.istio.io", "VirtualService") => true,
         // Routes of a Gateway are the Gateway's business.
@@ -184,8 +191,13 @@ fn is_missed(api_version: &str, kind: &str, value: &Value) -> bool {
 }
 
 /// Names that were not checked yet may hold anything.
-fn full_name(kind: &str, namespace: &str, name: &str) -> String {
-    format!("{kind} {}/{}", namespace.escape_debug(), name.escape_debug())
+fn full_name(kind: &str, namespace: Option<&str>, name: &str) -> String {
+    let slash = if namespace.is_some() { "/" } else { "" };
+    format!(
+        "{kind} {}{slash}{}",
+        namespace.unwrap_or_default().escape_debug(),
+        name.escape_debug()
+    )
 }
 
 fn parse<T: DeserializeOwned>(value: &Value, at: &str) -> Result<T, (String, String)> {

@@ -44,6 +44,11 @@ pub(super) fn translate(
             name: Arc::clone(&object.name),
         },
         meta: Arc::clone(&object.meta),
+        is_headless: spec
+            .cluster_ip
+            .iter()
+            .chain(spec.cluster_ips.iter().flatten())
+            .any(|addr| addr == "None"),
         vips: vips(object, &spec)?,
         ports,
         balancer: BalancerKind::default(),

@@ -138,7 +138,7 @@ impl Connection {
         if let Some(protocol) = headers::upgrade_of(&request) {
             return Box::pin(upgrade::carry(&self.mesh, request, plan, ledger, protocol)).await;
         }
-        forward::carry(&self.mesh, request, plan, ledger).await
+        Box::pin(forward::carry(&self.mesh, request, plan, ledger)).await
     }
 
     fn start_of(&self, request: &Request<Incoming>) -> HttpStart {

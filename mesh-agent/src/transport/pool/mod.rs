@@ -8,6 +8,7 @@ mod lease;
 mod shelf;
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,8 +29,8 @@ use crate::transport::{ByteStream, DialError};
 
 pub use crate::transport::pool::lease::Leased;
 
-/// Opens one connection; called at most once for each connection that is needed.
-pub type Connect = Box<dyn FnOnce() -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> + Send>;
+/// Opens one connection; called once for each connection that is needed.
+pub type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> + Send + Sync>;
 
 /// The HTTP version that a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,7 +101,7 @@ impl HttpPool {
 
     /// Sends `request` over a connection of `key`, opening one with `connect` when none is free.
     ///
-    /// A request that was provably not sent is sent again on another connection, once on a new one. Waits for the
+    /// A request that the peer provably did not begin with is sent again on another connection. Waits for the
     /// response's headers for as long as the caller does. Cancel-safe: a dropped request is reset (HTTP/2), or its
     /// connection closed (HTTP/1.1).
     pub async fn send(
@@ -192,22 +193,22 @@ impl HttpPool {
         mut request: Request<Body>,
         connect: Connect,
     ) -> Result<Response<Leased>, SendError> {
-        let mut connect = Some(connect);
         for _ in 0..MAX_TRIES {
             let opening = {
                 let mut shelves = self.h2.lock();
                 let shelf = shelves.entry(key.clone()).or_default();
-                shelf
-                    .free()
-                    .unwrap_or_else(|| shelf.open(&self.tasks, &mut connect))
+                shelf.free().unwrap_or_else(|| shelf.open(&self.tasks, &connect))
             };
-            let fresh = connect.is_none();
             let (mut sender, lease): (_, H2Lease) = opening.wait().await.map_err(SendError::Dial)?;
+            let again = copy_without_body(&request);
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok(response.map(|body| Leased::h2(body, lease))),
-                Err(mut failed) => match failed.take_message() {
-                    Some(unsent) if !fresh => request = unsent,
-                    _ => return Err(SendError::Broken(failed.into_error())),
+                Err(mut failed) => match failed
+                    .take_message()
+                    .or(again.filter(|_| never_begun(failed.error())))
+                {
+                    Some(unsent) => request = unsent,
+                    None => return Err(SendError::Broken(failed.into_error())),
                 },
             }
         }
@@ -217,7 +218,15 @@ impl HttpPool {
 
 /// A copy of a request that may be sent twice: an idempotent method (RFC 9110 section 9.2.2) without a body.
 fn replay_of(request: &Request<Body>) -> Option<Request<Body>> {
-    if !request.method().is_idempotent() || !request.body().is_end_stream() {
+    if !request.method().is_idempotent() {
+        return None;
+    }
+    copy_without_body(request)
+}
+
+/// A copy of a request that has no body.
+fn copy_without_body(request: &Request<Body>) -> Option<Request<Body>> {
+    if !request.body().is_end_stream() {
         return None;
     }
     let empty = http_body_util::Empty::new()
@@ -235,6 +244,21 @@ fn replay_of(request: &Request<Body>) -> Option<Request<Body>> {
 /// (RFC 9112 section 9.3.1: such a request may be sent again).
 fn closed_early(error: &hyper::Error) -> bool {
     error.is_incomplete_message() || error.is_canceled() || error.is_closed()
+}
+
+/// Whether an HTTP/2 peer says that it did not begin with the request: its stream is above the last one of a graceful
+/// GOAWAY, or was refused (RFC 9113 sections 6.8 and 8.7: any such request may be sent again).
+fn never_begun(error: &hyper::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            let is_going = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+            let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return error.is_remote() && (is_going || is_refused);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// HTTP/2 connections that may turn out closed before a request gives up.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared, ready};
+use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 
 use crate::lifecycle::Tasks;
@@ -71,18 +71,12 @@ impl H2Shelf {
     }
 
     /// Begins to open one more connection; every caller that comes meanwhile waits for the same one.
-    pub(super) fn open(&mut self, tasks: &Tasks, connect: &mut Option<Connect>) -> Opening {
-        let future: BoxFuture<'static, Result<H2Sender, Arc<DialError>>> = match connect.take() {
-            Some(connect) => {
-                let tasks = tasks.clone();
-                Box::pin(async move {
-                    let stream = connect().await.map_err(Arc::new)?;
-                    start_h2(&tasks, stream).await.map_err(Arc::new)
-                })
-            }
-            // A caller opens at most one connection; one that lost even a fresh one gives up.
-            None => Box::pin(ready(Err(Arc::new(DialError::TimedOut)))),
-        };
+    pub(super) fn open(&mut self, tasks: &Tasks, connect: &Connect) -> Opening {
+        let (tasks, connecting) = (tasks.clone(), connect());
+        let future: BoxFuture<'static, Result<H2Sender, Arc<DialError>>> = Box::pin(async move {
+            let stream = connecting.await.map_err(Arc::new)?;
+            start_h2(&tasks, stream).await.map_err(Arc::new)
+        });
         let opening = Opening {
             sender: future.shared(),
             streams: Arc::default(),

@@ -196,20 +196,22 @@ fn a_pod_that_has_ended_is_no_workload() {
 
 #[test]
 fn a_service_is_headless_or_an_alias_by_its_spec() {
-    for (spec, vips) in [
-        ("clusterIP: None, ports: [{port: 80}]", Some(0)),
-        ("clusterIPs: [None], ports: [{port: 80}]", Some(0)),
-        ("clusterIP: '', ports: [{port: 80}]", Some(0)),
-        ("clusterIP: 10.96.0.1, ports: [{port: 80}]", Some(1)),
+    for (spec, expected) in [
+        ("clusterIP: None, ports: [{port: 80}]", Some((0, true))),
+        ("clusterIPs: [None], ports: [{port: 80}]", Some((0, true))),
+        ("clusterIP: '', ports: [{port: 80}]", Some((0, false))),
+        ("ports: [{port: 80}]", Some((0, false))),
+        ("clusterIP: 10.96.0.1, ports: [{port: 80}]", Some((1, false))),
         ("type: ExternalName, externalName: example.com", None),
     ] {
         let reading = read(&format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: s}}\nspec: {{{spec}}}\n"
         ));
         assert_eq!(reading.rejections, []);
+        let service = reading.facts.services.first();
         assert_eq!(
-            reading.facts.services.first().map(|service| service.vips.len()),
-            vips,
+            service.map(|service| (service.vips.len(), service.is_headless)),
+            expected,
             "{spec}"
         );
     }

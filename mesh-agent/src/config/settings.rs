@@ -1,73 +1,21 @@
-//! The agent's own settings: a file, then the environment, then flags; each wins over the one before.
-//!
-//! Place in the walk: before everything. The only room that reads the environment.
+//! Settings as they are given, in any of three places, and how they become complete ones.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::Args;
 use serde::Deserialize;
 
-/// The node agent of a sidecar-free service mesh.
-#[derive(Debug, Parser)]
-#[command(name = "mesh-agent", version, about)]
-pub struct Cli {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-/// What the binary can do.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Serve the pods of this node until SIGTERM or SIGINT.
-    Run(Box<RunArgs>),
-    /// Print what the agent of this node has enrolled, its certificates, its configuration and what it rejected.
-    Status(StatusArgs),
-    /// Read a directory of manifests as the agent would and print every rejection; exit code 1 if there is one.
-    Check(CheckArgs),
-}
-
-/// Arguments of `status`.
-#[derive(Debug, Args)]
-pub struct StatusArgs {
-    /// Address of the agent's admin server.
-    #[arg(long, env = "MESH_ADMIN_ADDR", default_value_t = default_admin_addr())]
-    pub admin_addr: SocketAddr,
-    /// Print the JSON as the agent gives it.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of `check`.
-#[derive(Debug, Args)]
-pub struct CheckArgs {
-    /// The directory of manifests.
-    pub dir: PathBuf,
-    /// Trust domain of the identities.
-    #[arg(long, default_value = DEFAULT_TRUST_DOMAIN)]
-    pub trust_domain: String,
-    /// Namespace whose policies without selector are mesh-wide.
-    #[arg(long, default_value = DEFAULT_ROOT_NAMESPACE)]
-    pub root_namespace: String,
-}
-
-/// Arguments of `run`; what is absent comes from the file, then from the defaults of [`Config`].
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    /// YAML file with any of the settings below, by their long names with underscores.
-    #[arg(long, env = "MESH_CONFIG")]
-    pub config: Option<PathBuf>,
-    #[command(flatten)]
-    settings: Settings,
-}
+use super::{
+    AccessLogTarget, Config, ConfigError, DEFAULT_ROOT_NAMESPACE, DEFAULT_TRUST_DOMAIN, default_admin_addr,
+};
 
 /// Any of the settings; the same struct is read from flags, the environment and the file.
 #[derive(Debug, Default, Clone, Args, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[serde(default)]
-struct Settings {
+pub(super) struct Settings {
     /// Name of the node, as in `spec.nodeName` of its pods.
     #[arg(long, env = "MESH_NODE_NAME")]
     node_name: Option<String>,
@@ -115,105 +63,9 @@ struct Settings {
     data_threads: Option<usize>,
 }
 
-/// The agent's settings, complete and checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// `spec.nodeName` of the pods of this node.
-    pub node_name: String,
-    /// Directory of manifests.
-    pub manifests: PathBuf,
-    /// Directory of this agent alone. Default `/run/mesh-agent`.
-    pub state_dir: PathBuf,
-    /// Directory of the embedded CA. Default `/var/lib/mesh-agent/ca`.
-    pub ca_dir: PathBuf,
-    /// Admin server. Default `127.0.0.1:15020`.
-    pub admin_addr: SocketAddr,
-    /// Default `cluster.local`.
-    pub trust_domain: String,
-    /// Default `mesh-system`.
-    pub root_namespace: String,
-    /// Default `info`.
-    pub log_level: String,
-    /// Default stdout.
-    pub access_log: AccessLogTarget,
-    /// Default 100 ms.
-    pub detect_timeout: Duration,
-    /// Default 5 s (Envoy's).
-    pub connect_timeout: Duration,
-    /// Default 1 h (Envoy's and Istio's).
-    pub idle_timeout: Duration,
-    /// Default 5 s.
-    pub drain_timeout: Duration,
-    /// Default 24 h.
-    pub certificate_ttl: Duration,
-    /// Default a quarter of the cores, at least two.
-    pub data_threads: usize,
-}
-
-/// Where access-log lines go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AccessLogTarget {
-    /// Standard output.
-    Stdout,
-    /// Nowhere.
-    Off,
-    /// Appended to a file.
-    File(PathBuf),
-}
-
-/// Why the settings cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The file is not what is expected; the message names the field and, for an unknown one, the nearest known.
-    #[error("{}: {message}", path.display())]
-    Parse {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong and the way out.
-        message: String,
-    },
-    /// A setting that has no default is absent.
-    #[error("{name} is not set: give --{flag}, {env} or {name} in the config file", name = .0, flag = .0.replace('_', "-"), env = env_name(.0))]
-    Missing(&'static str),
-    /// A number is outside its range.
-    #[error("{name} is {value}, but must lie between {min} and {max}")]
-    Range {
-        /// Which setting.
-        name: &'static str,
-        /// What was given.
-        value: u64,
-        /// Smallest that is allowed.
-        min: u64,
-        /// Largest that is allowed.
-        max: u64,
-    },
-}
-
-impl RunArgs {
-    /// Joins file, environment and flags to complete settings. `cores` sets the default of `data_threads`.
-    pub fn resolve(self, cores: usize) -> Result<Config, ConfigError> {
-        let file = self
-            .config
-            .as_deref()
-            .map(read_file)
-            .transpose()?
-            .unwrap_or_default();
-        self.settings.over(file).complete(cores)
-    }
-}
-
 impl Settings {
     /// What is absent here is taken from `lower`.
-    fn over(self, lower: Self) -> Self {
+    pub(super) fn over(self, lower: Self) -> Self {
         Self {
             node_name: self.node_name.or(lower.node_name),
             manifests: self.manifests.or(lower.manifests),
@@ -233,7 +85,7 @@ impl Settings {
         }
     }
 
-    fn complete(self, cores: usize) -> Result<Config, ConfigError> {
+    pub(super) fn complete(self, cores: usize) -> Result<Config, ConfigError> {
         let detect = ranged(
             "detect_timeout_ms",
             self.detect_timeout_ms.unwrap_or(100),
@@ -296,7 +148,8 @@ impl Settings {
     }
 }
 
-fn read_file(path: &Path) -> Result<Settings, ConfigError> {
+/// Reads the settings of a file.
+pub(super) fn read_file(path: &Path) -> Result<Settings, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
         path: path.to_owned(),
         source,
@@ -349,17 +202,6 @@ fn ranged(name: &'static str, value: u64, min: u64, max: u64) -> Result<u64, Con
     }
 }
 
-fn env_name(field: &str) -> String {
-    format!("MESH_{}", field.to_uppercase())
-}
-
-fn default_admin_addr() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 15020))
-}
-
-const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
-const DEFAULT_ROOT_NAMESPACE: &str = "mesh-system";
-
 /// Names of all settings, for suggestions.
 const FIELDS: [&str; 15] = [
     "node_name",
@@ -389,6 +231,20 @@ mod tests {
             let error = parse(&format!("{field}: [1]")).unwrap_err();
             assert!(!error.contains("unknown field"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_example_file_shows_every_setting_with_its_default() {
+        let example = include_str!("../../../deploy/agent.yaml");
+        let as_shipped = parse(example).unwrap().complete(4).unwrap();
+        let uncommented = example.replace("\n# ", "\n");
+        let is_setting = |line: &&str| FIELDS.iter().any(|name| line.starts_with(&format!("{name}:")));
+        let settings: Vec<&str> = uncommented.lines().filter(is_setting).collect();
+        assert_eq!(settings.len(), FIELDS.len());
+        assert_eq!(
+            parse(&settings.join("\n")).unwrap().complete(4).unwrap(),
+            as_shipped
+        );
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //!
 //! Must not know: where the wish comes from, what the proxy does with a pod.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -67,9 +70,6 @@ impl Enrolment {
             if !self.present.contains_key(&workload.uid) {
                 self.join(workload, wanted, &mut reports);
             }
-        }
-        for report in &reports {
-            report.log();
         }
         reports
     }
@@ -231,8 +231,11 @@ impl Enrolment {
 
 impl Drop for Enrolment {
     fn drop(&mut self) {
-        let reports = self.stop();
-        tracing::debug!(pods = reports.len(), "every pod is un-enrolled");
+        for report in self.stop() {
+            if let Change::LeftUncleanly { why } = &report.change {
+                tracing::warn!(pod = report.pod, why, "pod un-enrolled, entries stay behind");
+            }
+        }
     }
 }
 

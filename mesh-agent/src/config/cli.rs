@@ -1,0 +1,76 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::settings::{Settings, read_file};
+use super::{Config, ConfigError, DEFAULT_ROOT_NAMESPACE, DEFAULT_TRUST_DOMAIN, default_admin_addr};
+
+/// The node agent of a sidecar-free service mesh.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-agent", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the pods of this node until SIGTERM or SIGINT.
+    Run(Box<RunArgs>),
+    /// Print what the agent of this node has enrolled, its certificates, its configuration and what it rejected.
+    Status(StatusArgs),
+    /// Read a directory of manifests as the agent would and print every rejection; exit code 1 if there is one.
+    Check(CheckArgs),
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Address of the agent's admin server.
+    #[arg(long, env = "MESH_ADMIN_ADDR", default_value_t = default_admin_addr())]
+    pub admin_addr: SocketAddr,
+    /// Print the JSON as the agent gives it.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The directory of manifests.
+    pub dir: PathBuf,
+    /// Trust domain of the identities.
+    #[arg(long, default_value = DEFAULT_TRUST_DOMAIN)]
+    pub trust_domain: String,
+    /// Namespace whose policies without selector are mesh-wide.
+    #[arg(long, default_value = DEFAULT_ROOT_NAMESPACE)]
+    pub root_namespace: String,
+}
+
+/// Arguments of `run`; what is absent comes from the file, then from the defaults of [`Config`].
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// YAML file with any of the settings below, by their long names with underscores.
+    #[arg(long, env = "MESH_CONFIG")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl RunArgs {
+    /// Joins file, environment and flags to complete settings. `cores` sets the default of `data_threads`.
+    pub fn resolve(self, cores: usize) -> Result<Config, ConfigError> {
+        let file = self
+            .config
+            .as_deref()
+            .map(read_file)
+            .transpose()?
+            .unwrap_or_default();
+        self.settings.over(file).complete(cores)
+    }
+}

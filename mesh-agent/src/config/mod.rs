@@ -1,0 +1,107 @@
+//! The agent's own settings: a file, then the environment, then flags; each wins over the one before.
+//!
+//! Place in the walk: before everything. The only room that reads the environment.
+
+mod cli;
+mod settings;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use self::cli::{CheckArgs, Cli, Command, RunArgs, StatusArgs};
+
+/// The agent's settings, complete and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `spec.nodeName` of the pods of this node.
+    pub node_name: String,
+    /// Directory of manifests.
+    pub manifests: PathBuf,
+    /// Directory of this agent alone. Default `/run/mesh-agent`.
+    pub state_dir: PathBuf,
+    /// Directory of the embedded CA. Default `/var/lib/mesh-agent/ca`.
+    pub ca_dir: PathBuf,
+    /// Admin server. Default `127.0.0.1:15020`.
+    pub admin_addr: SocketAddr,
+    /// Default `cluster.local`.
+    pub trust_domain: String,
+    /// Default `mesh-system`.
+    pub root_namespace: String,
+    /// Default `info`.
+    pub log_level: String,
+    /// Default stdout.
+    pub access_log: AccessLogTarget,
+    /// Default 100 ms.
+    pub detect_timeout: Duration,
+    /// Default 5 s (Envoy's).
+    pub connect_timeout: Duration,
+    /// Default 1 h (Envoy's and Istio's).
+    pub idle_timeout: Duration,
+    /// Default 5 s.
+    pub drain_timeout: Duration,
+    /// Default 24 h.
+    pub certificate_ttl: Duration,
+    /// Default a quarter of the cores, at least two.
+    pub data_threads: usize,
+}
+
+/// Where access-log lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLogTarget {
+    /// Standard output.
+    Stdout,
+    /// Nowhere.
+    Off,
+    /// Appended to a file.
+    File(PathBuf),
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what is expected; the message names the field and, for an unknown one, the nearest known.
+    #[error("{}: {message}", path.display())]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong and the way out.
+        message: String,
+    },
+    /// A setting that has no default is absent.
+    #[error("{name} is not set: give --{flag}, {env} or {name} in the config file", name = .0, flag = .0.replace('_', "-"), env = env_name(.0))]
+    Missing(&'static str),
+    /// A number is outside its range.
+    #[error("{name} is {value}, but must lie between {min} and {max}")]
+    Range {
+        /// Which setting.
+        name: &'static str,
+        /// What was given.
+        value: u64,
+        /// Smallest that is allowed.
+        min: u64,
+        /// Largest that is allowed.
+        max: u64,
+    },
+}
+
+fn env_name(field: &str) -> String {
+    format!("MESH_{}", field.to_uppercase())
+}
+
+/// Where the admin server listens unless told otherwise.
+fn default_admin_addr() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 15020))
+}
+
+const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
+const DEFAULT_ROOT_NAMESPACE: &str = "mesh-system";

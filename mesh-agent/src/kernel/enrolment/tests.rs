@@ -1,0 +1,229 @@
+//! Enrolment over the fake kernel.
+
+use std::net::IpAddr;
+use std::sync::Mutex;
+
+use super::*;
+use crate::kernel::fake::FakeKernel;
+use crate::mesh::workload::fixture;
+use crate::pod::netns::NetnsCookie;
+
+/// Keeps what joined, until it leaves.
+#[derive(Default)]
+struct Host(Mutex<Vec<(LocalPod, PodListeners)>>);
+
+impl Host {
+    fn uids(&self) -> Vec<String> {
+        self.0
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(pod, _)| pod.workload.uid.to_string())
+            .collect()
+    }
+
+    fn netns(&self, uid: &str) -> NetnsCookie {
+        let pods = self.0.lock().unwrap();
+        pods.iter()
+            .find(|(pod, _)| pod.workload.uid == WorkloadUid::new(uid))
+            .unwrap()
+            .0
+            .netns
+            .cookie()
+    }
+}
+
+impl PodHost for Host {
+    fn joined(&self, pod: LocalPod, listeners: PodListeners) {
+        self.0.lock().unwrap().push((pod, listeners));
+    }
+
+    fn left(&self, uid: &WorkloadUid) {
+        self.0.lock().unwrap().retain(|(pod, _)| pod.workload.uid != *uid);
+    }
+}
+
+struct Bench {
+    kernel: FakeKernel,
+    host: Arc<Host>,
+    enrolment: Enrolment,
+}
+
+fn bench() -> Bench {
+    let (kernel, host) = (FakeKernel::default(), Arc::new(Host::default()));
+    let enrolment = Enrolment::new(Box::new(kernel.clone()), Arc::<Host>::clone(&host), PodPorts::ANY);
+    Bench {
+        kernel,
+        host,
+        enrolment,
+    }
+}
+
+fn pod(uid: &str, netns: &str, addrs: &[&str]) -> Arc<Workload> {
+    let mut pod = fixture::pod("test", uid);
+    pod.uid = WorkloadUid::new(uid);
+    pod.addrs = addrs.iter().map(|addr| addr.parse::<IpAddr>().unwrap()).collect();
+    pod.placement = Some(Placement {
+        netns: netns.into(),
+        cgroup: netns.into(),
+    });
+    Arc::new(pod)
+}
+
+fn said(reports: &[Report]) -> Vec<String> {
+    reports.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn what_is_wanted_joins_once_and_what_is_not_leaves() {
+    let Bench {
+        kernel,
+        host,
+        mut enrolment,
+    } = bench();
+    let wanted = [pod("a", "/a", &["127.0.0.1"]), pod("b", "/b", &["127.0.0.2"])];
+    assert_eq!(
+        said(&enrolment.reconcile(&wanted)),
+        ["test/a enrolled", "test/b enrolled"]
+    );
+    assert_eq!(said(&enrolment.reconcile(&wanted)), [""; 0]);
+    let of_b = host.netns("b");
+    assert_eq!(said(&enrolment.reconcile(&wanted[..1])), ["test/b un-enrolled"]);
+    assert_eq!(host.uids(), ["a"]);
+    assert_eq!(kernel.hooked(of_b), None);
+    assert!(kernel.hooked(host.netns("a")).is_some());
+}
+
+#[test]
+fn a_failure_is_undone_reported_once_and_tried_again() {
+    let Bench {
+        kernel,
+        host,
+        mut enrolment,
+    } = bench();
+    let wanted = [pod("a", "/a", &["127.0.0.1"])];
+    kernel.refuse(Some("no room"));
+    assert_eq!(
+        said(&enrolment.reconcile(&wanted)),
+        ["test/a not enrolled: no room"]
+    );
+    assert_eq!(said(&enrolment.reconcile(&wanted)), [""; 0]);
+    assert_eq!(host.uids(), [""; 0]);
+    let status = enrolment.status();
+    let status = status.pods.first().unwrap();
+    assert_eq!(
+        (status.wanted, status.present, status.why_not.as_deref()),
+        (true, false, Some("no room"))
+    );
+    kernel.refuse(Some("no memory"));
+    assert_eq!(
+        said(&enrolment.reconcile(&wanted)),
+        ["test/a not enrolled: no memory"]
+    );
+    kernel.refuse(None);
+    assert_eq!(said(&enrolment.reconcile(&wanted)), ["test/a enrolled"]);
+    assert!(enrolment.status().pods.first().unwrap().present);
+}
+
+#[test]
+fn one_pods_failure_does_not_touch_another() {
+    let Bench {
+        host, mut enrolment, ..
+    } = bench();
+    let mut nowhere = (*pod("nowhere", "/n", &["127.0.0.3"])).clone();
+    nowhere.placement = None;
+    // 192.0.2.1 is nobody's address (RFC 5737), so no listener opens on it.
+    let unborn = [
+        pod("x", "/x", &[]),
+        pod("y", "/y", &["192.0.2.1"]),
+        Arc::new(nowhere),
+    ];
+    let wanted: Vec<_> = unborn
+        .into_iter()
+        .chain([pod("a", "/a", &["127.0.0.1"])])
+        .collect();
+    let reports = enrolment.reconcile(&wanted);
+    assert_eq!(reports.len(), 4, "{reports:?}");
+    assert_eq!(host.uids(), ["a"]);
+    assert_eq!(
+        enrolment
+            .status()
+            .pods
+            .iter()
+            .filter(|pod| pod.why_not.is_some())
+            .count(),
+        3
+    );
+}
+
+#[test]
+fn a_new_pod_takes_an_address_over_and_the_old_one_cannot_take_it_back() {
+    let Bench {
+        kernel,
+        host,
+        mut enrolment,
+    } = bench();
+    let (old, new) = (
+        pod("old", "/old", &["127.0.0.1"]),
+        pod("new", "/new", &["127.0.0.1"]),
+    );
+    enrolment.reconcile(&[Arc::clone(&old)]);
+    let both = [Arc::clone(&old), new];
+    assert_eq!(
+        said(&enrolment.reconcile(&both)),
+        ["test/old un-enrolled", "test/new enrolled"]
+    );
+    assert_eq!(host.uids(), ["new"]);
+    assert_eq!(said(&enrolment.reconcile(&both)), [""; 0]);
+    assert!(kernel.hooked(host.netns("new")).is_some());
+    assert_eq!(
+        said(&enrolment.reconcile(&[old])),
+        ["test/new un-enrolled", "test/old enrolled"]
+    );
+}
+
+#[test]
+fn two_pods_may_not_share_a_namespace() {
+    let Bench {
+        host, mut enrolment, ..
+    } = bench();
+    let reports = enrolment.reconcile(&[
+        pod("a", "/same", &["127.0.0.1"]),
+        pod("b", "/same", &["127.0.0.2"]),
+    ]);
+    assert_eq!(
+        said(&reports),
+        [
+            "test/a enrolled",
+            "test/b not enrolled: shares its network namespace with pod a"
+        ]
+    );
+    assert_eq!(host.uids(), ["a"]);
+}
+
+#[test]
+fn changed_addresses_enrol_a_pod_anew_and_changed_labels_do_not() {
+    let Bench { mut enrolment, .. } = bench();
+    let mut pod_a = (*pod("a", "/a", &["127.0.0.1"])).clone();
+    enrolment.reconcile(&[Arc::new(pod_a.clone())]);
+    pod_a.labels.insert("version".into(), "v2".into());
+    assert_eq!(said(&enrolment.reconcile(&[Arc::new(pod_a.clone())])), [""; 0]);
+    pod_a.addrs.push("127.0.0.2".parse().unwrap());
+    assert_eq!(
+        said(&enrolment.reconcile(&[Arc::new(pod_a)])),
+        ["test/a un-enrolled", "test/a enrolled"]
+    );
+}
+
+#[test]
+fn dropped_it_unhooks_every_pod() {
+    let Bench {
+        kernel,
+        host,
+        mut enrolment,
+    } = bench();
+    enrolment.reconcile(&[pod("a", "/a", &["127.0.0.1"])]);
+    let netns = host.netns("a");
+    drop(enrolment);
+    assert_eq!((kernel.hooked(netns), host.uids().len()), (None, 0));
+}

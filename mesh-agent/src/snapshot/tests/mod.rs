@@ -1,0 +1,162 @@
+//! What a snapshot promises: lookups, endpoint selection, what survives a rebuild, what contradictions do.
+
+mod contradictions;
+mod lookups;
+mod rebuilds;
+
+use std::time::{Duration, SystemTime};
+
+use http::HeaderMap;
+
+use super::*;
+use crate::mesh::facts::{Facts, ObjectMeta, Rejection};
+use crate::mesh::route::{
+    BackendTarget, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteBackend, RouteParent,
+};
+use crate::mesh::service::{BalancerKind, Endpoint, EndpointCondition, Service, ServicePort};
+use crate::mesh::workload::fixture::pod;
+use crate::mesh::workload::{Membership, Placement};
+use crate::route::{BackendChoice, RequestFacts};
+
+use EndpointCondition::{NotServing, Ready, ServingTerminating};
+
+fn meta(object: &str, age: u64) -> Arc<ObjectMeta> {
+    let created = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(age));
+    Arc::new(ObjectMeta {
+        origin: "test".into(),
+        object: object.into(),
+        created,
+    })
+}
+
+fn pod_at(name: &str, addrs: &[&str]) -> Workload {
+    Workload {
+        addrs: addrs.iter().map(|addr| addr.parse().unwrap()).collect(),
+        ..pod("shop", name)
+    }
+}
+
+fn placed(name: &str, addr: &str) -> Workload {
+    let placement = Placement {
+        netns: format!("/run/netns/{name}").into(),
+        cgroup: format!("/cg/{name}").into(),
+    };
+    Workload {
+        placement: Some(placement),
+        ..pod_at(name, &[addr])
+    }
+}
+
+fn service(name: &str, vips: &[&str], protocol: AppProtocol) -> Service {
+    Service {
+        name: ServiceName::new("shop", name),
+        meta: meta(&format!("Service shop/{name}"), 0),
+        vips: vips.iter().map(|vip| vip.parse().unwrap()).collect(),
+        is_headless: vips.is_empty(),
+        ports: vec![ServicePort {
+            name: "main".into(),
+            port: 80,
+            protocol,
+        }],
+        balancer: BalancerKind::RoundRobin,
+    }
+}
+
+fn endpoint(service: &str, addr: &str, condition: EndpointCondition) -> Endpoint {
+    Endpoint {
+        service: ServiceName::new("shop", service),
+        meta: meta(&format!("EndpointSlice shop/{service}"), 0),
+        port_name: "main".into(),
+        addr: addr.parse().unwrap(),
+        condition,
+        workload: None,
+    }
+}
+
+fn route(namespace: &str, name: &str, parent: RouteParent, backend: (&str, u16)) -> HttpRoute {
+    let everything = HttpMatch {
+        path: PathMatch::Prefix("/".into()),
+        headers: Vec::new(),
+        method: None,
+    };
+    let target = BackendTarget::Service(ServiceName::new("shop", backend.0), backend.1);
+    HttpRoute {
+        namespace: namespace.into(),
+        name: name.into(),
+        meta: meta(&format!("HTTPRoute {namespace}/{name}"), 0),
+        parents: vec![parent],
+        rules: vec![HttpRule {
+            matches: vec![everything],
+            backends: vec![RouteBackend {
+                field: "spec.rules[0].backendRefs[0]".into(),
+                target,
+                weight: 1,
+            }],
+            request_timeout: None,
+        }],
+    }
+}
+
+fn parent(service: &str) -> RouteParent {
+    RouteParent {
+        field: "spec.parentRefs[0]".into(),
+        service: ServiceName::new("shop", service),
+        port: None,
+        section: None,
+    }
+}
+
+fn settings() -> SnapshotSettings {
+    SnapshotSettings {
+        node: "node-a".into(),
+        root_namespace: "mesh-system".into(),
+    }
+}
+
+fn build(facts: &Facts) -> (Snapshot, Vec<Rejection>) {
+    Snapshot::build(facts, &settings(), None)
+}
+
+/// Two pods behind Service `web`.
+fn web() -> Facts {
+    Facts {
+        workloads: vec![placed("web-1", "10.0.0.1"), placed("web-2", "10.0.0.2")],
+        services: vec![service("web", &["10.96.0.1"], AppProtocol::Http)],
+        endpoints: vec![
+            endpoint("web", "10.0.0.1:8080", Ready),
+            endpoint("web", "10.0.0.2:8080", Ready),
+        ],
+        ..Facts::default()
+    }
+}
+
+fn fields(rejections: &[Rejection]) -> Vec<(&str, &str)> {
+    rejections
+        .iter()
+        .map(|rejection| (rejection.object.as_str(), rejection.field.as_str()))
+        .collect()
+}
+
+fn usable(snapshot: &Snapshot, service: &str) -> Vec<String> {
+    let upstream = snapshot.upstream(&ServiceName::new("shop", service), 80).unwrap();
+    upstream
+        .endpoints()
+        .iter()
+        .map(|endpoint| endpoint.addr.to_string())
+        .collect()
+}
+
+/// The backend that a client of a namespace reaches through a route to Service `web`.
+fn routed(snapshot: &Snapshot, client_namespace: &str) -> Option<String> {
+    let upstream = snapshot.upstream(&ServiceName::new("shop", "web"), 80).unwrap();
+    let request = RequestFacts {
+        method: "GET",
+        path: "/",
+        headers: &HeaderMap::new(),
+    };
+    let table = snapshot.routes(client_namespace, upstream)?;
+    match table.decide(&request).unwrap().choose_backend(&mut rand::rng()) {
+        BackendChoice::Service(service, port) => Some(format!("{}:{port}", service.name)),
+        BackendChoice::Invalid => Some("invalid".to_owned()),
+    }
+}

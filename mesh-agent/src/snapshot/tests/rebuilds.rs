@@ -1,0 +1,63 @@
+//! What survives from one snapshot to the next.
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::*;
+
+#[test]
+fn loads_and_turns_and_unchanged_pods_survive_a_rebuild() {
+    let mut facts = web();
+    let (first, _) = build(&facts);
+    let mut rng = SmallRng::seed_from_u64(0);
+    let name = ServiceName::new("shop", "web");
+    let vip: IpAddr = "10.96.0.1".parse().unwrap();
+    let held = first.upstream(&name, 80).unwrap().pick(vip, &mut rng).unwrap();
+    facts.workloads[1]
+        .labels
+        .insert("app".to_owned(), "changed".to_owned());
+    let (second, _) = Snapshot::build(&facts, &settings(), Some(&first));
+    assert_eq!((first.version(), second.version()), (1, 2));
+
+    let same = second.upstream(&name, 80).unwrap().pick(vip, &mut rng).unwrap();
+    assert_ne!(same.endpoint.addr, held.endpoint.addr, "the turn goes on");
+    let again = second.upstream(&name, 80).unwrap().pick(vip, &mut rng).unwrap();
+    assert_eq!(again.endpoint.addr, held.endpoint.addr);
+    assert_eq!(again.endpoint.active(), 2, "the first pick still counts");
+
+    for (uid, is_same) in [("shop/web-1", true), ("shop/web-2", false)] {
+        let uid = WorkloadUid::new(uid);
+        let pair = (first.workload(&uid).unwrap(), second.workload(&uid).unwrap());
+        assert_eq!(Arc::ptr_eq(pair.0, pair.1), is_same, "{uid}");
+    }
+}
+
+#[test]
+fn a_new_pod_at_an_old_address_begins_with_no_load() {
+    let mut facts = web();
+    facts.endpoints.truncate(1);
+    let (first, _) = build(&facts);
+    let name = ServiceName::new("shop", "web");
+    let vip: IpAddr = "10.96.0.1".parse().unwrap();
+    let _held = first
+        .upstream(&name, 80)
+        .unwrap()
+        .pick(vip, &mut rand::rng())
+        .unwrap();
+    facts.workloads[0].uid = WorkloadUid::new("shop/web-1-again");
+    let (second, _) = Snapshot::build(&facts, &settings(), Some(&first));
+    assert_eq!(second.upstream(&name, 80).unwrap().endpoints()[0].active(), 0);
+}
+
+#[test]
+fn subscribers_of_the_cell_learn_the_published_version() {
+    let (first, _) = build(&web());
+    let (second, _) = Snapshot::build(&web(), &settings(), Some(&first));
+    let cell = SnapshotCell::new(first);
+    let mut versions = cell.subscribe();
+    assert!(!versions.has_changed().unwrap());
+    cell.publish(second);
+    assert!(versions.has_changed().unwrap());
+    assert_eq!(*versions.borrow_and_update(), 2);
+    assert_eq!(cell.load().version(), 2);
+}
