@@ -114,8 +114,8 @@ fn outbound(
         record.destination(Arc::clone(&destination));
         record.security(hop.security());
         record.upstream(choice.addr);
-        record.path_taken(hop.path());
     }
+    ledger.path_taken(hop.path());
     Ok(Plan {
         hop,
         addr: choice.addr,

@@ -7,7 +7,7 @@ use http::header::HeaderValue;
 
 use crate::mesh::service::ServiceName;
 use crate::proxy::refusal::Refusal;
-use crate::telemetry::{FlowLabels, HttpRecord, HttpStart, ResponseFlag, Telemetry};
+use crate::telemetry::{FlowLabels, HttpRecord, HttpStart, PathTaken, ResponseFlag, Telemetry};
 
 /// Shared by the walk and by both bodies; whoever drops it last closes the records.
 #[derive(Debug)]
@@ -81,6 +81,11 @@ impl Ledger {
 
     pub(super) fn service(&self, service: &ServiceName) {
         self.first.service(service.clone());
+    }
+
+    /// Told once for a request, on the source's record: it is counted.
+    pub(super) fn path_taken(&self, path: PathTaken) {
+        self.first.path_taken(path);
     }
 
     pub(super) fn route(&self, route: &str) {
