@@ -104,6 +104,7 @@ pub(super) fn service(service: &str, vip: IpAddr, protocol: AppProtocol) -> Serv
         name: name(service),
         meta: meta(format!("Service shop/{service}")),
         vips: vec![vip],
+        is_headless: false,
         ports: vec![ServicePort {
             name: "main".into(),
             port: PORT,
