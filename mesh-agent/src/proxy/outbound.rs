@@ -153,10 +153,7 @@ async fn tcp(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Pref
     for record in &ledger.0 {
         record.upstream(choice.addr);
     }
-    // Told once, also where this agent records both ends.
-    if let Some(first) = ledger.0.first() {
-        first.path_taken(hop.path());
-    }
+    ledger.path_taken(hop.path());
     match hop
         .connect(mesh, source, ends.client, choice.addr, Alpn::Tcp)
         .await
@@ -170,7 +167,7 @@ async fn tcp(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Pref
     }
 }
 
-/// The labels of a flow from `source`: one set for the source, and a second when this agent is also the
+/// The labels of a flow from `source`: first one set for the source, and a second when this agent is also the
 /// destination's.
 pub(super) fn flows(
     source: &ServedPod,
@@ -179,15 +176,14 @@ pub(super) fn flows(
     hop: &Hop,
 ) -> Vec<FlowLabels> {
     let from_source = source_flow(source, destination, service, hop.security());
-    let mut flows = Vec::with_capacity(2);
-    if matches!(hop, Hop::SameNode(_)) {
-        flows.push(FlowLabels {
-            reporter: Reporter::Destination,
-            ..from_source.clone()
-        });
+    if !matches!(hop, Hop::SameNode(_)) {
+        return vec![from_source];
     }
-    flows.push(from_source);
-    flows
+    let to_destination = FlowLabels {
+        reporter: Reporter::Destination,
+        ..from_source.clone()
+    };
+    vec![from_source, to_destination]
 }
 
 pub(super) fn source_flow(

@@ -15,8 +15,16 @@ pub(super) const ORIGINAL_VERSION: HeaderName = HeaderName::from_static("x-mesh-
 
 /// The authority that the client named: the request target's, else `Host`.
 ///
-/// Errors: several `Host` lines, or none where HTTP/1.1 demands one (RFC 9112 section 3.2).
+/// Errors: several `Host` lines, none where HTTP/1.1 demands one (RFC 9112 section 3.2), or user information, which
+/// serves to mislead only (RFC 9110 section 4.2.4).
 pub(super) fn authority(request: &Request<impl Sized>) -> Result<Option<Authority>, Refusal> {
+    match named_authority(request)? {
+        Some(authority) if authority.as_str().contains('@') => Err(Refusal::Malformed),
+        named => Ok(named),
+    }
+}
+
+fn named_authority(request: &Request<impl Sized>) -> Result<Option<Authority>, Refusal> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
