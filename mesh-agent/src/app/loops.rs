@@ -39,7 +39,8 @@ impl ConfigLoop {
                 () = stop.requested() => return,
                 reading = self.source.next_reading() => self.take(reading).await,
                 // What could not be enrolled is tried again, and pods that vanished are noticed.
-                _ = audit.tick() => self.reconcile(),
+                // Before the first reading nobody knows which pods of an earlier agent are wanted.
+                _ = audit.tick(), if self.first.is_none() => self.reconcile(),
             }
         }
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
-use crate::kernel::{Entry, Hook, Kernel};
+use crate::kernel::{Entry, Hook, Kernel, Orphan};
 use crate::mesh::workload::Placement;
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
@@ -28,6 +28,7 @@ pub struct FakeKernel {
 struct State {
     cookies: HashMap<PathBuf, NetnsCookie>,
     hooked: HashMap<NetnsCookie, Vec<IpAddr>>,
+    orphans: HashMap<NetnsCookie, Vec<IpAddr>>,
     refusal: Option<String>,
 }
 
@@ -40,6 +41,12 @@ impl FakeKernel {
     /// The addresses that are hooked for the namespace.
     pub fn hooked(&self, netns: NetnsCookie) -> Option<Vec<IpAddr>> {
         self.lock().hooked.get(&netns).cloned()
+    }
+
+    /// As when the agent was killed and another one starts: what is hooked stays.
+    pub fn restart(&self) {
+        let mut state = self.lock();
+        state.orphans = std::mem::take(&mut state.hooked);
     }
 
     /// What the hooks would remember.
@@ -73,6 +80,7 @@ impl Kernel for FakeKernel {
         if let Some(reason) = &state.refusal {
             return Err(KernelError::Told(reason.clone()));
         }
+        state.orphans.remove(&site.netns.cookie());
         state
             .hooked
             .insert(site.netns.cookie(), inbound.iter().map(|(ip, _)| *ip).collect());
@@ -80,8 +88,19 @@ impl Kernel for FakeKernel {
     }
 
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
-        self.lock().hooked.remove(&netns);
+        let mut state = self.lock();
+        state.hooked.remove(&netns);
+        state.orphans.remove(&netns);
         Ok(())
+    }
+
+    fn orphans(&self) -> Result<Vec<Orphan>, KernelError> {
+        let state = self.lock();
+        let orphans = state.orphans.iter().map(|(netns, addrs)| Orphan {
+            netns: *netns,
+            addrs: addrs.clone(),
+        });
+        Ok(orphans.collect())
     }
 
     fn entries(&self) -> Vec<Entry> {

@@ -22,7 +22,8 @@ use crate::pod::LocalPod;
 /// The pods of this node, hooked and not.
 ///
 /// Owned by one task, which calls [`Enrolment::reconcile`] after every change of facts and every few seconds:
-/// failures are tried again there, and pods that vanished are noticed there. Dropped, it unhooks every pod.
+/// failures are tried again there, and pods that vanished are noticed there. Dropped, it stops to serve every pod and
+/// leaves it hooked: until the next agent adopts it, its new connections are refused.
 pub struct Enrolment {
     kernel: Box<dyn Kernel>,
     host: Arc<dyn PodHost>,
@@ -71,6 +72,7 @@ impl Enrolment {
                 self.join(workload, wanted, &mut reports);
             }
         }
+        self.release_orphans();
         reports
     }
 
@@ -88,9 +90,37 @@ impl Enrolment {
         EnrolmentStatus { pods, counters }
     }
 
-    /// Un-enrols every pod, as before an orderly stop.
-    pub fn stop(&mut self) -> Vec<Report> {
-        self.reconcile(&[])
+    /// Serves no pod any more, as before an orderly stop; all stay hooked for the next agent.
+    pub fn stop(&mut self) {
+        for uid in std::mem::take(&mut self.present).into_keys() {
+            self.host.left(&uid);
+        }
+    }
+
+    /// Unhooks what an earlier agent left and nobody wants. A pod that is wanted and cannot be enrolled just now keeps
+    /// its hooks, which refuse.
+    fn release_orphans(&mut self) {
+        let orphans = self.kernel.orphans().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot find out what an earlier agent left");
+            Vec::new()
+        });
+        for orphan in orphans {
+            let mut absent = self.absent.values();
+            let is_wanted = absent.any(|pod| {
+                let mut addrs = pod.workload.addrs.iter();
+                orphan.addrs.is_empty() || addrs.any(|addr| orphan.addrs.contains(addr))
+            });
+            if is_wanted {
+                continue;
+            }
+            let (netns, addrs) = (orphan.netns.0, &orphan.addrs);
+            match self.kernel.remove(orphan.netns) {
+                Ok(()) => tracing::info!(netns, ?addrs, "removed what was left of a pod that is gone"),
+                Err(error) => {
+                    tracing::warn!(%error, netns, ?addrs, "cannot remove all of a pod that is gone");
+                }
+            }
+        }
     }
 
     fn leave_unwanted(&mut self, wanted: &[Arc<Workload>]) -> Vec<Report> {
@@ -231,11 +261,7 @@ impl Enrolment {
 
 impl Drop for Enrolment {
     fn drop(&mut self) {
-        for report in self.stop() {
-            if let Change::LeftUncleanly { why } = &report.change {
-                tracing::warn!(pod = report.pod, why, "pod un-enrolled, entries stay behind");
-            }
-        }
+        self.stop();
     }
 }
 
