@@ -152,6 +152,13 @@ async fn a_reset_by_the_client_reaches_the_application_as_one() {
 
         let end = soon("end", ends.recv()).await.unwrap();
         assert_eq!(end, Some(std::io::ErrorKind::ConnectionReset), "{name}");
+        let agent = lab.agent_of(pod);
+        eventually("the delivery is forgotten", || agent.flows.true_peers() == 0).await;
+        assert_eq!(
+            agent.flows.forgotten_late(),
+            0,
+            "before the port can be another's"
+        );
     }
 }
 
