@@ -318,4 +318,17 @@ async fn connect_is_403_and_reaches_nobody() {
     assert_eq!(app.seen().len(), 0);
 }
 
+#[tokio::test]
+async fn a_pod_without_a_certificate_speaks_with_no_other_node() {
+    let lab = Lab::start().await;
+    let app = App::says(&lab, PAY, "paid").await;
+    let vip = lab.service("pay", AppProtocol::Http, &[app.addr]).await;
+    lab.a.mesh.certificates.want([]);
+
+    let reply = H1::dial(&lab, WEB, vip).await.fetch(get("/")).await;
+    assert_eq!(reply.status, 503);
+    assert_eq!(told(&lab).await, ("UF".into(), "no_certificate".into()));
+    assert_eq!(app.seen().len(), 0);
+}
+
 const SHORT: Duration = Duration::from_millis(60);
