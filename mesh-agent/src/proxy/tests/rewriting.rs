@@ -244,3 +244,26 @@ async fn a_request_without_an_id_gets_one_and_one_with_keeps_it() {
     assert_eq!(ids[0].as_ref().unwrap().len(), 36);
     assert_eq!(ids[1].as_deref(), Some("mine"));
 }
+
+#[tokio::test]
+async fn a_response_says_its_length_in_one_way() {
+    let lab = Lab::start().await;
+    for (pod, name) in [(CART, "cart"), (PAY, "pay")] {
+        let listener = tokio::net::TcpListener::bind((pod.ip, 0)).await.unwrap();
+        let vip = lab
+            .service(name, AppProtocol::Http, &[listener.local_addr().unwrap()])
+            .await;
+        lab.tasks.spawn("app", async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 1024];
+                tokio::io::AsyncReadExt::read(&mut stream, &mut head).await.unwrap();
+                let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwhole\r\n0\r\n\r\n";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let reply = H1::dial(&lab, WEB, vip).await.fetch(get("/")).await;
+        assert_eq!(reply.text(), "whole", "{name}");
+        assert_eq!(reply.headers.get("content-length"), None, "{name}");
+    }
+}
