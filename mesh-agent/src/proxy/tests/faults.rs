@@ -318,3 +318,122 @@ async fn a_stop_answers_the_last_request_with_connection_close() {
     assert!(text.contains("connection: close"), "{text}");
     assert!(text.ends_with("last"), "{text}");
 }
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_clients_that_say_nothing() {
+    let lab = Lab::start().await;
+    let app = App::says(&lab, CART, "hello").await;
+    let vip = lab.service("cart", AppProtocol::Http, &[app.addr]).await;
+    let mut silent = lab.dial(WEB, vip).await;
+    let captured = [("direction", "outbound")];
+    eventually("accepted", || {
+        lab.a.sum("mesh_captured_connections_total", &captured) == 1.0
+    })
+    .await;
+
+    lab.a.tasks.request_stop();
+
+    assert_eq!(exchange(&mut silent, b"").await.unwrap(), b"");
+    assert!(lab.a.tasks.joined(std::time::Duration::from_secs(8)).await);
+}
+
+#[tokio::test]
+async fn an_early_answer_to_an_upload_leaves_no_connection_that_others_wait_for() {
+    let lab = Lab::start().await;
+    for (pod, name) in [(CART, "cart"), (PAY, "pay")] {
+        let app = App::says(&lab, pod, "no need").await;
+        let vip = lab.service(name, AppProtocol::Http, &[app.addr]).await;
+        let mut uploading = lab.dial(WEB, vip).await;
+        let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nonly a part";
+        uploading.write_all(head).await.unwrap();
+        let mut answer = [0; 12];
+        soon("answer", uploading.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+
+        let reply = H1::dial(&lab, WEB, vip).await.fetch(get("/")).await;
+        assert_eq!(reply.text(), "no need", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn readers_that_stand_still_do_not_hold_up_their_neighbours() {
+    let lab = Lab::start().await;
+    let app = App::http(&lab, PAY, |request| async move {
+        let large = request.uri().path() == "/large";
+        Response::new(full(if large {
+            vec![7; 16 << 20]
+        } else {
+            b"small".to_vec()
+        }))
+    })
+    .await;
+    let vip = lab.service("pay", AppProtocol::Http, &[app.addr]).await;
+    let mut standing = Vec::new();
+    for _ in 0..8 {
+        let mut client = lab.dial(WEB, vip).await;
+        client
+            .write_all(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = [0; 12];
+        soon("answer", client.read_exact(&mut answer)).await.unwrap();
+        standing.push(client);
+    }
+
+    let mut client = H1::dial(&lab, WEB, vip).await;
+    for _ in 0..100 {
+        assert_eq!(client.fetch(get("/small")).await.text(), "small");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_asked_for_is_given_to_nobody() {
+    let lab = Lab::start().await;
+    let listener = TcpListener::bind((CART.ip, 0)).await.unwrap();
+    let vip = lab
+        .service("cart", AppProtocol::Http, &[listener.local_addr().unwrap()])
+        .await;
+    let tasks = lab.tasks.clone();
+    lab.tasks.spawn("app", async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tasks.spawn("app-connection", async move {
+                let mut head = [0; 1024];
+                while stream.read(&mut head).await.is_ok_and(|read| read > 0) {
+                    let answers = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ntrue\
+                        HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison";
+                    if stream.write_all(answers).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let mut client = H1::dial(&lab, WEB, vip).await;
+    for _ in 0..20 {
+        assert_eq!(client.fetch(get("/")).await.text(), "true");
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_protocol_that_nobody_asked_for_is_no_answer() {
+    let lab = Lab::start().await;
+    for (pod, name) in [(CART, "cart"), (PAY, "pay")] {
+        let listener = TcpListener::bind((pod.ip, 0)).await.unwrap();
+        let vip = lab
+            .service(name, AppProtocol::Http, &[listener.local_addr().unwrap()])
+            .await;
+        lab.tasks.spawn("app", async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 1024];
+                stream.read(&mut head).await.unwrap();
+                let switch =
+                    b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nxyz";
+                stream.write_all(switch).await.unwrap();
+            }
+        });
+        let reply = H1::dial(&lab, WEB, vip).await.fetch(get("/")).await;
+        assert_eq!(reply.status, 503, "{name}");
+    }
+}
