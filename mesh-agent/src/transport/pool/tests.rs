@@ -56,7 +56,8 @@ fn connect(tasks: &Tasks, may: &Arc<Notify>, ended: &Arc<AtomicBool>, dialled: &
             let (ours, theirs) = duplex(64 * 1024);
             serve(&tasks, theirs, &ended);
             dialled.store(true, Ordering::Relaxed);
-            Ok(Box::new(ours) as Box<dyn ByteStream>)
+            let stream: Box<dyn ByteStream> = Box::new(ours);
+            Ok(stream)
         }
         .boxed()
     })
