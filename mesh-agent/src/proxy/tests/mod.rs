@@ -14,3 +14,4 @@ mod records;
 mod refusals;
 mod rewriting;
 mod same_node;
+mod stopping;
