@@ -22,6 +22,7 @@ use crate::proxy::{Ends, Mesh};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{FlowLabels, HandshakeSide, PathTaken, PeerLabels, Reporter, Security, TcpStart};
 use crate::transport::ByteStream;
+use crate::transport::dial::tune;
 use crate::transport::tls;
 
 /// Carries one captured connection to its end.
@@ -30,6 +31,11 @@ pub(super) async fn serve(mesh: Arc<Mesh>, pod: Arc<ServedPod>, captured: Captur
         client: captured.peer,
         original: captured.original,
     };
+    // A client of another machine may vanish without a word.
+    if let Err(error) = tune(&captured.stream) {
+        tracing::debug!(%error, client = %ends.client, "connection failed before its first bytes");
+        return;
+    }
     let patience = patience(&mesh, &pod, ends);
     let judged = look(captured.stream, patience, |first| match hello(first) {
         Hello::Partial => Look::NeedMore,
@@ -136,7 +142,8 @@ async fn plaintext(mesh: Arc<Mesh>, pod: Arc<ServedPod>, ends: Ends, stream: Pre
         tcp_ledger(&mesh, &pod, ends, None).refuse(&refusal);
         return stream.reset_on_close();
     }
-    match read_protocol(protocol, stream, &mesh).await {
+    let stop = pod.tasks.stop();
+    match read_protocol(protocol, stream, &mesh, &stop).await {
         Ok((stream, Some(spoken))) => {
             let side = Side::Inbound {
                 pod,

@@ -10,6 +10,8 @@ mod outbound;
 mod pods;
 pub mod refusal;
 mod tcp;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

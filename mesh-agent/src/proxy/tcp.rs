@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::proxy::refusal::Refusal;
-use crate::telemetry::{ResponseFlag, TcpRecord};
+use crate::telemetry::{PathTaken, ResponseFlag, TcpRecord};
 use crate::transport::ByteStream;
 use crate::transport::relay::{Meter, RelayEnd, relay};
 
-/// The records of a connection: one for each reporter that this agent is.
+/// The records of a connection: one for each reporter that this agent is, the source's first.
 #[derive(Debug, Default)]
 pub(super) struct TcpLedger(pub(super) Vec<TcpRecord>);
 
@@ -16,6 +16,13 @@ impl TcpLedger {
         for record in &self.0 {
             record.flag(flag);
             record.details(details);
+        }
+    }
+
+    /// Told once for a connection, on the first record: it is counted.
+    pub(super) fn path_taken(&self, path: PathTaken) {
+        if let Some(record) = self.0.first() {
+            record.path_taken(path);
         }
     }
 

@@ -1,7 +1,8 @@
 //! What a request and a response must look like on the next connection (RFC 9110 section 7.6, RFC 9113 section 8.2).
 
 use http::header::{
-    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Uri, Version};
@@ -15,8 +16,16 @@ pub(super) const ORIGINAL_VERSION: HeaderName = HeaderName::from_static("x-mesh-
 
 /// The authority that the client named: the request target's, else `Host`.
 ///
-/// Errors: several `Host` lines, or none where HTTP/1.1 demands one (RFC 9112 section 3.2).
+/// Errors: several `Host` lines, none where HTTP/1.1 demands one (RFC 9112 section 3.2), or user information, which
+/// serves to mislead only (RFC 9110 section 4.2.4).
 pub(super) fn authority(request: &Request<impl Sized>) -> Result<Option<Authority>, Refusal> {
+    match named_authority(request)? {
+        Some(authority) if authority.as_str().contains('@') => Err(Refusal::Malformed),
+        named => Ok(named),
+    }
+}
+
+fn named_authority(request: &Request<impl Sized>) -> Result<Option<Authority>, Refusal> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -85,7 +94,10 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    headers.remove(TRANSFER_ENCODING);
+    // What overrides the length (RFC 9112 section 6.3) goes, so the length must not stay to be believed.
+    if headers.remove(TRANSFER_ENCODING).is_some() {
+        headers.remove(CONTENT_LENGTH);
+    }
     headers.remove(UPGRADE);
     headers.remove("keep-alive");
     headers.remove("proxy-connection");

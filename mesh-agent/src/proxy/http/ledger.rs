@@ -58,11 +58,6 @@ impl Ledger {
         std::iter::once(&self.first).chain(self.second.get())
     }
 
-    /// Which way the request goes: told once, also where this agent records both ends.
-    pub(super) fn path_taken(&self, path: PathTaken) {
-        self.first.path_taken(path);
-    }
-
     pub(super) fn flag(&self, flag: ResponseFlag, details: &'static str) {
         for record in self.records() {
             record.flag(flag);
@@ -86,6 +81,11 @@ impl Ledger {
 
     pub(super) fn service(&self, service: &ServiceName) {
         self.first.service(service.clone());
+    }
+
+    /// Told once for a request, on the source's record: it is counted.
+    pub(super) fn path_taken(&self, path: PathTaken) {
+        self.first.path_taken(path);
     }
 
     pub(super) fn route(&self, route: &str) {

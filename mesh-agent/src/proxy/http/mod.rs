@@ -27,7 +27,9 @@ use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
 use crate::telemetry::HttpStart;
 use crate::transport::ByteStream;
-use crate::transport::http::{Body, CONNECTION_WINDOW, STREAM_WINDOW, TaskExecutor};
+use crate::transport::http::{
+    Body, CONNECTION_WINDOW, MAX_HEAD, MAX_HEAD_BYTES, STREAM_WINDOW, TaskExecutor,
+};
 
 /// From where the walk looks at a connection.
 #[derive(Debug)]
@@ -76,6 +78,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
                 .timer(TokioTimer::new())
                 .auto_date_header(false)
                 .max_concurrent_streams(MAX_STREAMS)
+                .max_header_list_size(MAX_HEAD)
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .keep_alive_interval(PING_INTERVAL)
@@ -94,6 +97,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
             builder
                 .timer(TokioTimer::new())
                 .auto_date_header(false)
+                .max_header_size(MAX_HEAD_BYTES)
                 .header_read_timeout(idle);
             let mut served = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
             tokio::select! {
@@ -173,7 +177,8 @@ impl Connection {
     }
 }
 
-/// Streams that one HTTP/2 peer may have open; Envoy's edge guide takes 100, hyper 200.
-const MAX_STREAMS: u32 = 200;
+/// Streams that one HTTP/2 peer may have open. gRPC servers set no limit, and a client whose long streams fill a lower
+/// one waits for ever for what works without a mesh.
+const MAX_STREAMS: u32 = 1024;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);

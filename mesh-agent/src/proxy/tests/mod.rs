@@ -1,0 +1,17 @@
+//! Claims about the data path, tried on whole agents in this process: real sockets on loopback, real mTLS, real
+//! HTTP. Only the kernel is played: the [`lab`] files what the hooks would have filed.
+
+mod app;
+mod client;
+mod facts;
+mod flows;
+mod lab;
+
+mod bytes;
+mod cross_node;
+mod faults;
+mod records;
+mod refusals;
+mod rewriting;
+mod same_node;
+mod stopping;
