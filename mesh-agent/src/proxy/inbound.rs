@@ -127,16 +127,15 @@ async fn handshake(
 }
 
 async fn plaintext(mesh: Arc<Mesh>, pod: Arc<ServedPod>, ends: Ends, stream: Prefixed<TcpStream>) {
-    let port = ends.original.port();
-    let (mode, protocol) = {
+    let (is_forbidden, protocol) = {
         let snapshot = mesh.snapshots.load();
         let workload = current_workload(&snapshot, &pod);
         (
-            snapshot.mtls_mode(workload, port),
-            snapshot.inbound(workload, port).protocol,
+            is_plaintext_forbidden(&snapshot, &pod, ends),
+            snapshot.inbound(workload, ends.original.port()).protocol,
         )
     };
-    if mode == MtlsMode::Strict {
+    if is_forbidden {
         let refusal = Refusal::Plaintext;
         mesh.telemetry.mesh().denied(refusal.details());
         tcp_ledger(&mesh, &pod, ends, None).refuse(&refusal);
@@ -172,11 +171,36 @@ async fn tcp(
         .connect(mesh, pod, ends.client, ends.original, Alpn::Tcp)
         .await
     {
-        Ok(upstream) => carry(stream, upstream, mesh.settings.idle_timeout, &ledger).await,
+        Ok(upstream) => {
+            let idle = mesh.settings.idle_timeout;
+            tokio::select! {
+                () = carry(stream, upstream, idle, &ledger) => {}
+                () = forbidden(mesh, pod, ends), if peer.is_none() => {
+                    mesh.telemetry.mesh().denied(Refusal::Plaintext.details());
+                    ledger.refuse(&Refusal::Plaintext);
+                }
+            }
+        }
         Err(error) => {
             tracing::debug!(%error, cause = ?error, addr = %ends.original, "the application cannot be reached");
             ledger.refuse(&error.into());
             stream.reset_on_close();
+        }
+    }
+}
+
+/// Whether the pod refuses a client that proved nothing.
+pub(super) fn is_plaintext_forbidden(snapshot: &Snapshot, pod: &ServedPod, ends: Ends) -> bool {
+    snapshot.mtls_mode(current_workload(snapshot, pod), ends.original.port()) == MtlsMode::Strict
+}
+
+/// Returns when a new snapshot forbids a plaintext connection that is under way. Cancel-safe.
+async fn forbidden(mesh: &Mesh, pod: &ServedPod, ends: Ends) {
+    let mut published = mesh.snapshots.subscribe();
+    // The cell lives as long as the mesh, so this ends only by being forbidden.
+    while !is_plaintext_forbidden(&mesh.snapshots.load(), pod, ends) {
+        if published.changed().await.is_err() {
+            return std::future::pending().await;
         }
     }
 }
