@@ -336,6 +336,8 @@ spec: { clusterIP: None, selector: { app: web }, ports: [{ port: 80 }] }
         let input = Input {
             dir: PathBuf::new(),
             lab: LabFile {
+                api_version: None,
+                kind: None,
                 nodes: vec!["a".to_owned(), "b".to_owned()],
                 pods: Vec::new(),
             },
