@@ -101,9 +101,7 @@ impl Hop {
                     let ours = mesh
                         .certificates
                         .tls(&source.pod.workload.identity)
-                        .ok_or_else(|| {
-                            DialError::Handshake(std::io::Error::other("no certificate for this pod yet"))
-                        })?;
+                        .ok_or(DialError::NoCertificate)?;
                     let peer = MeshPeer {
                         ours: &ours,
                         expected: &expected,

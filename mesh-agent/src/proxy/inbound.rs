@@ -22,6 +22,7 @@ use crate::proxy::{Ends, Mesh};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{FlowLabels, HandshakeSide, PathTaken, PeerLabels, Reporter, Security, TcpStart};
 use crate::transport::ByteStream;
+use crate::transport::dial::tune;
 use crate::transport::tls;
 
 /// Carries one captured connection to its end.
@@ -30,6 +31,11 @@ pub(super) async fn serve(mesh: Arc<Mesh>, pod: Arc<ServedPod>, captured: Captur
         client: captured.peer,
         original: captured.original,
     };
+    // A client of another machine may vanish without a word.
+    if let Err(error) = tune(&captured.stream) {
+        tracing::debug!(%error, client = %ends.client, "connection failed before its first bytes");
+        return;
+    }
     let patience = patience(&mesh, &pod, ends);
     let judged = look(captured.stream, patience, |first| match hello(first) {
         Hello::Partial => Look::NeedMore,
@@ -121,22 +127,22 @@ async fn handshake(
 }
 
 async fn plaintext(mesh: Arc<Mesh>, pod: Arc<ServedPod>, ends: Ends, stream: Prefixed<TcpStream>) {
-    let port = ends.original.port();
-    let (mode, protocol) = {
+    let (is_forbidden, protocol) = {
         let snapshot = mesh.snapshots.load();
         let workload = current_workload(&snapshot, &pod);
         (
-            snapshot.mtls_mode(workload, port),
-            snapshot.inbound(workload, port).protocol,
+            is_plaintext_forbidden(&snapshot, &pod, ends),
+            snapshot.inbound(workload, ends.original.port()).protocol,
         )
     };
-    if mode == MtlsMode::Strict {
+    if is_forbidden {
         let refusal = Refusal::Plaintext;
         mesh.telemetry.mesh().denied(refusal.details());
         tcp_ledger(&mesh, &pod, ends, None).refuse(&refusal);
         return stream.reset_on_close();
     }
-    match read_protocol(protocol, stream, &mesh).await {
+    let stop = pod.tasks.stop();
+    match read_protocol(protocol, stream, &mesh, &stop).await {
         Ok((stream, Some(spoken))) => {
             let side = Side::Inbound {
                 pod,
@@ -165,11 +171,36 @@ async fn tcp(
         .connect(mesh, pod, ends.client, ends.original, Alpn::Tcp)
         .await
     {
-        Ok(upstream) => carry(stream, upstream, mesh.settings.idle_timeout, &ledger).await,
+        Ok(upstream) => {
+            let idle = mesh.settings.idle_timeout;
+            tokio::select! {
+                () = carry(stream, upstream, idle, &ledger) => {}
+                () = forbidden(mesh, pod, ends), if peer.is_none() => {
+                    mesh.telemetry.mesh().denied(Refusal::Plaintext.details());
+                    ledger.refuse(&Refusal::Plaintext);
+                }
+            }
+        }
         Err(error) => {
             tracing::debug!(%error, cause = ?error, addr = %ends.original, "the application cannot be reached");
             ledger.refuse(&error.into());
             stream.reset_on_close();
+        }
+    }
+}
+
+/// Whether the pod refuses a client that proved nothing.
+pub(super) fn is_plaintext_forbidden(snapshot: &Snapshot, pod: &ServedPod, ends: Ends) -> bool {
+    snapshot.mtls_mode(current_workload(snapshot, pod), ends.original.port()) == MtlsMode::Strict
+}
+
+/// Returns when a new snapshot forbids a plaintext connection that is under way. Cancel-safe.
+async fn forbidden(mesh: &Mesh, pod: &ServedPod, ends: Ends) {
+    let mut published = mesh.snapshots.subscribe();
+    // The cell lives as long as the mesh, so this ends only by being forbidden.
+    while !is_plaintext_forbidden(&mesh.snapshots.load(), pod, ends) {
+        if published.changed().await.is_err() {
+            return std::future::pending().await;
         }
     }
 }

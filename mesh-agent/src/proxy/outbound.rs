@@ -10,6 +10,7 @@ use crate::balance::Pick;
 use crate::capture::door::Captured;
 use crate::detect::{Prefixed, Spoken, look, spoken};
 use crate::identity::Alpn;
+use crate::lifecycle::Stop;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
 use crate::proxy::hop::Hop;
@@ -29,7 +30,8 @@ pub(super) async fn serve(mesh: Arc<Mesh>, source: Arc<ServedPod>, captured: Cap
         original: captured.original,
     };
     let protocol = protocol_of(&mesh.snapshots.load().destination(ends.original));
-    let (stream, http) = match read_protocol(protocol, captured.stream, &mesh).await {
+    let stop = source.tasks.stop();
+    let (stream, http) = match read_protocol(protocol, captured.stream, &mesh, &stop).await {
         Ok(read) => read,
         Err(error) => {
             tracing::debug!(%error, client = %ends.client, "connection failed before its first bytes");
@@ -56,10 +58,13 @@ fn protocol_of(destination: &Destination) -> AppProtocol {
 }
 
 /// Reads the first bytes where the declared protocol leaves something open; `None` means opaque.
+///
+/// Fails when `stop` is requested and the client goes on to say nothing: there is nothing to wait for.
 pub(super) async fn read_protocol(
     declared: AppProtocol,
     stream: impl Into<Prefixed<TcpStream>>,
     mesh: &Mesh,
+    stop: &Stop,
 ) -> std::io::Result<(Prefixed<TcpStream>, Option<Spoken>)> {
     let stream = stream.into();
     let limit = match declared {
@@ -68,7 +73,15 @@ pub(super) async fn read_protocol(
         AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => mesh.settings.idle_timeout,
         AppProtocol::Detect => mesh.settings.detect_timeout,
     };
-    let (verdict, stream) = look(stream, limit, spoken).await?;
+    let stopped = async {
+        stop.requested().await;
+        // What the client sent before it could know is still served.
+        tokio::time::sleep(mesh.settings.detect_timeout).await;
+    };
+    let (verdict, stream) = tokio::select! {
+        looked = look(stream, limit, spoken) => looked?,
+        () = stopped => return Err(std::io::ErrorKind::ConnectionAborted.into()),
+    };
     let stream = stream.flatten();
     match verdict {
         Some(Spoken::Opaque) | None => Ok((stream, None)),

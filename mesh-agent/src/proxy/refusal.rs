@@ -26,15 +26,15 @@ pub enum Refusal {
     /// The destination pod of this node is not captured yet, so nothing is sent to it.
     #[error("the destination pod is not enrolled yet")]
     NotEnrolled,
-    /// The source pod has no valid certificate yet.
-    #[error("no certificate for the source pod")]
-    NoCertificate,
     /// No connection to the endpoint came about.
     #[error("cannot reach the endpoint")]
     Unreachable(#[source] Arc<DialError>),
     /// The endpoint ended the connection before it responded.
     #[error("the endpoint ended the connection before the response")]
     Broken(#[source] hyper::Error),
+    /// The endpoint changed protocol although nobody asked.
+    #[error("the endpoint's response is no answer to the request")]
+    NoAnswer,
     /// The route's request timeout passed.
     #[error("request timed out")]
     TimedOut,
@@ -61,9 +61,9 @@ impl Refusal {
             Self::NoEndpoint
             | Self::NoSuchPort
             | Self::NotEnrolled
-            | Self::NoCertificate
             | Self::Unreachable(_)
-            | Self::Broken(_) => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::Broken(_)
+            | Self::NoAnswer => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -73,8 +73,8 @@ impl Refusal {
             Self::NoRoute | Self::NoSuchPort | Self::Plaintext => ResponseFlag::Nr,
             Self::InvalidBackend => ResponseFlag::Nc,
             Self::NoEndpoint | Self::NotEnrolled => ResponseFlag::Uh,
-            Self::NoCertificate | Self::Unreachable(_) => ResponseFlag::Uf,
-            Self::Broken(_) => ResponseFlag::Uc,
+            Self::Unreachable(_) => ResponseFlag::Uf,
+            Self::Broken(_) | Self::NoAnswer => ResponseFlag::Uc,
             Self::TimedOut => ResponseFlag::Ut,
             Self::ConnectMethod | Self::Malformed => ResponseFlag::Dpe,
         }
@@ -88,15 +88,16 @@ impl Refusal {
             Self::NoEndpoint => "no_healthy_upstream",
             Self::NoSuchPort => "service_port_not_found",
             Self::NotEnrolled => "destination_not_enrolled",
-            Self::NoCertificate => "no_certificate",
             Self::Unreachable(error) => match **error {
                 DialError::Socket(_) => "upstream_socket_failed",
                 DialError::Connect(_) => "upstream_connect_failed",
                 DialError::TimedOut => "upstream_connect_timeout",
+                DialError::NoCertificate => "no_certificate",
                 DialError::Tls(_) | DialError::Handshake(_) => "upstream_tls_failed",
                 DialError::Http(_) => "upstream_http_handshake_failed",
             },
             Self::Broken(_) => "upstream_reset_before_response_started",
+            Self::NoAnswer => "upstream_protocol_error",
             Self::TimedOut => "response_timeout",
             Self::Plaintext => "plaintext_refused",
             Self::ConnectMethod => "connect_not_allowed",
@@ -114,9 +115,9 @@ impl Refusal {
             Self::NoEndpoint
             | Self::NoSuchPort
             | Self::NotEnrolled
-            | Self::NoCertificate
             | Self::Unreachable(_)
-            | Self::Broken(_) => 14,
+            | Self::Broken(_)
+            | Self::NoAnswer => 14,
         }
     }
 }

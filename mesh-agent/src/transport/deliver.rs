@@ -43,16 +43,17 @@ pub async fn deliver(
         .map_err(DialError::Socket)?;
     let stream = connect(socket, to, limit).await?;
     Ok(Delivery {
-        stream,
         _filed: filed,
+        stream,
     })
 }
 
 /// A connection to an application, with what the kernel must remember of it for as long.
 #[derive(Debug)]
 pub struct Delivery {
-    stream: TcpStream,
+    /// Dropped first, while the port is still taken: afterwards it may be another delivery's, with its own entry.
     _filed: TruePeer,
+    stream: TcpStream,
 }
 
 impl ByteStream for Delivery {

@@ -27,6 +27,9 @@ pub enum DialError {
     /// No answer within the connect timeout.
     #[error("connect timed out")]
     TimedOut,
+    /// The pod in whose name the connection is made has no valid certificate yet.
+    #[error("no certificate for the source pod yet")]
+    NoCertificate,
     /// Our own certificate or keys cannot be used.
     #[error("cannot begin an mTLS handshake")]
     Tls(#[source] TlsError),

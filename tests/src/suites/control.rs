@@ -10,15 +10,19 @@ use serde_json::Value;
 
 use super::ask::{equal, get, until};
 use super::{Claim, claims};
+use crate::agent;
 use crate::lab::{self, Lab, Options};
 use crate::process;
 use crate::running::Running;
+use crate::sandbox;
 use crate::site::Site;
 
 pub(super) const CLAIMS: &[Claim] = claims![
     pages_answer,
     status_names_each_enrolled_pod_and_no_other,
     every_hook_of_every_enrolled_pod_is_linked,
+    status_is_printed_for_people_and_for_programs,
+    each_request_has_one_access_log_line_at_each_end,
     a_route_that_is_added_counts_within_a_second,
     a_route_that_is_removed_is_gone_within_a_second,
     an_endpoint_that_gets_unready_is_left_within_a_second,
@@ -97,6 +101,67 @@ fn every_hook_of_every_enrolled_pod_is_linked(lab: &Running) -> Result<()> {
                     "{hook} is not linked: {pod}"
                 );
             }
+        }
+    }
+    Ok(())
+}
+
+fn status_is_printed_for_people_and_for_programs(lab: &Running) -> Result<()> {
+    let agent = lab.site.run_dir().join("mesh-agent").display().to_string();
+    let print = |flags: &[&str]| -> Result<String> {
+        let program = [&[agent.as_str(), "status"], flags].concat();
+        let program: Vec<_> = program.into_iter().map(str::to_owned).collect();
+        let mut command = sandbox::observer(&lab.site, &lab.site.node_netns("node-a")).command(&program)?;
+        Ok(process::run(&mut command, Duration::from_secs(10))?
+            .success()?
+            .stdout)
+    };
+    let people = print(&[])?;
+    for word in [
+        "node-a",
+        "shop/client",
+        "connect4",
+        "spiffe://cluster.local/ns/shop/sa/client",
+    ] {
+        ensure!(people.contains(word), "it does not show {word}: {people}");
+    }
+    let programs: Value = serde_json::from_str(&print(&["--json"])?).context("status --json")?;
+    equal(
+        "node",
+        programs.get("node").and_then(Value::as_str),
+        Some("node-a"),
+    )
+}
+
+fn each_request_has_one_access_log_line_at_each_end(lab: &Running) -> Result<()> {
+    let path = "/in-the-access-log?once";
+    equal(
+        "status",
+        get(lab, CLIENT, &format!("http://far{path}"))?.status,
+        200,
+    )?;
+    for (node, reporter) in [("node-a", "source"), ("node-b", "destination")] {
+        let lines = || -> Result<Vec<Value>> {
+            let all = agent::access_log(&lab.site, node)?;
+            Ok(all
+                .into_iter()
+                .filter(|line| line.get("path").is_some_and(|found| found == path))
+                .collect())
+        };
+        until(SECOND, &format!("a line in the access log of {node}"), || {
+            Ok(!lines()?.is_empty())
+        })?;
+        let lines = lines()?;
+        equal(&format!("lines at {node}"), lines.len(), 1)?;
+        for line in &lines {
+            let field = |name: &str| line.get(name).and_then(Value::as_str).unwrap_or_default();
+            equal("reporter", field("reporter"), reporter)?;
+            equal("method", field("method"), "GET")?;
+            equal(
+                "status",
+                line.get("response_code").and_then(Value::as_u64),
+                Some(200),
+            )?;
         }
     }
     Ok(())

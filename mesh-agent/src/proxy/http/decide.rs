@@ -14,7 +14,7 @@ use crate::proxy::hop::Hop;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, authority};
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::{Connection, Side};
-use crate::proxy::inbound::destination_flow;
+use crate::proxy::inbound::{destination_flow, is_plaintext_forbidden};
 use crate::proxy::outbound::source_flow;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
@@ -214,10 +214,13 @@ fn inbound(
     from_agent: bool,
     request: &Request<impl Sized>,
 ) -> Result<Plan, Refusal> {
-    let port = mesh
-        .snapshots
-        .load()
-        .inbound(&pod.pod.workload, ends.original.port());
+    let snapshot = mesh.snapshots.load();
+    // Asked for each request: the policy may have changed since the connection was accepted.
+    if !from_agent && is_plaintext_forbidden(&snapshot, pod, ends) {
+        mesh.telemetry.mesh().denied(Refusal::Plaintext.details());
+        return Err(Refusal::Plaintext);
+    }
+    let port = snapshot.inbound(&pod.pod.workload, ends.original.port());
     let original_version = request.headers().get(ORIGINAL_VERSION).filter(|_| from_agent);
     let version = match original_version.map(HeaderValue::as_bytes) {
         Some(b"1") => Version::HTTP_11,

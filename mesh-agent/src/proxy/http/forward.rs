@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use http::header::{HeaderName, HeaderValue};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
@@ -44,6 +44,9 @@ pub(super) async fn carry(
     let response = within(plan.deadline, pool.send(&key, request, connect))
         .await?
         .map_err(Refusal::from)?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Refusal::NoAnswer);
+    }
     Ok(answer(response, plan, ledger))
 }
 

@@ -1,7 +1,8 @@
 //! What a request and a response must look like on the next connection (RFC 9110 section 7.6, RFC 9113 section 8.2).
 
 use http::header::{
-    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Uri, Version};
@@ -93,7 +94,10 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    headers.remove(TRANSFER_ENCODING);
+    // What overrides the length (RFC 9112 section 6.3) goes, so the length must not stay to be believed.
+    if headers.remove(TRANSFER_ENCODING).is_some() {
+        headers.remove(CONTENT_LENGTH);
+    }
     headers.remove(UPGRADE);
     headers.remove("keep-alive");
     headers.remove("proxy-connection");

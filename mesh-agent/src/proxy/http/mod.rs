@@ -177,7 +177,8 @@ impl Connection {
     }
 }
 
-/// Streams that one HTTP/2 peer may have open; Envoy's edge guide takes 100, hyper 200.
-const MAX_STREAMS: u32 = 200;
+/// Streams that one HTTP/2 peer may have open. gRPC servers set no limit, and a client whose long streams fill a lower
+/// one waits for ever for what works without a mesh.
+const MAX_STREAMS: u32 = 1024;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);

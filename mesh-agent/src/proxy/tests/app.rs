@@ -15,7 +15,9 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::facts::LabPod;
 use super::lab::Lab;
@@ -136,6 +138,36 @@ fn copy_of(head: &http::request::Parts) -> http::request::Parts {
     copy
 }
 
+/// A server of bytes on any port of `pod`, one task a connection.
+pub(super) async fn speaks<F, R>(lab: &Lab, pod: LabPod, talk: F) -> SocketAddr
+where
+    F: Fn(TcpStream) -> R + Send + Sync + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind((pod.ip, 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let tasks = lab.tasks.clone();
+    lab.tasks.spawn("server", async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tasks.spawn("server-connection", talk(stream));
+        }
+    });
+    addr
+}
+
+/// Reads to the end of a request's head; whether there was one.
+pub(super) async fn heard(stream: &mut TcpStream) -> bool {
+    let mut head = Vec::new();
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        match stream.read_buf(&mut head).await {
+            Ok(read) if read > 0 => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
 /// A body of one piece.
 pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into())
@@ -144,10 +176,27 @@ pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
 }
 
 /// A body that yields what the sender is given, then trailers or an end.
-pub(super) fn streamed() -> (tokio::sync::mpsc::UnboundedSender<Frame<Bytes>>, Body) {
-    let (sender, mut frames) = tokio::sync::mpsc::unbounded_channel();
+pub(super) fn streamed() -> (UnboundedSender<Frame<Bytes>>, Body) {
+    let (sender, mut frames) = unbounded_channel();
     let stream = futures_util::stream::poll_fn(move |cx| frames.poll_recv(cx).map(|frame| frame.map(Ok)));
     (sender, StreamBody::new(stream).boxed_unsync())
+}
+
+/// An application whose responses are written by the test, one piece at a time.
+pub(super) async fn written_by_hand(
+    lab: &Lab,
+    pod: LabPod,
+) -> (App, UnboundedReceiver<UnboundedSender<Frame<Bytes>>>) {
+    let (hand, bodies) = unbounded_channel();
+    let app = App::http(lab, pod, move |_| {
+        let (frames, body) = streamed();
+        frames.send(Frame::data(Bytes::from_static(b"begin "))).unwrap();
+        // A test that is over takes no more bodies.
+        let _taken = hand.send(frames);
+        async move { Response::new(body) }
+    })
+    .await;
+    (app, bodies)
 }
 
 /// A gRPC response of one message and a status in its trailers.

@@ -1,7 +1,5 @@
 //! Opaque connections, detection, and connections that change protocol.
 
-use std::net::SocketAddr;
-
 use bytes::Bytes;
 use http::header::{CONNECTION, UPGRADE};
 use http::{Request, Response, StatusCode};
@@ -9,29 +7,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::app::{App, full};
+use super::app::{App, full, speaks};
 use super::client::{H1, HOST, exchange};
-use super::facts::{CART, LabPod, PAY, WEB};
+use super::facts::{CART, PAY, WEB};
 use super::lab::{Lab, eventually, soon};
 use crate::mesh::service::AppProtocol;
-
-/// A server of bytes, one task a connection.
-async fn server<F, R>(lab: &Lab, pod: LabPod, talk: F) -> SocketAddr
-where
-    F: Fn(TcpStream) -> R + Send + Sync + 'static,
-    R: Future<Output = ()> + Send + 'static,
-{
-    let listener = TcpListener::bind((pod.ip, 0)).await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let tasks = lab.tasks.clone();
-    lab.tasks.spawn("server", async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tasks.spawn("server-connection", talk(stream));
-        }
-    });
-    addr
-}
 
 /// Reads to the end of the client's half, then answers with how much it was.
 async fn count(mut stream: TcpStream) {
@@ -46,7 +26,7 @@ async fn count(mut stream: TcpStream) {
 async fn a_half_closed_connection_still_gets_its_answer() {
     let lab = Lab::start().await;
     for (pod, name) in [(CART, "cart"), (PAY, "pay")] {
-        let app = server(&lab, pod, count).await;
+        let app = speaks(&lab, pod, count).await;
         let vip = lab.service(name, AppProtocol::Tcp, &[app]).await;
 
         let mut stream = lab.dial(WEB, vip).await;
@@ -67,7 +47,7 @@ async fn a_server_that_speaks_first_is_heard() {
         (CART, "cart-detect", AppProtocol::Detect),
         (PAY, "pay-detect", AppProtocol::Detect),
     ] {
-        let app = server(&lab, pod, |mut stream| async move {
+        let app = speaks(&lab, pod, |mut stream| async move {
             stream.write_all(b"220 ready\r\n").await.unwrap();
         })
         .await;
@@ -84,7 +64,7 @@ async fn a_server_that_speaks_first_is_heard() {
 async fn the_first_bytes_tell_http_from_others() {
     let lab = Lab::start().await;
     let web = App::says(&lab, CART, "http").await;
-    let bytes = server(&lab, PAY, count).await;
+    let bytes = speaks(&lab, PAY, count).await;
     let http_vip = lab.service("cart", AppProtocol::Detect, &[web.addr]).await;
     let tcp_vip = lab.service("pay", AppProtocol::Detect, &[bytes]).await;
 
@@ -100,11 +80,11 @@ async fn the_first_bytes_tell_http_from_others() {
     drop(stream);
 
     eventually("both records", || {
-        lab.a.sum("istio_requests_total", &[("reporter", "source")]) == 1.0
+        lab.a.sum("istio_requests_total", &[("reporter", "source")]) == 1
             && lab
                 .a
                 .sum("istio_tcp_connections_closed_total", &[("reporter", "source")])
-                == 1.0
+                == 1
     })
     .await;
 }
@@ -113,7 +93,7 @@ async fn the_first_bytes_tell_http_from_others() {
 async fn a_reset_by_the_application_reaches_the_client_as_one() {
     let lab = Lab::start().await;
     for (pod, name) in [(CART, "cart"), (PAY, "pay")] {
-        let app = server(&lab, pod, |mut stream| async move {
+        let app = speaks(&lab, pod, |mut stream| async move {
             stream.read_u8().await.unwrap();
             stream.set_zero_linger().unwrap();
         })
@@ -132,7 +112,7 @@ async fn a_reset_by_the_client_reaches_the_application_as_one() {
     let lab = Lab::start().await;
     for (pod, name) in [(CART, "cart"), (PAY, "pay")] {
         let (told, mut ends) = tokio::sync::mpsc::unbounded_channel();
-        let app = server(&lab, pod, move |mut stream| {
+        let app = speaks(&lab, pod, move |mut stream| {
             let told = told.clone();
             async move {
                 assert_eq!(stream.read_u8().await.unwrap(), b'x');
@@ -152,6 +132,13 @@ async fn a_reset_by_the_client_reaches_the_application_as_one() {
 
         let end = soon("end", ends.recv()).await.unwrap();
         assert_eq!(end, Some(std::io::ErrorKind::ConnectionReset), "{name}");
+        let agent = lab.agent_of(pod);
+        eventually("the delivery is forgotten", || agent.flows.true_peers() == 0).await;
+        assert_eq!(
+            agent.flows.forgotten_late(),
+            0,
+            "before the port can be another's"
+        );
     }
 }
 

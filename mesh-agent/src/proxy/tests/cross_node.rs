@@ -100,7 +100,7 @@ async fn connections_between_agents_are_used_again() {
     let captured = [("direction", "inbound")];
     assert_eq!(
         lab.b.sum("mesh_captured_connections_total", &captured),
-        1.0,
+        1,
         "one connection carries ten requests"
     );
     let peers: std::collections::BTreeSet<_> = app.seen().iter().map(|seen| seen.peer).collect();
@@ -211,7 +211,7 @@ async fn a_peer_with_another_identity_gets_no_byte_of_the_request() {
         "mesh_handshake_failures_total",
         &[("side", "client"), ("reason", "identity")],
     );
-    assert_eq!(failures, 1.0);
+    assert_eq!(failures, 1);
 }
 
 async fn read(request: Request<hyper::body::Incoming>) -> bytes::Bytes {

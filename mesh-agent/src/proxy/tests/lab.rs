@@ -159,7 +159,7 @@ impl Agent {
         };
         let (snapshot, rejections) = Snapshot::build(&facts, &settings, None);
         assert_eq!(rejections, []);
-        let certificates = Certificates::new(Arc::clone(ca) as _, &tasks);
+        let certificates = Certificates::new(Arc::<EmbeddedCa>::clone(ca), &tasks);
         let own = PODS.into_iter().filter(|pod| pod.node == node && pod.joins());
         certificates.want(own.clone().map(LabPod::identity));
         soon("certificates", certificates.ready()).await;
@@ -196,7 +196,7 @@ impl Agent {
         let local = LocalPod {
             workload: Arc::new(pod.workload()),
             netns: Arc::new(Netns::stand_in(pod.cookie)),
-            flows: Arc::clone(&self.flows) as _,
+            flows: Arc::<TestFlows>::clone(&self.flows),
         };
         let listeners = PodListeners::open(&local, PodPorts::ANY).unwrap();
         let outbound = listeners.outbound_addrs().next().unwrap();
@@ -227,8 +227,8 @@ impl Agent {
             .sum()
     }
 
-    /// The samples of one metric: labels and value.
-    pub(super) fn samples(&self, name: &str) -> Vec<(BTreeMap<String, String>, f64)> {
+    /// The samples of one counter: labels and value.
+    pub(super) fn samples(&self, name: &str) -> Vec<(BTreeMap<String, String>, u64)> {
         let text = self.mesh.telemetry.encode();
         let of_metric = text
             .lines()
@@ -237,7 +237,7 @@ impl Agent {
     }
 
     /// The sum of the samples of `name` that have all these labels.
-    pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         self.samples(name)
             .into_iter()
             .filter(|(found, _)| {
@@ -265,7 +265,7 @@ impl Agent {
     }
 }
 
-fn sample(line: &str) -> (BTreeMap<String, String>, f64) {
+fn sample(line: &str) -> (BTreeMap<String, String>, u64) {
     let (series, value) = line.rsplit_once(' ').unwrap();
     let labels = series
         .split_once('{')

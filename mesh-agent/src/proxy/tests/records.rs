@@ -12,7 +12,7 @@ async fn a_request_on_one_node_is_reported_by_both_sides_and_counted_once_by_pat
     let app = App::says(&lab, CART, "hello").await;
     let vip = lab.service("cart", AppProtocol::Http, &[app.addr]).await;
     H1::dial(&lab, WEB, vip).await.fetch(get("/")).await;
-    eventually("both records", || lab.a.sum("istio_requests_total", &[]) == 2.0).await;
+    eventually("both records", || lab.a.sum("istio_requests_total", &[]) == 2).await;
 
     for reporter in ["source", "destination"] {
         let labels = [
@@ -27,12 +27,9 @@ async fn a_request_on_one_node_is_reported_by_both_sides_and_counted_once_by_pat
             ("response_flags", "-"),
             ("connection_security_policy", "in_process"),
         ];
-        assert_eq!(lab.a.sum("istio_requests_total", &labels), 1.0, "{reporter}");
+        assert_eq!(lab.a.sum("istio_requests_total", &labels), 1, "{reporter}");
     }
-    assert_eq!(
-        lab.a.sum("mesh_requests_path_total", &[("path", "same_node")]),
-        1.0
-    );
+    assert_eq!(lab.a.sum("mesh_requests_path_total", &[("path", "same_node")]), 1);
 }
 
 #[tokio::test]
@@ -42,7 +39,7 @@ async fn a_request_between_nodes_is_reported_by_one_agent_each() {
     let vip = lab.service("pay", AppProtocol::Http, &[app.addr]).await;
     H1::dial(&lab, WEB, vip).await.fetch(get("/")).await;
     for (agent, reporter) in [(&lab.a, "source"), (&lab.b, "destination")] {
-        eventually("a record", || agent.sum("istio_requests_total", &[]) == 1.0).await;
+        eventually("a record", || agent.sum("istio_requests_total", &[]) == 1).await;
         let labels = [
             ("reporter", reporter),
             ("source_workload", "web"),
@@ -53,13 +50,13 @@ async fn a_request_between_nodes_is_reported_by_one_agent_each() {
             ("response_code", "200"),
             ("connection_security_policy", "mutual_tls"),
         ];
-        assert_eq!(agent.sum("istio_requests_total", &labels), 1.0, "{reporter}");
+        assert_eq!(agent.sum("istio_requests_total", &labels), 1, "{reporter}");
     }
     assert_eq!(
         lab.a.sum("mesh_requests_path_total", &[("path", "other_node")]),
-        1.0
+        1
     );
-    assert_eq!(lab.b.sum("mesh_requests_path_total", &[]), 0.0);
+    assert_eq!(lab.b.sum("mesh_requests_path_total", &[]), 0);
 }
 
 #[tokio::test]
@@ -77,7 +74,7 @@ async fn a_plaintext_client_has_no_principal() {
         ("source_principal", "unknown"),
         ("connection_security_policy", "none"),
     ];
-    eventually("a record", || lab.a.sum("istio_requests_total", &labels) == 1.0).await;
+    eventually("a record", || lab.a.sum("istio_requests_total", &labels) == 1).await;
 }
 
 #[tokio::test]
@@ -95,20 +92,20 @@ async fn an_opaque_connection_counts_its_bytes_on_both_sides_and_its_path_once()
             ("response_flags", "-"),
         ];
         eventually("closed", || {
-            lab.a.sum("istio_tcp_connections_closed_total", &labels) == 1.0
+            lab.a.sum("istio_tcp_connections_closed_total", &labels) == 1
         })
         .await;
         assert_eq!(
             lab.a
                 .sum("istio_tcp_connections_opened_total", &[("reporter", reporter)]),
-            1.0
+            1
         );
-        assert!(lab.a.sum("istio_tcp_sent_bytes_total", &labels) > 0.0);
-        assert!(lab.a.sum("istio_tcp_received_bytes_total", &labels) > 0.0);
+        assert!(lab.a.sum("istio_tcp_sent_bytes_total", &labels) > 0);
+        assert!(lab.a.sum("istio_tcp_received_bytes_total", &labels) > 0);
     }
     assert_eq!(
         lab.a.sum("mesh_connections_path_total", &[("path", "same_node")]),
-        1.0
+        1
     );
 }
 
@@ -123,8 +120,8 @@ async fn what_is_outside_the_mesh_is_spoken_to_in_plaintext() {
         ("destination_workload", "legacy"),
         ("connection_security_policy", "none"),
     ];
-    eventually("a record", || lab.a.sum("istio_requests_total", &labels) == 1.0).await;
-    assert_eq!(lab.a.sum("mesh_requests_path_total", &[("path", "plain")]), 1.0);
+    eventually("a record", || lab.a.sum("istio_requests_total", &labels) == 1).await;
+    assert_eq!(lab.a.sum("mesh_requests_path_total", &[("path", "plain")]), 1);
     assert_eq!(app.only_seen().header("x-mesh-agent-http-version"), None);
 }
 

@@ -1,16 +1,18 @@
 //! What the agent answers instead of an application, and how that is recorded.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
-use super::app::{App, streamed};
-use super::client::{H1, H2, Reply, call, exchange, get, get2};
+use super::app::{App, heard, speaks, streamed};
+use super::client::{H1, H2, Reply, call, exchange, get, get2, post};
 use super::facts::{CART, LATE, LEGACY, PAY, WEB, route, rule, strict};
 use super::lab::{Lab, eventually};
 use crate::mesh::service::AppProtocol;
@@ -110,33 +112,25 @@ async fn an_application_that_refuses_on_the_other_node_is_503_once() {
 #[tokio::test]
 async fn a_reset_before_the_response_is_503_and_a_post_is_delivered_once() {
     let lab = Lab::start().await;
-    let listener = TcpListener::bind((CART.ip, 0)).await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let deliveries = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let counted = std::sync::Arc::clone(&deliveries);
-    lab.tasks.spawn("app", async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut head = [0; 1024];
-            if stream.read(&mut head).await.is_ok_and(|read| read > 0) {
-                counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let deliveries = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&deliveries);
+    let addr = speaks(&lab, CART, move |mut stream| {
+        let counted = Arc::clone(&counted);
+        async move {
+            if heard(&mut stream).await {
+                counted.fetch_add(1, Ordering::Relaxed);
             }
             stream.set_zero_linger().unwrap();
         }
-    });
+    })
+    .await;
     let vip = lab.service("cart", AppProtocol::Http, &[addr]).await;
 
-    let reply = H1::dial(&lab, WEB, vip)
-        .await
-        .fetch(super::client::post("/", "order"))
-        .await;
+    let reply = H1::dial(&lab, WEB, vip).await.fetch(post("/", "order")).await;
     assert_eq!(reply.status, 503);
-    let (flag, details) = told(&lab).await;
-    assert_eq!(
-        (flag.as_str(), details.as_str()),
-        ("UC", "upstream_reset_before_response_started")
-    );
-    assert_eq!(deliveries.load(std::sync::atomic::Ordering::Relaxed), 1);
+    let expected = ("UC".into(), "upstream_reset_before_response_started".into());
+    assert_eq!(told(&lab).await, expected);
+    assert_eq!(deliveries.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
@@ -249,7 +243,7 @@ async fn strict_resets_plaintext_and_permissive_carries_it() {
     let denials = lab
         .a
         .sum("mesh_policy_denials_total", &[("reason", "plaintext_refused")]);
-    assert_eq!(denials, 1.0);
+    assert_eq!(denials, 1);
 }
 
 #[tokio::test]
@@ -315,6 +309,19 @@ async fn connect_is_403_and_reaches_nobody() {
     *request.uri_mut() = "inside:22".parse().unwrap();
     let response = H2::dial(&lab, WEB, vip).await.send(request).await.unwrap();
     assert_eq!(Reply::of(response).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(app.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn a_pod_without_a_certificate_speaks_with_no_other_node() {
+    let lab = Lab::start().await;
+    let app = App::says(&lab, PAY, "paid").await;
+    let vip = lab.service("pay", AppProtocol::Http, &[app.addr]).await;
+    lab.a.mesh.certificates.want([]);
+
+    let reply = H1::dial(&lab, WEB, vip).await.fetch(get("/")).await;
+    assert_eq!(reply.status, 503);
+    assert_eq!(told(&lab).await, ("UF".into(), "no_certificate".into()));
     assert_eq!(app.seen().len(), 0);
 }
 

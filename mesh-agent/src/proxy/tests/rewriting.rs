@@ -3,7 +3,7 @@
 use http::Version;
 use tokio::io::AsyncWriteExt;
 
-use super::app::App;
+use super::app::{App, heard, speaks};
 use super::client::{H1, H2, exchange, get, get2};
 use super::facts::{CART, PAY, WEB};
 use super::lab::Lab;
@@ -243,4 +243,22 @@ async fn a_request_without_an_id_gets_one_and_one_with_keeps_it() {
         .collect();
     assert_eq!(ids[0].as_ref().unwrap().len(), 36);
     assert_eq!(ids[1].as_deref(), Some("mine"));
+}
+
+#[tokio::test]
+async fn a_response_says_its_length_in_one_way() {
+    let lab = Lab::start().await;
+    for (pod, name) in [(CART, "cart"), (PAY, "pay")] {
+        let addr = speaks(&lab, pod, |mut stream| async move {
+            assert!(heard(&mut stream).await);
+            let head = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked";
+            let answer = format!("{head}\r\n\r\n5\r\nwhole\r\n0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        })
+        .await;
+        let vip = lab.service(name, AppProtocol::Http, &[addr]).await;
+        let reply = H1::dial(&lab, WEB, vip).await.fetch(get("/")).await;
+        assert_eq!(reply.text(), "whole", "{name}");
+        assert_eq!(reply.headers.get("content-length"), None, "{name}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -115,10 +115,10 @@ impl H1Lease {
 
 /// One stream of an HTTP/2 connection.
 #[derive(Debug)]
-pub(super) struct H2Lease(Arc<AtomicUsize>);
+pub(super) struct H2Lease(Arc<AtomicU32>);
 
 impl H2Lease {
-    pub(super) fn new(streams: &Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(streams: &Arc<AtomicU32>) -> Self {
         streams.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(streams))
     }

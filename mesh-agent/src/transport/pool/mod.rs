@@ -24,7 +24,7 @@ use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::transport::http::{Body, H1Sender, start_h1};
 use crate::transport::pool::lease::{H1Lease, H2Lease};
-use crate::transport::pool::shelf::{H1Shelf, H2Shelf};
+use crate::transport::pool::shelf::{H1Shelf, H2Shelf, Opening};
 use crate::transport::{ByteStream, DialError};
 
 pub use crate::transport::pool::lease::Leased;
@@ -75,8 +75,9 @@ struct H1Shelves {
 impl H1Shelves {
     /// Keeps a connection for the next request.
     fn put(&self, key: PoolKey, sender: H1Sender) {
+        let mut shelves = self.shelves.lock();
         if !sender.is_closed() && !self.is_closed.load(Ordering::Acquire) {
-            self.shelves.lock().entry(key).or_default().put(sender);
+            shelves.entry(key).or_default().put(sender);
         }
     }
 }
@@ -194,11 +195,7 @@ impl HttpPool {
         connect: Connect,
     ) -> Result<Response<Leased>, SendError> {
         for _ in 0..MAX_TRIES {
-            let opening = {
-                let mut shelves = self.h2.lock();
-                let shelf = shelves.entry(key.clone()).or_default();
-                shelf.free().unwrap_or_else(|| shelf.open(&self.tasks, &connect))
-            };
+            let opening = self.h2_connection(key, &connect);
             let (mut sender, lease): (_, H2Lease) = opening.wait().await.map_err(SendError::Dial)?;
             let again = copy_without_body(&request);
             match sender.try_send_request(request).await {
@@ -213,6 +210,20 @@ impl HttpPool {
             }
         }
         Err(SendError::Dial(Arc::new(DialError::TimedOut)))
+    }
+
+    /// A connection with room; a new one when there is none, kept unless the pool is closed: then it ends with what
+    /// it was opened for.
+    fn h2_connection(&self, key: &PoolKey, connect: &Connect) -> Opening {
+        let mut shelves = self.h2.lock();
+        let kept = shelves.get_mut(key).and_then(H2Shelf::free);
+        kept.unwrap_or_else(|| {
+            let opening = Opening::begin(&self.tasks, connect);
+            if !self.h1.is_closed.load(Ordering::Acquire) {
+                shelves.entry(key.clone()).or_default().keep(&opening);
+            }
+            opening
+        })
     }
 }
 
@@ -265,3 +276,6 @@ fn never_begun(error: &hyper::Error) -> bool {
 const MAX_TRIES: usize = 8;
 /// Shorter than the keep-alive time of common servers (Node.js closes after 5 s), so that we close first.
 const IDLE: Duration = Duration::from_secs(4);
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::lifecycle::Tasks;
 use crate::transport::DialError;
-use crate::transport::http::{H1Sender, H2Sender, start_h2};
+use crate::transport::http::{H1Sender, H2Sender, POOLED_STREAMS, start_h2};
 use crate::transport::pool::Connect;
 use crate::transport::pool::lease::H2Lease;
 
@@ -70,20 +70,9 @@ impl H2Shelf {
             .cloned()
     }
 
-    /// Begins to open one more connection; every caller that comes meanwhile waits for the same one.
-    pub(super) fn open(&mut self, tasks: &Tasks, connect: &Connect) -> Opening {
-        let (tasks, connecting) = (tasks.clone(), connect());
-        let future: BoxFuture<'static, Result<H2Sender, Arc<DialError>>> = Box::pin(async move {
-            let stream = connecting.await.map_err(Arc::new)?;
-            start_h2(&tasks, stream).await.map_err(Arc::new)
-        });
-        let opening = Opening {
-            sender: future.shared(),
-            streams: Arc::default(),
-            last_used: Arc::new(Mutex::new(Instant::now())),
-        };
+    /// Keeps a connection, or one that is being opened, for whoever comes.
+    pub(super) fn keep(&mut self, opening: &Opening) {
         self.connections.push(opening.clone());
-        opening
     }
 
     /// Forgets what ended or is unused for long; whether anything is left.
@@ -102,11 +91,27 @@ impl H2Shelf {
 #[derive(Clone)]
 pub(super) struct Opening {
     sender: Shared<BoxFuture<'static, Result<H2Sender, Arc<DialError>>>>,
-    streams: Arc<AtomicUsize>,
+    streams: Arc<AtomicU32>,
     last_used: Arc<Mutex<Instant>>,
 }
 
 impl Opening {
+    /// Begins to open a connection. A task sees it through, although who asked for it may go away meanwhile.
+    pub(super) fn begin(tasks: &Tasks, connect: &Connect) -> Self {
+        let (driver, connecting) = (tasks.clone(), connect());
+        let future: BoxFuture<'static, Result<H2Sender, Arc<DialError>>> = Box::pin(async move {
+            let stream = connecting.await.map_err(Arc::new)?;
+            start_h2(&driver, stream).await.map_err(Arc::new)
+        });
+        let sender = future.shared();
+        tasks.spawn("open-http2", sender.clone().map(drop));
+        Self {
+            sender,
+            streams: Arc::default(),
+            last_used: Arc::new(Mutex::new(Instant::now())),
+        }
+    }
+
     /// Waits until it is open; holds a stream of it from then on.
     pub(super) async fn wait(self) -> Result<(H2Sender, H2Lease), Arc<DialError>> {
         let lease = H2Lease::new(&self.streams);
@@ -124,7 +129,7 @@ impl Opening {
     }
 
     fn has_room(&self) -> bool {
-        self.streams.load(Ordering::Relaxed) < MAX_STREAMS
+        self.streams.load(Ordering::Relaxed) < POOLED_STREAMS
     }
 
     fn is_stale(&self) -> bool {
@@ -142,7 +147,5 @@ impl fmt::Debug for Opening {
 
 /// Idle HTTP/1.1 connections to one destination for one client.
 const MAX_IDLE: usize = 256;
-/// Streams on one HTTP/2 connection before a second is opened; below every common server's limit (100).
-const MAX_STREAMS: usize = 96;
 /// An HTTP/2 connection without streams is closed after this time.
 const STALE: Duration = Duration::from_mins(2);

@@ -1,0 +1,110 @@
+//! Claims about pooled connections, tried without sockets.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::poll_immediate;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{DuplexStream, duplex};
+use tokio::sync::Notify;
+
+use super::*;
+use crate::transport::http::TaskExecutor;
+
+fn key(wire: Wire) -> PoolKey {
+    PoolKey {
+        endpoint: None,
+        addr: ([127, 0, 0, 1], 80).into(),
+        client: None,
+        wire,
+    }
+}
+
+fn request() -> Request<Body> {
+    let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+    Request::get("http://a/").body(body).unwrap()
+}
+
+/// An HTTP/2 server that answers everything with an empty body; says when its connection ended.
+fn serve(tasks: &Tasks, stream: DuplexStream, ended: &Arc<AtomicBool>) {
+    let (executor, ended) = (TaskExecutor(tasks.clone()), Arc::clone(ended));
+    tasks.spawn("server", async move {
+        let service = service_fn(|_| async { Ok::<_, hyper::Error>(Response::new(Empty::<Bytes>::new())) });
+        let builder = http2::Builder::new(executor);
+        // However it ended.
+        let _ended = builder.serve_connection(TokioIo::new(stream), service).await;
+        ended.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Dials as soon as `may` says so.
+fn connect(tasks: &Tasks, may: &Arc<Notify>, ended: &Arc<AtomicBool>, dialled: &Arc<AtomicBool>) -> Connect {
+    let (tasks, may) = (tasks.clone(), Arc::clone(may));
+    let (ended, dialled) = (Arc::clone(ended), Arc::clone(dialled));
+    Box::new(move || {
+        let (tasks, may) = (tasks.clone(), Arc::clone(&may));
+        let (ended, dialled) = (Arc::clone(&ended), Arc::clone(&dialled));
+        async move {
+            may.notified().await;
+            let (ours, theirs) = duplex(64 * 1024);
+            serve(&tasks, theirs, &ended);
+            dialled.store(true, Ordering::Relaxed);
+            let stream: Box<dyn ByteStream> = Box::new(ours);
+            Ok(stream)
+        }
+        .boxed()
+    })
+}
+
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(10), async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what}");
+}
+
+#[tokio::test]
+async fn a_dial_goes_on_although_who_began_it_went_away() {
+    let (tasks, may) = (Tasks::new(), Arc::new(Notify::new()));
+    let (ended, dialled) = (Arc::default(), Arc::default());
+    let pool = HttpPool::new(tasks.clone());
+    let key = key(Wire::H2);
+    let mut first = Box::pin(pool.send(&key, request(), connect(&tasks, &may, &ended, &dialled)));
+    assert!(poll_immediate(&mut first).await.is_none());
+    drop(first);
+
+    may.notify_one();
+    eventually("dialled with nobody waiting", || dialled.load(Ordering::Relaxed)).await;
+
+    let never: Connect = Box::new(|| panic!("there is a connection already"));
+    let response = pool.send(&key, request(), never).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_closed_pool_serves_what_still_comes_and_keeps_nothing() {
+    let (tasks, may) = (Tasks::new(), Arc::new(Notify::new()));
+    let (ended, dialled) = (Arc::<AtomicBool>::default(), Arc::default());
+    let pool = HttpPool::new(tasks.clone());
+    pool.close();
+
+    may.notify_one();
+    let connect = connect(&tasks, &may, &ended, &dialled);
+    let response = pool.send(&key(Wire::H2), request(), connect).await.unwrap();
+    assert_eq!((response.status(), pool.len()), (StatusCode::OK, 0));
+
+    drop(response);
+    eventually("the connection ends with its last request", || {
+        ended.load(Ordering::Relaxed)
+    })
+    .await;
+}
