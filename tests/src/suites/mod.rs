@@ -8,6 +8,7 @@ mod capture;
 mod control;
 mod faults;
 mod protocols;
+mod restart;
 mod routes;
 mod security;
 mod soak;
@@ -88,6 +89,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "faults",
             claims: faults::CLAIMS,
+        },
+        Suite {
+            name: "restart",
+            claims: restart::CLAIMS,
         },
         Suite {
             name: "soak",
