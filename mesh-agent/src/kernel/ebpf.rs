@@ -18,7 +18,7 @@ use crate::kernel::loader::Programs;
 use crate::kernel::pins::Pins;
 use crate::kernel::preflight::Preflight;
 use crate::kernel::site::Site;
-use crate::kernel::{Entry, Kernel, Orphan};
+use crate::kernel::{Entry, Hook, Kernel, Orphan};
 use crate::mesh::workload::Placement;
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
@@ -96,6 +96,16 @@ impl Kernel for EbpfKernel {
                 Err(error)
             }
         }
+    }
+
+    fn repair(&mut self, site: &Site) -> Result<Vec<Hook>, KernelError> {
+        let cookie = site.netns.cookie();
+        let (cgroup, netns) = site.files().ok_or(KernelError::ForeignSite(cookie))?;
+        let hooked = self
+            .pods
+            .get_mut(&cookie)
+            .ok_or(KernelError::ForeignSite(cookie))?;
+        hooked.links.repair(&mut self.programs, cgroup, netns)
     }
 
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {

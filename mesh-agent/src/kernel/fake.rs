@@ -29,6 +29,7 @@ struct State {
     cookies: HashMap<PathBuf, NetnsCookie>,
     hooked: HashMap<NetnsCookie, Vec<IpAddr>>,
     orphans: HashMap<NetnsCookie, Vec<IpAddr>>,
+    broken: Vec<Hook>,
     refusal: Option<String>,
 }
 
@@ -41,6 +42,11 @@ impl FakeKernel {
     /// The addresses that are hooked for the namespace.
     pub fn hooked(&self, netns: NetnsCookie) -> Option<Vec<IpAddr>> {
         self.lock().hooked.get(&netns).cloned()
+    }
+
+    /// Takes hooks away from the pod that is looked at next, as somebody with `bpftool` may.
+    pub fn detach(&self, hooks: &[Hook]) {
+        self.lock().broken = hooks.to_vec();
     }
 
     /// As when the agent was killed and another one starts: what is hooked stays.
@@ -85,6 +91,14 @@ impl Kernel for FakeKernel {
             .hooked
             .insert(site.netns.cookie(), inbound.iter().map(|(ip, _)| *ip).collect());
         Ok(())
+    }
+
+    fn repair(&mut self, _: &Site) -> Result<Vec<Hook>, KernelError> {
+        let mut state = self.lock();
+        match &state.refusal {
+            Some(reason) if !state.broken.is_empty() => Err(KernelError::Told(reason.clone())),
+            _ => Ok(std::mem::take(&mut state.broken)),
+        }
     }
 
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {

@@ -73,7 +73,6 @@ impl PodLinks {
             },
             links: Vec::new(),
         };
-        fs::create_dir_all(dir).map_err(failed("make", dir))?;
         let mut fresh = Vec::new();
         for hook in Hook::ALL {
             match links.adopt_or_attach(programs, hook, cgroup, netns) {
@@ -165,6 +164,7 @@ impl PodLinks {
             // It belongs to a cgroup that is gone, or somebody detached it.
             self.unlink(&link)?;
         }
+        fs::create_dir_all(&self.dir).map_err(failed("make", &self.dir))?;
         attach(programs, hook, cgroup, netns)?
             .pin(&path)
             .map_err(|source| KernelError::Pinning {

@@ -45,6 +45,10 @@ pub trait Kernel: Send + fmt::Debug {
     /// left behind. A site is put once until removed.
     fn put(&mut self, site: &Site, inbound: &[(IpAddr, BorrowedFd<'_>)]) -> Result<(), KernelError>;
 
+    /// Asks the kernel which hooks of the pod at `site`, which was put, are linked and pinned; mends what is not, and
+    /// says which hooks those were.
+    fn repair(&mut self, site: &Site) -> Result<Vec<Hook>, KernelError>;
+
     /// Unhooks what was put, in reverse order; removing what is not there is no error. What an address means to
     /// another pod by now stays.
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError>;

@@ -2,17 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::ffi::CString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use aya::maps::MapData;
 use aya::programs::links::{FdLink, PinnedLink};
+use mesh_agent::kernel::Hook;
 use mesh_agent::kernel::ebpf::EbpfKernel;
 use mesh_agent::kernel::pins::Pins;
+use mesh_common::bpf_link;
 use nix::mount::umount;
 use serde::Deserialize;
 
@@ -108,6 +113,27 @@ impl Lab {
         let ids = links.iter().map(|path| Ok(PinnedLink::from_pin(path)?));
         ids.map(|link: Result<PinnedLink>| Ok(FdLink::from(link?).info()?.id()))
             .collect()
+    }
+
+    /// Detaches a link of the pod, as `bpftool link detach` does.
+    pub(crate) fn detach(&self, hook: Hook) -> Result<()> {
+        let path = CString::new(self.pin_of(hook)?.as_os_str().as_bytes())?;
+        let link = bpf_link::open_pinned(&path).map_err(std::io::Error::from_raw_os_error)?;
+        bpf_link::detach(link.as_fd()).map_err(std::io::Error::from_raw_os_error)?;
+        Ok(())
+    }
+
+    /// Removes the pin of a link of the pod.
+    pub(crate) fn unpin(&self, hook: Hook) -> Result<()> {
+        Ok(fs::remove_file(self.pin_of(hook)?)?)
+    }
+
+    fn pin_of(&self, hook: Hook) -> Result<PathBuf> {
+        let links = self.pinned_links()?;
+        let mut links = links.into_iter();
+        Ok(links
+            .find(|link| link.ends_with(hook.program()))
+            .ok_or("no such pin")?)
     }
 
     /// Puts another map in the place of a pinned one.

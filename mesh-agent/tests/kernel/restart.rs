@@ -89,6 +89,34 @@ fn links_are_kept_and_get_the_new_programs_when_the_maps_are_of_another_shape() 
 }
 
 #[test]
+fn links_that_somebody_detached_or_unpinned_are_mended() {
+    in_lab(async || {
+        let mut bench = Bench::enrolled("mend")?;
+        let wanted = [Arc::clone(&bench.pod)];
+        assert_eq!(bench.enrolment.reconcile(&wanted), []);
+        bench.lab.detach(Hook::Connect4)?;
+        bench.lab.detach(Hook::SkLookup)?;
+        bench.lab.unpin(Hook::Connect6)?;
+        let hooks = |bench: &Bench| bench.enrolment.status().pods.first().map(|pod| pod.hooks.clone());
+        let left = hooks(&bench).ok_or("no pod")?;
+        assert!(
+            left.len() == 4 && !left.contains(&Hook::Connect4),
+            "status shows what the kernel has: {left:?}"
+        );
+        let reports = bench.enrolment.reconcile(&wanted);
+        let mended = vec![Hook::SkLookup, Hook::Connect4, Hook::Connect6];
+        assert_eq!(
+            reports.first().map(|report| &report.change),
+            Some(&Change::Repaired { hooks: mended })
+        );
+        assert_eq!(hooks(&bench).ok_or("no pod")?.len(), Hook::ALL.len());
+        assert_eq!(bench.lab.pinned_links()?.len(), Hook::ALL.len());
+        assert_eq!(bench.enrolment.reconcile(&wanted), []);
+        bench.is_served_both_ways()
+    });
+}
+
+#[test]
 fn what_is_left_of_a_pod_that_is_gone_is_removed() {
     in_lab(async || {
         let mut bench = Bench::enrolled("gone")?;

@@ -2,12 +2,16 @@
 //!
 //! Each claim leaves the agent of every node running.
 
-use std::fs;
+use std::ffi::CString;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
+use std::{fs, io};
 
 use anyhow::{Context, Result, ensure};
+use mesh_common::bpf_link;
 use nix::sys::signal::Signal;
 
 use super::ask::{addresses, equal, get, until, url};
@@ -20,6 +24,7 @@ pub(super) const CLAIMS: &[Claim] = claims![
     a_killed_agent_refuses_new_connections_both_ways_and_sends_no_plaintext,
     the_next_agent_serves_the_same_pods_within_three_seconds,
     an_agent_that_is_told_to_end_leaves_no_gap_either,
+    a_link_that_is_detached_by_hand_is_repaired_and_counted_within_five_seconds,
     uninstall_is_refused_while_the_agent_runs,
     uninstall_removes_all_that_was_pinned_and_the_pods_are_free,
 ];
@@ -75,6 +80,26 @@ fn an_agent_that_is_told_to_end_leaves_no_gap_either(lab: &Running) -> Result<()
     is_refused_both_ways(lab)?;
     lab.start_agent(NODE)?;
     equal("after", get(lab, CLIENT, "http://far/")?.status, 200)
+}
+
+fn a_link_that_is_detached_by_hand_is_repaired_and_counted_within_five_seconds(lab: &Running) -> Result<()> {
+    let repairs = || -> Result<f64> { Ok(lab.metrics(NODE)?.sum("mesh_capture_repairs_total", &[])) };
+    let before = repairs()?;
+    let pins = pins(lab)?;
+    let connects: Vec<_> = pins.iter().filter(|pin| pin.ends_with("mesh_connect4")).collect();
+    ensure!(!connects.is_empty(), "no connect hook is pinned");
+    for pin in &connects {
+        let path = CString::new(pin.as_os_str().as_bytes())?;
+        let link = bpf_link::open_pinned(&path).map_err(io::Error::from_raw_os_error)?;
+        bpf_link::detach(link.as_fd()).map_err(io::Error::from_raw_os_error)?;
+    }
+    let detached = f64::from(u32::try_from(connects.len())?);
+    until(Duration::from_secs(5), "every detached link is repaired", || {
+        Ok(repairs()? - before >= detached)
+    })?;
+    // A Service address has no way but the mesh.
+    equal("after the repair", get(lab, CLIENT, "http://far/")?.status, 200)?;
+    equal("pins", self::pins(lab)?, pins)
 }
 
 fn uninstall_is_refused_while_the_agent_runs(lab: &Running) -> Result<()> {

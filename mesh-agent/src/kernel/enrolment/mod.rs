@@ -38,6 +38,8 @@ struct Present {
     placement: Placement,
     site: Site,
     since: SystemTime,
+    /// Why hooks that somebody took away cannot be linked again.
+    unrepaired: Option<String>,
 }
 
 /// A pod that should be hooked and is not.
@@ -61,10 +63,11 @@ impl Enrolment {
 
     /// Makes the enrolled pods equal to `wanted`, the enrolled workloads of this node, and reports what changed.
     ///
-    /// Synchronous: some dozens of system calls for each pod that changes, two for each that does not. One pod's
+    /// Synchronous: some dozens of system calls for each pod, whether it changes or only its hooks are looked at. One pod's
     /// failure does not touch another.
     pub fn reconcile(&mut self, wanted: &[Arc<Workload>]) -> Vec<Report> {
         let mut reports = self.leave_unwanted(wanted);
+        self.audit(&mut reports);
         self.absent
             .retain(|uid, _| wanted.iter().any(|workload| workload.uid == *uid));
         for workload in wanted {
@@ -94,6 +97,24 @@ impl Enrolment {
     pub fn stop(&mut self) {
         for uid in std::mem::take(&mut self.present).into_keys() {
             self.host.left(&uid);
+        }
+    }
+
+    /// Compares the links that should be with those that the kernel has, and mends the difference.
+    fn audit(&mut self, reports: &mut Vec<Report>) {
+        for pod in self.present.values_mut() {
+            let change = match self.kernel.repair(&pod.site) {
+                Ok(hooks) => {
+                    pod.unrepaired = None;
+                    (!hooks.is_empty()).then_some(Change::Repaired { hooks })
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    let before = pod.unrepaired.replace(why.clone());
+                    (before.as_ref() != Some(&why)).then_some(Change::Unrepaired { why })
+                }
+            };
+            reports.extend(change.map(|change| Report::new(&pod.workload, change)));
         }
     }
 
@@ -202,6 +223,7 @@ impl Enrolment {
             placement,
             site,
             since: SystemTime::now(),
+            unrepaired: None,
         };
         self.present.insert(workload.uid.clone(), present);
         self.host.joined(pod, listeners);
@@ -290,6 +312,7 @@ impl Present {
             present: entry.is_some(),
             hooks: entry.map(|entry| entry.hooks.clone()).unwrap_or_default(),
             since_s: Some(epoch_seconds(self.since)),
+            why_not: self.unrepaired.clone(),
             ..status_of(&self.workload)
         }
     }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use super::*;
+use crate::kernel::Hook;
 use crate::kernel::fake::FakeKernel;
 use crate::mesh::workload::fixture;
 use crate::pod::netns::NetnsCookie;
@@ -213,6 +214,33 @@ fn changed_addresses_enrol_a_pod_anew_and_changed_labels_do_not() {
         said(&enrolment.reconcile(&[Arc::new(pod_a)])),
         ["test/a un-enrolled", "test/a enrolled"]
     );
+}
+
+#[test]
+fn a_hook_that_somebody_took_away_is_linked_again_and_reported_once() {
+    let Bench {
+        kernel,
+        mut enrolment,
+        ..
+    } = bench();
+    let wanted = [pod("a", "/a", &["127.0.0.1"])];
+    enrolment.reconcile(&wanted);
+    kernel.refuse(Some("no room"));
+    kernel.detach(&[Hook::Connect4]);
+    assert_eq!(
+        said(&enrolment.reconcile(&wanted)),
+        ["test/a not repaired: no room"]
+    );
+    assert_eq!(said(&enrolment.reconcile(&wanted)), [""; 0]);
+    let why_not = enrolment.status().pods.first().unwrap().why_not.clone();
+    assert_eq!(why_not.as_deref(), Some("no room"));
+    kernel.refuse(None);
+    assert_eq!(
+        said(&enrolment.reconcile(&wanted)),
+        ["test/a repaired: [Connect4]"]
+    );
+    assert_eq!(said(&enrolment.reconcile(&wanted)), [""; 0]);
+    assert_eq!(enrolment.status().pods.first().unwrap().why_not, None);
 }
 
 #[test]
