@@ -147,6 +147,7 @@ struct PodLine {
     present: bool,
     hooks: Vec<String>,
     since_s: Option<u64>,
+    bypassed: u64,
     why_not: Option<String>,
 }
 
@@ -195,6 +196,9 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
                 now.saturating_sub(since),
                 pod.hooks.join(" ")
             )?;
+        }
+        if pod.bypassed > 0 {
+            write!(text, ", {} connections bypassed a dead agent", pod.bypassed)?;
         }
         match &pod.why_not {
             Some(why) => writeln!(text, ": {why}")?,

@@ -17,16 +17,17 @@ mod restart;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use mesh_agent::capture::door::Accepted;
 use mesh_agent::capture::listeners::{PodListeners, PodPorts};
 use mesh_agent::capture::{Direction, PodHost};
-use mesh_agent::kernel::Hook;
 use mesh_agent::kernel::enrolment::Enrolment;
 use mesh_agent::kernel::status::Change;
+use mesh_agent::kernel::{Hook, Kernel, Pulse};
 use mesh_agent::mesh::facts::ObjectMeta;
 use mesh_agent::mesh::identity::SpiffeId;
-use mesh_agent::mesh::workload::{Membership, Placement, Workload, WorkloadNaming, WorkloadUid};
+use mesh_agent::mesh::workload::{FailMode, Membership, Placement, Workload, WorkloadNaming, WorkloadUid};
 use mesh_agent::pod::LocalPod;
 use tokio::io::AsyncReadExt;
 
@@ -36,6 +37,7 @@ use crate::relay::Relay;
 /// A pod, enrolled or about to be.
 struct Bench {
     enrolment: Enrolment,
+    heart: Heart,
     relay: Arc<Relay>,
     pod: Arc<Workload>,
     // Last: enrolment goes before the namespaces.
@@ -44,16 +46,18 @@ struct Bench {
 
 impl Bench {
     fn enrolled(test: &str) -> Result<Self> {
-        Self::enrolled_with(test, &POD)
+        Self::enrolled_with(test, &POD, FailMode::Closed)
     }
 
-    fn enrolled_with(test: &str, addrs: &[&str]) -> Result<Self> {
+    fn enrolled_with(test: &str, addrs: &[&str], fail_mode: FailMode) -> Result<Self> {
         let lab = Lab::up(test)?;
         let relay = Relay::new();
         let kernel = lab.kernel()?;
+        let heart = Heart::start(kernel.pulse());
         let mut enrolment =
             Enrolment::new(Box::new(kernel), Arc::<Relay>::clone(&relay), PodPorts::default());
-        let pod = workload(&lab, addrs);
+        let mut pod = workload(&lab, addrs);
+        Arc::make_mut(&mut pod).fail_mode = fail_mode;
         let reports = enrolment.reconcile(&[Arc::clone(&pod)]);
         assert_eq!(
             reports.first().map(|report| &report.change),
@@ -62,6 +66,7 @@ impl Bench {
         );
         Ok(Self {
             enrolment,
+            heart,
             relay,
             pod,
             lab,
@@ -90,6 +95,42 @@ impl Bench {
     }
 }
 
+/// Beats as the agent does, until it is dropped.
+struct Heart {
+    pulse: Arc<dyn Pulse>,
+    beating: tokio::task::JoinHandle<()>,
+}
+
+impl Heart {
+    fn start(pulse: Arc<dyn Pulse>) -> Self {
+        pulse.beat().unwrap();
+        let beats = Arc::clone(&pulse);
+        let beating = tokio::runtime::Handle::current().spawn(async move {
+            let mut tick = tokio::time::interval(Duration::from_millis(500));
+            loop {
+                tick.tick().await;
+                beats.beat().unwrap();
+            }
+        });
+        Self { pulse, beating }
+    }
+
+    /// As when the agent was killed long ago.
+    fn fail(&self) {
+        self.beating.abort();
+        while !self.beating.is_finished() {
+            std::thread::yield_now();
+        }
+        self.pulse.stop().unwrap();
+    }
+}
+
+impl Drop for Heart {
+    fn drop(&mut self) {
+        self.beating.abort();
+    }
+}
+
 /// The server's end.
 struct Served {
     addr: SocketAddr,
@@ -114,6 +155,7 @@ fn workload(lab: &Lab, addrs: &[&str]) -> Arc<Workload> {
         naming: WorkloadNaming::default(),
         ports: Vec::new(),
         membership: Membership::Enrolled,
+        fail_mode: FailMode::Closed,
         placement: Some(Placement {
             netns: lab.netns(Side::Pod),
             cgroup: lab.cgroup(),
@@ -216,7 +258,7 @@ fn a_pod_that_dials_itself_is_left_alone() {
 #[test]
 fn a_family_that_the_pod_does_not_have_is_refused() {
     in_lab(async || {
-        let bench = Bench::enrolled_with("family", &POD[..1])?;
+        let bench = Bench::enrolled_with("family", &POD[..1], FailMode::Closed)?;
         let (_, client) = bench.dial(Side::Pod, "v6", PEER[1])?;
         assert_eq!(client.errno.as_deref(), Some("ENETUNREACH"));
         Ok(())
@@ -297,11 +339,9 @@ fn a_client_that_closes_before_the_agent_accepts_keeps_its_destination() {
     in_lab(async || {
         let held = Arc::new(Held::default());
         let lab = Lab::up("hasty")?;
-        let mut enrolment = Enrolment::new(
-            Box::new(lab.kernel()?),
-            Arc::<Held>::clone(&held),
-            PodPorts::default(),
-        );
+        let kernel = lab.kernel()?;
+        let _heart = Heart::start(kernel.pulse());
+        let mut enrolment = Enrolment::new(Box::new(kernel), Arc::<Held>::clone(&held), PodPorts::default());
         enrolment.reconcile(&[workload(&lab, &POD)]);
         let to: SocketAddr = format!("{}:7777", PEER[0]).parse()?;
         // The client has sent, closed and exited before anybody accepts.

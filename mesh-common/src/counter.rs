@@ -15,17 +15,20 @@ pub enum Counter {
     Steered,
     /// An inbound connection was dropped: the agent does not listen, or the address has no policy.
     Dropped,
+    /// A connection of a pod that fails open went past a dead agent.
+    Bypassed,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Captured,
         Self::LeftAlone,
         Self::Refused,
         Self::Lost,
         Self::Steered,
         Self::Dropped,
+        Self::Bypassed,
     ];
 
     /// Its slot in the array.
@@ -38,6 +41,7 @@ impl Counter {
             Self::Lost => 3,
             Self::Steered => 4,
             Self::Dropped => 5,
+            Self::Bypassed => 6,
         }
     }
 
@@ -50,6 +54,7 @@ impl Counter {
             Self::Lost => "lost",
             Self::Steered => "steered",
             Self::Dropped => "dropped",
+            Self::Bypassed => "bypassed",
         }
     }
 }

@@ -64,11 +64,36 @@ pub struct Pod {
     pub v4: Addr,
     /// The pod's IPv6 address; all zero when it has none.
     pub v6: Addr,
+    /// 1 when connections bypass a dead agent, 0 when they are refused.
+    pub fails_open: u32,
+    /// Always zero: keeps the size a multiple of eight.
+    pub reserved: u32,
+}
+
+/// What `sk_lookup` must know of the pod behind an address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodAddr {
+    /// The pod's netns cookie.
+    pub netns: u64,
+    /// As in [`Pod`].
+    pub fails_open: u32,
+    /// Always zero: keeps the size a multiple of eight without hidden padding.
+    pub reserved: u32,
+}
+
+/// How old the agent's last heartbeat may be, in nanoseconds, before the hooks take the agent for dead.
+pub const HEARTBEAT_LIMIT_NS: u64 = 3_000_000_000;
+
+/// Whether an agent whose last heartbeat was at `beat` is dead at `now`, both of `CLOCK_MONOTONIC`; 0 is no beat.
+#[inline(always)]
+pub const fn is_dead(beat: u64, now: u64) -> bool {
+    beat == 0 || now > beat.wrapping_add(HEARTBEAT_LIMIT_NS)
 }
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Addr, Endpoint, Pod, SocketKey};
+    use super::{Addr, Endpoint, Pod, PodAddr, SocketKey};
 
     // SAFETY: `repr(C)` over `u32`s: no padding, every bit pattern valid.
     unsafe impl aya::Pod for Addr {}
@@ -76,8 +101,10 @@ mod user {
     unsafe impl aya::Pod for Endpoint {}
     // SAFETY: `repr(C)`, 8 + 16 + 4 + 4 bytes aligned to 8: no padding, every bit pattern valid.
     unsafe impl aya::Pod for SocketKey {}
-    // SAFETY: `repr(C)` over `Addr`s: no padding, every bit pattern valid.
+    // SAFETY: `repr(C)`, ten `u32`s: no padding, every bit pattern valid.
     unsafe impl aya::Pod for Pod {}
+    // SAFETY: `repr(C)`, 8 + 4 + 4 bytes aligned to 8: no padding, every bit pattern valid.
+    unsafe impl aya::Pod for PodAddr {}
 
     use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -170,9 +197,24 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_is_dead_three_seconds_after_its_last_beat_or_without_one() {
+        let beat = 5_000_000_000;
+        for (now, dead) in [
+            (beat - 1, false),
+            (beat, false),
+            (beat + HEARTBEAT_LIMIT_NS, false),
+            (beat + HEARTBEAT_LIMIT_NS + 1, true),
+        ] {
+            assert_eq!(is_dead(beat, now), dead, "{now}");
+        }
+        assert!(is_dead(0, 1));
+    }
+
+    #[test]
     fn keys_have_no_padding() {
         assert_eq!(size_of::<SocketKey>(), 32);
         assert_eq!(size_of::<Endpoint>(), 20);
-        assert_eq!(size_of::<Pod>(), 32);
+        assert_eq!(size_of::<Pod>(), 40);
+        assert_eq!(size_of::<PodAddr>(), 16);
     }
 }

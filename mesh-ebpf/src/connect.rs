@@ -14,7 +14,8 @@ pub(crate) fn decide(sock: &SockAddr) -> Outcome {
         return Outcome::Allow;
     }
     // A process of the pod's cgroup in a namespace that is not the pod's is none of ours.
-    let Some(pod) = maps::pod(sock.netns()) else {
+    let netns = sock.netns();
+    let Some(pod) = maps::pod(netns) else {
         return Outcome::Allow;
     };
     let dialled = sock.peer();
@@ -25,7 +26,20 @@ pub(crate) fn decide(sock: &SockAddr) -> Outcome {
     if dialled.addr.is(&pod.v4) || dialled.addr.is(&pod.v6) {
         return own_address(&dialled);
     }
+    if maps::is_agent_dead() {
+        return without_agent(&pod, netns);
+    }
     to_agent(sock, &pod, &dialled)
+}
+
+/// Nobody is there to be sent to, or nobody that answers.
+#[inline(always)]
+fn without_agent(pod: &Pod, netns: u64) -> Outcome {
+    if pod.fails_open == 0 {
+        return refuse(Counter::Refused, ECONNREFUSED);
+    }
+    maps::count_bypass(netns);
+    Outcome::Allow
 }
 
 /// The pod dials itself. The agent's ports are not for it: what it says there has no original destination.

@@ -4,10 +4,11 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, SockHash};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, SockHash};
 use mesh_common::counter::Counter;
-use mesh_common::layout::{Addr, Endpoint, Pod, SocketKey};
+use mesh_common::layout::{Addr, Endpoint, Pod, PodAddr, SocketKey, is_dead};
 
 /// Enrolled pods by netns cookie. Written by the agent, read by every cgroup hook.
 #[map]
@@ -37,14 +38,23 @@ static TRUE_PEER: HashMap<SocketKey, Endpoint> = HashMap::with_max_entries(262_1
 #[map]
 static INBOUND: SockHash<Addr> = SockHash::with_max_entries(8192, 0);
 
-/// Addresses of enrolled pods; the value is reserved. Written by the agent, read by `sk_lookup`: an address in
+/// Addresses of enrolled pods. Written by the agent, read by `sk_lookup`: an address in
 /// here without a listener in `INBOUND` is refused.
 #[map]
-static POD_ADDRS: HashMap<Addr, u32> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+static POD_ADDRS: HashMap<Addr, PodAddr> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
 
 /// Counts of `mesh_common::counter::Counter`. Written by every hook, read by the agent.
 #[map]
-static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(6, 0);
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(7, 0);
+
+/// When the agent last said that it lives, of `CLOCK_MONOTONIC`. Written by the agent, read by connect and `sk_lookup`.
+#[map]
+static HEARTBEAT: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Connections that went past a dead agent, by netns cookie. Made and read by the agent, counted by connect and
+/// `sk_lookup`.
+#[map]
+static BYPASSED: PerCpuHashMap<u64, u64> = PerCpuHashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
 /// Whether `bpf_set_retval` exists (Linux 5.18). Set by the loader before the programs are verified.
 #[unsafe(no_mangle)]
@@ -100,8 +110,24 @@ pub(crate) fn true_peer(key: &SocketKey) -> Option<Endpoint> {
     copy(TRUE_PEER.get_ptr(key))
 }
 
-pub(crate) fn is_pod_addr(addr: &Addr) -> bool {
-    POD_ADDRS.get_ptr(addr).is_some()
+pub(crate) fn pod_addr(addr: &Addr) -> Option<PodAddr> {
+    copy(POD_ADDRS.get_ptr(addr))
+}
+
+/// Whether the agent has not been heard of for too long.
+#[inline(always)]
+pub(crate) fn is_agent_dead() -> bool {
+    let beat = copy(HEARTBEAT.get_ptr(0)).unwrap_or(0);
+    // SAFETY: takes nothing, and may be called by every program.
+    is_dead(beat, unsafe { bpf_ktime_get_ns() })
+}
+
+/// Counts a connection of the pod `netns` that goes past the agent.
+pub(crate) fn count_bypass(netns: u64) {
+    count(Counter::Bypassed);
+    if let Some(slot) = BYPASSED.get_ptr_mut(netns) {
+        add_one(slot);
+    }
 }
 
 pub(crate) fn inbound() -> &'static SockHash<Addr> {
@@ -109,9 +135,12 @@ pub(crate) fn inbound() -> &'static SockHash<Addr> {
 }
 
 pub(crate) fn count(counter: Counter) {
-    let Some(slot) = COUNTERS.get_ptr_mut(counter.slot()) else {
-        return;
-    };
+    if let Some(slot) = COUNTERS.get_ptr_mut(counter.slot()) {
+        add_one(slot);
+    }
+}
+
+fn add_one(slot: *mut u64) {
     // SAFETY: the kernel returned the address of this CPU's slot, which outlives the program run.
     let count = unsafe { slot.read() };
     // SAFETY: as above. A program that interrupts this one may lose one count, never more.

@@ -40,7 +40,14 @@ pub(crate) fn steer(packet: &Lookup) -> Steering {
     if local.is_v6_link_local() {
         return refuse();
     }
-    if !maps::is_pod_addr(&local) {
+    let Some(pod) = maps::pod_addr(&local) else {
+        return Steering::Pass;
+    };
+    if maps::is_agent_dead() {
+        if pod.fails_open == 0 {
+            return refuse();
+        }
+        maps::count_bypass(pod.netns);
         return Steering::Pass;
     }
     // No listener: the agent is gone. Refused, never leaked.

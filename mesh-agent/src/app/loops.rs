@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use mesh_common::counter::Counter;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::control::{Reading, Source, SourceError};
 use crate::identity::Certificates;
+use crate::kernel::Pulse;
 use crate::kernel::enrolment::Enrolment;
 use crate::kernel::status::Change;
-use crate::lifecycle::{ReadyGuard, Stop};
+use crate::lifecycle::{ReadyGuard, Stop, Tasks};
 use crate::mesh::facts::Rejection;
 use crate::proxy::Mesh;
 use crate::snapshot::{Snapshot, SnapshotCell, SnapshotSettings};
@@ -26,6 +29,8 @@ pub(super) struct ConfigLoop {
     pub(super) enrolment: Arc<Mutex<Enrolment>>,
     pub(super) telemetry: Telemetry,
     pub(super) board: StatusBoard,
+    /// Started when the first reading is in force: until then an agent that starts is as good as dead to the hooks.
+    pub(super) heart: Option<Heart>,
     /// Dropped when the first reading is in force.
     pub(super) first: Option<ReadyGuard>,
 }
@@ -90,6 +95,9 @@ impl ConfigLoop {
             );
         }
         self.reconcile();
+        if let Some(heart) = self.heart.take() {
+            heart.start();
+        }
         self.first = None;
     }
 
@@ -120,8 +128,49 @@ impl ConfigLoop {
                 Change::LeftUncleanly { why } => tracing::error!(pod = report.pod, why, "pod left traces"),
             }
         }
-        let enrolled = enrolment.status().pods.iter().filter(|pod| pod.present).count();
+        let status = enrolment.status();
+        let enrolled = status.pods.iter().filter(|pod| pod.present).count();
         self.telemetry.mesh().pods(wanted.len(), enrolled);
+        if let Some((_, bypassed)) = status.counters.iter().find(|(name, _)| *name == BYPASSED) {
+            self.telemetry.mesh().bypassed(*bypassed);
+        }
+    }
+}
+
+/// Tells the hooks that the agent lives, from the threads that carry the traffic: when those are stuck, so is it.
+#[derive(Debug)]
+pub(super) struct Heart {
+    pub(super) pulse: Arc<dyn Pulse>,
+    pub(super) tasks: Tasks,
+    pub(super) data: Handle,
+}
+
+impl Heart {
+    fn start(self) {
+        let _on_data_threads = self.data.enter();
+        self.tasks
+            .spawn("heartbeat", beat_until(self.pulse, self.tasks.stop()));
+    }
+}
+
+async fn beat_until(pulse: Arc<dyn Pulse>, stop: Stop) {
+    let mut tick = interval(BEAT);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_heard = true;
+    loop {
+        tokio::select! {
+            () = stop.requested() => break,
+            _ = tick.tick() => {
+                let beaten = pulse.beat();
+                if let (true, Err(error)) = (is_heard, &beaten) {
+                    tracing::error!(%error, "the hooks cannot be told that the agent lives");
+                }
+                is_heard = beaten.is_ok();
+            }
+        }
+    }
+    if let Err(error) = pulse.stop() {
+        tracing::warn!(%error, "the hooks cannot be told that the agent ends");
     }
 }
 
@@ -166,6 +215,10 @@ const KINDS: [&str; 8] = [
     "DestinationRule",
     "List",
 ];
+/// How the kernel's counter of connections past a dead agent is called.
+const BYPASSED: &str = Counter::Bypassed.name();
+/// A sixth of what the hooks bear with.
+const BEAT: Duration = Duration::from_millis(500);
 const AUDIT: Duration = Duration::from_secs(2);
 const SWEEP: Duration = Duration::from_secs(1);
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(3);

@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::AdminServer;
 use crate::app::lock::StateLock;
-use crate::app::loops::{ConfigLoop, sweep_pools};
+use crate::app::loops::{ConfigLoop, Heart, sweep_pools};
 use crate::capture::PodHost;
 use crate::capture::listeners::PodPorts;
 use crate::config::{AccessLogTarget, Config, UninstallArgs};
@@ -108,6 +108,11 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
         host,
         PodPorts::default(),
     )));
+    let heart = Heart {
+        pulse: enrolment.lock().pulse(),
+        tasks: tasks.clone(),
+        data: data.clone(),
+    };
     let board = StatusBoard::new(config, &snapshots, &certificates, &enrolment);
 
     let configuration = ConfigLoop {
@@ -118,6 +123,7 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
         enrolment: Arc::clone(&enrolment),
         telemetry: telemetry.clone(),
         board: board.clone(),
+        heart: Some(heart),
         first: Some(readiness.guard("first configuration")),
     };
     tasks.spawn("config", configuration.run(tasks.stop()));

@@ -7,9 +7,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray, SockHash};
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, SockHash};
+use aya::util::nr_cpus;
 use mesh_common::counter::Counter;
-use mesh_common::layout::{Addr, Pod};
+use mesh_common::layout::{Addr, Pod, PodAddr};
 
 use crate::kernel::error::KernelError;
 use crate::kernel::flow_table::{EbpfFlows, absent_is_fine};
@@ -17,9 +18,10 @@ use crate::kernel::links::PodLinks;
 use crate::kernel::loader::Programs;
 use crate::kernel::pins::Pins;
 use crate::kernel::preflight::Preflight;
+use crate::kernel::pulse::EbpfPulse;
 use crate::kernel::site::Site;
-use crate::kernel::{Entry, Hook, Kernel, Orphan};
-use crate::mesh::workload::Placement;
+use crate::kernel::{Entry, Hook, Kernel, Orphan, Pulse};
+use crate::mesh::workload::{FailMode, Placement};
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
 
@@ -32,6 +34,7 @@ pub struct EbpfKernel {
     programs: Programs,
     maps: PodMaps,
     flows: Arc<EbpfFlows>,
+    pulse: Arc<EbpfPulse>,
 }
 
 #[derive(Debug)]
@@ -48,6 +51,7 @@ impl EbpfKernel {
         let pins = Pins::make(bpf_dir, node)?;
         let mut programs = Programs::load(&found, &pins)?;
         let flows = Arc::new(EbpfFlows::open(&mut programs)?);
+        let pulse = Arc::new(EbpfPulse::open(&mut programs)?);
         let maps = PodMaps::open(&mut programs)?;
         Ok(Self {
             found,
@@ -56,6 +60,7 @@ impl EbpfKernel {
             programs,
             maps,
             flows,
+            pulse,
         })
     }
 }
@@ -69,7 +74,12 @@ impl Kernel for EbpfKernel {
         Site::open(placement, &self.found.agent_cgroup)
     }
 
-    fn put(&mut self, site: &Site, inbound: &[(IpAddr, BorrowedFd<'_>)]) -> Result<(), KernelError> {
+    fn put(
+        &mut self,
+        site: &Site,
+        fail_mode: FailMode,
+        inbound: &[(IpAddr, BorrowedFd<'_>)],
+    ) -> Result<(), KernelError> {
         let cookie = site.netns.cookie();
         let (cgroup, netns) = site.files().ok_or(KernelError::ForeignSite(cookie))?;
         let addrs: Vec<IpAddr> = inbound.iter().map(|(addr, _)| *addr).collect();
@@ -78,7 +88,7 @@ impl Kernel for EbpfKernel {
         if was_hooked {
             self.flows.sweep_peers(cookie)?;
         }
-        let linked = match self.maps.put(cookie, inbound) {
+        let linked = match self.maps.put(cookie, fail_mode, inbound) {
             Ok(()) => PodLinks::attach(&mut self.programs, &dir, cgroup, netns),
             Err(error) => Err(error),
         };
@@ -96,6 +106,15 @@ impl Kernel for EbpfKernel {
                 Err(error)
             }
         }
+    }
+
+    fn set_fail_mode(&mut self, netns: NetnsCookie, fail_mode: FailMode) -> Result<(), KernelError> {
+        let hooked = self.pods.get(&netns).ok_or(KernelError::ForeignSite(netns))?;
+        self.maps.describe(netns, fail_mode, &hooked.addrs)
+    }
+
+    fn pulse(&self) -> Arc<dyn Pulse> {
+        Arc::<EbpfPulse>::clone(&self.pulse)
     }
 
     fn repair(&mut self, site: &Site) -> Result<Vec<Hook>, KernelError> {
@@ -138,6 +157,7 @@ impl Kernel for EbpfKernel {
             .map(|(netns, hooked)| Entry {
                 netns: *netns,
                 hooks: hooked.links.hooks(),
+                bypassed: self.maps.bypassed_by(*netns),
             })
             .collect()
     }
@@ -153,9 +173,10 @@ impl Kernel for EbpfKernel {
 /// The maps that say which pods and addresses are hooked.
 struct PodMaps {
     pods: HashMap<MapData, u64, Pod>,
-    addrs: HashMap<MapData, Addr, u32>,
+    addrs: HashMap<MapData, Addr, PodAddr>,
     inbound: SockHash<MapData, Addr>,
     counters: PerCpuArray<MapData, u64>,
+    bypassed: PerCpuHashMap<MapData, u64, u64>,
     /// Which pod an address means: a later pod may have taken it over.
     owners: Memory<IpAddr, NetnsCookie>,
 }
@@ -167,30 +188,88 @@ impl PodMaps {
             addrs: programs.map("POD_ADDRS")?,
             inbound: programs.map("INBOUND")?,
             counters: programs.map("COUNTERS")?,
+            bypassed: programs.map("BYPASSED")?,
             owners: Memory::new(),
         })
     }
 
-    fn put(&mut self, netns: NetnsCookie, inbound: &[(IpAddr, BorrowedFd<'_>)]) -> Result<(), KernelError> {
+    fn put(
+        &mut self,
+        netns: NetnsCookie,
+        fail_mode: FailMode,
+        inbound: &[(IpAddr, BorrowedFd<'_>)],
+    ) -> Result<(), KernelError> {
+        self.start_bypassed(netns)?;
         for (ip, listener) in inbound {
-            let addr = Addr::from(*ip);
             self.owners.insert(*ip, netns);
             self.inbound
-                .insert(addr, listener.as_raw_fd(), 0)
+                .insert(Addr::from(*ip), listener.as_raw_fd(), 0)
                 .map_err(failed("put", "INBOUND"))?;
+        }
+        let addrs: Vec<IpAddr> = inbound.iter().map(|(ip, _)| *ip).collect();
+        self.describe(netns, fail_mode, &addrs)
+    }
+
+    /// Says what a pod is and what becomes of its connections without an agent.
+    fn describe(
+        &mut self,
+        netns: NetnsCookie,
+        fail_mode: FailMode,
+        addrs: &[IpAddr],
+    ) -> Result<(), KernelError> {
+        let fails_open = u32::from(fail_mode == FailMode::Open);
+        let value = PodAddr {
+            netns: netns.0,
+            fails_open,
+            reserved: 0,
+        };
+        for ip in addrs {
             self.addrs
-                .insert(addr, 0, 0)
+                .insert(Addr::from(*ip), value, 0)
                 .map_err(failed("put", "POD_ADDRS"))?;
         }
         let of_family = |is_v4: bool| {
-            let mut ips = inbound.iter().map(|(ip, _)| *ip);
-            ips.find(|ip| ip.is_ipv4() == is_v4).map_or(NO_ADDR, Addr::from)
+            let mut ips = addrs.iter();
+            ips.find(|ip| ip.is_ipv4() == is_v4)
+                .map_or(NO_ADDR, |ip| Addr::from(*ip))
         };
         let pod = Pod {
             v4: of_family(true),
             v6: of_family(false),
+            fails_open,
+            reserved: 0,
         };
         self.pods.insert(netns.0, pod, 0).map_err(failed("put", "PODS"))
+    }
+
+    /// Makes the count of a pod's bypasses; what an earlier agent's absence counted stays.
+    fn start_bypassed(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
+        match self.bypassed.get(&netns.0, 0) {
+            Ok(_) => return Ok(()),
+            Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(failed("read", "BYPASSED")(error)),
+        }
+        let cpus = nr_cpus().map_err(|(path, source)| KernelError::Open {
+            path: path.into(),
+            source,
+        })?;
+        let zero = PerCpuValues::try_from(vec![0; cpus]).map_err(|source| KernelError::Open {
+            path: "/sys/devices/system/cpu/possible".into(),
+            source,
+        })?;
+        self.bypassed
+            .insert(netns.0, zero, 0)
+            .map_err(failed("put", "BYPASSED"))
+    }
+
+    fn bypassed_by(&self, netns: NetnsCookie) -> u64 {
+        match self.bypassed.get(&netns.0, 0) {
+            Ok(of_each_cpu) => of_each_cpu.iter().sum(),
+            Err(error) => {
+                tracing::warn!(%error, netns = netns.0, "cannot read how often a pod's connections bypassed the agent");
+                0
+            }
+        }
     }
 
     /// The addresses that a pod was put with, by this agent or an earlier one.
@@ -206,7 +285,9 @@ impl PodMaps {
 
     /// Goes on after an error: what can be removed is.
     fn remove(&mut self, netns: NetnsCookie, addrs: &[IpAddr]) -> Result<(), KernelError> {
-        let mut outcome = absent_is_fine(self.pods.remove(&netns.0)).map_err(failed("remove", "PODS"));
+        let mut outcome = absent_is_fine(self.pods.remove(&netns.0))
+            .map_err(failed("remove", "PODS"))
+            .and(absent_is_fine(self.bypassed.remove(&netns.0)).map_err(failed("remove", "BYPASSED")));
         // An address without an owner was put by an earlier agent.
         let is_own = |ip: &&IpAddr| self.owners.get(*ip).is_none_or(|owner| *owner == netns);
         for ip in addrs.iter().filter(is_own) {

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
-use crate::kernel::{Entry, Hook, Kernel, Orphan};
-use crate::mesh::workload::Placement;
+use crate::kernel::{Entry, Hook, Kernel, Orphan, Pulse};
+use crate::mesh::workload::{FailMode, Placement};
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
 
@@ -29,6 +29,7 @@ struct State {
     cookies: HashMap<PathBuf, NetnsCookie>,
     hooked: HashMap<NetnsCookie, Vec<IpAddr>>,
     orphans: HashMap<NetnsCookie, Vec<IpAddr>>,
+    fail_modes: HashMap<NetnsCookie, FailMode>,
     broken: Vec<Hook>,
     refusal: Option<String>,
 }
@@ -53,6 +54,11 @@ impl FakeKernel {
     pub fn restart(&self) {
         let mut state = self.lock();
         state.orphans = std::mem::take(&mut state.hooked);
+    }
+
+    /// What becomes of a pod's connections without an agent.
+    pub fn fail_mode(&self, netns: NetnsCookie) -> Option<FailMode> {
+        self.lock().fail_modes.get(&netns).copied()
     }
 
     /// What the hooks would remember.
@@ -81,16 +87,31 @@ impl Kernel for FakeKernel {
         Ok(Site::stand_in(cookie))
     }
 
-    fn put(&mut self, site: &Site, inbound: &[(IpAddr, BorrowedFd<'_>)]) -> Result<(), KernelError> {
+    fn put(
+        &mut self,
+        site: &Site,
+        fail_mode: FailMode,
+        inbound: &[(IpAddr, BorrowedFd<'_>)],
+    ) -> Result<(), KernelError> {
         let mut state = self.lock();
         if let Some(reason) = &state.refusal {
             return Err(KernelError::Told(reason.clone()));
         }
         state.orphans.remove(&site.netns.cookie());
+        state.fail_modes.insert(site.netns.cookie(), fail_mode);
         state
             .hooked
             .insert(site.netns.cookie(), inbound.iter().map(|(ip, _)| *ip).collect());
         Ok(())
+    }
+
+    fn set_fail_mode(&mut self, netns: NetnsCookie, fail_mode: FailMode) -> Result<(), KernelError> {
+        self.lock().fail_modes.insert(netns, fail_mode);
+        Ok(())
+    }
+
+    fn pulse(&self) -> Arc<dyn Pulse> {
+        Arc::new(FakePulse)
     }
 
     fn repair(&mut self, _: &Site) -> Result<Vec<Hook>, KernelError> {
@@ -124,12 +145,27 @@ impl Kernel for FakeKernel {
             .map(|netns| Entry {
                 netns: *netns,
                 hooks: Hook::ALL.to_vec(),
+                bypassed: 0,
             })
             .collect()
     }
 
     fn counters(&self) -> Result<Vec<(&'static str, u64)>, KernelError> {
         Ok(Vec::new())
+    }
+}
+
+/// Nobody listens to it: the fake has no hooks that could.
+#[derive(Debug)]
+struct FakePulse;
+
+impl Pulse for FakePulse {
+    fn beat(&self) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<(), KernelError> {
+        Ok(())
     }
 }
 

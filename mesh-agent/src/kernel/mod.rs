@@ -12,6 +12,7 @@ pub mod links;
 pub mod loader;
 pub mod pins;
 pub mod preflight;
+pub mod pulse;
 pub mod site;
 pub mod status;
 pub mod uninstall;
@@ -25,7 +26,7 @@ use serde::Serialize;
 
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
-use crate::mesh::workload::Placement;
+use crate::mesh::workload::{FailMode, Placement};
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
 
@@ -37,13 +38,24 @@ pub trait Kernel: Send + fmt::Debug {
     /// What the hooks remember of flows; shared with the data path.
     fn flows(&self) -> Arc<dyn FlowTable>;
 
+    /// How the hooks learn that the agent lives.
+    fn pulse(&self) -> Arc<dyn Pulse>;
+
     /// Opens the namespace and the cgroup at `placement`.
     fn open(&self, placement: &Placement) -> Result<Site, KernelError>;
 
     /// Hooks the pod at `site` up, in the order that never leaks: maps, `sk_lookup`, then the cgroup hooks.
     /// `inbound` are its open listeners. What an earlier agent left of the pod is adopted. On an error nothing new is
     /// left behind. A site is put once until removed.
-    fn put(&mut self, site: &Site, inbound: &[(IpAddr, BorrowedFd<'_>)]) -> Result<(), KernelError>;
+    fn put(
+        &mut self,
+        site: &Site,
+        fail_mode: FailMode,
+        inbound: &[(IpAddr, BorrowedFd<'_>)],
+    ) -> Result<(), KernelError>;
+
+    /// Changes what becomes of the connections of a pod, which was put, while the agent is dead.
+    fn set_fail_mode(&mut self, netns: NetnsCookie, fail_mode: FailMode) -> Result<(), KernelError>;
 
     /// Asks the kernel which hooks of the pod at `site`, which was put, are linked and pinned; mends what is not, and
     /// says which hooks those were.
@@ -63,6 +75,15 @@ pub trait Kernel: Send + fmt::Debug {
     fn counters(&self) -> Result<Vec<(&'static str, u64)>, KernelError>;
 }
 
+/// How the hooks learn that the agent lives: while its last beat is older than three seconds they take it for dead.
+pub trait Pulse: Send + Sync + fmt::Debug {
+    /// Says that the agent lives. One map operation, which does not block.
+    fn beat(&self) -> Result<(), KernelError>;
+
+    /// Says that it does not serve any more.
+    fn stop(&self) -> Result<(), KernelError>;
+}
+
 /// A pod that is hooked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -70,6 +91,8 @@ pub struct Entry {
     pub netns: NetnsCookie,
     /// The hooks that are linked.
     pub hooks: Vec<Hook>,
+    /// Connections that went past a dead agent since the pod was first hooked.
+    pub bypassed: u64,
 }
 
 /// A pod that an earlier agent left hooked.

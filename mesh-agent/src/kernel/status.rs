@@ -37,6 +37,8 @@ pub struct PodStatus {
     pub hooks: Vec<Hook>,
     /// Seconds since the epoch at which it became present.
     pub since_s: Option<u64>,
+    /// Connections that went past a dead agent since the pod was first hooked.
+    pub bypassed: u64,
     /// Why wanted and present differ.
     pub why_not: Option<String>,
 }

@@ -55,6 +55,18 @@ pub struct Workload {
     pub membership: Membership,
     /// Where the pod lives on this machine, when its manifest says so.
     pub placement: Option<Placement>,
+    /// What becomes of its new connections while the agent is dead.
+    pub fail_mode: FailMode,
+}
+
+/// Annotation `mesh-agent.dev/fail-mode`: what becomes of a pod's new connections while no agent lives on its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum FailMode {
+    /// They are refused.
+    #[default]
+    Closed,
+    /// They go on as without a mesh, in plaintext and under no policy, and are counted.
+    Open,
 }
 
 /// How Istio's metric labels name a workload (`telemetry.md` 4.1).
@@ -122,6 +134,7 @@ pub(crate) mod fixture {
             ports: Vec::new(),
             membership: Membership::Enrolled,
             placement: None,
+            fail_mode: FailMode::Closed,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The agent's own families, `mesh_*`: what it was told, what it holds, what it refused.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,6 +24,7 @@ pub struct MeshMetrics {
     pods_wanted: Gauge,
     pods_enrolled: Gauge,
     capture_repairs: Counter,
+    bypassed: Counter,
     handshake_failures: Family<[(&'static str, &'static str); 2], Counter>,
     captured: [Counter; 2],
     uncaptured: [Counter; 2],
@@ -84,6 +86,13 @@ impl MeshMetrics {
                 (
                     "mesh_capture_repairs",
                     "Hooks of pods that somebody else had taken away and that were linked again",
+                ),
+            ),
+            bypassed: registered(
+                registry,
+                (
+                    "mesh_bypassed_connections",
+                    "Connections of pods that fail open which went past a dead agent, since the maps were made",
                 ),
             ),
             handshake_failures: registered(
@@ -150,6 +159,11 @@ impl MeshMetrics {
         self.pods_wanted.set(i64::try_from(wanted).unwrap_or(i64::MAX));
         self.pods_enrolled
             .set(i64::try_from(enrolled).unwrap_or(i64::MAX));
+    }
+
+    /// So many connections went past a dead agent: the kernel counts them, across restarts.
+    pub fn bypassed(&self, connections: u64) {
+        self.bypassed.inner().store(connections, Ordering::Relaxed);
     }
 
     /// Somebody else had taken `hooks` hooks of a pod away: they are linked again.

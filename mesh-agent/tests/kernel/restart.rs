@@ -4,22 +4,25 @@ use std::sync::Arc;
 
 use mesh_agent::capture::listeners::PodPorts;
 use mesh_agent::capture::{Direction, PodHost};
-use mesh_agent::kernel::Hook;
 use mesh_agent::kernel::enrolment::Enrolment;
 use mesh_agent::kernel::status::Change;
 use mesh_agent::kernel::uninstall::uninstall;
+use mesh_agent::kernel::{Hook, Kernel};
+use mesh_agent::mesh::workload::FailMode;
 
 use crate::lab::{NODE, PEER, POD, Result, Side};
 use crate::relay::Relay;
-use crate::{Bench, in_lab};
+use crate::{Bench, Heart, in_lab};
 
 impl Bench {
     /// Ends the agent as `kill -9` does to what it holds, and starts the next one, which is told of no pod yet.
     async fn restart(&mut self) -> Result<()> {
         self.relay.crash().await;
+        self.heart.fail();
         self.relay = Relay::new();
         let host: Arc<dyn PodHost> = Arc::<Relay>::clone(&self.relay);
         let kernel = self.lab.kernel()?;
+        self.heart = Heart::start(kernel.pulse());
         self.enrolment = Enrolment::new(Box::new(kernel), host, PodPorts::default());
         Ok(())
     }
@@ -117,6 +120,43 @@ fn links_that_somebody_detached_or_unpinned_are_mended() {
 }
 
 #[test]
+fn a_pod_that_fails_open_goes_past_a_dead_agent_and_each_bypass_is_counted() {
+    in_lab(async || {
+        let mut bench = Bench::enrolled_with("open", &POD, FailMode::Open)?;
+        bench.is_served_both_ways()?;
+        bench.heart.fail();
+        for (from, to) in [(Side::Pod, PEER), (Side::Peer, POD)] {
+            for (how, to) in ["v4", "v6"].into_iter().zip(to) {
+                let (server, client) = bench.dial(from, how, to)?;
+                assert_eq!(
+                    server.seen.unwrap().accepted,
+                    client.own,
+                    "{how}: nobody in between"
+                );
+            }
+        }
+        assert_eq!(bench.relay.take(), []);
+        bench.restart().await?;
+        bench.enrolment.reconcile(&[Arc::clone(&bench.pod)]);
+        let status = bench.enrolment.status();
+        assert_eq!(status.pods.first().map(|pod| pod.bypassed), Some(4));
+        assert!(status.counters.contains(&("bypassed", 4)), "{status:?}");
+        bench.is_served_both_ways()
+    });
+}
+
+#[test]
+fn an_agent_that_is_alive_and_does_not_beat_is_refused_at_once() {
+    in_lab(async || {
+        let bench = Bench::enrolled("stuck")?;
+        bench.heart.fail();
+        bench.is_refused_both_ways()?;
+        assert_eq!(bench.relay.take(), []);
+        Ok(())
+    });
+}
+
+#[test]
 fn what_is_left_of_a_pod_that_is_gone_is_removed() {
     in_lab(async || {
         let mut bench = Bench::enrolled("gone")?;
@@ -137,11 +177,14 @@ fn uninstall_leaves_nothing_and_says_what_it_removed() {
         let Bench {
             enrolment,
             relay,
+            heart,
             lab,
             ..
         } = bench;
         relay.crash().await;
         drop(enrolment);
+        heart.fail();
+        drop(heart);
         let removed = uninstall(lab.bpf(), NODE)?;
         assert_eq!(
             (removed.pods, removed.links, removed.programs),

@@ -13,6 +13,7 @@ use std::{fs, io};
 use anyhow::{Context, Result, ensure};
 use mesh_common::bpf_link;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use super::ask::{addresses, equal, get, until, url};
 use super::{Claim, claims};
@@ -24,6 +25,7 @@ pub(super) const CLAIMS: &[Claim] = claims![
     a_killed_agent_refuses_new_connections_both_ways_and_sends_no_plaintext,
     the_next_agent_serves_the_same_pods_within_three_seconds,
     an_agent_that_is_told_to_end_leaves_no_gap_either,
+    a_pod_that_fails_open_goes_past_a_dead_agent_and_that_is_counted,
     a_link_that_is_detached_by_hand_is_repaired_and_counted_within_five_seconds,
     uninstall_is_refused_while_the_agent_runs,
     uninstall_removes_all_that_was_pinned_and_the_pods_are_free,
@@ -31,6 +33,8 @@ pub(super) const CLAIMS: &[Claim] = claims![
 
 const NODE: &str = "node-a";
 const CLIENT: &str = "shop/client";
+/// Its manifest says that it fails open.
+const OPEN: &str = "shop/fast-near";
 /// What tcpdump would show of a request of these claims that is not encrypted.
 const MARK: &str = "seen-only-by-the-server";
 
@@ -80,6 +84,48 @@ fn an_agent_that_is_told_to_end_leaves_no_gap_either(lab: &Running) -> Result<()
     is_refused_both_ways(lab)?;
     lab.start_agent(NODE)?;
     equal("after", get(lab, CLIENT, "http://far/")?.status, 200)
+}
+
+fn a_pod_that_fails_open_goes_past_a_dead_agent_and_that_is_counted(lab: &Running) -> Result<()> {
+    let open = url(addresses(lab, OPEN)?[0], 8080, "/");
+    let closed = url(addresses(lab, "shop/near")?[0], 8080, "/");
+    let bypassed = || -> Result<f64> { Ok(lab.metrics(NODE)?.sum("mesh_bypassed_connections_total", &[])) };
+    let before = bypassed()?;
+    lab.end_agent(NODE, Signal::SIGKILL)?;
+    // The hooks take the agent for dead when it has not been heard of for three seconds.
+    until(Duration::from_secs(5), "the pod is reached with no agent", || {
+        Ok(get(lab, "outside/stranger", &open)?.status == 200)
+    })?;
+    let reply = get(lab, OPEN, &url(addresses(lab, "outside/plain")?[0], 8080, "/"))?;
+    equal(
+        "whom the server sees of the pod itself",
+        reply.says("peer")?,
+        addresses(lab, OPEN)?[0].to_string(),
+    )?;
+    equal(
+        "a pod that fails closed",
+        get(lab, "outside/stranger", &closed)?.status,
+        0,
+    )?;
+    lab.start_agent(NODE)?;
+    until(Duration::from_secs(3), "both are counted", || {
+        Ok(bypassed()? - before >= 2.0)
+    })?;
+    let status = lab.status(NODE)?;
+    let pods = status
+        .pointer("/enrolment/pods")
+        .and_then(Value::as_array)
+        .context("no pods")?;
+    for pod in pods {
+        let name = pod.get("pod").and_then(Value::as_str).unwrap_or_default();
+        let count = pod.get("bypassed").and_then(Value::as_u64).context("no count")?;
+        equal(
+            &format!("{name} went past the agent"),
+            count > 0,
+            OPEN.ends_with(&format!("/{name}")),
+        )?;
+    }
+    Ok(())
 }
 
 fn a_link_that_is_detached_by_hand_is_repaired_and_counted_within_five_seconds(lab: &Running) -> Result<()> {

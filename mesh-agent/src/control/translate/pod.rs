@@ -14,7 +14,7 @@ use super::object::Object;
 use super::service::own_addr;
 use crate::mesh::facts::Rejection;
 use crate::mesh::identity::{InvalidSpiffeId, SpiffeId};
-use crate::mesh::workload::{Membership, Placement, Workload, WorkloadNaming, WorkloadUid};
+use crate::mesh::workload::{FailMode, Membership, Placement, Workload, WorkloadNaming, WorkloadUid};
 
 /// `None` for a pod that has ended: its address may be another's already.
 pub(super) fn translate(
@@ -65,6 +65,7 @@ pub(super) fn translate(
             Membership::Outside
         },
         placement: placement(object, pod.metadata.annotations.as_ref())?,
+        fail_mode: fail_mode(object, pod.metadata.annotations.as_ref(), rejections),
     }))
 }
 
@@ -110,6 +111,25 @@ fn addrs(object: &Object, status: &api::PodStatus) -> Result<Vec<IpAddr>, Reject
         addrs.push(addr);
     }
     Ok(addrs)
+}
+
+/// A value that is neither of the two is reported and counts as the stricter one.
+fn fail_mode(
+    object: &Object,
+    annotations: Option<&BTreeMap<String, String>>,
+    rejections: &mut Vec<Rejection>,
+) -> FailMode {
+    let written = annotations.and_then(|annotations| annotations.get(FAIL_MODE));
+    match written.map(String::as_str) {
+        None | Some("closed") => FailMode::Closed,
+        Some("open") => FailMode::Open,
+        Some(other) => {
+            let field = format!("metadata.annotations[{FAIL_MODE}]");
+            let reason = format!("{other:?} is neither \"open\" nor \"closed\"; counts as closed");
+            rejections.push(object.reject(&field, reason));
+            FailMode::Closed
+        }
+    }
 }
 
 /// Both annotations or neither: a pod that is half placed could be captured by half.
@@ -200,6 +220,7 @@ fn deployment_of<'n>(replica_set: &'n str, hash: Option<&str>) -> &'n str {
     if is_hash { deployment } else { replica_set }
 }
 
+const FAIL_MODE: &str = "mesh-agent.dev/fail-mode";
 const NETNS: &str = "mesh-agent.dev/netns";
 const CGROUP: &str = "mesh-agent.dev/cgroup";
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";

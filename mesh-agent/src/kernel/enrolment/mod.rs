@@ -15,8 +15,8 @@ use crate::capture::listeners::{PodListeners, PodPorts};
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
 use crate::kernel::status::{Change, EnrolmentStatus, PodStatus, Report, epoch_seconds};
-use crate::kernel::{Entry, Kernel};
-use crate::mesh::workload::{Placement, Workload, WorkloadUid};
+use crate::kernel::{Entry, Hook, Kernel, Pulse};
+use crate::mesh::workload::{FailMode, Placement, Workload, WorkloadUid};
 use crate::pod::LocalPod;
 
 /// The pods of this node, hooked and not.
@@ -37,6 +37,7 @@ struct Present {
     workload: Arc<Workload>,
     placement: Placement,
     site: Site,
+    fail_mode: FailMode,
     since: SystemTime,
     /// Why hooks that somebody took away cannot be linked again.
     unrepaired: Option<String>,
@@ -61,13 +62,18 @@ impl Enrolment {
         }
     }
 
+    /// How the hooks learn that the agent lives.
+    pub fn pulse(&self) -> Arc<dyn Pulse> {
+        self.kernel.pulse()
+    }
+
     /// Makes the enrolled pods equal to `wanted`, the enrolled workloads of this node, and reports what changed.
     ///
     /// Synchronous: some dozens of system calls for each pod, whether it changes or only its hooks are looked at. One pod's
     /// failure does not touch another.
     pub fn reconcile(&mut self, wanted: &[Arc<Workload>]) -> Vec<Report> {
         let mut reports = self.leave_unwanted(wanted);
-        self.audit(&mut reports);
+        self.audit(wanted, &mut reports);
         self.absent
             .retain(|uid, _| wanted.iter().any(|workload| workload.uid == *uid));
         for workload in wanted {
@@ -101,9 +107,11 @@ impl Enrolment {
     }
 
     /// Compares the links that should be with those that the kernel has, and mends the difference.
-    fn audit(&mut self, reports: &mut Vec<Report>) {
+    fn audit(&mut self, wanted: &[Arc<Workload>], reports: &mut Vec<Report>) {
         for pod in self.present.values_mut() {
-            let change = match self.kernel.repair(&pod.site) {
+            let wish = wanted.iter().find(|workload| workload.uid == pod.workload.uid);
+            let fail_mode = wish.map_or(pod.fail_mode, |workload| workload.fail_mode);
+            let change = match pod.mend(fail_mode, self.kernel.as_mut()) {
                 Ok(hooks) => {
                     pod.unrepaired = None;
                     (!hooks.is_empty()).then_some(Change::Repaired { hooks })
@@ -216,12 +224,13 @@ impl Enrolment {
         };
         let listeners = PodListeners::open(&pod, self.ports).map_err(KernelError::Listen)?;
         let inbound: Vec<_> = listeners.inbound_sockets().collect();
-        self.kernel.put(&site, &inbound)?;
+        self.kernel.put(&site, workload.fail_mode, &inbound)?;
         drop(inbound);
         let present = Present {
             workload: Arc::clone(workload),
             placement,
             site,
+            fail_mode: workload.fail_mode,
             since: SystemTime::now(),
             unrepaired: None,
         };
@@ -298,6 +307,15 @@ impl fmt::Debug for Enrolment {
 }
 
 impl Present {
+    /// Makes the hooks and the fail mode what they should be, and says which hooks were missing.
+    fn mend(&mut self, fail_mode: FailMode, kernel: &mut dyn Kernel) -> Result<Vec<Hook>, KernelError> {
+        if fail_mode != self.fail_mode {
+            kernel.set_fail_mode(self.site.netns.cookie(), fail_mode)?;
+            self.fail_mode = fail_mode;
+        }
+        kernel.repair(&self.site)
+    }
+
     /// Whether what `workload` says now is what the pod was enrolled with; other facts may change freely.
     fn is_enrolled_as(&self, workload: &Workload) -> bool {
         self.workload.addrs == workload.addrs
@@ -312,6 +330,7 @@ impl Present {
             present: entry.is_some(),
             hooks: entry.map(|entry| entry.hooks.clone()).unwrap_or_default(),
             since_s: Some(epoch_seconds(self.since)),
+            bypassed: entry.map_or(0, |entry| entry.bypassed),
             why_not: self.unrepaired.clone(),
             ..status_of(&self.workload)
         }
@@ -350,6 +369,7 @@ fn status_of(workload: &Workload) -> PodStatus {
         present: false,
         hooks: Vec::new(),
         since_s: None,
+        bypassed: 0,
         why_not: None,
     }
 }

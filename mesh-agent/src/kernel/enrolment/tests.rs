@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use super::*;
-use crate::kernel::Hook;
 use crate::kernel::fake::FakeKernel;
 use crate::mesh::workload::fixture;
 use crate::pod::netns::NetnsCookie;
@@ -241,6 +240,21 @@ fn a_hook_that_somebody_took_away_is_linked_again_and_reported_once() {
     );
     assert_eq!(said(&enrolment.reconcile(&wanted)), [""; 0]);
     assert_eq!(enrolment.status().pods.first().unwrap().why_not, None);
+}
+
+#[test]
+fn a_changed_fail_mode_is_told_to_the_hooks_and_disturbs_nobody() {
+    let Bench {
+        kernel,
+        host,
+        mut enrolment,
+    } = bench();
+    let mut pod_a = (*pod("a", "/a", &["127.0.0.1"])).clone();
+    enrolment.reconcile(&[Arc::new(pod_a.clone())]);
+    assert_eq!(kernel.fail_mode(host.netns("a")), Some(FailMode::Closed));
+    pod_a.fail_mode = FailMode::Open;
+    assert_eq!(said(&enrolment.reconcile(&[Arc::new(pod_a)])), [""; 0]);
+    assert_eq!(kernel.fail_mode(host.netns("a")), Some(FailMode::Open));
 }
 
 #[test]

@@ -35,6 +35,13 @@ const WRONG: &[(&str, &str, &str, &[&str], bool)] = &[
         &["metadata.creationTimestamp"],
         false,
     ),
+    (
+        "v1",
+        "Pod",
+        "metadata: {name: p, annotations: {mesh-agent.dev/fail-mode: ajar}}",
+        &["metadata.annotations[mesh-agent.dev/fail-mode]"],
+        true,
+    ),
     ("v2", "Pod", "metadata: {name: p}", &["apiVersion"], false),
     (
         "v1",
