@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::input::{Content, Input};
-use crate::kubelet::{pod_ips, text_at};
+use crate::kubelet::pod_ips;
+use crate::manifest::text_at;
 
 /// The number of a node, from 1: it is the third part of its subnets.
 pub fn node_index(input: &Input, node: &str) -> Option<u8> {

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use crate::input::{Content, ManifestFile};
-use crate::kubelet::{PodPlan, ServicePlan, text_at};
+use crate::kubelet::{PodPlan, ServicePlan};
+use crate::manifest::text_at;
 
 /// The label by which a slice names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";

@@ -19,6 +19,12 @@ pub const LAB_FILE: &str = "lab.yaml";
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LabFile {
+    /// `lab.mesh-agent.dev/v1alpha1`, so that `mesh-agent check` can tell that the file is no manifest.
+    #[serde(default, rename = "apiVersion")]
+    pub api_version: Option<String>,
+    /// `Lab`.
+    #[serde(default)]
+    pub kind: Option<String>,
     /// The nodes, each with an agent; the first has subnet 1.
     pub nodes: Vec<String>,
     /// What runs in which pod. A pod of the manifests that is not named here only idles.

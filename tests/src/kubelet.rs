@@ -4,16 +4,16 @@
 //! such a document is passed on untouched, since the agent has to name it.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Map, Value, json};
 
 use crate::addresses::{Addresses, fabric_ipv4, fabric_ipv6, node_index, node_ipv4, node_ipv6};
 use crate::endpoints;
 use crate::input::{Content, Input, PodName};
+use crate::manifest::{change, name_of, string_map, text_at, to_yaml};
 use crate::site::Site;
 
 /// The annotation by which a pod that no kubelet manages names its network namespace.
@@ -120,30 +120,6 @@ pub fn complete(input: &Input, site: &Site, mut new_uid: impl FnMut() -> Result<
         }
     }
     Ok(cluster)
-}
-
-/// Several documents as one YAML text.
-pub fn to_yaml(documents: &[Value]) -> Result<String> {
-    let mut text = String::new();
-    for document in documents {
-        write!(
-            text,
-            "---\n{}",
-            serde_yaml_ng::to_string(document).context("write a manifest")?
-        )?;
-    }
-    Ok(text)
-}
-
-/// The string at a JSON pointer.
-pub fn text_at<'v>(object: &'v Value, pointer: &str) -> Option<&'v str> {
-    object.pointer(pointer).and_then(Value::as_str)
-}
-
-/// Namespace and name of an object; the namespace is `default` when it has none.
-pub fn name_of(object: &Value) -> Option<(&str, &str)> {
-    let name = text_at(object, "/metadata/name")?;
-    Some((text_at(object, "/metadata/namespace").unwrap_or("default"), name))
 }
 
 fn complete_pod(
@@ -286,24 +262,6 @@ fn families(spec: &Map<String, Value>) -> Vec<&'static str> {
     }
 }
 
-/// Changes the object under `key`, which is made where there is none.
-fn change(object: &mut Map<String, Value>, key: &str, change: impl FnOnce(&mut Map<String, Value>)) {
-    let mut inner = if let Some(Value::Object(inner)) = object.remove(key) {
-        inner
-    } else {
-        Map::new()
-    };
-    change(&mut inner);
-    object.insert(key.to_owned(), Value::Object(inner));
-}
-
-fn string_map(value: Option<&Value>) -> BTreeMap<String, String> {
-    let entries = value.and_then(Value::as_object).into_iter().flatten();
-    entries
-        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
-        .collect()
-}
-
 fn container_ports(pod: &Value) -> BTreeMap<String, u16> {
     let containers = pod
         .pointer("/spec/containers")
@@ -378,6 +336,8 @@ spec: { clusterIP: None, selector: { app: web }, ports: [{ port: 80 }] }
         let input = Input {
             dir: PathBuf::new(),
             lab: LabFile {
+                api_version: None,
+                kind: None,
                 nodes: vec!["a".to_owned(), "b".to_owned()],
                 pods: Vec::new(),
             },

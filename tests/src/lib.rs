@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `site` | where a lab lives on this machine: run directory, cgroup, namespace names |
 //! | `input` | `lab.yaml` and the manifests, as the user wrote them |
-//! | `kubelet`, `addresses`, `endpoints`, `hosts` | the manifests, as a cluster would have completed them (pure) |
+//! | `manifest`, `kubelet`, `addresses`, `endpoints`, `hosts` | the manifests, as a cluster would have completed them (pure) |
 //! | `cgroup`, `network`, `netns`, `sandbox`, `process` | what the kernel gives |
 //! | `agent`, `metrics`, `http` | one agent a node, and its pages |
 //! | `state`, `lab`, `running` | up, down, and what can be done in between; also after a crash |
@@ -26,6 +26,7 @@ pub mod input;
 pub mod interrupt;
 pub mod kubelet;
 pub mod lab;
+pub mod manifest;
 pub mod metrics;
 pub mod netns;
 pub mod network;

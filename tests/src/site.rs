@@ -2,15 +2,18 @@
 //!
 //! All other files ask here for names. It must not know what is inside of them.
 
+use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::cgroup;
 use crate::input::PodName;
+use crate::process;
 
 /// The name of the lab that is used when none is given.
 pub const DEFAULT_NAME: &str = "mesh-lab";
@@ -129,17 +132,28 @@ impl Site {
         Path::new(NETNS_DIR).join(netns)
     }
 
-    /// Takes the lab for one command that changes it; refused while another command holds it.
+    /// Takes the lab for one command that changes it; waits while another command holds it.
     pub fn lock(&self) -> Result<SiteLock> {
         // An abstract socket name is exclusive, leaves no file, and goes with the process however it ends.
         let address =
             SocketAddr::from_abstract_name(&self.name).context("the lab's name as a socket address")?;
-        let listener = UnixListener::bind_addr(&address).with_context(|| {
-            format!(
-                "the lab {} is in use by another command: wait for it to end",
-                self.name
-            )
+        let mut is_told = false;
+        let locked = process::wait_until(PATIENCE, || match UnixListener::bind_addr(&address) {
+            Ok(listener) => Ok(Some(listener)),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                if !is_told {
+                    crate::say(&format!(
+                        "another command uses the lab {}: waiting for it to end",
+                        self.name
+                    ));
+                    is_told = true;
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error).context("take the lab's name"),
         })?;
+        let listener =
+            locked.with_context(|| format!("the lab {} is in use by another command", self.name))?;
         Ok(SiteLock(listener))
     }
 }
@@ -147,6 +161,8 @@ impl Site {
 /// The right to change a lab, given back on drop.
 #[derive(Debug)]
 pub struct SiteLock(#[expect(dead_code, reason = "held for its name, never accepted from")] UnixListener);
+
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// Where `ip netns` keeps namespaces.
 pub const NETNS_DIR: &str = "/run/netns";

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::Child;
 use std::time::Duration;
@@ -14,10 +14,12 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 
+use crate::addresses::fabric_ipv4;
 use crate::pcap::{self, Packet};
 use crate::process::{self, ProcessId};
 use crate::running::Running;
-use crate::{agent, sandbox};
+use crate::site::Site;
+use crate::{agent, netns, sandbox};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -26,6 +28,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub struct Capture {
     child: Child,
     file: PathBuf,
+    log: PathBuf,
+    /// The namespace of a node, from which the end of the capture is announced on the wire itself.
+    node: PathBuf,
 }
 
 impl Capture {
@@ -33,49 +38,64 @@ impl Capture {
     pub fn start(lab: &Running, name: &str) -> Result<Self> {
         let file = lab.site.run_dir().join(format!("{name}.pcap"));
         let log = lab.site.logs().join(format!("tcpdump-{name}.log"));
+        let node = lab.state.nodes.keys().next().context("the lab has no node")?;
+        let node = Site::netns_path(&lab.site.node_netns(node));
         let place = sandbox::observer(&lab.site, &lab.site.fabric_netns());
-        let program = [
-            "tcpdump",
-            "-i",
-            "br0",
-            "-n",
-            "-Z",
-            "root",
-            "--immediate-mode",
-            "-B",
-            "32768",
-            "-U",
-            "-w",
-        ];
-        let mut program: Vec<_> = program.into_iter().map(str::to_owned).collect();
-        program.extend([file.display().to_string(), "tcp".to_owned()]);
+        let filter = format!("tcp or udp dst port {END_PORT}");
+        // A buffer of 64 MiB: at full load nothing may be missed.
+        let program = format!("tcpdump -i br0 -n -Z root -B 65536 -U -w {}", file.display());
+        let mut program: Vec<_> = program.split(' ').map(str::to_owned).collect();
+        program.push(filter);
         let mut child = sandbox::start(place.command(&program)?, &log, &log)?;
         let listening = process::wait_until(LIMIT, || {
-            ensure!(
-                child.try_wait()?.is_none(),
-                "tcpdump ended:\n{}",
-                agent::tail(&log, 5)
-            );
-            Ok(agent::tail(&log, 5).contains("listening on").then_some(()))
+            let said = agent::tail(&log, 5);
+            ensure!(child.try_wait()?.is_none(), "tcpdump ended:\n{said}");
+            Ok(said.contains("listening on").then_some(()))
         })?;
         ensure!(
             listening.is_some(),
             "tcpdump does not begin:\n{}",
             agent::tail(&log, 5)
         );
-        Ok(Self { child, file })
+        Ok(Self {
+            child,
+            file,
+            log,
+            node,
+        })
     }
 
     /// Ends the capture and judges it.
     pub fn stop(mut self) -> Result<Wire> {
+        self.announce_end()?;
         ProcessId::of(self.child.id())?.signal(Signal::SIGINT)?;
         process::wait(&mut self.child, LIMIT).context("wait for tcpdump")?;
         let bytes = fs::read(&self.file).with_context(|| format!("read {}", self.file.display()))?;
-        Ok(judge(
-            pcap::packets(&bytes).with_context(|| self.file.display().to_string())?,
-        ))
+        let packets = pcap::packets(&bytes).with_context(|| self.file.display().to_string())?;
+        Ok(judge(packets))
+    }
+
+    /// The kernel hands packets over in blocks: what was sent before a datagram that has arrived has arrived too.
+    fn announce_end(&self) -> Result<()> {
+        netns::inside(&self.node, || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("open a socket")?;
+            socket.set_broadcast(true).context("allow broadcast")?;
+            socket
+                .send_to(END, (fabric_ipv4(255), END_PORT))
+                .context("announce the end of the capture")?;
+            Ok(())
+        })?;
+        let arrived = process::wait_until(LIMIT, || {
+            let bytes = fs::read(&self.file).with_context(|| format!("read {}", self.file.display()))?;
+            Ok(bytes.windows(END.len()).rev().any(|at| at == END).then_some(()))
+        })?;
+        arrived.with_context(|| format!("tcpdump did not see the end:\n{}", agent::tail(&self.log, 5)))
     }
 }
+
+/// The port of "discard": nobody listens there.
+const END_PORT: u16 = 9;
+const END: &[u8] = b"the capture ends here";
 
 /// What was on the wire.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -20,7 +20,7 @@ use crate::proxy::refusal::Refusal;
 use crate::proxy::tcp::{TcpLedger, carry};
 use crate::proxy::{Ends, Mesh};
 use crate::snapshot::Snapshot;
-use crate::telemetry::{FlowLabels, HandshakeSide, PeerLabels, Reporter, Security, TcpStart};
+use crate::telemetry::{FlowLabels, HandshakeSide, PathTaken, PeerLabels, Reporter, Security, TcpStart};
 use crate::transport::ByteStream;
 use crate::transport::dial::tune;
 use crate::transport::tls;
@@ -214,6 +214,9 @@ fn tcp_ledger(mesh: &Mesh, pod: &ServedPod, ends: Ends, peer: Option<&SpiffeId>)
     };
     let record = mesh.telemetry.tcp(flow, start);
     record.upstream(ends.original);
+    if peer.is_none() {
+        record.path_taken(PathTaken::Plain);
+    }
     TcpLedger(vec![record])
 }
 

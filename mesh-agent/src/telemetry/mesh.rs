@@ -97,7 +97,7 @@ impl MeshMetrics {
                 registry,
                 (
                     "mesh_uncaptured_connections",
-                    "Connections that the agent passed on without looking",
+                    "Connections to the agent's own ports that no hook had captured, closed at once",
                 ),
                 ("direction", DIRECTIONS),
             ),
@@ -161,7 +161,7 @@ impl MeshMetrics {
         by_direction(direction, outbound, inbound).inc();
     }
 
-    /// The agent passed a connection on without looking into it.
+    /// Somebody reached a port of the agent itself: the connection was closed.
     pub fn uncaptured(&self, direction: Direction) {
         let [outbound, inbound] = &self.uncaptured;
         by_direction(direction, outbound, inbound).inc();

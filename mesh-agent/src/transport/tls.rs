@@ -52,7 +52,7 @@ pub async fn connect(
         connector.connect(ServerName::IpAddress(addr.ip().into()), stream),
     )
     .await
-    .map_err(|_elapsed| DialError::TimedOut)?
+    .map_err(|_elapsed| DialError::Handshake(io::ErrorKind::TimedOut.into()))?
     .map_err(DialError::Handshake)?;
     // TLS itself looks at a certificate's dates and name only in a full handshake, not when a session is resumed.
     let proved = peer_identity(tls.get_ref().1.peer_certificates())

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::ask::{addresses, curl, equal, get, number, python, text, url};
 use super::{Claim, claims};
+use crate::process;
 use crate::running::Running;
 
 pub(super) const CLAIMS: &[Claim] = claims![
@@ -20,6 +21,7 @@ pub(super) const CLAIMS: &[Claim] = claims![
     an_mptcp_client_is_captured_like_any_other,
     a_pod_reaches_its_own_service,
     each_request_is_counted_once_at_each_end,
+    each_request_is_counted_once_by_the_path_that_it_took,
     a_pod_that_left_the_mesh_is_not_captured,
     a_pod_of_a_namespace_outside_is_not_captured,
     a_pod_outside_of_the_mesh_can_be_reached,
@@ -184,7 +186,7 @@ fn each_request_is_counted_once_at_each_end(lab: &Running) -> Result<()> {
     for _ in 0..20 {
         equal("status", get(lab, CLIENT, "http://far/")?.status, 200)?;
     }
-    let settled = crate::process::wait_until(Duration::from_secs(3), || {
+    let settled = process::wait_until(Duration::from_secs(3), || {
         let now = (
             count("node-a", "source")? - before.0,
             count("node-b", "destination")? - before.1,
@@ -210,6 +212,34 @@ fn each_request_is_counted_once_at_each_end(lab: &Running) -> Result<()> {
         (destination - 20.0).abs() < 0.5,
         "counted {destination} times at the destination"
     );
+    Ok(())
+}
+
+fn each_request_is_counted_once_by_the_path_that_it_took(lab: &Running) -> Result<()> {
+    let orders = url(addresses(lab, "shop/far")?[0], 8080, "/");
+    let table = [
+        ("same_node", "node-a", CLIENT, "http://near/"),
+        ("other_node", "node-a", CLIENT, "http://far/"),
+        ("plain", "node-b", "outside/stranger-b", orders.as_str()),
+    ];
+    for (path, node, client, url) in table {
+        let count = || {
+            lab.metrics(node)
+                .map(|seen| seen.sum("mesh_requests_path_total", &[("path", path)]))
+        };
+        let before = count()?;
+        for _ in 0..10 {
+            equal(url, get(lab, client, url)?.status, 200)?;
+        }
+        process::wait_until(Duration::from_secs(3), || {
+            Ok((count()? - before >= 10.0).then_some(()))
+        })?;
+        let counted = count()? - before;
+        ensure!(
+            (counted - 10.0).abs() < 0.5,
+            "10 requests on the path {path} were counted as {counted}"
+        );
+    }
     Ok(())
 }
 

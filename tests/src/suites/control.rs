@@ -4,16 +4,25 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use super::ask::{equal, get, until};
 use super::{Claim, claims};
+use crate::agent;
+use crate::lab::{self, Lab, Options};
 use crate::process;
 use crate::running::Running;
+use crate::sandbox;
+use crate::site::Site;
 
 pub(super) const CLAIMS: &[Claim] = claims![
     pages_answer,
     status_names_each_enrolled_pod_and_no_other,
+    every_hook_of_every_enrolled_pod_is_linked,
+    status_is_printed_for_people_and_for_programs,
+    each_request_has_one_access_log_line_at_each_end,
     a_route_that_is_added_counts_within_a_second,
     a_route_that_is_removed_is_gone_within_a_second,
     an_endpoint_that_gets_unready_is_left_within_a_second,
@@ -23,10 +32,20 @@ pub(super) const CLAIMS: &[Claim] = claims![
     check_accepts_what_is_whole,
     check_names_a_back_end_that_is_not_there,
     check_names_file_object_and_field_of_a_rejection,
+    a_lab_whose_maker_and_agents_were_killed_goes_down_whole,
 ];
 
 const CLIENT: &str = "shop/client";
 const SECOND: Duration = Duration::from_secs(1);
+const METRIC: &str = "mesh_config_rejections";
+const HOOKS: [&str; 6] = [
+    "connect4",
+    "connect6",
+    "getpeername4",
+    "getpeername6",
+    "sock_ops",
+    "sk_lookup",
+];
 const NODES: [&str; 2] = ["node-a", "node-b"];
 
 const ROUTE: &str = r#"
@@ -61,6 +80,88 @@ fn status_names_each_enrolled_pod_and_no_other(lab: &Running) -> Result<()> {
             let is_meshed = pod.namespace != "outside" && pod.name != "leaver";
             let is_shown = status.contains(&format!("\"{pod}\"")) || status.contains(&state.uid);
             equal(&format!("{pod} in the status of {node}"), is_shown, is_meshed)?;
+        }
+    }
+    Ok(())
+}
+
+fn every_hook_of_every_enrolled_pod_is_linked(lab: &Running) -> Result<()> {
+    for node in NODES {
+        let status = lab.status(node)?;
+        let pods = status
+            .pointer("/enrolment/pods")
+            .and_then(Value::as_array)
+            .context("no pods")?;
+        ensure!(!pods.is_empty(), "{node} has enrolled no pod");
+        for pod in pods {
+            for hook in HOOKS {
+                let hooks = pod.get("hooks").and_then(Value::as_array).context("no hooks")?;
+                ensure!(
+                    hooks.iter().any(|linked| linked == hook),
+                    "{hook} is not linked: {pod}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn status_is_printed_for_people_and_for_programs(lab: &Running) -> Result<()> {
+    let agent = lab.site.run_dir().join("mesh-agent").display().to_string();
+    let print = |flags: &[&str]| -> Result<String> {
+        let program = [&[agent.as_str(), "status"], flags].concat();
+        let program: Vec<_> = program.into_iter().map(str::to_owned).collect();
+        let mut command = sandbox::observer(&lab.site, &lab.site.node_netns("node-a")).command(&program)?;
+        Ok(process::run(&mut command, Duration::from_secs(10))?
+            .success()?
+            .stdout)
+    };
+    let people = print(&[])?;
+    for word in [
+        "node-a",
+        "shop/client",
+        "connect4",
+        "spiffe://cluster.local/ns/shop/sa/client",
+    ] {
+        ensure!(people.contains(word), "it does not show {word}: {people}");
+    }
+    let programs: Value = serde_json::from_str(&print(&["--json"])?).context("status --json")?;
+    equal(
+        "node",
+        programs.get("node").and_then(Value::as_str),
+        Some("node-a"),
+    )
+}
+
+fn each_request_has_one_access_log_line_at_each_end(lab: &Running) -> Result<()> {
+    let path = "/in-the-access-log?once";
+    equal(
+        "status",
+        get(lab, CLIENT, &format!("http://far{path}"))?.status,
+        200,
+    )?;
+    for (node, reporter) in [("node-a", "source"), ("node-b", "destination")] {
+        let lines = || -> Result<Vec<Value>> {
+            let all = agent::access_log(&lab.site, node)?;
+            Ok(all
+                .into_iter()
+                .filter(|line| line.get("path").is_some_and(|found| found == path))
+                .collect())
+        };
+        until(SECOND, &format!("a line in the access log of {node}"), || {
+            Ok(!lines()?.is_empty())
+        })?;
+        let lines = lines()?;
+        equal(&format!("lines at {node}"), lines.len(), 1)?;
+        for line in &lines {
+            let field = |name: &str| line.get(name).and_then(Value::as_str).unwrap_or_default();
+            equal("reporter", field("reporter"), reporter)?;
+            equal("method", field("method"), "GET")?;
+            equal(
+                "status",
+                line.get("response_code").and_then(Value::as_u64),
+                Some(200),
+            )?;
         }
     }
     Ok(())
@@ -155,12 +256,18 @@ fn is_rejected(lab: &Running, file: &str, text: &str, named: &[&str]) -> Result<
             .map(ToString::to_string)
             .unwrap_or_default())
     };
+    let before = lab.metrics("node-a")?.sum(METRIC, &[]);
     lab.put_manifest(file, text)?;
     let shown = NODES.into_iter().try_for_each(|node| {
-        until(SECOND, &format!("{node} names {named:?} in its status"), || {
-            let rejections = rejections(node)?;
-            Ok(named.iter().all(|word| rejections.contains(word)))
-        })
+        until(
+            SECOND,
+            &format!("{node} names {named:?} in its status and counts it"),
+            || {
+                let rejections = rejections(node)?;
+                let is_counted = lab.metrics(node)?.sum(METRIC, &[]) > before;
+                Ok(is_counted && named.iter().all(|word| rejections.contains(word)))
+            },
+        )
         .map(|_| ())
     });
     let goes_on = ["http://near/", "http://far/"]
@@ -216,4 +323,36 @@ fn check_names_file_object_and_field_of_a_rejection(lab: &Running) -> Result<()>
 fn check(lab: &Running, dir: &std::path::Path) -> Result<process::Output> {
     let agent = lab.site.run_dir().join("mesh-agent");
     process::run(Command::new(agent).arg("check").arg(dir), Duration::from_secs(20))
+}
+
+fn a_lab_whose_maker_and_agents_were_killed_goes_down_whole(lab: &Running) -> Result<()> {
+    let site = Site::named("crash-lab")?;
+    let options = Options {
+        site: site.clone(),
+        dir: lab.state.input.join("../demo"),
+        agent: Some(lab.site.run_dir().join("mesh-agent")),
+        tools: lab.state.tools.clone(),
+    };
+    let crashed = Lab::up(&options, &|_| {})?;
+    let agents: Vec<_> = crashed
+        .running()
+        .state
+        .nodes
+        .values()
+        .flatten()
+        .copied()
+        .collect();
+    ensure!(agents.len() == 2, "the lab has {} agents", agents.len());
+    // As after a crash: nobody feels responsible, agents had no time to end, and the notes of what was made are gone.
+    crashed.keep();
+    agents
+        .iter()
+        .try_for_each(|agent| agent.signal(Signal::SIGKILL))?;
+    fs::remove_file(site.run_dir().join("state.json")).context("remove the notes")?;
+    ensure!(
+        !lab::remains(&site)?.is_empty(),
+        "nothing is there to be taken down"
+    );
+    lab::down(&site)?;
+    equal("left", lab::remains(&site)?, Vec::<String>::new())
 }

@@ -12,16 +12,15 @@ mod routes;
 mod security;
 mod soak;
 
-use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::interrupt;
-use crate::lab::{Lab, Options};
+use crate::lab::{self, Lab, Options};
 use crate::running::Running;
 
 /// Something that must hold in a lab.
@@ -97,7 +96,7 @@ pub fn all() -> Vec<Suite> {
     ]
 }
 
-/// Runs the claims of a suite that `only` picks, in a lab made for them. Logs go to `logs_to` when one fails.
+/// Runs the claims of a suite that `only` picks, in a lab made for them. What was logged is kept in `logs_to`.
 pub fn run(
     suite: &Suite,
     only: impl Fn(&Claim) -> bool,
@@ -105,70 +104,69 @@ pub fn run(
     logs_to: &Path,
     hear: &dyn Fn(&Verdict),
 ) -> Vec<Verdict> {
-    let claims: Vec<_> = suite.claims.iter().filter(|claim| only(claim)).collect();
-    let mut verdicts = Vec::new();
-    if claims.is_empty() {
-        return verdicts;
-    }
-    let mut judge = |claim: &str, check: &dyn Fn() -> Result<()>| {
-        let began = Instant::now();
-        let failure = check().err().map(|error| format!("{error:#}"));
-        let claim = claim.replace('_', " ");
-        let verdict = Verdict {
-            suite: suite.name,
-            claim,
-            failure,
-            seconds: began.elapsed().as_secs_f64(),
-        };
-        hear(&verdict);
-        verdicts.push(verdict);
+    let mut judge = Judge {
+        suite: suite.name,
+        hear,
+        verdicts: Vec::new(),
     };
-    let made = RefCell::new(None);
-    judge("the_lab_comes_up_within_a_minute", &|| {
+    let made = judge.judge("the_lab_comes_up_within_a_minute", || {
         let began = Instant::now();
-        *made.borrow_mut() = Some(Lab::up(options, &|_| {})?);
-        anyhow::ensure!(
+        let lab = Lab::up(options, &|_| {})?;
+        ensure!(
             began.elapsed() < Duration::from_mins(1),
             "it took {:?}",
             began.elapsed()
         );
-        Ok(())
+        Ok(lab)
     });
-    let Some(lab) = made.into_inner() else {
-        return verdicts;
-    };
-    for claim in claims {
-        judge(claim.name, &|| {
+    let Some(lab) = made else { return judge.verdicts };
+    for claim in suite.claims.iter().filter(|claim| only(claim)) {
+        judge.judge(claim.name, || {
             interrupt::check()?;
             (claim.check)(lab.running())
         });
     }
-    judge("agents_are_alive_at_the_end", &|| agents_are_alive(lab.running()));
-    let saved = keep_logs(lab.running(), &logs_to.join(suite.name));
-    judge("logs_can_be_kept", &|| {
-        saved
-            .as_ref()
-            .map(|_| ())
-            .map_err(|error| anyhow::anyhow!("{error:#}"))
+    judge.judge("agents_are_alive_at_the_end", || agents_are_alive(lab.running()));
+    judge.judge("what_was_logged_can_be_kept", || {
+        keep_logs(lab.running(), &logs_to.join(suite.name))
     });
-    let site = options.site.clone();
-    let down = RefCell::new(Some(lab));
-    judge("the_lab_goes_down_and_leaves_nothing", &|| {
-        if let Some(lab) = down.take() {
-            lab.down()?;
-        }
-        let left = crate::lab::remains(&site)?;
-        anyhow::ensure!(left.is_empty(), "left: {left:?}");
+    judge.judge("the_lab_goes_down_and_leaves_nothing", || {
+        lab.down()?;
+        let left = lab::remains(&options.site)?;
+        ensure!(left.is_empty(), "left: {left:?}");
         Ok(())
     });
-    verdicts
+    judge.verdicts
+}
+
+/// Times checks and collects what came of them.
+struct Judge<'h> {
+    suite: &'static str,
+    hear: &'h dyn Fn(&Verdict),
+    verdicts: Vec<Verdict>,
+}
+
+impl Judge<'_> {
+    fn judge<T>(&mut self, claim: &str, check: impl FnOnce() -> Result<T>) -> Option<T> {
+        let began = Instant::now();
+        let checked = check();
+        let verdict = Verdict {
+            suite: self.suite,
+            claim: claim.replace('_', " "),
+            failure: checked.as_ref().err().map(|error| format!("{error:#}")),
+            seconds: began.elapsed().as_secs_f64(),
+        };
+        (self.hear)(&verdict);
+        self.verdicts.push(verdict);
+        checked.ok()
+    }
 }
 
 fn agents_are_alive(lab: &Running) -> Result<()> {
     for node in lab.state.nodes.keys() {
-        anyhow::ensure!(lab.agent(node)?.is_alive(), "the agent of {node} has ended");
+        ensure!(lab.agent(node)?.is_alive(), "the agent of {node} has ended");
         let answer = lab.page(node, "/readyz")?;
-        anyhow::ensure!(
+        ensure!(
             answer.status == 200,
             "the agent of {node} is not ready: {}",
             answer.body
@@ -178,7 +176,7 @@ fn agents_are_alive(lab: &Running) -> Result<()> {
 }
 
 /// Copies what agents and programs wrote, for a look after the lab is gone.
-fn keep_logs(lab: &Running, to: &Path) -> Result<Vec<PathBuf>> {
+fn keep_logs(lab: &Running, to: &Path) -> Result<()> {
     match fs::remove_dir_all(to) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(error).with_context(|| format!("clear {}", to.display()));
@@ -186,14 +184,12 @@ fn keep_logs(lab: &Running, to: &Path) -> Result<Vec<PathBuf>> {
         Ok(()) | Err(_) => {}
     }
     fs::create_dir_all(to).with_context(|| format!("make {}", to.display()))?;
-    let mut kept = Vec::new();
     for entry in fs::read_dir(lab.site.logs()).context("list the lab's logs")? {
         let path = entry.context("list the lab's logs")?.path();
         if let Some(name) = path.file_name() {
             let copy = to.join(name);
             fs::copy(&path, &copy).with_context(|| format!("copy {}", path.display()))?;
-            kept.push(copy);
         }
     }
-    Ok(kept)
+    Ok(())
 }

@@ -1,10 +1,11 @@
 //! Security: who may reach a pod, what is on the wire, and which identity is shown and asked for.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::ask::{addresses, curl, equal, get, python, text, url};
+use super::ask::{addresses, curl, equal, get, python, text, until, url};
 use super::{Claim, claims};
 use crate::running::Running;
 use crate::wire::{Capture, Wire};
@@ -19,6 +20,7 @@ pub(super) const CLAIMS: &[Claim] = claims![
     a_caller_without_a_certificate_is_refused,
     a_caller_with_a_certificate_of_another_ca_is_refused,
     metrics_name_both_identities_at_both_ends,
+    tcp_connections_and_bytes_are_counted_at_both_ends,
     each_pod_has_a_certificate_of_its_own_service_account,
 ];
 
@@ -229,6 +231,42 @@ fn metrics_name_both_identities_at_both_ends(lab: &Running) -> Result<()> {
         ];
         let counted = lab.metrics(node)?.sum("istio_requests_total", &labels);
         ensure!(counted >= 1.0, "{node} counts no such request as {reporter}");
+    }
+    Ok(())
+}
+
+fn tcp_connections_and_bytes_are_counted_at_both_ends(lab: &Running) -> Result<()> {
+    let ends = [("node-a", "source"), ("node-b", "destination")];
+    let count = |name: &str, node: &str, reporter: &str| -> Result<f64> {
+        let labels = [
+            ("reporter", reporter),
+            ("source_principal", "spiffe://cluster.local/ns/shop/sa/client"),
+            (
+                "destination_principal",
+                "spiffe://cluster.local/ns/shop/sa/greeter",
+            ),
+            ("request_protocol", "tcp"),
+            ("connection_security_policy", "mutual_tls"),
+        ];
+        Ok(lab.metrics(node)?.sum(name, &labels))
+    };
+    for (node, reporter) in ends {
+        let opened = count("istio_tcp_connections_opened_total", node, reporter)?;
+        let closed = count("istio_tcp_connections_closed_total", node, reporter)?;
+        let received = count("istio_tcp_received_bytes_total", node, reporter)?;
+        python(
+            lab,
+            CLIENT,
+            "tcp_client.py",
+            &["--send", "0123456789", "greeter", "7000"],
+        )?;
+        let what = format!("one connection and ten bytes more at {node}");
+        until(Duration::from_secs(3), &what, || {
+            let are_opened = count("istio_tcp_connections_opened_total", node, reporter)? - opened > 0.5;
+            let are_closed = count("istio_tcp_connections_closed_total", node, reporter)? - closed > 0.5;
+            let bytes = count("istio_tcp_received_bytes_total", node, reporter)? - received;
+            Ok(are_opened && are_closed && (bytes - 10.0).abs() < 0.5)
+        })?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::{Claim, claims};
-use crate::agent::{self, Usage};
+use crate::agent;
 use crate::process;
 use crate::running::Running;
 
@@ -62,21 +62,30 @@ fn returns_to_before(lab: &Running, work: impl FnOnce() -> Result<()>) -> Result
     Ok(())
 }
 
-fn is_within(now: &Usage, before: &Usage) -> bool {
-    now.open_files * 10 <= before.open_files * 11
-        && now.rss_kib * 10 <= before.rss_kib * 11
-        && now.threads * 10 <= before.threads * 11
+/// What an agent holds.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    process: agent::Usage,
+    tasks: f64,
+}
+
+fn is_within(now: &Held, before: &Held) -> bool {
+    now.process.open_files * 10 <= before.process.open_files * 11
+        && now.process.rss_kib * 10 <= before.process.rss_kib * 11
+        && now.process.threads * 10 <= before.process.threads * 11
+        && now.tasks <= before.tasks * 1.1
 }
 
 /// What the agents hold once the number of their open files no longer falls.
-fn settled(lab: &Running) -> Result<BTreeMap<String, Usage>> {
+fn settled(lab: &Running) -> Result<BTreeMap<String, Held>> {
     let mut last = usage(lab)?;
     let mut since = std::time::Instant::now();
     process::wait_until(A_MINUTE, || {
         let now = usage(lab)?;
-        let falls = now
-            .iter()
-            .any(|(node, now)| last.get(node).is_none_or(|last| now.open_files < last.open_files));
+        let falls = now.iter().any(|(node, now)| {
+            last.get(node)
+                .is_none_or(|last| now.process.open_files < last.process.open_files)
+        });
         if falls {
             since = std::time::Instant::now();
         }
@@ -86,11 +95,14 @@ fn settled(lab: &Running) -> Result<BTreeMap<String, Usage>> {
     Ok(last)
 }
 
-fn usage(lab: &Running) -> Result<BTreeMap<String, Usage>> {
-    let nodes = lab.state.nodes.keys();
-    nodes
-        .map(|node| Ok((node.clone(), agent::usage(lab.agent(node)?)?)))
-        .collect()
+fn usage(lab: &Running) -> Result<BTreeMap<String, Held>> {
+    let held = lab.state.nodes.keys().map(|node| {
+        let process = agent::usage(lab.agent(node)?)?;
+        let tasks = lab.metrics(node)?.sum("mesh_tasks_active", &[]);
+        ensure!(tasks >= 1.0, "{node} counts no task");
+        Ok((node.clone(), Held { process, tasks }))
+    });
+    held.collect()
 }
 
 /// Requests through both agents, each of which has to be answered with 200.

@@ -15,6 +15,8 @@ use serde::Serialize;
 pub(crate) struct Facts {
     pub(crate) split: BTreeMap<String, u64>,
     pub(crate) paths: BTreeMap<&'static str, u64>,
+    /// What the agents counted of each path, among all HTTP requests of the demo.
+    pub(crate) paths_by_agents: BTreeMap<String, f64>,
     pub(crate) requests: u64,
     pub(crate) requests_failed: u64,
     pub(crate) failures: Vec<String>,
@@ -101,6 +103,10 @@ impl Facts {
     pub(crate) fn metrics(&mut self, lab: &Running) -> Result<()> {
         for node in lab.state.nodes.keys() {
             let metrics = lab.metrics(node)?;
+            for sample in metrics.matching("mesh_requests_path_total", &[]) {
+                let path = sample.labels.get("path").cloned().unwrap_or_default();
+                *self.paths_by_agents.entry(path).or_default() += sample.value;
+            }
             for sample in metrics.matching("istio_requests_total", &[]) {
                 let principals = ["source_principal", "destination_principal"];
                 let named = principals
@@ -131,27 +137,33 @@ impl Facts {
 
     /// What is not as it should be.
     pub(crate) fn differences(&self) -> Vec<String> {
+        let claims = [self.traffic_claims(), self.wire_claims()].concat();
+        let broken = claims.into_iter().filter(|(holds, _)| !holds);
+        broken.map(|(_, otherwise)| otherwise).collect()
+    }
+
+    fn traffic_claims(&self) -> Vec<(bool, String)> {
         let version = |name: &str| self.split.get(name).copied().unwrap_or(0);
-        let path = |name: &str| self.paths.get(name).copied().unwrap_or(0);
-        let claims = [
+        let (v1, v2) = (version("v1"), version("v2"));
+        let are_all_taken = ["same_node", "other_node", "plain"]
+            .iter()
+            .all(|path| self.paths.contains_key(path));
+        let failures = self.failures.join(", ");
+        vec![
             (
                 self.requests > 0 && self.requests_failed == 0,
                 format!(
-                    "{} of {} requests failed: {}",
-                    self.requests_failed,
-                    self.requests,
-                    self.failures.join(", ")
+                    "{} of {} requests failed: {failures}",
+                    self.requests_failed, self.requests
                 ),
             ),
             // Five standard deviations of 1000 draws at 90 in 100 are 47.
             (
-                (853..=947).contains(&version("v1")) && version("v1") + version("v2") == 1000,
+                (853..=947).contains(&v1) && v1 + v2 == 1000,
                 format!("a split of 90/10 gave {:?}", self.split),
             ),
             (
-                ["same_node", "other_node", "plain"]
-                    .iter()
-                    .all(|name| path(name) > 0),
+                are_all_taken,
                 format!("not every path was taken: {:?}", self.paths),
             ),
             (
@@ -163,13 +175,19 @@ impl Facts {
                 "STRICT let plaintext in".to_owned(),
             ),
             (self.strict_let_the_mesh_in, "STRICT refused the mesh".to_owned()),
+        ]
+    }
+
+    fn wire_claims(&self) -> Vec<(bool, String)> {
+        let (plaintext, samples) = (self.wire_plaintext_packets, &self.wire_plaintext_samples);
+        let have_both = ["source", "destination"]
+            .iter()
+            .all(|name| self.reporters.contains_key(*name));
+        vec![
             (self.wire_tls_packets > 0, "no TLS on the wire".to_owned()),
             (
-                self.wire_plaintext_packets == 0,
-                format!(
-                    "{} packets of plaintext on the wire: {:?}",
-                    self.wire_plaintext_packets, self.wire_plaintext_samples
-                ),
+                plaintext == 0,
+                format!("{plaintext} packets of plaintext on the wire: {samples:?}"),
             ),
             (
                 self.wire_unjudged_packets == 0,
@@ -193,17 +211,7 @@ impl Facts {
                     self.certificate_names
                 ),
             ),
-            (
-                ["source", "destination"]
-                    .iter()
-                    .all(|name| self.reporters.contains_key(*name)),
-                "a reporter has no sample".to_owned(),
-            ),
-        ];
-        claims
-            .into_iter()
-            .filter(|(holds, _)| !holds)
-            .map(|(_, otherwise)| otherwise)
-            .collect()
+            (have_both, "a reporter has no sample".to_owned()),
+        ]
     }
 }

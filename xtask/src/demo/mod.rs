@@ -95,6 +95,7 @@ fn show(lab: &Running, facts: &mut Facts) -> Result<()> {
         facts.wire_ports,
     ))?;
     facts.metrics(lab)?;
+    line(&format!("  paths, by the agents     {:?}", facts.paths_by_agents))?;
     line(&format!(
         "  identities               {}",
         facts
@@ -140,7 +141,7 @@ fn what_to_try() -> Result<()> {
   cargo xtask lab exec shop/client -- curl -s http://web/
   cargo xtask lab exec shop/client -- redis-cli -h cart info server
   cargo xtask lab exec shop/client -- wrk -t2 -c16 -d5s http://orders/
-  cargo xtask lab exec outside/visitor -- curl -s http://vault.shop/
+  cargo xtask lab exec outside/visitor -- curl -s http://ADDRESS:8080/  # of shop/vault: see `cargo xtask lab status`
   nsenter --net=/run/netns/mesh-lab-node-a curl -s http://127.0.0.1:15020/metrics
 and, when done:
   cargo xtask lab down",

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
+use mesh_tests::input::PodName;
 use mesh_tests::running::Running;
 use serde_json::Value;
 
@@ -33,7 +34,7 @@ pub(super) fn plain(lab: &Running, facts: &mut Facts) -> Result<String> {
     on_path(lab, facts, "plain", VISITOR, &format!("http://{target}/"))
 }
 
-/// Asks ten times in each family; the path is told by where the one that answered is.
+/// Asks ten times in each family.
 fn on_path(
     lab: &Running,
     facts: &mut Facts,
@@ -41,60 +42,70 @@ fn on_path(
     client: &str,
     url: &str,
 ) -> Result<String> {
-    let mut last = String::from("nobody");
+    let mut last = String::from("nobody answered");
+    // An address in the URL is of one family.
     let families: &[&str] = if wanted == "plain" { &["-4"] } else { &["-4", "-6"] };
     for family in families {
         for _ in 0..ROUNDS {
-            let header = format!("X-Secret: {SECRET}");
-            let output = lab.exec(
-                client,
-                &["curl", "-sS", "-m", "10", "--fail", family, "-H", &header, url],
-            )?;
-            let answer = serde_json::from_str::<Value>(&output.stdout)
-                .ok()
-                .filter(|_| output.is_success());
-            let Some(answer) = answer else {
-                facts.request(Some(format!("{client} {family} {url}: {}", output.stderr.trim())));
-                continue;
-            };
-            facts.request(None);
-            let text = |key: &str| {
-                answer
-                    .get(key)
-                    .and_then(Value::as_str)
-                    .unwrap_or_default()
-                    .to_owned()
-            };
-            let server: mesh_tests::input::PodName = format!("shop/{}", text("pod")).parse()?;
-            let own = lab.pod(&client.parse()?)?;
-            let path = match (client == VISITOR, lab.pod(&server)?.node == own.node) {
-                (true, _) => "plain",
-                (false, true) => "same_node",
-                (false, false) => "other_node",
-            };
-            *facts.paths.entry(path).or_default() += 1;
-            let own = if *family == "-6" {
-                own.ipv6.to_string()
-            } else {
-                own.ipv4.to_string()
-            };
-            last = format!(
-                "{server} answered and saw {}, the client's own address is {own}",
-                text("peer")
-            );
-            facts.saw(SeenAddress {
-                server: server.to_string(),
-                path,
-                seen: text("peer"),
-                own,
-            });
+            if let Some(seen) = ask_once(lab, facts, client, family, url)? {
+                last = format!(
+                    "{} saw {}, the client's own address is {}",
+                    seen.server, seen.seen, seen.own
+                );
+                *facts.paths.entry(seen.path).or_default() += 1;
+                facts.saw(seen);
+            }
         }
     }
     let taken = facts.paths.get(wanted).copied().unwrap_or(0);
-    Ok(format!(
-        "  {:<24} {client}: {taken} requests; {last}",
-        wanted.replace('_', " ")
-    ))
+    let name = wanted.replace('_', " ");
+    Ok(format!("  {name:<24} {client}: {taken} requests; {last}"))
+}
+
+/// Asks once; the path is told by where the pod that answered is.
+fn ask_once(
+    lab: &Running,
+    facts: &mut Facts,
+    client: &str,
+    family: &str,
+    url: &str,
+) -> Result<Option<SeenAddress>> {
+    let header = format!("X-Secret: {SECRET}");
+    let output = lab.exec(
+        client,
+        &["curl", "-sS", "-m", "10", "--fail", family, "-H", &header, url],
+    )?;
+    let answer = serde_json::from_str::<Value>(&output.stdout).ok();
+    let Some(answer) = answer.filter(|_| output.is_success()) else {
+        facts.request(Some(format!("{client} {family} {url}: {}", output.stderr.trim())));
+        return Ok(None);
+    };
+    facts.request(None);
+    let text = |key: &str| {
+        answer
+            .get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let server: PodName = format!("shop/{}", text("pod")).parse()?;
+    let own = lab.pod(&client.parse()?)?;
+    let path = match (client == VISITOR, lab.pod(&server)?.node == own.node) {
+        (true, _) => "plain",
+        (false, true) => "same_node",
+        (false, false) => "other_node",
+    };
+    let own = if family == "-6" {
+        own.ipv6.to_string()
+    } else {
+        own.ipv4.to_string()
+    };
+    Ok(Some(SeenAddress {
+        server: server.to_string(),
+        path,
+        seen: text("peer"),
+        own,
+    }))
 }
 
 /// A thousand requests for a route with weights.

@@ -21,7 +21,7 @@ use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
 use crate::route::{BackendChoice, RequestFacts};
 use crate::snapshot::{Destination, Snapshot, Upstream};
-use crate::telemetry::{FlowLabels, PeerLabels, Reporter, Security};
+use crate::telemetry::{FlowLabels, PathTaken, PeerLabels, Reporter, Security};
 use crate::transport::pool::Wire;
 
 /// Where a request goes and how.
@@ -55,7 +55,12 @@ impl Plan {
     ) -> Result<Self, Refusal> {
         match side {
             Side::Outbound { source, ends } => outbound(mesh, source, *ends, request, ledger),
-            Side::Inbound { pod, ends, peer } => inbound(mesh, pod, *ends, peer.is_some(), request),
+            Side::Inbound { pod, ends, peer } => {
+                if peer.is_none() {
+                    ledger.path_taken(PathTaken::Plain);
+                }
+                inbound(mesh, pod, *ends, peer.is_some(), request)
+            }
         }
     }
 }
