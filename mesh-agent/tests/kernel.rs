@@ -112,6 +112,7 @@ fn workload(lab: &Lab, addrs: &[&str]) -> Arc<Workload> {
         labels: std::collections::BTreeMap::new(),
         naming: WorkloadNaming::default(),
         ports: Vec::new(),
+        probe_ports: std::collections::BTreeSet::new(),
         membership: Membership::Enrolled,
         placement: Some(Placement {
             netns: lab.netns(Side::Pod),

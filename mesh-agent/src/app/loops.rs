@@ -140,8 +140,9 @@ fn kind_of(object: &str) -> &'static str {
     KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
 }
 
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 9] = [
     "Namespace",
+    "Node",
     "Pod",
     "Service",
     "EndpointSlice",

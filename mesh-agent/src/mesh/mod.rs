@@ -5,6 +5,7 @@
 
 pub mod facts;
 pub mod identity;
+pub mod node;
 pub mod policy;
 pub mod route;
 pub mod service;

@@ -1,6 +1,6 @@
 //! Workloads: the pods that can be a source or a destination of traffic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -51,6 +51,8 @@ pub struct Workload {
     pub naming: WorkloadNaming,
     /// Named container ports, for policies and `targetPort` by name: (name, port).
     pub ports: Vec<(String, u16)>,
+    /// The ports that its probes and HTTP lifecycle hooks name: plaintext from the pod's own node is let in there.
+    pub probe_ports: BTreeSet<u16>,
     /// Whether the pod takes part in the mesh.
     pub membership: Membership,
     /// Where the pod lives on this machine, when its manifest says so.
@@ -120,6 +122,7 @@ pub(crate) mod fixture {
             labels: BTreeMap::new(),
             naming: WorkloadNaming::default(),
             ports: Vec::new(),
+            probe_ports: BTreeSet::new(),
             membership: Membership::Enrolled,
             placement: None,
         }

@@ -122,15 +122,19 @@ async fn handshake(
 
 async fn plaintext(mesh: Arc<Mesh>, pod: Arc<ServedPod>, ends: Ends, stream: Prefixed<TcpStream>) {
     let port = ends.original.port();
-    let (mode, protocol) = {
+    let (is_let_in, protocol) = {
         let snapshot = mesh.snapshots.load();
         let workload = current_workload(&snapshot, &pod);
+        let is_probe = snapshot.is_probe(workload, ends.client.ip(), port);
+        if is_probe {
+            tracing::debug!(pod = %workload.pod_name, client = %ends.client, port, "probe of the pod's own node");
+        }
         (
-            snapshot.mtls_mode(workload, port),
+            is_probe || snapshot.mtls_mode(workload, port) != MtlsMode::Strict,
             snapshot.inbound(workload, port).protocol,
         )
     };
-    if mode == MtlsMode::Strict {
+    if !is_let_in {
         let refusal = Refusal::Plaintext;
         mesh.telemetry.mesh().denied(refusal.details());
         tcp_ledger(&mesh, &pod, ends, None).refuse(&refusal);

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::process;
-use crate::running::Running;
+use crate::process::{self, Output};
+use crate::running::{EXEC_LIMIT, Running};
+use crate::sandbox;
 
 /// What curl got.
 #[derive(Debug, Clone)]
@@ -52,18 +53,29 @@ impl Reply {
 
 /// Runs curl in a pod.
 pub(crate) fn curl(lab: &Running, pod: &str, arguments: &[&str]) -> Result<Reply> {
-    let mut program = vec![
-        "curl",
-        "--silent",
-        "--show-error",
-        "--max-time",
-        "15",
-        "--noproxy",
-        "*",
-    ];
-    program.extend(["--write-out", "\n%{http_code} %{http_version} %{time_total}"]);
-    program.extend(arguments);
-    let output = lab.exec(pod, &program)?;
+    reply(&lab.exec(pod, &[&CURL, arguments].concat())?)
+}
+
+/// A GET with curl out of a node's own network namespace, as its kubelet sends probes.
+pub(crate) fn curl_on_node(lab: &Running, node: &str, url: &str) -> Result<Reply> {
+    let program: Vec<_> = CURL.into_iter().chain([url]).map(str::to_owned).collect();
+    let place = sandbox::observer(&lab.site, &lab.site.node_netns(node));
+    reply(&process::run(&mut place.command(&program)?, EXEC_LIMIT)?)
+}
+
+const CURL: [&str; 9] = [
+    "curl",
+    "--silent",
+    "--show-error",
+    "--max-time",
+    "15",
+    "--noproxy",
+    "*",
+    "--write-out",
+    "\n%{http_code} %{http_version} %{time_total}",
+];
+
+fn reply(output: &Output) -> Result<Reply> {
     let (body, trailer) = output.stdout.rsplit_once('\n').context("curl wrote nothing")?;
     let mut words = trailer.split(' ');
     let status = words

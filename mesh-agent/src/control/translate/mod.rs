@@ -12,9 +12,11 @@ mod endpoint_slice;
 mod http_route;
 mod http_rule;
 mod namespace;
+mod node;
 mod object;
 mod peer_authentication;
 mod pod;
+mod probes;
 mod protocol;
 mod service;
 
@@ -109,6 +111,7 @@ impl Translation {
                 trust_domain,
                 rejections,
             )?),
+            "Node" => facts.nodes.push(node::translate(object, rejections)?),
             "Service" => facts.services.extend(service::translate(object, rejections)?),
             "EndpointSlice" => facts
                 .endpoints
