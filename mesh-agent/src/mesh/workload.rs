@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::mesh::exclusions::Exclusions;
 use crate::mesh::facts::ObjectMeta;
 use crate::mesh::identity::SpiffeId;
 
@@ -53,6 +54,8 @@ pub struct Workload {
     pub ports: Vec<(String, u16)>,
     /// The ports that its probes and HTTP lifecycle hooks name: plaintext from the pod's own node is let in there.
     pub probe_ports: BTreeSet<u16>,
+    /// What its annotations take out of the mesh.
+    pub exclusions: Exclusions,
     /// Whether the pod takes part in the mesh.
     pub membership: Membership,
     /// Where the pod lives on this machine, when its manifest says so.
@@ -97,6 +100,11 @@ impl Workload {
     pub fn is_enrolled(&self) -> bool {
         self.membership == Membership::Enrolled
     }
+
+    /// Whether connections to one of its ports go through its agent; the others its application takes itself.
+    pub fn is_meshed_at(&self, port: u16) -> bool {
+        self.is_enrolled() && !self.exclusions.inbound_ports.contains(&port)
+    }
 }
 
 /// Workloads for the tests of this crate.
@@ -123,6 +131,7 @@ pub(crate) mod fixture {
             naming: WorkloadNaming::default(),
             ports: Vec::new(),
             probe_ports: BTreeSet::new(),
+            exclusions: Exclusions::default(),
             membership: Membership::Enrolled,
             placement: None,
         }

@@ -130,7 +130,10 @@ async fn plaintext(mesh: Arc<Mesh>, pod: Arc<ServedPod>, ends: Ends, stream: Pre
             tracing::debug!(pod = %workload.pod_name, client = %ends.client, port, "probe of the pod's own node");
         }
         (
-            is_probe || snapshot.mtls_mode(workload, port) != MtlsMode::Strict,
+            // An excluded port comes here only until the kernel knows of it.
+            is_probe
+                || !workload.is_meshed_at(port)
+                || snapshot.mtls_mode(workload, port) != MtlsMode::Strict,
             snapshot.inbound(workload, port).protocol,
         )
     };

@@ -9,6 +9,7 @@
 
 mod destination_rule;
 mod endpoint_slice;
+mod exclusions;
 mod http_route;
 mod http_rule;
 mod namespace;

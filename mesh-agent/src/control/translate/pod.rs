@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as api;
 
+use super::exclusions::exclusions;
 use super::namespace::{Dataplane, Namespaces, dataplane};
 use super::object::Object;
 use super::probes;
@@ -52,6 +53,7 @@ pub(super) fn translate(
         meta: Arc::clone(&object.meta),
         node: spec.node_name.as_deref().unwrap_or_default().into(),
         identity: identity(object, trust_domain, &spec)?,
+        exclusions: exclusions(object, pod.metadata.annotations.as_ref(), rejections),
         probe_ports: probes::ports(object, &spec, &addrs, rejections),
         addrs,
         host_network,

@@ -1,4 +1,4 @@
-//! Which ports a pod's probes name, and which addresses are a node's.
+//! Which ports a pod's probes name, what its annotations exclude, and which addresses are a node's.
 
 use super::{named, read, workload};
 
@@ -79,6 +79,37 @@ fn a_named_port_of_another_container_is_not_resolved() {
             0,
             &["spec.containers[1].livenessProbe.httpGet.port".to_owned()][..]
         )
+    );
+}
+
+#[test]
+fn annotations_exclude_and_a_wrong_one_is_named_and_ignored() {
+    let reading = read(
+        "{apiVersion: v1, kind: Pod, metadata: {name: p, annotations: {\
+         mesh-agent.dev/exclude-outbound-ports: '25,5432', \
+         mesh-agent.dev/exclude-outbound-cidrs: '10.0.0.0/8,fd00::/8', \
+         mesh-agent.dev/exclude-inbound-ports: '9100,15006'}}}",
+    );
+    let exclusions = &workload(&reading, "p").exclusions;
+    assert_eq!(exclusions.outbound_ports, [25, 5432].into());
+    let cidrs: Vec<_> = exclusions
+        .outbound_cidrs
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(cidrs, ["10.0.0.0/8", "fd00::/8"]);
+    assert!(exclusions.inbound_ports.is_empty());
+    assert_eq!(
+        named(&reading),
+        [(
+            "Pod default/p",
+            "metadata.annotations[mesh-agent.dev/exclude-inbound-ports]"
+        )]
+    );
+    let reason = &reading.rejections.first().unwrap().reason;
+    assert_eq!(
+        reason,
+        "\"15006\": this port of every pod is the agent's; the annotation is ignored"
     );
 }
 
