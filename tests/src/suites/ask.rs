@@ -20,6 +20,8 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     /// The HTTP version, as curl writes it.
     pub(crate) version: String,
+    /// The port that it dialled from.
+    pub(crate) local_port: u16,
     /// The body.
     pub(crate) body: String,
     /// What curl complained of.
@@ -39,6 +41,11 @@ impl Reply {
             self.body.trim()
         );
         serde_json::from_str(&self.body).with_context(|| format!("no JSON: {}", self.body.trim()))
+    }
+
+    /// Whether the server saw the very socket that curl dialled from: nobody stood in between.
+    pub(crate) fn is_direct(&self) -> Result<bool> {
+        Ok(self.says("peer_port")? == self.local_port.to_string())
     }
 
     /// A string in the body.
@@ -72,7 +79,7 @@ const CURL: [&str; 9] = [
     "--noproxy",
     "*",
     "--write-out",
-    "\n%{http_code} %{http_version} %{time_total}",
+    "\n%{http_code} %{http_version} %{local_port}",
 ];
 
 fn reply(output: &Output) -> Result<Reply> {
@@ -85,6 +92,10 @@ fn reply(output: &Output) -> Result<Reply> {
     Ok(Reply {
         status,
         version: words.next().unwrap_or_default().to_owned(),
+        local_port: words
+            .next()
+            .and_then(|word| word.parse().ok())
+            .unwrap_or_default(),
         body: body.to_owned(),
         complaint: output.stderr.trim().to_owned(),
         took: output.took,
