@@ -15,17 +15,23 @@ pub enum Counter {
     Steered,
     /// An inbound connection was dropped: the agent does not listen, or the address has no policy.
     Dropped,
+    /// A connect was left alone because the pod's annotations exclude its port or address.
+    ExcludedOutbound,
+    /// An inbound connection was left to the application because the pod's annotations exclude its port.
+    ExcludedInbound,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Captured,
         Self::LeftAlone,
         Self::Refused,
         Self::Lost,
         Self::Steered,
         Self::Dropped,
+        Self::ExcludedOutbound,
+        Self::ExcludedInbound,
     ];
 
     /// Its slot in the array.
@@ -38,6 +44,8 @@ impl Counter {
             Self::Lost => 3,
             Self::Steered => 4,
             Self::Dropped => 5,
+            Self::ExcludedOutbound => 6,
+            Self::ExcludedInbound => 7,
         }
     }
 
@@ -50,6 +58,8 @@ impl Counter {
             Self::Lost => "lost",
             Self::Steered => "steered",
             Self::Dropped => "dropped",
+            Self::ExcludedOutbound => "excluded_outbound",
+            Self::ExcludedInbound => "excluded_inbound",
         }
     }
 }

@@ -8,6 +8,7 @@
 )]
 
 pub mod counter;
+pub mod exclusion;
 pub mod layout;
 #[cfg(feature = "user")]
 pub mod netns_cookie;

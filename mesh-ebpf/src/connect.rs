@@ -14,7 +14,8 @@ pub(crate) fn decide(sock: &SockAddr) -> Outcome {
         return Outcome::Allow;
     }
     // A process of the pod's cgroup in a namespace that is not the pod's is none of ours.
-    let Some(pod) = maps::pod(sock.netns()) else {
+    let netns = sock.netns();
+    let Some(pod) = maps::pod(netns) else {
         return Outcome::Allow;
     };
     let dialled = sock.peer();
@@ -24,6 +25,10 @@ pub(crate) fn decide(sock: &SockAddr) -> Outcome {
     }
     if dialled.addr.is(&pod.v4) || dialled.addr.is(&pod.v6) {
         return own_address(&dialled);
+    }
+    if maps::is_excluded_outbound(netns, &dialled) {
+        maps::count(Counter::ExcludedOutbound);
+        return Outcome::Allow;
     }
     to_agent(sock, &pod, &dialled)
 }

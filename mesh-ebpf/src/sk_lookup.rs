@@ -4,6 +4,7 @@
 
 use aya_ebpf::bindings::sk_action;
 use mesh_common::counter::Counter;
+use mesh_common::layout::Endpoint;
 
 use crate::ctx::Lookup;
 use crate::maps;
@@ -41,6 +42,14 @@ pub(crate) fn steer(packet: &Lookup) -> Steering {
         return refuse();
     }
     if !maps::is_pod_addr(&local) {
+        return Steering::Pass;
+    }
+    let wanted = Endpoint {
+        addr: local,
+        port: packet.local_port(),
+    };
+    if maps::is_excluded_inbound(&wanted) {
+        maps::count(Counter::ExcludedInbound);
         return Steering::Pass;
     }
     // No listener: the agent is gone. Refused, never leaked.

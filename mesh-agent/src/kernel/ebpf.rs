@@ -11,12 +11,14 @@ use mesh_common::counter::Counter;
 use mesh_common::layout::{Addr, Pod};
 
 use crate::kernel::error::KernelError;
+use crate::kernel::exclusions::ExclusionMaps;
 use crate::kernel::flow_table::{EbpfFlows, absent_is_fine};
 use crate::kernel::links::PodLinks;
 use crate::kernel::loader::Programs;
 use crate::kernel::preflight::Preflight;
 use crate::kernel::site::Site;
 use crate::kernel::{Entry, Kernel};
+use crate::mesh::exclusions::Exclusions;
 use crate::mesh::workload::Placement;
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
@@ -29,6 +31,7 @@ pub struct EbpfKernel {
     pods: Memory<NetnsCookie, Hooked>,
     programs: Programs,
     maps: PodMaps,
+    exclusions: ExclusionMaps,
     flows: Arc<EbpfFlows>,
 }
 
@@ -45,11 +48,13 @@ impl EbpfKernel {
         let mut programs = Programs::load(&found)?;
         let flows = Arc::new(EbpfFlows::open(&mut programs)?);
         let maps = PodMaps::open(&mut programs)?;
+        let exclusions = ExclusionMaps::open(&mut programs)?;
         Ok(Self {
             found,
             pods: Memory::new(),
             programs,
             maps,
+            exclusions,
             flows,
         })
     }
@@ -86,13 +91,23 @@ impl Kernel for EbpfKernel {
         }
     }
 
+    fn exclude(
+        &mut self,
+        netns: NetnsCookie,
+        addrs: &[IpAddr],
+        wanted: &Exclusions,
+    ) -> Result<(), KernelError> {
+        self.exclusions.put(netns, addrs, wanted)
+    }
+
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
         let Some(hooked) = self.pods.remove(&netns) else {
             return Ok(());
         };
         drop(hooked.links);
         let removed = self.maps.remove(netns, &hooked.addrs);
-        self.flows.sweep(netns).and(removed)
+        let included = self.exclusions.put(netns, &hooked.addrs, &Exclusions::default());
+        self.flows.sweep(netns).and(removed).and(included)
     }
 
     fn entries(&self) -> Vec<Entry> {

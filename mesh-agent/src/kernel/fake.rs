@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
 use crate::kernel::{Entry, Hook, Kernel};
+use crate::mesh::exclusions::Exclusions;
 use crate::mesh::workload::Placement;
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
@@ -28,11 +29,12 @@ pub struct FakeKernel {
 struct State {
     cookies: HashMap<PathBuf, NetnsCookie>,
     hooked: HashMap<NetnsCookie, Vec<IpAddr>>,
+    excluded: HashMap<NetnsCookie, Exclusions>,
     refusal: Option<String>,
 }
 
 impl FakeKernel {
-    /// Refuses every `put` from now on with `reason`; `None` ends it.
+    /// Refuses every `put` and `exclude` from now on with `reason`; `None` ends it.
     pub fn refuse(&self, reason: Option<&str>) {
         self.lock().refusal = reason.map(str::to_owned);
     }
@@ -40,6 +42,11 @@ impl FakeKernel {
     /// The addresses that are hooked for the namespace.
     pub fn hooked(&self, netns: NetnsCookie) -> Option<Vec<IpAddr>> {
         self.lock().hooked.get(&netns).cloned()
+    }
+
+    /// What is left alone for the namespace, if that was ever said.
+    pub fn excluded(&self, netns: NetnsCookie) -> Option<Exclusions> {
+        self.lock().excluded.get(&netns).cloned()
     }
 
     /// What the hooks would remember.
@@ -79,8 +86,24 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
+    fn exclude(
+        &mut self,
+        netns: NetnsCookie,
+        _addrs: &[IpAddr],
+        wanted: &Exclusions,
+    ) -> Result<(), KernelError> {
+        let mut state = self.lock();
+        if let Some(reason) = &state.refusal {
+            return Err(KernelError::Told(reason.clone()));
+        }
+        state.excluded.insert(netns, wanted.clone());
+        Ok(())
+    }
+
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
-        self.lock().hooked.remove(&netns);
+        let mut state = self.lock();
+        state.hooked.remove(&netns);
+        state.excluded.remove(&netns);
         Ok(())
     }
 

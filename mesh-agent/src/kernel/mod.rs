@@ -6,6 +6,7 @@
 pub mod ebpf;
 pub mod enrolment;
 pub mod error;
+mod exclusions;
 pub mod fake;
 pub mod flow_table;
 pub mod links;
@@ -23,6 +24,7 @@ use serde::Serialize;
 
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
+use crate::mesh::exclusions::Exclusions;
 use crate::mesh::workload::Placement;
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
@@ -42,7 +44,16 @@ pub trait Kernel: Send + fmt::Debug {
     /// `inbound` are its open listeners. On an error nothing is left behind. A site is put once until removed.
     fn put(&mut self, site: &Site, inbound: &[(IpAddr, BorrowedFd<'_>)]) -> Result<(), KernelError>;
 
-    /// Unhooks what was put, in reverse order; removing what is not there is no error. What an address means to
+    /// Makes what the hooks leave alone for a pod with these addresses equal to `wanted`; connections that exist stay
+    /// as they are. After an error a part of it may hold; calling again is safe.
+    fn exclude(
+        &mut self,
+        netns: NetnsCookie,
+        addrs: &[IpAddr],
+        wanted: &Exclusions,
+    ) -> Result<(), KernelError>;
+
+    /// Unhooks what was put, in reverse order, and excludes nothing any more; removing what is not there is no error. What an address means to
     /// another pod by now stays.
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError>;
 

@@ -6,6 +6,7 @@
 mod ask;
 mod capture;
 mod control;
+mod exceptions;
 mod faults;
 mod protocols;
 mod routes;
@@ -80,6 +81,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "security",
             claims: security::CLAIMS,
+        },
+        Suite {
+            name: "exceptions",
+            claims: exceptions::CLAIMS,
         },
         Suite {
             name: "control",

@@ -2,6 +2,7 @@
 //!
 //! Must not know: where the wish comes from, what the proxy does with a pod.
 
+mod exclusions;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use std::time::SystemTime;
 
 use crate::capture::PodHost;
 use crate::capture::listeners::{PodListeners, PodPorts};
+use crate::kernel::enrolment::exclusions::Excluded;
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
 use crate::kernel::status::{Change, EnrolmentStatus, PodStatus, Report, epoch_seconds};
@@ -36,6 +38,7 @@ struct Present {
     workload: Arc<Workload>,
     placement: Placement,
     site: Site,
+    excluded: Excluded,
     since: SystemTime,
 }
 
@@ -71,6 +74,7 @@ impl Enrolment {
                 self.join(workload, wanted, &mut reports);
             }
         }
+        self.keep_exclusions(wanted, &mut reports);
         reports
     }
 
@@ -171,6 +175,7 @@ impl Enrolment {
             workload: Arc::clone(workload),
             placement,
             site,
+            excluded: Excluded::default(),
             since: SystemTime::now(),
         };
         self.present.insert(workload.uid.clone(), present);
