@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use mesh_agent::config::{CheckArgs, Cli, Command, RunArgs, StatusArgs};
+use mesh_agent::config::{CheckArgs, Cli, Command, RunArgs, StatusArgs, UninstallArgs};
 use mesh_agent::snapshot::SnapshotSettings;
 use mesh_agent::{admin, app, control, status, telemetry};
 use mimalloc::MiMalloc;
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run(*args),
         Command::Status(args) => print_status(&args),
         Command::Check(args) => check(&args),
+        Command::Uninstall(args) => uninstall(&args),
     };
     match done {
         Ok(code) => code,
@@ -75,6 +76,16 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         shown(&args.dir),
         rejections.len()
     ));
+    Ok(ExitCode::FAILURE)
+}
+
+fn uninstall(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
+    let removed = app::uninstall(args)?;
+    say(&removed.to_string())?;
+    if removed.left.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    complain("something is left, see above; does an agent still run on this node?");
     Ok(ExitCode::FAILURE)
 }
 

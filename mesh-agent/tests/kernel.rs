@@ -13,6 +13,8 @@ mod exclusions;
 mod lab;
 #[path = "kernel/relay.rs"]
 mod relay;
+#[path = "kernel/restart.rs"]
+mod restart;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -22,7 +24,6 @@ use mesh_agent::capture::door::Accepted;
 use mesh_agent::capture::listeners::{PodListeners, PodPorts};
 use mesh_agent::capture::{Direction, PodHost};
 use mesh_agent::kernel::Hook;
-use mesh_agent::kernel::ebpf::EbpfKernel;
 use mesh_agent::kernel::enrolment::Enrolment;
 use mesh_agent::kernel::status::Change;
 use mesh_agent::mesh::facts::ObjectMeta;
@@ -51,7 +52,7 @@ impl Bench {
     fn enrolled_with(test: &str, addrs: &[&str]) -> Result<Self> {
         let lab = Lab::up(test)?;
         let relay = Relay::new();
-        let kernel = EbpfKernel::load()?;
+        let kernel = lab.kernel()?;
         let mut enrolment =
             Enrolment::new(Box::new(kernel), Arc::<Relay>::clone(&relay), PodPorts::default());
         let pod = workload(&lab, addrs);
@@ -301,7 +302,7 @@ fn a_client_that_closes_before_the_agent_accepts_keeps_its_destination() {
         let held = Arc::new(Held::default());
         let lab = Lab::up("hasty")?;
         let mut enrolment = Enrolment::new(
-            Box::new(EbpfKernel::load()?),
+            Box::new(lab.kernel()?),
             Arc::<Held>::clone(&held),
             PodPorts::default(),
         );
@@ -349,7 +350,7 @@ fn a_place_that_is_not_a_pods_own_is_refused() {
     in_lab(async || {
         let lab = Lab::up("cgroup")?;
         let mut enrolment = Enrolment::new(
-            Box::new(EbpfKernel::load()?),
+            Box::new(lab.kernel()?),
             Arc::new(Held::default()),
             PodPorts::default(),
         );

@@ -1,5 +1,9 @@
 //! Layout of what lies in the maps: `repr(C)`, no padding, every bit pattern valid.
 
+/// Counted up when what lies in a map changes its meaning but not its size: an agent does not adopt maps that were
+/// pinned under another number. A changed size is noticed without it.
+pub const LAYOUT_VERSION: u32 = 1;
+
 /// Port of the in-pod listener that takes captured outbound connections.
 pub const OUTBOUND_PORT: u16 = 15001;
 

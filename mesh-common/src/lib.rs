@@ -1,12 +1,15 @@
 //! The words that both sides of the kernel boundary speak: map keys and values, ports, counters.
 //!
-//! `no_std`, no I/O, except the one socket option behind the feature `user` that names a network namespace.
+//! `no_std`, no I/O, except behind the feature `user`: the socket option that names a network namespace, and `bpf(2)` on
+//! links.
 #![no_std]
 #![expect(
     clippy::inline_always,
     reason = "in a kernel program a call costs a frame of the 512-byte stack"
 )]
 
+#[cfg(feature = "user")]
+pub mod bpf_link;
 pub mod counter;
 pub mod exclusion;
 pub mod layout;

@@ -182,8 +182,7 @@ impl Lab {
 
     fn start_agents(&mut self, binary: &Path, tell: &dyn Fn(&str)) -> Result<()> {
         let site = self.running.site.clone();
-        // A copy, so that a later build does not change what a running lab is made of.
-        let own = site.run_dir().join("mesh-agent");
+        let own = site.agent_binary();
         fs::copy(binary, &own).with_context(|| format!("copy the agent {}", binary.display()))?;
         let binary = own;
         let mut agents = BTreeMap::new();

@@ -6,9 +6,11 @@ use std::env;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::agent;
@@ -22,6 +24,9 @@ use crate::state::{PodState, State};
 
 /// How long a program run by [`Running::exec`] may take.
 pub const EXEC_LIMIT: Duration = Duration::from_mins(1);
+
+/// An agent drains for five seconds.
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// A lab that is up.
 #[derive(Debug, Clone)]
@@ -107,14 +112,45 @@ impl Running {
         process::run(&mut command, limit).with_context(|| format!("{} in {pod}", program.join(" ")))
     }
 
-    /// The process of a node's agent.
+    /// The process of a node's agent, the latest one that was started.
     pub fn agent(&self, node: &str) -> Result<ProcessId> {
-        self.state
-            .nodes
+        let state = State::load(&self.site)?;
+        let nodes = &state.as_ref().unwrap_or(&self.state).nodes;
+        nodes
             .get(node)
             .copied()
             .flatten()
             .with_context(|| format!("no agent runs on {node}"))
+    }
+
+    /// Sends a signal to a node's agent and waits for its end.
+    pub fn end_agent(&self, node: &str, signal: Signal) -> Result<()> {
+        let agent = self.agent(node)?;
+        agent.signal(signal)?;
+        let ended = process::wait_until(END_LIMIT, || Ok((!agent.is_alive()).then_some(())))?;
+        ended.with_context(|| format!("the agent of {node} does not end by {signal}"))
+    }
+
+    /// Starts the agent of a node again and waits until it is ready.
+    pub fn start_agent(&self, node: &str) -> Result<()> {
+        self.start_agent_unready(node)?;
+        self.wait_ready(node)
+    }
+
+    /// Starts the agent of a node again; it is not ready yet.
+    pub fn start_agent_unready(&self, node: &str) -> Result<()> {
+        let mut child = agent::start(&self.site, node, &self.site.agent_binary())?;
+        let id = ProcessId::of(child.id())?;
+        // Takes its exit status whenever it ends, so that no zombie stays.
+        thread::spawn(move || child.wait());
+        let mut state = State::load(&self.site)?.context("the lab has no state")?;
+        state.nodes.insert(node.to_owned(), Some(id));
+        state.save(&self.site)
+    }
+
+    /// Waits until the agent of a node is ready.
+    pub fn wait_ready(&self, node: &str) -> Result<()> {
+        agent::wait_ready(&self.site, node, self.agent(node)?)
     }
 
     /// A page of a node's agent.

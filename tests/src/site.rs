@@ -72,6 +72,11 @@ impl Site {
         self.run_dir.join("ca")
     }
 
+    /// The agent that the lab runs: a copy, so that a later build does not change what a running lab is made of.
+    pub fn agent_binary(&self) -> PathBuf {
+        self.run_dir.join("mesh-agent")
+    }
+
     /// What the agent of a node keeps from run to run.
     pub fn agent_state(&self, node: &str) -> PathBuf {
         self.run_dir.join("agents").join(node)

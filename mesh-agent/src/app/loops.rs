@@ -39,7 +39,8 @@ impl ConfigLoop {
                 () = stop.requested() => return,
                 reading = self.source.next_reading() => self.take(reading).await,
                 // What could not be enrolled is tried again, and pods that vanished are noticed.
-                _ = audit.tick() => self.reconcile(),
+                // Before the first reading nobody knows which pods of an earlier agent are wanted.
+                _ = audit.tick(), if self.first.is_none() => self.reconcile(),
             }
         }
     }
@@ -99,6 +100,21 @@ impl ConfigLoop {
         for report in enrolment.reconcile(wanted) {
             match &report.change {
                 Change::Joined => tracing::info!(pod = report.pod, "pod joined the mesh"),
+                Change::Repaired { hooks } => {
+                    tracing::error!(
+                        pod = report.pod,
+                        ?hooks,
+                        "somebody took hooks away; they are linked again"
+                    );
+                    self.telemetry.mesh().hooks_repaired(hooks.len());
+                }
+                Change::Unrepaired { why } => {
+                    tracing::error!(
+                        pod = report.pod,
+                        why,
+                        "hooks are missing and cannot be linked again"
+                    );
+                }
                 Change::Left => tracing::info!(pod = report.pod, "pod left the mesh"),
                 Change::Failed { why } => tracing::error!(pod = report.pod, why, "pod cannot join the mesh"),
                 Change::ExclusionsChanged => tracing::info!(pod = report.pod, "pod excludes something else"),

@@ -19,11 +19,12 @@ use crate::app::lock::StateLock;
 use crate::app::loops::{ConfigLoop, sweep_pools};
 use crate::capture::PodHost;
 use crate::capture::listeners::PodPorts;
-use crate::config::{AccessLogTarget, Config};
+use crate::config::{AccessLogTarget, Config, UninstallArgs};
 use crate::control::file::FileSource;
 use crate::identity::{Certificates, EmbeddedCa};
 use crate::kernel::ebpf::EbpfKernel;
 use crate::kernel::enrolment::Enrolment;
+use crate::kernel::uninstall::{self, Removed};
 use crate::lifecycle::{Readiness, Tasks};
 use crate::mesh::facts::Facts;
 use crate::proxy::{Mesh, Proxy, ProxySettings};
@@ -31,10 +32,11 @@ use crate::snapshot::{Snapshot, SnapshotCell, SnapshotSettings};
 use crate::status::StatusBoard;
 use crate::telemetry::{AccessLog, CertificateFacts, Telemetry};
 
-/// Serves the pods of this node until SIGTERM or SIGINT, then drains and takes every hook away.
+/// Serves the pods of this node until SIGTERM or SIGINT, then drains. Hooks stay, so that an upgrade opens no gap: the
+/// next agent adopts them, and until then new connections are refused.
 ///
-/// Errors: something that the agent cannot do without is missing; the message says what and what to do. Nothing
-/// is left behind then.
+/// Errors: something that the agent cannot do without is missing; the message says what and what to do. Pods stay as
+/// they were then.
 pub fn run(config: &Config) -> anyhow::Result<()> {
     let _lock = StateLock::take(&config.state_dir)?;
     let data = data_runtime(config.data_threads)?;
@@ -46,6 +48,27 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let served = control.block_on(serve(config, data.handle()));
     data.shutdown_timeout(Duration::from_millis(200));
     served
+}
+
+/// Removes every link, map and pin of a node and says so; whether nothing is left.
+///
+/// Errors: the agent of that node runs and `args` do not force it, or the kernel cannot be asked.
+pub fn uninstall(args: &UninstallArgs) -> anyhow::Result<Removed> {
+    let lock = if args.state_dir.exists() {
+        StateLock::take(&args.state_dir).map(Some)
+    } else {
+        Ok(None)
+    };
+    let _lock = match lock {
+        Err(error) if !args.force => {
+            return Err(
+                error.context("the agent runs: stop it first, or unhook its pods all the same with --force")
+            );
+        }
+        Ok(lock) => lock,
+        Err(_) => None,
+    };
+    uninstall::uninstall(&args.bpf_dir, &args.node_name).context("cannot remove what is pinned")
 }
 
 fn data_runtime(threads: usize) -> anyhow::Result<Runtime> {
@@ -66,7 +89,7 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
     let telemetry = Telemetry::with_access_log(access_log(&config.access_log)?);
     telemetry.observe_tasks(tasks.clone());
     let admin = AdminServer::bind(config.admin_addr, readiness.clone()).await?;
-    let kernel = EbpfKernel::load()?;
+    let kernel = EbpfKernel::load(&config.bpf_dir, &config.node_name)?;
     let ca = EmbeddedCa::open(&config.ca_dir, &config.trust_domain, config.certificate_ttl)?;
     let certificates = Arc::new(Certificates::new(Arc::new(ca), &tasks));
     watch_certificates(&telemetry, &certificates);
@@ -116,9 +139,7 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
             "connections did not end within the drain time and are closed"
         );
     }
-    for report in enrolment.lock().stop() {
-        tracing::debug!(pod = report.pod, change = ?report.change, "stopped serving a pod");
-    }
+    enrolment.lock().stop();
     telemetry.access_log().flush(Duration::from_secs(1));
     Ok(())
 }

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::settings::{Settings, read_file};
-use super::{Config, ConfigError, DEFAULT_ROOT_NAMESPACE, DEFAULT_TRUST_DOMAIN, default_admin_addr};
+use super::{
+    Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR, DEFAULT_TRUST_DOMAIN,
+    default_admin_addr,
+};
 
 /// The node agent of a sidecar-free service mesh.
 #[derive(Debug, Parser)]
@@ -26,6 +29,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Read a directory of manifests as the agent would and print every rejection; exit code 1 if there is one.
     Check(CheckArgs),
+    /// Remove every link, map and pin of the mesh on this node and prove it; exit code 1 if something is left.
+    Uninstall(UninstallArgs),
 }
 
 /// Arguments of `status`.
@@ -50,6 +55,23 @@ pub struct CheckArgs {
     /// Namespace whose policies without selector are mesh-wide.
     #[arg(long, default_value = DEFAULT_ROOT_NAMESPACE)]
     pub root_namespace: String,
+}
+
+/// Arguments of `uninstall`: those that the agent was run with.
+#[derive(Debug, Args)]
+pub struct UninstallArgs {
+    /// Name of the node.
+    #[arg(long, env = "MESH_NODE_NAME")]
+    pub node_name: String,
+    /// BPF file system on which maps and links are pinned.
+    #[arg(long, env = "MESH_BPF_DIR", default_value = DEFAULT_BPF_DIR)]
+    pub bpf_dir: PathBuf,
+    /// Directory of the agent, which tells whether it runs.
+    #[arg(long, env = "MESH_STATE_DIR", default_value = DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// Unhook the pods of a running agent too; it hooks them up again, so this alone does not end it.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Arguments of `run`; what is absent comes from the file, then from the defaults of [`Config`].

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use self::cli::{CheckArgs, Cli, Command, RunArgs, StatusArgs};
+pub use self::cli::{CheckArgs, Cli, Command, RunArgs, StatusArgs, UninstallArgs};
 
 /// The agent's settings, complete and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,9 @@ pub struct Config {
     pub manifests: PathBuf,
     /// Directory of this agent alone. Default `/run/mesh-agent`.
     pub state_dir: PathBuf,
+    /// Where maps and links are pinned, below `mesh/NODE`; a BPF file system is mounted there when there is none.
+    /// Default `/sys/fs/bpf`.
+    pub bpf_dir: PathBuf,
     /// Directory of the embedded CA. Default `/var/lib/mesh-agent/ca`.
     pub ca_dir: PathBuf,
     /// Admin server. Default `127.0.0.1:15020`.
@@ -97,6 +100,11 @@ pub enum ConfigError {
 fn env_name(field: &str) -> String {
     format!("MESH_{}", field.to_uppercase())
 }
+
+/// Where maps and links are pinned unless told otherwise.
+const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf";
+/// Directory of the agent alone unless told otherwise.
+const DEFAULT_STATE_DIR: &str = "/run/mesh-agent";
 
 /// Where the admin server listens unless told otherwise.
 fn default_admin_addr() -> SocketAddr {

@@ -8,7 +8,8 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::{
-    AccessLogTarget, Config, ConfigError, DEFAULT_ROOT_NAMESPACE, DEFAULT_TRUST_DOMAIN, default_admin_addr,
+    AccessLogTarget, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
+    DEFAULT_TRUST_DOMAIN, default_admin_addr,
 };
 
 /// Any of the settings; the same struct is read from flags, the environment and the file.
@@ -25,6 +26,9 @@ pub(super) struct Settings {
     /// Directory for what belongs to this agent alone; one agent at a time.
     #[arg(long, env = "MESH_STATE_DIR")]
     state_dir: Option<PathBuf>,
+    /// BPF file system on which maps and links are pinned, below `mesh/NODE`; mounted there when there is none.
+    #[arg(long, env = "MESH_BPF_DIR")]
+    bpf_dir: Option<PathBuf>,
     /// Directory of the embedded CA's root, shared by the agents of one machine.
     #[arg(long, env = "MESH_CA_DIR")]
     ca_dir: Option<PathBuf>,
@@ -70,6 +74,7 @@ impl Settings {
             node_name: self.node_name.or(lower.node_name),
             manifests: self.manifests.or(lower.manifests),
             state_dir: self.state_dir.or(lower.state_dir),
+            bpf_dir: self.bpf_dir.or(lower.bpf_dir),
             ca_dir: self.ca_dir.or(lower.ca_dir),
             admin_addr: self.admin_addr.or(lower.admin_addr),
             trust_domain: self.trust_domain.or(lower.trust_domain),
@@ -121,7 +126,8 @@ impl Settings {
         Ok(Config {
             node_name: self.node_name.ok_or(ConfigError::Missing("node_name"))?,
             manifests: self.manifests.ok_or(ConfigError::Missing("manifests"))?,
-            state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from("/run/mesh-agent")),
+            state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR)),
+            bpf_dir: self.bpf_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_BPF_DIR)),
             ca_dir: self
                 .ca_dir
                 .unwrap_or_else(|| PathBuf::from("/var/lib/mesh-agent/ca")),
@@ -203,10 +209,11 @@ fn ranged(name: &'static str, value: u64, min: u64, max: u64) -> Result<u64, Con
 }
 
 /// Names of all settings, for suggestions.
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 16] = [
     "node_name",
     "manifests",
     "state_dir",
+    "bpf_dir",
     "ca_dir",
     "admin_addr",
     "trust_domain",

@@ -4,6 +4,7 @@ use std::collections::HashMap as Memory;
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, SockHash};
@@ -15,19 +16,20 @@ use crate::kernel::exclusions::ExclusionMaps;
 use crate::kernel::flow_table::{EbpfFlows, absent_is_fine};
 use crate::kernel::links::PodLinks;
 use crate::kernel::loader::Programs;
+use crate::kernel::pins::Pins;
 use crate::kernel::preflight::Preflight;
 use crate::kernel::site::Site;
-use crate::kernel::{Entry, Kernel};
+use crate::kernel::{Entry, Hook, Kernel, Orphan};
 use crate::mesh::exclusions::Exclusions;
 use crate::mesh::workload::Placement;
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
 
-/// Pods hooked up by eBPF. Dropped, it unlinks every hook; the maps go with it.
+/// Pods hooked up by eBPF. Maps and links are pinned and stay when it is dropped, or when the agent dies.
 #[derive(Debug)]
 pub struct EbpfKernel {
     found: Preflight,
-    // Before the programs: links go first.
+    pins: Pins,
     pods: Memory<NetnsCookie, Hooked>,
     programs: Programs,
     maps: PodMaps,
@@ -42,15 +44,18 @@ struct Hooked {
 }
 
 impl EbpfKernel {
-    /// Checks the machine, then loads the programs. Errors are one line that says what is missing.
-    pub fn load() -> Result<Self, KernelError> {
+    /// Checks the machine, then loads the programs over the maps that are pinned for `node` on the BPF file system at
+    /// `bpf_dir`, which is mounted when absent. Errors are one line that says what is missing.
+    pub fn load(bpf_dir: &Path, node: &str) -> Result<Self, KernelError> {
         let found = Preflight::run()?;
-        let mut programs = Programs::load(&found)?;
+        let pins = Pins::make(bpf_dir, node)?;
+        let mut programs = Programs::load(&found, &pins)?;
         let flows = Arc::new(EbpfFlows::open(&mut programs)?);
         let maps = PodMaps::open(&mut programs)?;
         let exclusions = ExclusionMaps::open(&mut programs)?;
         Ok(Self {
             found,
+            pins,
             pods: Memory::new(),
             programs,
             maps,
@@ -73,8 +78,13 @@ impl Kernel for EbpfKernel {
         let cookie = site.netns.cookie();
         let (cgroup, netns) = site.files().ok_or(KernelError::ForeignSite(cookie))?;
         let addrs: Vec<IpAddr> = inbound.iter().map(|(addr, _)| *addr).collect();
+        let dir = self.pins.links_of(cookie);
+        let was_hooked = dir.exists();
+        if was_hooked {
+            self.flows.sweep_peers(cookie)?;
+        }
         let linked = match self.maps.put(cookie, inbound) {
-            Ok(()) => PodLinks::attach(&mut self.programs, cgroup, netns),
+            Ok(()) => PodLinks::attach(&mut self.programs, &dir, cgroup, netns),
             Err(error) => Err(error),
         };
         match linked {
@@ -82,6 +92,8 @@ impl Kernel for EbpfKernel {
                 self.pods.insert(cookie, Hooked { links, addrs });
                 Ok(())
             }
+            // Without its entries an adopted pod would be left alone by its hooks, and leak.
+            Err(error) if was_hooked => Err(error),
             Err(error) => {
                 if let Err(left) = self.maps.remove(cookie, &addrs) {
                     tracing::warn!(error = %left, netns = cookie.0, "map entries stay behind a failed enrolment");
@@ -100,14 +112,39 @@ impl Kernel for EbpfKernel {
         self.exclusions.put(netns, addrs, wanted)
     }
 
+    fn repair(&mut self, site: &Site) -> Result<Vec<Hook>, KernelError> {
+        let cookie = site.netns.cookie();
+        let (cgroup, netns) = site.files().ok_or(KernelError::ForeignSite(cookie))?;
+        let hooked = self
+            .pods
+            .get_mut(&cookie)
+            .ok_or(KernelError::ForeignSite(cookie))?;
+        hooked.links.repair(&mut self.programs, cgroup, netns)
+    }
+
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
-        let Some(hooked) = self.pods.remove(&netns) else {
-            return Ok(());
+        let dir = self.pins.links_of(netns);
+        let (links, addrs) = match self.pods.remove(&netns) {
+            Some(hooked) => (hooked.links, hooked.addrs),
+            None if dir.exists() => (PodLinks::pinned(&dir)?, self.maps.addrs_of(netns)?),
+            None => return Ok(()),
         };
-        drop(hooked.links);
-        let removed = self.maps.remove(netns, &hooked.addrs);
-        let included = self.exclusions.put(netns, &hooked.addrs, &Exclusions::default());
-        self.flows.sweep(netns).and(removed).and(included)
+        let unlinked = links.remove();
+        let removed = self.maps.remove(netns, &addrs);
+        let included = self.exclusions.put(netns, &addrs, &Exclusions::default());
+        self.flows.sweep(netns).and(unlinked).and(removed).and(included)
+    }
+
+    fn orphans(&self) -> Result<Vec<Orphan>, KernelError> {
+        let pinned = self.pins.pods()?;
+        let left = pinned.into_iter().filter(|netns| !self.pods.contains_key(netns));
+        left.map(|netns| {
+            Ok(Orphan {
+                netns,
+                addrs: self.maps.addrs_of(netns)?,
+            })
+        })
+        .collect()
     }
 
     fn entries(&self) -> Vec<Entry> {
@@ -171,10 +208,23 @@ impl PodMaps {
         self.pods.insert(netns.0, pod, 0).map_err(failed("put", "PODS"))
     }
 
+    /// The addresses that a pod was put with, by this agent or an earlier one.
+    fn addrs_of(&self, netns: NetnsCookie) -> Result<Vec<IpAddr>, KernelError> {
+        let pod = match self.pods.get(&netns.0, 0) {
+            Ok(pod) => pod,
+            Err(MapError::KeyNotFound) => return Ok(Vec::new()),
+            Err(error) => return Err(failed("read", "PODS")(error)),
+        };
+        let addrs = [pod.v4, pod.v6].into_iter().filter(|addr| !addr.is_absent());
+        Ok(addrs.map(IpAddr::from).collect())
+    }
+
     /// Goes on after an error: what can be removed is.
     fn remove(&mut self, netns: NetnsCookie, addrs: &[IpAddr]) -> Result<(), KernelError> {
         let mut outcome = absent_is_fine(self.pods.remove(&netns.0)).map_err(failed("remove", "PODS"));
-        for ip in addrs.iter().filter(|ip| self.owners.get(ip) == Some(&netns)) {
+        // An address without an owner was put by an earlier agent.
+        let is_own = |ip: &&IpAddr| self.owners.get(*ip).is_none_or(|owner| *owner == netns);
+        for ip in addrs.iter().filter(is_own) {
             let addr = Addr::from(*ip);
             outcome = outcome
                 .and(absent_is_fine(self.addrs.remove(&addr)).map_err(failed("remove", "POD_ADDRS")))

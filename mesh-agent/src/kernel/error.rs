@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use aya::EbpfError;
 use aya::maps::MapError;
+use aya::pin::PinError;
 use aya::programs::ProgramError;
 
 use crate::mesh::workload::WorkloadUid;
@@ -51,6 +52,24 @@ pub enum KernelError {
         map: &'static str,
         /// What the kernel said.
         source: MapError,
+    },
+    /// Something about a pin failed.
+    #[error("{operation} {path}: {source}", path = path.display())]
+    Pin {
+        /// What was tried.
+        operation: &'static str,
+        /// Which pin or directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A link cannot be pinned.
+    #[error("pin {path}: {}", spelled(source), path = path.display())]
+    Pinning {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        source: PinError,
     },
     /// The pod has no annotations that say where it lives.
     #[error("no annotations mesh-agent.dev/netns and mesh-agent.dev/cgroup say where the pod lives")]

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
-use crate::kernel::{Entry, Hook, Kernel};
+use crate::kernel::{Entry, Hook, Kernel, Orphan};
 use crate::mesh::exclusions::Exclusions;
 use crate::mesh::workload::Placement;
 use crate::pod::flows::FlowTable;
@@ -30,6 +30,8 @@ struct State {
     cookies: HashMap<PathBuf, NetnsCookie>,
     hooked: HashMap<NetnsCookie, Vec<IpAddr>>,
     excluded: HashMap<NetnsCookie, Exclusions>,
+    orphans: HashMap<NetnsCookie, Vec<IpAddr>>,
+    broken: Vec<Hook>,
     refusal: Option<String>,
 }
 
@@ -47,6 +49,17 @@ impl FakeKernel {
     /// What is left alone for the namespace, if that was ever said.
     pub fn excluded(&self, netns: NetnsCookie) -> Option<Exclusions> {
         self.lock().excluded.get(&netns).cloned()
+    }
+
+    /// Takes hooks away from the pod that is looked at next, as somebody with `bpftool` may.
+    pub fn detach(&self, hooks: &[Hook]) {
+        self.lock().broken = hooks.to_vec();
+    }
+
+    /// As when the agent was killed and another one starts: what is hooked stays.
+    pub fn restart(&self) {
+        let mut state = self.lock();
+        state.orphans = std::mem::take(&mut state.hooked);
     }
 
     /// What the hooks would remember.
@@ -80,6 +93,7 @@ impl Kernel for FakeKernel {
         if let Some(reason) = &state.refusal {
             return Err(KernelError::Told(reason.clone()));
         }
+        state.orphans.remove(&site.netns.cookie());
         state
             .hooked
             .insert(site.netns.cookie(), inbound.iter().map(|(ip, _)| *ip).collect());
@@ -100,11 +114,29 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
+    fn repair(&mut self, _: &Site) -> Result<Vec<Hook>, KernelError> {
+        let mut state = self.lock();
+        match &state.refusal {
+            Some(reason) if !state.broken.is_empty() => Err(KernelError::Told(reason.clone())),
+            _ => Ok(std::mem::take(&mut state.broken)),
+        }
+    }
+
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
         let mut state = self.lock();
         state.hooked.remove(&netns);
         state.excluded.remove(&netns);
+        state.orphans.remove(&netns);
         Ok(())
+    }
+
+    fn orphans(&self) -> Result<Vec<Orphan>, KernelError> {
+        let state = self.lock();
+        let orphans = state.orphans.iter().map(|(netns, addrs)| Orphan {
+            netns: *netns,
+            addrs: addrs.clone(),
+        });
+        Ok(orphans.collect())
     }
 
     fn entries(&self) -> Vec<Entry> {

@@ -37,6 +37,11 @@ impl EbpfFlows {
         })
     }
 
+    /// Forgets what an earlier agent filed for the connections that it delivered to a pod: they ended with it.
+    pub(in crate::kernel) fn sweep_peers(&self, netns: NetnsCookie) -> Result<(), KernelError> {
+        self.true_peer.sweep(netns)
+    }
+
     /// Removes what is left of the flows of a pod that is unhooked: nobody else will any more.
     pub(in crate::kernel) fn sweep(&self, netns: NetnsCookie) -> Result<(), KernelError> {
         self.living.sweep(netns)?;

@@ -2,35 +2,68 @@
 //!
 //! Must not know: pods.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::{HashMap, Map, MapData, MapError, MapInfo};
 use aya::programs::{CgroupSockAddr, Program, ProgramError, SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader, Pod};
+use aya_obj::Object;
 
 use crate::kernel::Hook;
 use crate::kernel::error::KernelError;
+use crate::kernel::pins::Pins;
 use crate::kernel::preflight::Preflight;
 
 /// The programs, verified and ready to be linked.
 #[derive(Debug)]
 pub struct Programs {
     object: Ebpf,
+    has_new_maps: bool,
 }
 
 impl Programs {
-    /// Creates the maps and has the kernel verify every program.
-    pub fn load(found: &Preflight) -> Result<Self, KernelError> {
+    /// Adopts the maps that are pinned, or makes and pins them, and has the kernel verify every program.
+    ///
+    /// Pinned maps of another layout are replaced as a whole. Whatever programs an earlier agent left linked go on
+    /// with their own maps until their links are adopted.
+    pub fn load(found: &Preflight, pins: &Pins) -> Result<Self, KernelError> {
+        let maps = Declared::of(embedded()?)?;
+        let has_new_maps = !maps.are_adoptable(pins)?;
+        let mut loader = EbpfLoader::new();
+        for map in &maps.0 {
+            loader.map_pin_path(&map.name, pins.maps().join(&map.name));
+        }
         let can_set_retval = u8::from(found.can_set_retval);
-        let object = EbpfLoader::new()
+        let object = loader
             .override_global("CAN_SET_RETVAL", &can_set_retval, true)
             .load(embedded()?)
             .map_err(KernelError::Object)?;
-        let mut programs = Self { object };
+        let mut programs = Self { object, has_new_maps };
         for hook in Hook::ALL {
             programs.verify(hook)?;
         }
         Ok(programs)
+    }
+
+    /// Whether the maps were made just now: no program that was linked before uses them.
+    pub(in crate::kernel) fn has_new_maps(&self) -> bool {
+        self.has_new_maps
+    }
+
+    /// What the kernel calls the instructions of the program of `hook`: the same for the same program.
+    pub(in crate::kernel) fn tag(&mut self, hook: Hook) -> Result<u64, KernelError> {
+        let info = self.any_program(hook)?.info();
+        info.map(|info| info.tag()).map_err(refused("look at", hook))
+    }
+
+    /// The descriptor of the program of `hook`.
+    pub(in crate::kernel) fn descriptor(&mut self, hook: Hook) -> Result<BorrowedFd<'_>, KernelError> {
+        let program = self.any_program(hook)?;
+        program
+            .fd()
+            .map(|program| program.as_fd())
+            .map_err(refused("look at", hook))
     }
 
     /// Takes the map of that name out, as one of aya's typed maps.
@@ -70,11 +103,13 @@ impl Programs {
     where
         &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
     {
-        let program = self
-            .object
+        self.any_program(hook)?.try_into().map_err(refused("find", hook))
+    }
+
+    fn any_program(&mut self, hook: Hook) -> Result<&mut Program, KernelError> {
+        self.object
             .program_mut(hook.program())
-            .ok_or(KernelError::NoSuchPart(hook.program()))?;
-        program.try_into().map_err(refused("find", hook))
+            .ok_or(KernelError::NoSuchPart(hook.program()))
     }
 
     fn verify(&mut self, hook: Hook) -> Result<(), KernelError> {
@@ -86,6 +121,72 @@ impl Programs {
             }
         };
         verified.map_err(refused("verify", hook))
+    }
+}
+
+/// The maps that the object declares and that are to be pinned: all but its constants.
+struct Declared(Vec<Shape>);
+
+struct Shape {
+    name: String,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+impl Declared {
+    fn of(object: &[u8]) -> Result<Self, KernelError> {
+        let object = Object::parse(object).map_err(|error| KernelError::Object(error.into()))?;
+        let maps = object.maps.into_iter().filter(|(name, _)| !name.starts_with('.'));
+        let shapes = maps.map(|(name, map)| Shape {
+            name,
+            key_size: map.key_size(),
+            value_size: map.value_size(),
+            max_entries: map.max_entries(),
+        });
+        Ok(Self(shapes.collect()))
+    }
+
+    /// Whether the maps that are pinned are ours. What is not ours is removed; programs that use it keep it.
+    fn are_adoptable(&self, pins: &Pins) -> Result<bool, KernelError> {
+        let foreign = pins.remove_foreign_maps()?;
+        if foreign > 0 {
+            tracing::warn!(
+                maps = foreign,
+                "pinned maps of another layout version are replaced"
+            );
+        }
+        let mut is_any_there = false;
+        for map in &self.0 {
+            let path = pins.maps().join(&map.name);
+            if !path.exists() {
+                continue;
+            }
+            is_any_there = true;
+            if !map.is_like(&path)? {
+                let removed = pins.remove_own_maps()?;
+                tracing::warn!(
+                    map = map.name,
+                    maps = removed,
+                    "pinned maps of another shape are replaced"
+                );
+                return Ok(false);
+            }
+        }
+        Ok(is_any_there)
+    }
+}
+
+impl Shape {
+    fn is_like(&self, pin: &Path) -> Result<bool, KernelError> {
+        let pinned = MapInfo::from_pin(pin).map_err(|source| KernelError::Map {
+            operation: "look at",
+            map: "pinned",
+            source,
+        })?;
+        Ok(pinned.key_size() == self.key_size
+            && pinned.value_size() == self.value_size
+            && pinned.max_entries() == self.max_entries)
     }
 }
 

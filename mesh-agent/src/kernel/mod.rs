@@ -11,9 +11,11 @@ pub mod fake;
 pub mod flow_table;
 pub mod links;
 pub mod loader;
+pub mod pins;
 pub mod preflight;
 pub mod site;
 pub mod status;
+pub mod uninstall;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -31,8 +33,8 @@ use crate::pod::netns::NetnsCookie;
 
 /// Hooks pods up. Implemented over eBPF by [`ebpf::EbpfKernel`], in memory by [`fake::FakeKernel`].
 ///
-/// Calls are synchronous and made by the enrolment loop only, some system calls each; dropping the kernel unhooks
-/// every pod.
+/// Calls are synchronous and made by the enrolment loop only, some system calls each. Dropping the kernel unhooks
+/// nobody: what is hooked stays, and the next agent puts it again.
 pub trait Kernel: Send + fmt::Debug {
     /// What the hooks remember of flows; shared with the data path.
     fn flows(&self) -> Arc<dyn FlowTable>;
@@ -41,7 +43,8 @@ pub trait Kernel: Send + fmt::Debug {
     fn open(&self, placement: &Placement) -> Result<Site, KernelError>;
 
     /// Hooks the pod at `site` up, in the order that never leaks: maps, `sk_lookup`, then the cgroup hooks.
-    /// `inbound` are its open listeners. On an error nothing is left behind. A site is put once until removed.
+    /// `inbound` are its open listeners. What an earlier agent left of the pod is adopted. On an error nothing new is
+    /// left behind. A site is put once until removed.
     fn put(&mut self, site: &Site, inbound: &[(IpAddr, BorrowedFd<'_>)]) -> Result<(), KernelError>;
 
     /// Makes what the hooks leave alone for a pod with these addresses equal to `wanted`; connections that exist stay
@@ -53,11 +56,18 @@ pub trait Kernel: Send + fmt::Debug {
         wanted: &Exclusions,
     ) -> Result<(), KernelError>;
 
+    /// Asks the kernel which hooks of the pod at `site`, which was put, are linked and pinned; mends what is not, and
+    /// says which hooks those were.
+    fn repair(&mut self, site: &Site) -> Result<Vec<Hook>, KernelError>;
+
     /// Unhooks what was put, in reverse order, and excludes nothing any more; removing what is not there is no error. What an address means to
     /// another pod by now stays.
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError>;
 
-    /// Every pod that is hooked, with its hooks.
+    /// Pods that an earlier agent hooked up and this one has neither put nor removed.
+    fn orphans(&self) -> Result<Vec<Orphan>, KernelError>;
+
+    /// Every pod that was put, with the hooks that are linked, as the kernel says.
     fn entries(&self) -> Vec<Entry>;
 
     /// What the hooks counted since they were loaded, by name.
@@ -71,6 +81,15 @@ pub struct Entry {
     pub netns: NetnsCookie,
     /// The hooks that are linked.
     pub hooks: Vec<Hook>,
+}
+
+/// A pod that an earlier agent left hooked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Orphan {
+    /// Its namespace.
+    pub netns: NetnsCookie,
+    /// Its addresses; none when they are not known any more.
+    pub addrs: Vec<IpAddr>,
 }
 
 /// A hook of the kernel that a program is linked to for each pod.

@@ -33,7 +33,7 @@ pub struct PodStatus {
     pub wanted: bool,
     /// Whether it is.
     pub present: bool,
-    /// The hooks that are linked.
+    /// The hooks that are linked, as the kernel says.
     pub hooks: Vec<Hook>,
     /// Seconds since the epoch at which it became present.
     pub since_s: Option<u64>,
@@ -57,6 +57,17 @@ pub struct Report {
 pub enum Change {
     /// It is enrolled: every hook is linked.
     Joined,
+    /// Somebody else had taken hooks away; they are linked again.
+    Repaired {
+        /// Which hooks.
+        hooks: Vec<Hook>,
+    },
+    /// Somebody else took hooks away, and they cannot be linked again; tried at every reconcile, reported when the
+    /// reason changes.
+    Unrepaired {
+        /// The reason.
+        why: String,
+    },
     /// It is not enrolled any more.
     Left,
     /// It is wanted and could not be enrolled; tried again at every reconcile, reported when the reason changes.
@@ -94,6 +105,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.change {
             Change::Joined => write!(f, "{} enrolled", self.pod),
+            Change::Repaired { hooks } => write!(f, "{} repaired: {hooks:?}", self.pod),
+            Change::Unrepaired { why } => write!(f, "{} not repaired: {why}", self.pod),
             Change::Left => write!(f, "{} un-enrolled", self.pod),
             Change::Failed { why } => write!(f, "{} not enrolled: {why}", self.pod),
             Change::ExclusionsChanged => write!(f, "{} excludes something else", self.pod),

@@ -22,6 +22,7 @@ pub struct MeshMetrics {
     config_success: Gauge,
     pods_wanted: Gauge,
     pods_enrolled: Gauge,
+    capture_repairs: Counter,
     handshake_failures: Family<[(&'static str, &'static str); 2], Counter>,
     captured: [Counter; 2],
     uncaptured: [Counter; 2],
@@ -78,6 +79,13 @@ impl MeshMetrics {
             config_success: register_success(registry),
             pods_wanted,
             pods_enrolled,
+            capture_repairs: registered(
+                registry,
+                (
+                    "mesh_capture_repairs",
+                    "Hooks of pods that somebody else had taken away and that were linked again",
+                ),
+            ),
             handshake_failures: registered(
                 registry,
                 (
@@ -142,6 +150,12 @@ impl MeshMetrics {
         self.pods_wanted.set(i64::try_from(wanted).unwrap_or(i64::MAX));
         self.pods_enrolled
             .set(i64::try_from(enrolled).unwrap_or(i64::MAX));
+    }
+
+    /// Somebody else had taken `hooks` hooks of a pod away: they are linked again.
+    pub fn hooks_repaired(&self, hooks: usize) {
+        self.capture_repairs
+            .inc_by(u64::try_from(hooks).unwrap_or(u64::MAX));
     }
 
     /// A TLS handshake failed for `reason`, a word of a closed enum.

@@ -1,19 +1,32 @@
 //! Two network namespaces joined by a veth pair, a cgroup for the pod, and Python inside.
 
+use std::collections::BTreeSet;
 use std::error::Error;
+use std::ffi::CString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use aya::maps::MapData;
+use aya::programs::links::{FdLink, PinnedLink};
+use mesh_agent::kernel::Hook;
+use mesh_agent::kernel::ebpf::EbpfKernel;
+use mesh_agent::kernel::pins::Pins;
+use mesh_common::bpf_link;
+use nix::mount::umount;
 use serde::Deserialize;
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The pod that is enrolled.
 pub(crate) const POD: [&str; 2] = ["10.231.7.1", "fd00:231:7::1"];
+/// The node that the pod is on.
+pub(crate) const NODE: &str = "node";
 /// Its neighbour, which is not.
 pub(crate) const PEER: [&str; 2] = ["10.231.7.2", "fd00:231:7::2"];
 
@@ -21,6 +34,7 @@ pub(crate) const PEER: [&str; 2] = ["10.231.7.2", "fd00:231:7::2"];
 pub(crate) struct Lab {
     name: String,
     cgroup: PathBuf,
+    bpf: PathBuf,
 }
 
 /// Which side of the veth pair.
@@ -35,7 +49,9 @@ impl Lab {
         let name = format!("mesh-k{}-{test}", std::process::id());
         let cgroup = cgroup2()?.join(&name).join("pod");
         fs::create_dir_all(&cgroup)?;
-        let lab = Self { name, cgroup };
+        // On it the agent mounts a BPF file system: with that, whatever it pinned goes.
+        let bpf = PathBuf::from("/run").join(format!("{name}-bpf"));
+        let lab = Self { name, cgroup, bpf };
         for side in [Side::Pod, Side::Peer] {
             ip(&["netns", "add", &lab.netns_name(side)])?;
         }
@@ -68,6 +84,64 @@ impl Lab {
 
     pub(crate) fn cgroup(&self) -> PathBuf {
         self.cgroup.clone()
+    }
+
+    /// The programs, on the maps that are pinned for this lab, as a starting agent loads them.
+    pub(crate) fn kernel(&self) -> Result<EbpfKernel> {
+        Ok(EbpfKernel::load(&self.bpf, NODE)?)
+    }
+
+    /// The BPF file system.
+    pub(crate) fn bpf(&self) -> &Path {
+        &self.bpf
+    }
+
+    /// The links of the pod, as its pins say.
+    pub(crate) fn pinned_links(&self) -> Result<Vec<PathBuf>> {
+        let mut links = Vec::new();
+        for pod in fs::read_dir(Pins::at(&self.bpf, NODE).links())? {
+            for link in fs::read_dir(pod?.path())? {
+                links.push(link?.path());
+            }
+        }
+        Ok(links)
+    }
+
+    /// The numbers of the pod's links, which no other link of this boot gets.
+    pub(crate) fn link_ids(&self) -> Result<BTreeSet<u32>> {
+        let links = self.pinned_links()?;
+        let ids = links.iter().map(|path| Ok(PinnedLink::from_pin(path)?));
+        ids.map(|link: Result<PinnedLink>| Ok(FdLink::from(link?).info()?.id()))
+            .collect()
+    }
+
+    /// Detaches a link of the pod, as `bpftool link detach` does.
+    pub(crate) fn detach(&self, hook: Hook) -> Result<()> {
+        let path = CString::new(self.pin_of(hook)?.as_os_str().as_bytes())?;
+        let link = bpf_link::open_pinned(&path).map_err(std::io::Error::from_raw_os_error)?;
+        bpf_link::detach(link.as_fd()).map_err(std::io::Error::from_raw_os_error)?;
+        Ok(())
+    }
+
+    /// Removes the pin of a link of the pod.
+    pub(crate) fn unpin(&self, hook: Hook) -> Result<()> {
+        Ok(fs::remove_file(self.pin_of(hook)?)?)
+    }
+
+    fn pin_of(&self, hook: Hook) -> Result<PathBuf> {
+        let links = self.pinned_links()?;
+        let mut links = links.into_iter();
+        Ok(links
+            .find(|link| link.ends_with(hook.program()))
+            .ok_or("no such pin")?)
+    }
+
+    /// Puts another map in the place of a pinned one.
+    pub(crate) fn replace_pinned_map(&self, name: &str, by: &str) -> Result<()> {
+        let maps = Pins::at(&self.bpf, NODE).maps();
+        fs::remove_file(maps.join(name))?;
+        MapData::from_pin(maps.join(by))?.pin(maps.join(name))?;
+        Ok(())
     }
 
     /// Takes a side's namespace away, as the end of a pod does.
@@ -140,7 +214,13 @@ impl Drop for Lab {
                 eprintln!("left behind: {error}");
             }
         }
-        for folder in [Some(self.cgroup.as_path()), self.cgroup.parent()]
+        if self.bpf.exists()
+            && let Err(error) = umount(&self.bpf)
+        {
+            eprintln!("left behind: {}: {error}", self.bpf.display());
+        }
+        let bpf = self.bpf.exists().then_some(self.bpf.as_path());
+        for folder in [Some(self.cgroup.as_path()), self.cgroup.parent(), bpf]
             .into_iter()
             .flatten()
         {

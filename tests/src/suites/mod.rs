@@ -9,6 +9,7 @@ mod control;
 mod exceptions;
 mod faults;
 mod protocols;
+mod restart;
 mod routes;
 mod security;
 mod soak;
@@ -93,6 +94,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "faults",
             claims: faults::CLAIMS,
+        },
+        Suite {
+            name: "restart",
+            claims: restart::CLAIMS,
         },
         Suite {
             name: "soak",

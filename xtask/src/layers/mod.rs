@@ -40,6 +40,7 @@ const LAYERS: &[(&str, u8)] = &[
 /// What may be named only in these rooms, or not in those.
 const CRATES: &[(&str, Place)] = &[
     ("aya", Place::OnlyIn(&["kernel"])),
+    ("aya_obj", Place::OnlyIn(&["kernel"])),
     ("rustls", Place::OnlyIn(&["identity", "transport"])),
     ("tokio_rustls", Place::OnlyIn(&["identity", "transport"])),
     ("std::env", Place::OnlyIn(&["config"])),

@@ -24,7 +24,8 @@ use crate::pod::LocalPod;
 /// The pods of this node, hooked and not.
 ///
 /// Owned by one task, which calls [`Enrolment::reconcile`] after every change of facts and every few seconds:
-/// failures are tried again there, and pods that vanished are noticed there. Dropped, it unhooks every pod.
+/// failures are tried again there, and pods that vanished are noticed there. Dropped, it stops to serve every pod and
+/// leaves it hooked: until the next agent adopts it, its new connections are refused.
 pub struct Enrolment {
     kernel: Box<dyn Kernel>,
     host: Arc<dyn PodHost>,
@@ -40,6 +41,8 @@ struct Present {
     site: Site,
     excluded: Excluded,
     since: SystemTime,
+    /// Why hooks that somebody took away cannot be linked again.
+    unrepaired: Option<String>,
 }
 
 /// A pod that should be hooked and is not.
@@ -63,10 +66,11 @@ impl Enrolment {
 
     /// Makes the enrolled pods equal to `wanted`, the enrolled workloads of this node, and reports what changed.
     ///
-    /// Synchronous: some dozens of system calls for each pod that changes, two for each that does not. One pod's
+    /// Synchronous: some dozens of system calls for each pod, whether it changes or only its hooks are looked at. One pod's
     /// failure does not touch another.
     pub fn reconcile(&mut self, wanted: &[Arc<Workload>]) -> Vec<Report> {
         let mut reports = self.leave_unwanted(wanted);
+        self.audit(&mut reports);
         self.absent
             .retain(|uid, _| wanted.iter().any(|workload| workload.uid == *uid));
         for workload in wanted {
@@ -75,6 +79,7 @@ impl Enrolment {
             }
         }
         self.keep_exclusions(wanted, &mut reports);
+        self.release_orphans();
         reports
     }
 
@@ -92,9 +97,55 @@ impl Enrolment {
         EnrolmentStatus { pods, counters }
     }
 
-    /// Un-enrols every pod, as before an orderly stop.
-    pub fn stop(&mut self) -> Vec<Report> {
-        self.reconcile(&[])
+    /// Serves no pod any more, as before an orderly stop; all stay hooked for the next agent.
+    pub fn stop(&mut self) {
+        for uid in std::mem::take(&mut self.present).into_keys() {
+            self.host.left(&uid);
+        }
+    }
+
+    /// Compares the links that should be with those that the kernel has, and mends the difference.
+    fn audit(&mut self, reports: &mut Vec<Report>) {
+        for pod in self.present.values_mut() {
+            let change = match self.kernel.repair(&pod.site) {
+                Ok(hooks) => {
+                    pod.unrepaired = None;
+                    (!hooks.is_empty()).then_some(Change::Repaired { hooks })
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    let before = pod.unrepaired.replace(why.clone());
+                    (before.as_ref() != Some(&why)).then_some(Change::Unrepaired { why })
+                }
+            };
+            reports.extend(change.map(|change| Report::new(&pod.workload, change)));
+        }
+    }
+
+    /// Unhooks what an earlier agent left and nobody wants. A pod that is wanted and cannot be enrolled just now keeps
+    /// its hooks, which refuse.
+    fn release_orphans(&mut self) {
+        let orphans = self.kernel.orphans().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot find out what an earlier agent left");
+            Vec::new()
+        });
+        for orphan in orphans {
+            let mut absent = self.absent.values();
+            let is_wanted = absent.any(|pod| {
+                let mut addrs = pod.workload.addrs.iter();
+                orphan.addrs.is_empty() || addrs.any(|addr| orphan.addrs.contains(addr))
+            });
+            if is_wanted {
+                continue;
+            }
+            let (netns, addrs) = (orphan.netns.0, &orphan.addrs);
+            match self.kernel.remove(orphan.netns) {
+                Ok(()) => tracing::info!(netns, ?addrs, "removed what was left of a pod that is gone"),
+                Err(error) => {
+                    tracing::warn!(%error, netns, ?addrs, "cannot remove all of a pod that is gone");
+                }
+            }
+        }
     }
 
     fn leave_unwanted(&mut self, wanted: &[Arc<Workload>]) -> Vec<Report> {
@@ -177,6 +228,7 @@ impl Enrolment {
             site,
             excluded: Excluded::default(),
             since: SystemTime::now(),
+            unrepaired: None,
         };
         self.present.insert(workload.uid.clone(), present);
         self.host.joined(pod, listeners);
@@ -236,11 +288,7 @@ impl Enrolment {
 
 impl Drop for Enrolment {
     fn drop(&mut self) {
-        for report in self.stop() {
-            if let Change::LeftUncleanly { why } = &report.change {
-                tracing::warn!(pod = report.pod, why, "pod un-enrolled, entries stay behind");
-            }
-        }
+        self.stop();
     }
 }
 
@@ -269,6 +317,7 @@ impl Present {
             present: entry.is_some(),
             hooks: entry.map(|entry| entry.hooks.clone()).unwrap_or_default(),
             since_s: Some(epoch_seconds(self.since)),
+            why_not: self.unrepaired.clone(),
             ..status_of(&self.workload)
         }
     }

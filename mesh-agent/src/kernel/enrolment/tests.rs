@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use super::*;
+use crate::kernel::Hook;
 use crate::kernel::fake::FakeKernel;
 use crate::mesh::exclusions::Exclusions;
 use crate::mesh::workload::fixture;
@@ -124,7 +125,7 @@ fn exclusions_follow_the_facts_without_a_new_enrolment() {
         assert_eq!(said_of(&mut enrolment, &pod), [""; 0]);
         assert_eq!(kernel.excluded(netns), Some(pod.exclusions.clone()));
     }
-    said(&enrolment.stop());
+    said(&enrolment.reconcile(&[]));
     assert_eq!(kernel.excluded(netns), None);
 }
 
@@ -277,7 +278,34 @@ fn changed_addresses_enrol_a_pod_anew_and_changed_labels_do_not() {
 }
 
 #[test]
-fn dropped_it_unhooks_every_pod() {
+fn a_hook_that_somebody_took_away_is_linked_again_and_reported_once() {
+    let Bench {
+        kernel,
+        mut enrolment,
+        ..
+    } = bench();
+    let wanted = [pod("a", "/a", &["127.0.0.1"])];
+    enrolment.reconcile(&wanted);
+    kernel.refuse(Some("no room"));
+    kernel.detach(&[Hook::Connect4]);
+    assert_eq!(
+        said(&enrolment.reconcile(&wanted)),
+        ["test/a not repaired: no room"]
+    );
+    assert_eq!(said(&enrolment.reconcile(&wanted)), [""; 0]);
+    let why_not = enrolment.status().pods.first().unwrap().why_not.clone();
+    assert_eq!(why_not.as_deref(), Some("no room"));
+    kernel.refuse(None);
+    assert_eq!(
+        said(&enrolment.reconcile(&wanted)),
+        ["test/a repaired: [Connect4]"]
+    );
+    assert_eq!(said(&enrolment.reconcile(&wanted)), [""; 0]);
+    assert_eq!(enrolment.status().pods.first().unwrap().why_not, None);
+}
+
+#[test]
+fn dropped_it_serves_nobody_and_leaves_every_pod_hooked() {
     let Bench {
         kernel,
         host,
@@ -286,5 +314,47 @@ fn dropped_it_unhooks_every_pod() {
     enrolment.reconcile(&[pod("a", "/a", &["127.0.0.1"])]);
     let netns = host.netns("a");
     drop(enrolment);
-    assert_eq!((kernel.hooked(netns), host.uids().len()), (None, 0));
+    assert_eq!((kernel.hooked(netns).is_some(), host.uids().len()), (true, 0));
+}
+
+#[test]
+fn the_next_agent_adopts_who_is_wanted_and_unhooks_who_is_not() {
+    let Bench {
+        kernel,
+        host,
+        mut enrolment,
+    } = bench();
+    let (stays, goes) = (
+        pod("stays", "/s", &["127.0.0.1"]),
+        pod("goes", "/g", &["127.0.0.2"]),
+    );
+    enrolment.reconcile(&[Arc::clone(&stays), goes]);
+    drop(enrolment);
+    kernel.restart();
+    let next: Arc<Host> = Arc::default();
+    let mut enrolment = Enrolment::new(Box::new(kernel.clone()), Arc::<Host>::clone(&next), PodPorts::ANY);
+    assert_eq!(kernel.orphans().unwrap().len(), 2);
+    assert_eq!(said(&enrolment.reconcile(&[stays])), ["test/stays enrolled"]);
+    assert_eq!(kernel.orphans().unwrap(), []);
+    assert!(kernel.hooked(next.netns("stays")).is_some());
+    assert_eq!(host.uids(), [""; 0]);
+}
+
+#[test]
+fn what_is_wanted_and_cannot_join_keeps_the_hooks_of_the_last_agent() {
+    let Bench {
+        kernel,
+        mut enrolment,
+        ..
+    } = bench();
+    let wanted = [pod("a", "/a", &["127.0.0.1"])];
+    enrolment.reconcile(&wanted);
+    drop(enrolment);
+    kernel.restart();
+    kernel.refuse(Some("not yet"));
+    let mut enrolment = Enrolment::new(Box::new(kernel.clone()), Arc::<Host>::default(), PodPorts::ANY);
+    enrolment.reconcile(&wanted);
+    assert_eq!(kernel.orphans().unwrap().len(), 1);
+    enrolment.reconcile(&[]);
+    assert_eq!(kernel.orphans().unwrap(), []);
 }
