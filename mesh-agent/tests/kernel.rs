@@ -7,6 +7,8 @@
     reason = "helpers of tests, outside the test functions"
 )]
 
+#[path = "kernel/exclusions.rs"]
+mod exclusions;
 #[path = "kernel/lab.rs"]
 mod lab;
 #[path = "kernel/relay.rs"]
@@ -154,6 +156,8 @@ fn workload(lab: &Lab, addrs: &[&str]) -> Arc<Workload> {
         labels: std::collections::BTreeMap::new(),
         naming: WorkloadNaming::default(),
         ports: Vec::new(),
+        exclusions: mesh_agent::mesh::exclusions::Exclusions::default(),
+        probe_ports: std::collections::BTreeSet::new(),
         membership: Membership::Enrolled,
         fail_mode: FailMode::Closed,
         placement: Some(Placement {

@@ -17,17 +17,23 @@ pub enum Counter {
     Dropped,
     /// A connection of a pod that fails open went past a dead agent.
     Bypassed,
+    /// A connect was left alone because the pod's annotations exclude its port or address.
+    ExcludedOutbound,
+    /// An inbound connection was left to the application because the pod's annotations exclude its port.
+    ExcludedInbound,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Captured,
         Self::LeftAlone,
         Self::Refused,
         Self::Lost,
         Self::Steered,
         Self::Dropped,
+        Self::ExcludedOutbound,
+        Self::ExcludedInbound,
         Self::Bypassed,
     ];
 
@@ -41,7 +47,9 @@ impl Counter {
             Self::Lost => 3,
             Self::Steered => 4,
             Self::Dropped => 5,
-            Self::Bypassed => 6,
+            Self::ExcludedOutbound => 6,
+            Self::ExcludedInbound => 7,
+            Self::Bypassed => 8,
         }
     }
 
@@ -55,6 +63,8 @@ impl Counter {
             Self::Steered => "steered",
             Self::Dropped => "dropped",
             Self::Bypassed => "bypassed",
+            Self::ExcludedOutbound => "excluded_outbound",
+            Self::ExcludedInbound => "excluded_inbound",
         }
     }
 }

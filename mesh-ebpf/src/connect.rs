@@ -26,6 +26,10 @@ pub(crate) fn decide(sock: &SockAddr) -> Outcome {
     if dialled.addr.is(&pod.v4) || dialled.addr.is(&pod.v6) {
         return own_address(&dialled);
     }
+    if maps::is_excluded_outbound(netns, &dialled) {
+        maps::count(Counter::ExcludedOutbound);
+        return Outcome::Allow;
+    }
     if maps::is_agent_dead() {
         return without_agent(&pod, netns);
     }

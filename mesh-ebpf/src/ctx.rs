@@ -249,6 +249,12 @@ impl Lookup {
         )
     }
 
+    /// The port that the packet is for.
+    #[inline(always)]
+    pub(crate) fn local_port(&self) -> u32 {
+        read!(self.raw(), local_port)
+    }
+
     #[inline(always)]
     fn raw(&self) -> *mut bpf_sk_lookup {
         self.ctx.as_ptr().cast()

@@ -6,8 +6,10 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, SockHash};
 use mesh_common::counter::Counter;
+use mesh_common::exclusion::{OutboundBlock, OutboundPort};
 use mesh_common::layout::{Addr, Endpoint, Pod, PodAddr, SocketKey, is_dead};
 
 /// Enrolled pods by netns cookie. Written by the agent, read by every cgroup hook.
@@ -43,9 +45,23 @@ static INBOUND: SockHash<Addr> = SockHash::with_max_entries(8192, 0);
 #[map]
 static POD_ADDRS: HashMap<Addr, PodAddr> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
 
+/// Ports that connects of a pod go to directly; the value is reserved. Written by the agent, read by connect. At most
+/// 64 a pod, as of the other two.
+#[map]
+static EXCLUDED_PORTS: HashMap<OutboundPort, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Address blocks that connects of a pod go to directly; the value is reserved. Written by the agent, read by connect.
+#[map]
+static EXCLUDED_BLOCKS: LpmTrie<OutboundBlock, u32> = LpmTrie::with_max_entries(65_536, 0);
+
+/// Ends of a pod whose connections the application takes itself; the value is reserved. Written by the agent, read by
+/// `sk_lookup`.
+#[map]
+static EXCLUDED_INBOUND: HashMap<Endpoint, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
 /// Counts of `mesh_common::counter::Counter`. Written by every hook, read by the agent.
 #[map]
-static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(7, 0);
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(9, 0);
 
 /// When the agent last said that it lives, of `CLOCK_MONOTONIC`. Written by the agent, read by connect and `sk_lookup`.
 #[map]
@@ -132,6 +148,22 @@ pub(crate) fn count_bypass(netns: u64) {
 
 pub(crate) fn inbound() -> &'static SockHash<Addr> {
     &INBOUND
+}
+
+/// Whether the annotations of the pod `netns` take connects to `dialled` out of the mesh.
+pub(crate) fn is_excluded_outbound(netns: u64, dialled: &Endpoint) -> bool {
+    let port = OutboundPort {
+        netns,
+        port: dialled.port,
+        reserved: 0,
+    };
+    let block = Key::new(OutboundBlock::WHOLE, OutboundBlock::of(netns, dialled.addr));
+    EXCLUDED_PORTS.get_ptr(port).is_some() || EXCLUDED_BLOCKS.get(block).is_some()
+}
+
+/// Whether the application at `local` takes its connections itself.
+pub(crate) fn is_excluded_inbound(local: &Endpoint) -> bool {
+    EXCLUDED_INBOUND.get_ptr(local).is_some()
 }
 
 pub(crate) fn count(counter: Counter) {

@@ -4,6 +4,7 @@
 
 use aya_ebpf::bindings::sk_action;
 use mesh_common::counter::Counter;
+use mesh_common::layout::Endpoint;
 
 use crate::ctx::Lookup;
 use crate::maps;
@@ -43,6 +44,14 @@ pub(crate) fn steer(packet: &Lookup) -> Steering {
     let Some(pod) = maps::pod_addr(&local) else {
         return Steering::Pass;
     };
+    let wanted = Endpoint {
+        addr: local,
+        port: packet.local_port(),
+    };
+    if maps::is_excluded_inbound(&wanted) {
+        maps::count(Counter::ExcludedInbound);
+        return Steering::Pass;
+    }
     if maps::is_agent_dead() {
         if pod.fails_open == 0 {
             return refuse();

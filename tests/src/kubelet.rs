@@ -14,6 +14,7 @@ use crate::addresses::{Addresses, fabric_ipv4, fabric_ipv6, node_index, node_ipv
 use crate::endpoints;
 use crate::input::{Content, Input, PodName};
 use crate::manifest::{change, name_of, string_map, text_at, to_yaml};
+use crate::nodes;
 use crate::site::Site;
 
 /// The annotation by which a pod that no kubelet manages names its network namespace.
@@ -107,6 +108,12 @@ pub fn complete(input: &Input, site: &Site, mut new_uid: impl FnMut() -> Result<
             Content::Malformed(text) => text,
         };
         cluster.files.push((file.name, text));
+    }
+    let undeclared = nodes::undeclared(input);
+    if !undeclared.is_empty() {
+        cluster
+            .files
+            .push((nodes::FILE.to_owned(), to_yaml(&undeclared)?));
     }
     for service in &cluster.services {
         if !own_slices.contains(&(service.namespace.clone(), service.name.clone())) {
@@ -382,6 +389,21 @@ spec: { clusterIP: None, selector: { app: web }, ports: [{ port: 80 }] }
             .filter_map(|slice| slice.pointer("/ports/0/port")?.as_u64())
             .collect();
         assert_eq!(ports, [8080, 9090, 8080, 9090]);
+    }
+
+    #[test]
+    fn each_node_is_declared_with_the_address_that_its_pods_see() {
+        let cluster = cluster();
+        let (_, text) = cluster
+            .files
+            .iter()
+            .find(|(file, _)| file == nodes::FILE)
+            .unwrap();
+        assert_eq!(text.matches("kind: Node").count(), 2);
+        assert!(
+            text.contains("10.244.1.1") && text.contains("fd00:244:2::1"),
+            "{text}"
+        );
     }
 
     #[test]

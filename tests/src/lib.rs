@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `site` | where a lab lives on this machine: run directory, cgroup, namespace names |
 //! | `input` | `lab.yaml` and the manifests, as the user wrote them |
-//! | `manifest`, `kubelet`, `addresses`, `endpoints`, `hosts` | the manifests, as a cluster would have completed them (pure) |
+//! | `manifest`, `kubelet`, `nodes`, `addresses`, `endpoints`, `hosts` | the manifests, as a cluster would have completed them (pure) |
 //! | `cgroup`, `network`, `netns`, `sandbox`, `process` | what the kernel gives |
 //! | `agent`, `metrics`, `http` | one agent a node, and its pages |
 //! | `state`, `lab`, `running` | up, down, and what can be done in between; also after a crash |
@@ -30,6 +30,7 @@ pub mod manifest;
 pub mod metrics;
 pub mod netns;
 pub mod network;
+pub mod nodes;
 pub mod pcap;
 pub mod process;
 pub mod running;

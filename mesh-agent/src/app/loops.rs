@@ -125,6 +125,10 @@ impl ConfigLoop {
                 }
                 Change::Left => tracing::info!(pod = report.pod, "pod left the mesh"),
                 Change::Failed { why } => tracing::error!(pod = report.pod, why, "pod cannot join the mesh"),
+                Change::ExclusionsChanged => tracing::info!(pod = report.pod, "pod excludes something else"),
+                Change::ExclusionsFailed { why } => {
+                    tracing::error!(pod = report.pod, why, "what a pod excludes is not in force");
+                }
                 Change::LeftUncleanly { why } => tracing::error!(pod = report.pod, why, "pod left traces"),
             }
         }
@@ -205,8 +209,9 @@ fn kind_of(object: &str) -> &'static str {
     KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
 }
 
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 9] = [
     "Namespace",
+    "Node",
     "Pod",
     "Service",
     "EndpointSlice",

@@ -13,6 +13,7 @@ use mesh_common::counter::Counter;
 use mesh_common::layout::{Addr, Pod, PodAddr};
 
 use crate::kernel::error::KernelError;
+use crate::kernel::exclusions::ExclusionMaps;
 use crate::kernel::flow_table::{EbpfFlows, absent_is_fine};
 use crate::kernel::links::PodLinks;
 use crate::kernel::loader::Programs;
@@ -21,6 +22,7 @@ use crate::kernel::preflight::Preflight;
 use crate::kernel::pulse::EbpfPulse;
 use crate::kernel::site::Site;
 use crate::kernel::{Entry, Hook, Kernel, Orphan, Pulse};
+use crate::mesh::exclusions::Exclusions;
 use crate::mesh::workload::{FailMode, Placement};
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
@@ -33,6 +35,7 @@ pub struct EbpfKernel {
     pods: Memory<NetnsCookie, Hooked>,
     programs: Programs,
     maps: PodMaps,
+    exclusions: ExclusionMaps,
     flows: Arc<EbpfFlows>,
     pulse: Arc<EbpfPulse>,
 }
@@ -53,12 +56,14 @@ impl EbpfKernel {
         let flows = Arc::new(EbpfFlows::open(&mut programs)?);
         let pulse = Arc::new(EbpfPulse::open(&mut programs)?);
         let maps = PodMaps::open(&mut programs)?;
+        let exclusions = ExclusionMaps::open(&mut programs)?;
         Ok(Self {
             found,
             pins,
             pods: Memory::new(),
             programs,
             maps,
+            exclusions,
             flows,
             pulse,
         })
@@ -117,6 +122,15 @@ impl Kernel for EbpfKernel {
         Arc::<EbpfPulse>::clone(&self.pulse)
     }
 
+    fn exclude(
+        &mut self,
+        netns: NetnsCookie,
+        addrs: &[IpAddr],
+        wanted: &Exclusions,
+    ) -> Result<(), KernelError> {
+        self.exclusions.put(netns, addrs, wanted)
+    }
+
     fn repair(&mut self, site: &Site) -> Result<Vec<Hook>, KernelError> {
         let cookie = site.netns.cookie();
         let (cgroup, netns) = site.files().ok_or(KernelError::ForeignSite(cookie))?;
@@ -136,7 +150,8 @@ impl Kernel for EbpfKernel {
         };
         let unlinked = links.remove();
         let removed = self.maps.remove(netns, &addrs);
-        self.flows.sweep(netns).and(unlinked).and(removed)
+        let included = self.exclusions.put(netns, &addrs, &Exclusions::default());
+        self.flows.sweep(netns).and(unlinked).and(removed).and(included)
     }
 
     fn orphans(&self) -> Result<Vec<Orphan>, KernelError> {

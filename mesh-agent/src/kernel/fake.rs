@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
 use crate::kernel::{Entry, Hook, Kernel, Orphan, Pulse};
+use crate::mesh::exclusions::Exclusions;
 use crate::mesh::workload::{FailMode, Placement};
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
@@ -28,6 +29,7 @@ pub struct FakeKernel {
 struct State {
     cookies: HashMap<PathBuf, NetnsCookie>,
     hooked: HashMap<NetnsCookie, Vec<IpAddr>>,
+    excluded: HashMap<NetnsCookie, Exclusions>,
     orphans: HashMap<NetnsCookie, Vec<IpAddr>>,
     fail_modes: HashMap<NetnsCookie, FailMode>,
     broken: Vec<Hook>,
@@ -35,7 +37,7 @@ struct State {
 }
 
 impl FakeKernel {
-    /// Refuses every `put` from now on with `reason`; `None` ends it.
+    /// Refuses every `put` and `exclude` from now on with `reason`; `None` ends it.
     pub fn refuse(&self, reason: Option<&str>) {
         self.lock().refusal = reason.map(str::to_owned);
     }
@@ -43,6 +45,11 @@ impl FakeKernel {
     /// The addresses that are hooked for the namespace.
     pub fn hooked(&self, netns: NetnsCookie) -> Option<Vec<IpAddr>> {
         self.lock().hooked.get(&netns).cloned()
+    }
+
+    /// What is left alone for the namespace, if that was ever said.
+    pub fn excluded(&self, netns: NetnsCookie) -> Option<Exclusions> {
+        self.lock().excluded.get(&netns).cloned()
     }
 
     /// Takes hooks away from the pod that is looked at next, as somebody with `bpftool` may.
@@ -114,6 +121,20 @@ impl Kernel for FakeKernel {
         Arc::new(FakePulse)
     }
 
+    fn exclude(
+        &mut self,
+        netns: NetnsCookie,
+        _addrs: &[IpAddr],
+        wanted: &Exclusions,
+    ) -> Result<(), KernelError> {
+        let mut state = self.lock();
+        if let Some(reason) = &state.refusal {
+            return Err(KernelError::Told(reason.clone()));
+        }
+        state.excluded.insert(netns, wanted.clone());
+        Ok(())
+    }
+
     fn repair(&mut self, _: &Site) -> Result<Vec<Hook>, KernelError> {
         let mut state = self.lock();
         match &state.refusal {
@@ -125,6 +146,7 @@ impl Kernel for FakeKernel {
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
         let mut state = self.lock();
         state.hooked.remove(&netns);
+        state.excluded.remove(&netns);
         state.orphans.remove(&netns);
         Ok(())
     }

@@ -6,6 +6,7 @@
 pub mod ebpf;
 pub mod enrolment;
 pub mod error;
+mod exclusions;
 pub mod fake;
 pub mod flow_table;
 pub mod links;
@@ -26,6 +27,7 @@ use serde::Serialize;
 
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
+use crate::mesh::exclusions::Exclusions;
 use crate::mesh::workload::{FailMode, Placement};
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
@@ -57,11 +59,20 @@ pub trait Kernel: Send + fmt::Debug {
     /// Changes what becomes of the connections of a pod, which was put, while the agent is dead.
     fn set_fail_mode(&mut self, netns: NetnsCookie, fail_mode: FailMode) -> Result<(), KernelError>;
 
+    /// Makes what the hooks leave alone for a pod with these addresses equal to `wanted`; connections that exist stay
+    /// as they are. After an error a part of it may hold; calling again is safe.
+    fn exclude(
+        &mut self,
+        netns: NetnsCookie,
+        addrs: &[IpAddr],
+        wanted: &Exclusions,
+    ) -> Result<(), KernelError>;
+
     /// Asks the kernel which hooks of the pod at `site`, which was put, are linked and pinned; mends what is not, and
     /// says which hooks those were.
     fn repair(&mut self, site: &Site) -> Result<Vec<Hook>, KernelError>;
 
-    /// Unhooks what was put, in reverse order; removing what is not there is no error. What an address means to
+    /// Unhooks what was put, in reverse order, and excludes nothing any more; removing what is not there is no error. What an address means to
     /// another pod by now stays.
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError>;
 

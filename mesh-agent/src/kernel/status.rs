@@ -77,6 +77,14 @@ pub enum Change {
         /// The reason.
         why: String,
     },
+    /// What its annotations exclude is in force now; it stayed enrolled.
+    ExclusionsChanged,
+    /// What its annotations exclude is not in force, or in part only; tried again at every reconcile, reported when the
+    /// reason changes.
+    ExclusionsFailed {
+        /// The reason.
+        why: String,
+    },
     /// It is unhooked, but something of it could not be removed.
     LeftUncleanly {
         /// The reason.
@@ -103,6 +111,8 @@ impl fmt::Display for Report {
             Change::Unrepaired { why } => write!(f, "{} not repaired: {why}", self.pod),
             Change::Left => write!(f, "{} un-enrolled", self.pod),
             Change::Failed { why } => write!(f, "{} not enrolled: {why}", self.pod),
+            Change::ExclusionsChanged => write!(f, "{} excludes something else", self.pod),
+            Change::ExclusionsFailed { why } => write!(f, "{} not excluded: {why}", self.pod),
             Change::LeftUncleanly { why } => {
                 write!(f, "{} un-enrolled, entries stay behind: {why}", self.pod)
             }

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mesh::node::Node;
 use crate::mesh::policy::PeerAuthentication;
 use crate::mesh::route::HttpRoute;
 use crate::mesh::service::{Endpoint, Service};
@@ -16,6 +17,8 @@ use crate::mesh::workload::Workload;
 pub struct Facts {
     /// Pods of every node.
     pub workloads: Vec<Workload>,
+    /// The nodes.
+    pub nodes: Vec<Node>,
     /// Services with TCP ports.
     pub services: Vec<Service>,
     /// Endpoints of all slices.

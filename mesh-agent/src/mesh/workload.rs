@@ -1,11 +1,12 @@
 //! Workloads: the pods that can be a source or a destination of traffic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::mesh::exclusions::Exclusions;
 use crate::mesh::facts::ObjectMeta;
 use crate::mesh::identity::SpiffeId;
 
@@ -51,6 +52,10 @@ pub struct Workload {
     pub naming: WorkloadNaming,
     /// Named container ports, for policies and `targetPort` by name: (name, port).
     pub ports: Vec<(String, u16)>,
+    /// The ports that its probes and HTTP lifecycle hooks name: plaintext from the pod's own node is let in there.
+    pub probe_ports: BTreeSet<u16>,
+    /// What its annotations take out of the mesh.
+    pub exclusions: Exclusions,
     /// Whether the pod takes part in the mesh.
     pub membership: Membership,
     /// Where the pod lives on this machine, when its manifest says so.
@@ -107,6 +112,11 @@ impl Workload {
     pub fn is_enrolled(&self) -> bool {
         self.membership == Membership::Enrolled
     }
+
+    /// Whether connections to one of its ports go through its agent; the others its application takes itself.
+    pub fn is_meshed_at(&self, port: u16) -> bool {
+        self.is_enrolled() && !self.exclusions.inbound_ports.contains(&port)
+    }
 }
 
 /// Workloads for the tests of this crate.
@@ -132,6 +142,8 @@ pub(crate) mod fixture {
             labels: BTreeMap::new(),
             naming: WorkloadNaming::default(),
             ports: Vec::new(),
+            probe_ports: BTreeSet::new(),
+            exclusions: Exclusions::default(),
             membership: Membership::Enrolled,
             placement: None,
             fail_mode: FailMode::Closed,

@@ -34,11 +34,12 @@ pub enum Hop {
 }
 
 impl Hop {
-    /// Decides how `workload`, the owner of an endpoint's address, is reached.
+    /// Decides how `workload`, the owner of an endpoint's address, is reached on `port`: one that the pod's annotations
+    /// exclude in plaintext, as its application takes such connections itself.
     ///
     /// An enrolled pod of this node that has not joined yet is refused: plaintext would go round its policies.
-    pub fn decide(mesh: &Mesh, workload: Option<&Arc<Workload>>) -> Result<Self, Refusal> {
-        let Some(workload) = workload.filter(|workload| workload.is_enrolled()) else {
+    pub fn decide(mesh: &Mesh, workload: Option<&Arc<Workload>>, port: u16) -> Result<Self, Refusal> {
+        let Some(workload) = workload.filter(|workload| workload.is_meshed_at(port)) else {
             return Ok(Self::Plain);
         };
         if workload.node == mesh.settings.node {

@@ -127,12 +127,17 @@ async fn handshake(
 }
 
 async fn plaintext(mesh: Arc<Mesh>, pod: Arc<ServedPod>, ends: Ends, stream: Prefixed<TcpStream>) {
+    let port = ends.original.port();
     let (is_forbidden, protocol) = {
         let snapshot = mesh.snapshots.load();
         let workload = current_workload(&snapshot, &pod);
+        let is_probe = snapshot.is_probe(workload, ends.client.ip(), port);
+        if is_probe {
+            tracing::debug!(pod = %workload.pod_name, client = %ends.client, port, "probe of the pod's own node");
+        }
         (
             is_plaintext_forbidden(&snapshot, &pod, ends),
-            snapshot.inbound(workload, ends.original.port()).protocol,
+            snapshot.inbound(workload, port).protocol,
         )
     };
     if is_forbidden {
@@ -189,9 +194,13 @@ async fn tcp(
     }
 }
 
-/// Whether the pod refuses a client that proved nothing.
+/// Whether the pod refuses a client that proved nothing. Its own node may probe it; an excluded port comes here only
+/// until the kernel knows of it.
 pub(super) fn is_plaintext_forbidden(snapshot: &Snapshot, pod: &ServedPod, ends: Ends) -> bool {
-    snapshot.mtls_mode(current_workload(snapshot, pod), ends.original.port()) == MtlsMode::Strict
+    let (workload, port) = (current_workload(snapshot, pod), ends.original.port());
+    snapshot.mtls_mode(workload, port) == MtlsMode::Strict
+        && workload.is_meshed_at(port)
+        && !snapshot.is_probe(workload, ends.client.ip(), port)
 }
 
 /// Returns when a new snapshot forbids a plaintext connection that is under way. Cancel-safe.

@@ -143,7 +143,7 @@ async fn tcp(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Pref
             return stream.reset_on_close();
         }
     };
-    let hop = match Hop::decide(mesh, choice.workload.as_ref()) {
+    let hop = match Hop::decide(mesh, choice.workload.as_ref(), choice.addr.port()) {
         Ok(hop) => hop,
         Err(refusal) => {
             let security = Security::Unknown;

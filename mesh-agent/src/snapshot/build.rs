@@ -3,6 +3,8 @@
 //! Place in the walk: called by `control` whenever facts change, never on the data path. Must not know: sources,
 //! clocks, randomness; the same facts and the same predecessor give the same snapshot.
 
+use std::net::IpAddr;
+
 use super::routes::Routes;
 use super::services::Services;
 use super::workloads::Workloads;
@@ -41,6 +43,10 @@ impl Snapshot {
             &facts.workloads,
         );
         rejections.extend(of_policies);
+        let own_node = facts.nodes.iter().filter(|node| node.name == settings.node);
+        let own_node = own_node
+            .flat_map(|node| node.addrs.iter().map(IpAddr::to_canonical))
+            .collect();
         rejections.sort();
         rejections.dedup();
         let version = previous.map_or(1, |snapshot| snapshot.version + 1);
@@ -51,6 +57,7 @@ impl Snapshot {
                 services,
                 routes,
                 mtls,
+                own_node,
             },
             rejections,
         )

@@ -10,6 +10,7 @@ mod services;
 mod upstream;
 mod workloads;
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -41,6 +42,8 @@ pub struct Snapshot {
     services: Services,
     routes: Routes,
     mtls: MtlsPolicy,
+    /// Addresses of the node that this agent serves.
+    own_node: HashSet<IpAddr>,
 }
 
 /// What stands behind an address that a pod dials.
@@ -96,6 +99,18 @@ impl Snapshot {
     /// The pod that owns an address; never one of the host network. An IPv4-mapped address is IPv4.
     pub fn workload_at(&self, addr: IpAddr) -> Option<&Arc<Workload>> {
         self.workloads.at(addr)
+    }
+
+    /// Whether an address is the own one of the node that this agent serves; never that of a pod. An IPv4-mapped
+    /// address is IPv4.
+    pub fn is_own_node(&self, addr: IpAddr) -> bool {
+        self.own_node.contains(&addr.to_canonical()) && self.workload_at(addr).is_none()
+    }
+
+    /// Whether plaintext from `client` to a port of `workload`, a pod of this node, is its kubelet's probe: let in
+    /// whatever PeerAuthentication says.
+    pub fn is_probe(&self, workload: &Workload, client: IpAddr, port: u16) -> bool {
+        workload.probe_ports.contains(&port) && self.is_own_node(client)
     }
 
     /// What stands behind an address and port.

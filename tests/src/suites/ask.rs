@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::process;
-use crate::running::Running;
+use crate::process::{self, Output};
+use crate::running::{EXEC_LIMIT, Running};
+use crate::sandbox;
 
 /// What curl got.
 #[derive(Debug, Clone)]
@@ -19,6 +20,8 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     /// The HTTP version, as curl writes it.
     pub(crate) version: String,
+    /// The port that it dialled from.
+    pub(crate) local_port: u16,
     /// The body.
     pub(crate) body: String,
     /// What curl complained of.
@@ -40,6 +43,11 @@ impl Reply {
         serde_json::from_str(&self.body).with_context(|| format!("no JSON: {}", self.body.trim()))
     }
 
+    /// Whether the server saw the very socket that curl dialled from: nobody stood in between.
+    pub(crate) fn is_direct(&self) -> Result<bool> {
+        Ok(self.says("peer_port")? == self.local_port.to_string())
+    }
+
     /// A string in the body.
     pub(crate) fn says(&self, key: &str) -> Result<String> {
         let value = self.json()?;
@@ -52,18 +60,29 @@ impl Reply {
 
 /// Runs curl in a pod.
 pub(crate) fn curl(lab: &Running, pod: &str, arguments: &[&str]) -> Result<Reply> {
-    let mut program = vec![
-        "curl",
-        "--silent",
-        "--show-error",
-        "--max-time",
-        "15",
-        "--noproxy",
-        "*",
-    ];
-    program.extend(["--write-out", "\n%{http_code} %{http_version} %{time_total}"]);
-    program.extend(arguments);
-    let output = lab.exec(pod, &program)?;
+    reply(&lab.exec(pod, &[&CURL, arguments].concat())?)
+}
+
+/// A GET with curl out of a node's own network namespace, as its kubelet sends probes.
+pub(crate) fn curl_on_node(lab: &Running, node: &str, url: &str) -> Result<Reply> {
+    let program: Vec<_> = CURL.into_iter().chain([url]).map(str::to_owned).collect();
+    let place = sandbox::observer(&lab.site, &lab.site.node_netns(node));
+    reply(&process::run(&mut place.command(&program)?, EXEC_LIMIT)?)
+}
+
+const CURL: [&str; 9] = [
+    "curl",
+    "--silent",
+    "--show-error",
+    "--max-time",
+    "15",
+    "--noproxy",
+    "*",
+    "--write-out",
+    "\n%{http_code} %{http_version} %{local_port}",
+];
+
+fn reply(output: &Output) -> Result<Reply> {
     let (body, trailer) = output.stdout.rsplit_once('\n').context("curl wrote nothing")?;
     let mut words = trailer.split(' ');
     let status = words
@@ -73,6 +92,10 @@ pub(crate) fn curl(lab: &Running, pod: &str, arguments: &[&str]) -> Result<Reply
     Ok(Reply {
         status,
         version: words.next().unwrap_or_default().to_owned(),
+        local_port: words
+            .next()
+            .and_then(|word| word.parse().ok())
+            .unwrap_or_default(),
         body: body.to_owned(),
         complaint: output.stderr.trim().to_owned(),
         took: output.took,

@@ -1,14 +1,18 @@
 //! Faults: back ends that refuse, reset or stay silent, and clients that send anything at all.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::ask::{addresses, equal, get, python, text};
 use super::{Claim, claims};
+use crate::agent;
 use crate::process;
 use crate::running::Running;
+use crate::sandbox;
 
 pub(super) const CLAIMS: &[Claim] = claims![
     a_back_end_that_refuses_gives_503_and_its_flag,
@@ -19,6 +23,7 @@ pub(super) const CLAIMS: &[Claim] = claims![
     a_closed_port_of_a_pod_gives_no_connection_that_lasts,
     bytes_that_mean_nothing_harm_nobody,
     a_program_that_dies_and_comes_back_is_reached_again,
+    a_second_agent_says_in_one_line_that_the_port_is_taken,
 ];
 
 const CLIENT: &str = "shop/client";
@@ -163,4 +168,32 @@ fn a_program_that_dies_and_comes_back_is_reached_again(lab: &Running) -> Result<
         "a program that has ended still answers: {said}"
     );
     Ok(())
+}
+
+fn a_second_agent_says_in_one_line_that_the_port_is_taken(lab: &Running) -> Result<()> {
+    let dir = lab.site.staging().join("second-agent");
+    fs::create_dir_all(&dir).context("make a directory")?;
+    let path = |path: &Path| path.display().to_string();
+    let mut program = vec![path(&lab.site.run_dir().join("mesh-agent")), "run".to_owned()];
+    for (flag, value) in [
+        ("--node-name", "node-a".to_owned()),
+        ("--manifests", path(&lab.site.manifests())),
+        ("--state-dir", path(&dir)),
+        ("--ca-dir", path(&dir.join("ca"))),
+        ("--admin-addr", agent::ADMIN_ADDR.to_string()),
+    ] {
+        program.extend([flag.to_owned(), value]);
+    }
+    let mut command = sandbox::observer(&lab.site, &lab.site.node_netns("node-a")).command(&program)?;
+    let output = process::run(&mut command, Duration::from_secs(10))?;
+    equal("exit code", output.status.code(), Some(1))?;
+    let said = output.stderr.trim();
+    ensure!(said.lines().count() == 1 && said.contains("15020"), "{said}");
+    let page = lab.page("node-a", "/readyz")?;
+    equal("the first agent", page.status, 200)?;
+    equal(
+        "through the first agent",
+        get(lab, CLIENT, "http://far/")?.status,
+        200,
+    )
 }

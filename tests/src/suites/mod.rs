@@ -6,6 +6,7 @@
 mod ask;
 mod capture;
 mod control;
+mod exceptions;
 mod faults;
 mod protocols;
 mod restart;
@@ -81,6 +82,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "security",
             claims: security::CLAIMS,
+        },
+        Suite {
+            name: "exceptions",
+            claims: exceptions::CLAIMS,
         },
         Suite {
             name: "control",

@@ -27,19 +27,22 @@ pub(crate) fn install() -> Result<()> {
         return Ok(());
     }
     apt::install(LLVM_PACKAGES)?;
-    step(&format!("bpf-linker {BPF_LINKER} (about a minute)"), || {
-        let mut install = cargo(&[
-            "install",
-            "bpf-linker",
-            "--version",
-            BPF_LINKER,
-            "--locked",
-            "--force",
-        ]);
-        install.args(["--no-default-features", "--features", "llvm-22"]);
-        install.env("LLVM_PREFIX", LLVM).env("LLVM_SYS_221_PREFIX", LLVM);
-        show(&mut install, BUILD)
-    })
+    step(
+        &format!("bpf-linker {BPF_LINKER} (about two minutes, once)"),
+        || {
+            let mut install = cargo(&[
+                "install",
+                "bpf-linker",
+                "--version",
+                BPF_LINKER,
+                "--locked",
+                "--force",
+            ]);
+            install.args(["--no-default-features", "--features", "llvm-22"]);
+            install.env("LLVM_PREFIX", LLVM).env("LLVM_SYS_221_PREFIX", LLVM);
+            show(&mut install, BUILD)
+        },
+    )
 }
 
 /// True when rustup has a nightly that can build `core` for a target without a ready-made one.

@@ -9,12 +9,15 @@
 
 mod destination_rule;
 mod endpoint_slice;
+mod exclusions;
 mod http_route;
 mod http_rule;
 mod namespace;
+mod node;
 mod object;
 mod peer_authentication;
 mod pod;
+mod probes;
 mod protocol;
 mod service;
 
@@ -109,6 +112,7 @@ impl Translation {
                 trust_domain,
                 rejections,
             )?),
+            "Node" => facts.nodes.push(node::translate(object, rejections)?),
             "Service" => facts.services.extend(service::translate(object, rejections)?),
             "EndpointSlice" => facts
                 .endpoints

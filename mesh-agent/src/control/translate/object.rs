@@ -59,7 +59,7 @@ impl Object {
         let head: Head = parse(&value, "").map_err(|(field, reason)| unnamed.reject(&field, reason))?;
         let name = head.metadata.name.unwrap_or_default();
         let namespace = match head.kind.as_str() {
-            "Namespace" => None,
+            "Namespace" | "Node" => None,
             _ => Some(head.metadata.namespace.unwrap_or_else(|| "default".to_owned())),
         };
         let created = head.metadata.creation_timestamp.and_then(created);
@@ -158,7 +158,7 @@ impl KnownKind {
 /// A kind is known by name and group, so that another group's kind of the same name is not taken for it.
 fn known(api_version: &str, kind: &str) -> Option<KnownKind> {
     let (group, versions): (_, &[_]) = match kind {
-        "Namespace" | "Pod" | "Service" => ("", &["v1"]),
+        "Namespace" | "Node" | "Pod" | "Service" => ("", &["v1"]),
         "EndpointSlice" => ("discovery.k8s.io", &["v1"]),
         "HTTPRoute" => ("gateway.networking.k8s.io", &["v1", "v1beta1"]),
         "PeerAuthentication" => ("security.istio.io", &["v1", "v1beta1"]),

@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as api;
 
+use super::exclusions::exclusions;
 use super::namespace::{Dataplane, Namespaces, dataplane};
 use super::object::Object;
+use super::probes;
 use super::service::own_addr;
 use crate::mesh::facts::Rejection;
 use crate::mesh::identity::{InvalidSpiffeId, SpiffeId};
@@ -39,6 +41,7 @@ pub(super) fn translate(
         .iter()
         .find(|owner| owner.controller == Some(true))
         .or(owners.first());
+    let addrs = addrs(object, &status)?;
     Ok(Some(Workload {
         // A manifest that no API server has stored has no uid; its name is unique among such manifests.
         uid: uid.map_or_else(
@@ -50,7 +53,9 @@ pub(super) fn translate(
         meta: Arc::clone(&object.meta),
         node: spec.node_name.as_deref().unwrap_or_default().into(),
         identity: identity(object, trust_domain, &spec)?,
-        addrs: addrs(object, &status)?,
+        exclusions: exclusions(object, pod.metadata.annotations.as_ref(), rejections),
+        probe_ports: probes::ports(object, &spec, &addrs, rejections),
+        addrs,
         host_network,
         naming: naming(
             owner.map(|owner| (owner.kind.as_str(), owner.name.as_str())),

@@ -70,7 +70,7 @@ pub(super) fn own_addr(text: &str) -> Result<IpAddr, String> {
         .map_err(|_| format!("{text:?} is not an IP address"))?;
     let addr = addr.to_canonical();
     if addr.is_loopback() || addr.is_unspecified() || addr.is_multicast() {
-        return Err(format!("{addr} can belong to no Service or pod"));
+        return Err(format!("{addr} can belong to no Service, pod or node"));
     }
     Ok(addr)
 }

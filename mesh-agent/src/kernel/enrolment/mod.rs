@@ -2,6 +2,7 @@
 //!
 //! Must not know: where the wish comes from, what the proxy does with a pod.
 
+mod exclusions;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use std::time::SystemTime;
 
 use crate::capture::PodHost;
 use crate::capture::listeners::{PodListeners, PodPorts};
+use crate::kernel::enrolment::exclusions::Excluded;
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
 use crate::kernel::status::{Change, EnrolmentStatus, PodStatus, Report, epoch_seconds};
@@ -38,6 +40,7 @@ struct Present {
     placement: Placement,
     site: Site,
     fail_mode: FailMode,
+    excluded: Excluded,
     since: SystemTime,
     /// Why hooks that somebody took away cannot be linked again.
     unrepaired: Option<String>,
@@ -81,6 +84,7 @@ impl Enrolment {
                 self.join(workload, wanted, &mut reports);
             }
         }
+        self.keep_exclusions(wanted, &mut reports);
         self.release_orphans();
         reports
     }
@@ -231,6 +235,7 @@ impl Enrolment {
             placement,
             site,
             fail_mode: workload.fail_mode,
+            excluded: Excluded::default(),
             since: SystemTime::now(),
             unrepaired: None,
         };

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::kernel::fake::FakeKernel;
+use crate::mesh::exclusions::Exclusions;
 use crate::mesh::workload::fixture;
 use crate::pod::netns::NetnsCookie;
 
@@ -92,6 +93,66 @@ fn what_is_wanted_joins_once_and_what_is_not_leaves() {
     assert_eq!(host.uids(), ["a"]);
     assert_eq!(kernel.hooked(of_b), None);
     assert!(kernel.hooked(host.netns("a")).is_some());
+}
+
+fn excluding(pod: &Arc<Workload>, ports: &[u16]) -> Arc<Workload> {
+    Arc::new(Workload {
+        exclusions: Exclusions {
+            outbound_ports: ports.iter().copied().collect(),
+            ..Exclusions::default()
+        },
+        ..Workload::clone(pod)
+    })
+}
+
+#[test]
+fn exclusions_follow_the_facts_without_a_new_enrolment() {
+    let Bench {
+        kernel,
+        host,
+        mut enrolment,
+    } = bench();
+    let plain = pod("a", "/a", &["127.0.0.1"]);
+    let said_of = |enrolment: &mut Enrolment, pod: &Arc<Workload>| {
+        said(&enrolment.reconcile(std::slice::from_ref(pod)))
+    };
+    assert_eq!(said_of(&mut enrolment, &plain), ["test/a enrolled"]);
+    let netns = host.netns("a");
+    for ports in [&[25, 5432][..], &[25], &[]] {
+        let pod = excluding(&plain, ports);
+        assert_eq!(said_of(&mut enrolment, &pod), ["test/a excludes something else"]);
+        assert_eq!(said_of(&mut enrolment, &pod), [""; 0]);
+        assert_eq!(kernel.excluded(netns), Some(pod.exclusions.clone()));
+    }
+    said(&enrolment.reconcile(&[]));
+    assert_eq!(kernel.excluded(netns), None);
+}
+
+#[test]
+fn exclusions_that_fail_are_reported_once_and_tried_again() {
+    let Bench {
+        kernel,
+        host,
+        mut enrolment,
+    } = bench();
+    let plain = pod("a", "/a", &["127.0.0.1"]);
+    enrolment.reconcile(std::slice::from_ref(&plain));
+    let wanted = [excluding(&plain, &[25])];
+    kernel.refuse(Some("no room"));
+    assert_eq!(
+        said(&enrolment.reconcile(&wanted)),
+        ["test/a not excluded: no room"]
+    );
+    assert_eq!(said(&enrolment.reconcile(&wanted)), [""; 0]);
+    kernel.refuse(None);
+    assert_eq!(
+        said(&enrolment.reconcile(&wanted)),
+        ["test/a excludes something else"]
+    );
+    assert_eq!(
+        kernel.excluded(host.netns("a")),
+        Some(wanted[0].exclusions.clone())
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::mesh::facts::ObjectMeta;
 use crate::mesh::identity::SpiffeId;
+use crate::mesh::node::Node;
 use crate::mesh::policy::{MtlsMode, PeerAuthentication};
 use crate::mesh::route::{
     BackendTarget, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteBackend, RouteParent,
@@ -169,6 +170,15 @@ pub(super) fn strict() -> PeerAuthentication {
         selector: std::collections::BTreeMap::new(),
         mode: Some(MtlsMode::Strict),
         port_modes: std::collections::BTreeMap::new(),
+    }
+}
+
+/// A node with one address.
+pub(super) fn node(name: &str, addr: IpAddr) -> Node {
+    Node {
+        name: name.into(),
+        meta: meta(format!("Node {name}")),
+        addrs: vec![addr],
     }
 }
 

@@ -88,7 +88,7 @@ async fn a_reset_during_the_response_cuts_it_for_the_client_too() {
         assert_eq!(response.status(), 200);
         die.notify_one();
         assert!(
-            response.into_body().collect().await.is_err(),
+            soon("body", response.into_body().collect()).await.is_err(),
             "{name}: cut, not ended"
         );
         let log = lab.a.logged(1).await;

@@ -110,6 +110,24 @@ async fn an_opaque_connection_counts_its_bytes_on_both_sides_and_its_path_once()
 }
 
 #[tokio::test]
+async fn a_port_that_a_pod_excludes_is_spoken_to_in_plaintext() {
+    for pod in [CART, PAY] {
+        let lab = Lab::start().await;
+        let app = App::says(&lab, pod, "hello").await;
+        lab.change(|facts| {
+            let own = facts.workloads.iter_mut().find(|own| own.addrs == [pod.ip]);
+            let exclusions = &mut own.unwrap().exclusions;
+            exclusions.inbound_ports.insert(app.addr.port());
+        });
+
+        let reply = H1::dial(&lab, WEB, app.addr).await.fetch(get("/")).await;
+        assert_eq!(reply.text(), "hello", "{}", pod.name);
+        let line = &lab.a.logged(1).await[0];
+        assert_eq!(line["path_taken"], "plain", "{line}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_outside_the_mesh_is_spoken_to_in_plaintext() {
     let lab = Lab::start().await;
     let app = App::says(&lab, LEGACY, "old").await;

@@ -1,5 +1,6 @@
 //! What the agent answers instead of an application, and how that is recorded.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,8 +14,8 @@ use tokio::net::TcpListener;
 
 use super::app::{App, heard, speaks, streamed};
 use super::client::{H1, H2, Reply, call, exchange, get, get2, post};
-use super::facts::{CART, LATE, LEGACY, PAY, WEB, route, rule, strict};
-use super::lab::{Lab, eventually};
+use super::facts::{CART, LATE, LEGACY, PAY, WEB, node, route, rule, strict};
+use super::lab::{Lab, eventually, soon};
 use crate::mesh::service::AppProtocol;
 
 /// Flags and details of the one request that the client's agent logged for its own side.
@@ -171,7 +172,10 @@ async fn a_response_that_stalls_is_cut_at_the_routes_timeout() {
 
     let response = H1::dial(&lab, WEB, vip).await.send(get("/")).await.unwrap();
     assert_eq!(response.status(), 200);
-    assert!(response.into_body().collect().await.is_err(), "cut, not ended");
+    assert!(
+        soon("body", response.into_body().collect()).await.is_err(),
+        "cut, not ended"
+    );
     assert_eq!(told(&lab).await, ("UT".into(), "response_timeout".into()));
     eventually("load is given back", || lab.a.load() == 0).await;
 }
@@ -244,6 +248,38 @@ async fn strict_resets_plaintext_and_permissive_carries_it() {
         .a
         .sum("mesh_policy_denials_total", &[("reason", "plaintext_refused")]);
     assert_eq!(denials, 1);
+}
+
+#[tokio::test]
+async fn strict_lets_the_own_nodes_probe_in_and_nothing_else_of_it() {
+    let lab = Lab::start().await;
+    let kubelet: IpAddr = "127.0.1.99".parse().unwrap();
+    let probed = App::says(&lab, CART, "alive").await;
+    let other = App::says(&lab, CART, "secret").await;
+    lab.change(|facts| {
+        facts.peer_authentications.push(strict());
+        facts.nodes.push(node("node-a", kubelet));
+        let cart = facts.workloads.iter_mut().find(|pod| pod.addrs == [CART.ip]);
+        cart.unwrap().probe_ports.insert(probed.addr.port());
+    });
+
+    let gate = lab.steer(probed.addr, kubelet).await;
+    let stream = tokio::net::TcpStream::connect(gate).await.unwrap();
+    let reply = H1::on(&lab, stream).await.fetch(get("/")).await;
+    assert_eq!(reply.text(), "alive");
+    let line = &lab.a.logged(1).await[0];
+    assert!(line["source_workload"].is_null(), "{line}");
+    assert_eq!(line["path_taken"], "plain");
+
+    for (app, client) in [(&other, kubelet), (&probed, LEGACY.ip)] {
+        let gate = lab.steer(app.addr, client).await;
+        let mut stream = tokio::net::TcpStream::connect(gate).await.unwrap();
+        let error = exchange(&mut stream, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    assert_eq!(other.seen().len(), 0);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod contradictions;
 mod lookups;
+mod nodes;
 mod rebuilds;
 
 use std::time::{Duration, SystemTime};

@@ -153,16 +153,20 @@ impl HttpPool {
                 continue;
             }
             let again = replay_of(&request);
-            match sender.try_send_request(request).await {
+            let mut failed = match sender.try_send_request(request).await {
                 Ok(response) => return Ok(self.lease_h1(key, sender, response)),
-                Err(mut failed) => match failed
-                    .take_message()
-                    .or(again.filter(|_| closed_early(failed.error())))
-                {
-                    Some(unsent) => request = unsent,
-                    None => return Err(SendError::Broken(failed.into_error())),
-                },
+                Err(failed) => failed,
+            };
+            if let Some(unsent) = failed.take_message() {
+                request = unsent;
+                continue;
             }
+            // It may have been read: once more, on a connection that is surely open, and no more (RFC 9110 9.2.2).
+            match again.filter(|_| closed_early(failed.error())) {
+                Some(again) => request = again,
+                None => return Err(SendError::Broken(failed.into_error())),
+            }
+            break;
         }
         let stream = connect()
             .await

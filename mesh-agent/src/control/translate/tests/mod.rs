@@ -2,6 +2,7 @@
 
 mod fields;
 mod hostile;
+mod probes;
 mod routes;
 
 use super::*;
