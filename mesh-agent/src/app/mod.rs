@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,6 +40,7 @@ use crate::telemetry::{AccessLog, CertificateFacts, Telemetry};
 /// they were then.
 pub fn run(config: &Config) -> anyhow::Result<()> {
     let _lock = StateLock::take(&config.state_dir)?;
+    raise_descriptor_limit();
     let data = data_runtime(config.data_threads)?;
     let control = Builder::new_current_thread()
         .thread_name("control")
@@ -69,6 +71,16 @@ pub fn uninstall(args: &UninstallArgs) -> anyhow::Result<Removed> {
         Err(_) => None,
     };
     uninstall::uninstall(&args.bpf_dir, &args.node_name).context("cannot remove what is pinned")
+}
+
+/// Every connection takes two descriptors: the soft limit, mostly 1024, is raised to the hard one.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
+    match raised {
+        Ok(limit) => tracing::debug!(limit, "descriptors"),
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open descriptors"),
+    }
 }
 
 fn data_runtime(threads: usize) -> anyhow::Result<Runtime> {

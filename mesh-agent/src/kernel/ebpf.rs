@@ -149,8 +149,14 @@ impl Kernel for EbpfKernel {
             None => return Ok(()),
         };
         let unlinked = links.remove();
+        // What an address means to another pod by now stays.
+        let own: Vec<_> = addrs
+            .iter()
+            .copied()
+            .filter(|addr| self.maps.is_owner(netns, addr))
+            .collect();
+        let included = self.exclusions.put(netns, &own, &Exclusions::default());
         let removed = self.maps.remove(netns, &addrs);
-        let included = self.exclusions.put(netns, &addrs, &Exclusions::default());
         self.flows.sweep(netns).and(unlinked).and(removed).and(included)
     }
 
@@ -298,14 +304,18 @@ impl PodMaps {
         Ok(addrs.map(IpAddr::from).collect())
     }
 
+    /// Whether an address means this pod. One without an owner was put by an earlier agent.
+    fn is_owner(&self, netns: NetnsCookie, addr: &IpAddr) -> bool {
+        self.owners.get(addr).is_none_or(|owner| *owner == netns)
+    }
+
     /// Goes on after an error: what can be removed is.
     fn remove(&mut self, netns: NetnsCookie, addrs: &[IpAddr]) -> Result<(), KernelError> {
         let mut outcome = absent_is_fine(self.pods.remove(&netns.0))
             .map_err(failed("remove", "PODS"))
             .and(absent_is_fine(self.bypassed.remove(&netns.0)).map_err(failed("remove", "BYPASSED")));
-        // An address without an owner was put by an earlier agent.
-        let is_own = |ip: &&IpAddr| self.owners.get(*ip).is_none_or(|owner| *owner == netns);
-        for ip in addrs.iter().filter(is_own) {
+        let own: Vec<_> = addrs.iter().filter(|ip| self.is_owner(netns, ip)).collect();
+        for ip in own {
             let addr = Addr::from(*ip);
             outcome = outcome
                 .and(absent_is_fine(self.addrs.remove(&addr)).map_err(failed("remove", "POD_ADDRS")))

@@ -59,6 +59,10 @@ pub trait Kernel: Send + fmt::Debug {
     /// Changes what becomes of the connections of a pod, which was put, while the agent is dead.
     fn set_fail_mode(&mut self, netns: NetnsCookie, fail_mode: FailMode) -> Result<(), KernelError>;
 
+    /// Asks the kernel which hooks of the pod at `site`, which was put, are linked and pinned; mends what is not, and
+    /// says which hooks those were.
+    fn repair(&mut self, site: &Site) -> Result<Vec<Hook>, KernelError>;
+
     /// Makes what the hooks leave alone for a pod with these addresses equal to `wanted`; connections that exist stay
     /// as they are. After an error a part of it may hold; calling again is safe.
     fn exclude(
@@ -68,12 +72,8 @@ pub trait Kernel: Send + fmt::Debug {
         wanted: &Exclusions,
     ) -> Result<(), KernelError>;
 
-    /// Asks the kernel which hooks of the pod at `site`, which was put, are linked and pinned; mends what is not, and
-    /// says which hooks those were.
-    fn repair(&mut self, site: &Site) -> Result<Vec<Hook>, KernelError>;
-
-    /// Unhooks what was put, in reverse order, and excludes nothing any more; removing what is not there is no error. What an address means to
-    /// another pod by now stays.
+    /// Unhooks what was put, in reverse order, and excludes nothing any more; removing what is not there is no error.
+    /// What an address means to another pod by now stays.
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError>;
 
     /// Pods that an earlier agent hooked up and this one has neither put nor removed.

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use crate::capture::door::{Accepted, Captured, Door};
 use crate::capture::listeners::PodListeners;
@@ -27,7 +28,7 @@ use crate::identity::Certificates;
 use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
-use crate::proxy::pods::{ServedPod, ServedPods};
+use crate::proxy::pods::{MAX_CONNECTIONS, ServedPod, ServedPods};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::{self, Telemetry};
 use crate::transport::ByteStream;
@@ -124,6 +125,7 @@ impl PodHost for Proxy {
             pod,
             pool: HttpPool::new(tasks.clone()),
             tasks,
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         });
         if let Some(before) = self.mesh.pods.insert(&served) {
             before.retire();
@@ -167,21 +169,23 @@ fn counted(direction: Direction) -> telemetry::Direction {
 }
 
 fn serve(mesh: &Arc<Mesh>, served: &Arc<ServedPod>, captured: Captured) {
-    mesh.telemetry.mesh().captured(counted(captured.direction));
+    let direction = captured.direction;
+    mesh.telemetry.mesh().captured(counted(direction));
+    let Ok(permit) = Arc::clone(&served.connections).try_acquire_owned() else {
+        tracing::debug!(pod = %served.pod.workload.pod_name, limit = MAX_CONNECTIONS, "too many connections of one pod");
+        mesh.telemetry.mesh().denied("connection_limit");
+        return captured.stream.reset_on_close();
+    };
     let (mesh, pod) = (Arc::clone(mesh), Arc::clone(served));
-    match captured.direction {
-        Direction::Outbound => {
-            served.tasks.spawn(
-                "outbound",
-                async move { outbound::serve(mesh, pod, captured).await },
-            );
-        }
-        Direction::Inbound => {
-            served.tasks.spawn(
-                "inbound",
-                async move { inbound::serve(mesh, pod, captured).await },
-            );
-        }
+    match direction {
+        Direction::Outbound => served.tasks.spawn("outbound", async move {
+            outbound::serve(mesh, pod, captured).await;
+            drop(permit);
+        }),
+        Direction::Inbound => served.tasks.spawn("inbound", async move {
+            inbound::serve(mesh, pod, captured).await;
+            drop(permit);
+        }),
     }
 }
 

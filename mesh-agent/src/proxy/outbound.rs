@@ -82,11 +82,15 @@ pub(super) async fn read_protocol(
         looked = look(stream, limit, spoken) => looked?,
         () = stopped => return Err(std::io::ErrorKind::ConnectionAborted.into()),
     };
-    let stream = stream.flatten();
-    match verdict {
-        Some(Spoken::Opaque) | None => Ok((stream, None)),
-        Some(wire) => Ok((stream, Some(wire))),
-    }
+    let spoken = match (verdict, declared) {
+        (Some(wire @ (Spoken::Http1 | Spoken::Http2)), _) => Some(wire),
+        (Some(Spoken::Opaque) | None, AppProtocol::Detect | AppProtocol::Tcp) => None,
+        // Passed on as opaque bytes it would go round the routes: on a port that says HTTP it is answered with 400.
+        (Some(Spoken::Opaque) | None, AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc) => {
+            Some(Spoken::Http1)
+        }
+    };
+    Ok((stream.flatten(), spoken))
 }
 
 /// One endpoint that was chosen for a TCP connection.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 
 use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
@@ -20,7 +21,13 @@ pub struct ServedPod {
     pub pool: HttpPool,
     /// Everything that runs for it; stopped when it leaves.
     pub tasks: Tasks,
+    /// One permit for each captured connection, so that a pod, or who dials it, takes no descriptors from its
+    /// neighbours.
+    pub connections: Arc<Semaphore>,
 }
+
+/// Captured connections that one pod may have at a time, both directions together; more are reset and counted.
+pub(super) const MAX_CONNECTIONS: usize = 16_384;
 
 impl ServedPod {
     /// Nothing new is accepted, idle connections close, those in use end by themselves.

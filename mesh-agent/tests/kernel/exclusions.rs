@@ -125,3 +125,18 @@ fn an_excluded_inbound_port_is_the_applications_own() {
         Ok(())
     });
 }
+
+#[test]
+fn what_is_excluded_goes_on_when_the_agent_is_dead() {
+    in_lab(async || {
+        let mut bench = Bench::enrolled("outdead")?;
+        let server = bench.serve(Side::Peer, PEER[0])?;
+        bench.exclude(Exclusions {
+            outbound_ports: [server.addr.port()].into(),
+            ..Exclusions::default()
+        });
+        bench.relay.crash().await;
+        assert!(bench.connect(Side::Pod, "v4", server)?.is_direct());
+        Ok(())
+    });
+}

@@ -84,8 +84,8 @@ impl Enrolment {
                 self.join(workload, wanted, &mut reports);
             }
         }
-        self.keep_exclusions(wanted, &mut reports);
         self.release_orphans();
+        self.keep_exclusions(wanted, &mut reports);
         reports
     }
 

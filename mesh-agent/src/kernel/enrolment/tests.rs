@@ -124,7 +124,7 @@ fn exclusions_follow_the_facts_without_a_new_enrolment() {
         assert_eq!(said_of(&mut enrolment, &pod), [""; 0]);
         assert_eq!(kernel.excluded(netns), Some(pod.exclusions.clone()));
     }
-    said(&enrolment.reconcile(&[]));
+    assert_eq!(said(&enrolment.reconcile(&[])), ["test/a un-enrolled"]);
     assert_eq!(kernel.excluded(netns), None);
 }
 

@@ -90,6 +90,23 @@ async fn the_first_bytes_tell_http_from_others() {
 }
 
 #[tokio::test]
+async fn bytes_that_are_no_http_do_not_go_round_the_routes_of_a_port_that_says_http() {
+    let lab = Lab::start().await;
+    let app = speaks(&lab, PAY, count).await;
+    let vip = lab.service("pay", AppProtocol::Http, &[app]).await;
+
+    let mut stream = lab.dial(WEB, vip).await;
+    let answer = exchange(&mut stream, b"*1\r\n$4\r\nPING\r\n").await.unwrap();
+
+    assert!(answer.starts_with(b"HTTP/1.1 400 "), "{}", answer.escape_ascii());
+    assert_eq!(
+        lab.a
+            .sum("istio_tcp_connections_opened_total", &[("reporter", "source")]),
+        0
+    );
+}
+
+#[tokio::test]
 async fn a_reset_by_the_application_reaches_the_client_as_one() {
     let lab = Lab::start().await;
     for (pod, name) in [(CART, "cart"), (PAY, "pay")] {
