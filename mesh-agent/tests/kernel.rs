@@ -9,6 +9,8 @@
 
 #[path = "kernel/exclusions.rs"]
 mod exclusions;
+#[path = "kernel/heart.rs"]
+mod heart;
 #[path = "kernel/lab.rs"]
 mod lab;
 #[path = "kernel/relay.rs"]
@@ -19,20 +21,20 @@ mod restart;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use mesh_agent::capture::door::Accepted;
 use mesh_agent::capture::listeners::{PodListeners, PodPorts};
 use mesh_agent::capture::{Direction, PodHost};
 use mesh_agent::kernel::enrolment::Enrolment;
 use mesh_agent::kernel::status::Change;
-use mesh_agent::kernel::{Hook, Kernel, Pulse};
+use mesh_agent::kernel::{Hook, Kernel};
 use mesh_agent::mesh::facts::ObjectMeta;
 use mesh_agent::mesh::identity::SpiffeId;
 use mesh_agent::mesh::workload::{FailMode, Membership, Placement, Workload, WorkloadNaming, WorkloadUid};
 use mesh_agent::pod::LocalPod;
 use tokio::io::AsyncReadExt;
 
+use crate::heart::Heart;
 use crate::lab::{Lab, PEER, POD, Result, Seen, Server, Side, ips};
 use crate::relay::Relay;
 
@@ -94,42 +96,6 @@ impl Bench {
                 client,
             ))
         })
-    }
-}
-
-/// Beats as the agent does, until it is dropped.
-struct Heart {
-    pulse: Arc<dyn Pulse>,
-    beating: tokio::task::JoinHandle<()>,
-}
-
-impl Heart {
-    fn start(pulse: Arc<dyn Pulse>) -> Self {
-        pulse.beat().unwrap();
-        let beats = Arc::clone(&pulse);
-        let beating = tokio::runtime::Handle::current().spawn(async move {
-            let mut tick = tokio::time::interval(Duration::from_millis(500));
-            loop {
-                tick.tick().await;
-                beats.beat().unwrap();
-            }
-        });
-        Self { pulse, beating }
-    }
-
-    /// As when the agent was killed long ago.
-    fn fail(&self) {
-        self.beating.abort();
-        while !self.beating.is_finished() {
-            std::thread::yield_now();
-        }
-        self.pulse.stop().unwrap();
-    }
-}
-
-impl Drop for Heart {
-    fn drop(&mut self) {
-        self.beating.abort();
     }
 }
 

@@ -10,9 +10,10 @@ use mesh_agent::kernel::uninstall::uninstall;
 use mesh_agent::kernel::{Hook, Kernel};
 use mesh_agent::mesh::workload::FailMode;
 
+use crate::heart::Heart;
 use crate::lab::{NODE, PEER, POD, Result, Side};
 use crate::relay::Relay;
-use crate::{Bench, Heart, in_lab};
+use crate::{Bench, in_lab};
 
 impl Bench {
     /// Ends the agent as `kill -9` does to what it holds, and starts the next one, which is told of no pod yet.
