@@ -159,8 +159,10 @@ fn kernel_clippy() -> Option<Command> {
         Path::new("/usr/lib/rustlib/src/rust/library"),
     );
     (driver.exists() && source.exists()).then(|| {
-        let mut command = shell::command("/usr/bin/cargo", &["clippy"]);
+        // Not by way of cargo, which would take the `cargo-clippy` of rustup first.
+        let mut command = shell::command("/usr/bin/cargo-clippy", &["clippy"]);
         command
+            .env("CARGO", "/usr/bin/cargo")
             .env("RUSTC_BOOTSTRAP", "1")
             .env("RUSTC", "/usr/bin/rustc")
             .env_remove("RUSTUP_TOOLCHAIN");
