@@ -11,6 +11,7 @@
 #[cfg(feature = "user")]
 pub mod bpf_link;
 pub mod counter;
+pub mod direct;
 pub mod exclusion;
 pub mod layout;
 #[cfg(feature = "user")]

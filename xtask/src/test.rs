@@ -24,6 +24,9 @@ pub(crate) struct Arguments {
     /// Run only lab claims whose suite or words contain this, and no in-process tests
     #[arg(long, value_name = "WORDS")]
     only: Option<String>,
+    /// Name of the labs, so that two checkouts can be tested side by side; ends in -lab
+    #[arg(long, value_name = "NAME", default_value = SITE)]
+    lab: String,
     #[command(flatten)]
     report: ReportTo,
 }
@@ -41,7 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         counts = in_process::run(&mut in_process::command())?;
     }
     let options = Options {
-        site: Site::named(SITE)?,
+        site: Site::named(&arguments.lab)?,
         dir: workspace::root().join("tests/lab/mesh"),
         agent: Some(agent),
         tools: workspace::lab_tools(),
