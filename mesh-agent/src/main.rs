@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use mesh_agent::config::{CheckArgs, Cli, Command, RunArgs, StatusArgs, UninstallArgs};
+use mesh_agent::config::{CaArgs, CheckArgs, Cli, Command, RunArgs, StatusArgs, UninstallArgs};
 use mesh_agent::snapshot::SnapshotSettings;
 use mesh_agent::{admin, app, control, status, telemetry};
 use mimalloc::MiMalloc;
@@ -20,6 +20,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run(*args),
+        Command::Ca(args) => ca(*args),
         Command::Status(args) => print_status(&args),
         Command::Check(args) => check(&args),
         Command::Uninstall(args) => uninstall(&args),
@@ -38,6 +39,13 @@ fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let config = args.resolve(cores)?;
     telemetry::log::init(&config.log_level)?;
     app::run(&config)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ca(args: CaArgs) -> anyhow::Result<ExitCode> {
+    let config = args.resolve();
+    telemetry::log::init(&config.log_level)?;
+    app::ca::run(&config)?;
     Ok(ExitCode::SUCCESS)
 }
 

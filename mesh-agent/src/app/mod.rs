@@ -3,6 +3,8 @@
 //! Two runtimes: one thread watches, reconciles, renews and answers the operator; the data threads carry traffic,
 //! so that no amount of configuration stalls a connection.
 
+pub mod ca;
+mod issuance;
 mod lock;
 mod loops;
 
@@ -22,7 +24,7 @@ use crate::capture::PodHost;
 use crate::capture::listeners::PodPorts;
 use crate::config::{AccessLogTarget, Config, UninstallArgs};
 use crate::control::file::FileSource;
-use crate::identity::{Certificates, EmbeddedCa};
+use crate::identity::Certificates;
 use crate::kernel::ebpf::EbpfKernel;
 use crate::kernel::enrolment::Enrolment;
 use crate::kernel::uninstall::{self, Removed};
@@ -102,8 +104,7 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
     telemetry.observe_tasks(tasks.clone());
     let admin = AdminServer::bind(config.admin_addr, readiness.clone()).await?;
     let kernel = EbpfKernel::load(&config.bpf_dir, &config.node_name)?;
-    let ca = EmbeddedCa::open(&config.ca_dir, &config.trust_domain, config.certificate_ttl)?;
-    let certificates = Arc::new(Certificates::new(Arc::new(ca), &tasks));
+    let certificates = Arc::new(issuance::certificates(config, &tasks)?);
     watch_certificates(&telemetry, &certificates);
 
     let snapshots = Arc::new(SnapshotCell::new(first_snapshot(config)));
@@ -179,6 +180,7 @@ fn watch_certificates(telemetry: &Telemetry, certificates: &Arc<Certificates>) {
         let counts = certificates.counts();
         let expiries = certificates.status().into_iter();
         CertificateFacts {
+            overdue: certificates.status().iter().filter(|one| one.is_overdue).count(),
             expiries: expiries
                 .filter_map(|one| one.not_after.map(|at| (one.identity, at)))
                 .collect(),

@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use super::settings::{Settings, read_file};
 use super::{
-    Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR, DEFAULT_TRUST_DOMAIN,
-    default_admin_addr,
+    CaArgs, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
+    DEFAULT_TRUST_DOMAIN, default_admin_addr,
 };
 
 /// The node agent of a sidecar-free service mesh.
@@ -25,6 +25,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve the pods of this node until SIGTERM or SIGINT.
     Run(Box<RunArgs>),
+    /// Serve certificates to the agents of all nodes until SIGTERM or SIGINT.
+    Ca(Box<CaArgs>),
     /// Print what the agent of this node has enrolled, its certificates, its configuration and what it rejected.
     Status(StatusArgs),
     /// Read a directory of manifests as the agent would and print every rejection; exit code 1 if there is one.

@@ -2,6 +2,7 @@
 //!
 //! Place in the walk: before everything. The only room that reads the environment.
 
+mod ca;
 mod cli;
 mod settings;
 
@@ -9,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::ca::{CaArgs, CaConfig, CaFacts};
 pub use self::cli::{CheckArgs, Cli, Command, RunArgs, StatusArgs, UninstallArgs};
 
 /// The agent's settings, complete and checked.
@@ -45,6 +47,12 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Default 24 h.
     pub certificate_ttl: Duration,
+    /// Who signs certificates. Default the embedded CA.
+    pub issuance: Issuance,
+    /// Certificate revocation lists. Default none.
+    pub crl_file: Option<PathBuf>,
+    /// Other names of the trust domain. Default none.
+    pub trust_domain_aliases: Vec<String>,
     /// Default a quarter of the cores, at least two.
     pub data_threads: usize,
 }
@@ -58,6 +66,24 @@ pub enum AccessLogTarget {
     Off,
     /// Appended to a file.
     File(PathBuf),
+}
+
+/// Who signs the certificates of this node's workloads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Issuance {
+    /// The agent itself, with the root in `ca_dir`.
+    Embedded,
+    /// A CA service.
+    Service {
+        /// HOST:PORT.
+        addr: String,
+        /// Roots of the service's own certificate.
+        root_file: PathBuf,
+        /// What proves which node this is.
+        token_file: PathBuf,
+    },
+    /// Somebody who writes files.
+    Files(PathBuf),
 }
 
 /// Why the settings cannot be used.
@@ -83,6 +109,9 @@ pub enum ConfigError {
     /// A setting that has no default is absent.
     #[error("{name} is not set: give --{flag}, {env} or {name} in the config file", name = .0, flag = .0.replace('_', "-"), env = env_name(.0))]
     Missing(&'static str),
+    /// Two settings exclude each other.
+    #[error("{0} and {1} are both set: certificates come from one place")]
+    Both(&'static str, &'static str),
     /// A number is outside its range.
     #[error("{name} is {value}, but must lie between {min} and {max}")]
     Range {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{
     AccessLogTarget, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
-    DEFAULT_TRUST_DOMAIN, default_admin_addr,
+    DEFAULT_TRUST_DOMAIN, Issuance, default_admin_addr,
 };
 
 /// Any of the settings; the same struct is read from flags, the environment and the file.
@@ -62,6 +62,24 @@ pub(super) struct Settings {
     /// Seconds that a workload certificate of the embedded CA is valid (30 to 7776000).
     #[arg(long, env = "MESH_CERTIFICATE_TTL_S")]
     certificate_ttl_s: Option<u64>,
+    /// CA service to ask for certificates, HOST:PORT; the embedded CA signs where neither this nor a directory is given.
+    #[arg(long, env = "MESH_CA_ADDR")]
+    ca_addr: Option<String>,
+    /// PEM file of the roots that the CA service's own certificate may end in.
+    #[arg(long, env = "MESH_CA_ROOT_FILE")]
+    ca_root_file: Option<PathBuf>,
+    /// File with the token that proves to the CA service which node this is.
+    #[arg(long, env = "MESH_CA_TOKEN_FILE")]
+    ca_token_file: Option<PathBuf>,
+    /// Directory in which somebody else keeps certificates: `NAMESPACE/SERVICE_ACCOUNT/tls.crt`, `tls.key`, `ca.crt`.
+    #[arg(long, env = "MESH_CERTIFICATE_DIR")]
+    certificate_dir: Option<PathBuf>,
+    /// PEM file of certificate revocation lists, watched.
+    #[arg(long, env = "MESH_CRL_FILE")]
+    crl_file: Option<PathBuf>,
+    /// Other names of the trust domain, whose workloads count as ours; with commas between.
+    #[arg(long, env = "MESH_TRUST_DOMAIN_ALIASES")]
+    trust_domain_aliases: Option<String>,
     /// Threads that carry traffic (1 to 1024); by default a quarter of the cores, at least two.
     #[arg(long, env = "MESH_DATA_THREADS")]
     data_threads: Option<usize>,
@@ -86,6 +104,12 @@ impl Settings {
             idle_timeout_s: self.idle_timeout_s.or(lower.idle_timeout_s),
             drain_timeout_s: self.drain_timeout_s.or(lower.drain_timeout_s),
             certificate_ttl_s: self.certificate_ttl_s.or(lower.certificate_ttl_s),
+            ca_addr: self.ca_addr.or(lower.ca_addr),
+            ca_root_file: self.ca_root_file.or(lower.ca_root_file),
+            ca_token_file: self.ca_token_file.or(lower.ca_token_file),
+            certificate_dir: self.certificate_dir.or(lower.certificate_dir),
+            crl_file: self.crl_file.or(lower.crl_file),
+            trust_domain_aliases: self.trust_domain_aliases.or(lower.trust_domain_aliases),
             data_threads: self.data_threads.or(lower.data_threads),
         }
     }
@@ -123,7 +147,11 @@ impl Settings {
             1,
             1024,
         )?;
+        let issuance = issuance(&self)?;
         Ok(Config {
+            issuance,
+            crl_file: self.crl_file,
+            trust_domain_aliases: commas(self.trust_domain_aliases.as_deref()),
             node_name: self.node_name.ok_or(ConfigError::Missing("node_name"))?,
             manifests: self.manifests.ok_or(ConfigError::Missing("manifests"))?,
             state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR)),
@@ -152,6 +180,32 @@ impl Settings {
             data_threads: threads,
         })
     }
+}
+
+/// Who signs, by what is given; half of an answer is an error.
+fn issuance(settings: &Settings) -> Result<Issuance, ConfigError> {
+    match (&settings.ca_addr, &settings.certificate_dir) {
+        (None, None) => Ok(Issuance::Embedded),
+        (None, Some(dir)) => Ok(Issuance::Files(dir.clone())),
+        (Some(_), Some(_)) => Err(ConfigError::Both("ca_addr", "certificate_dir")),
+        (Some(addr), None) => Ok(Issuance::Service {
+            addr: addr.clone(),
+            root_file: settings
+                .ca_root_file
+                .clone()
+                .ok_or(ConfigError::Missing("ca_root_file"))?,
+            token_file: settings
+                .ca_token_file
+                .clone()
+                .ok_or(ConfigError::Missing("ca_token_file"))?,
+        }),
+    }
+}
+
+/// The words of a list, without empty ones.
+fn commas(list: Option<&str>) -> Vec<String> {
+    let words = list.unwrap_or_default().split(',').map(str::trim);
+    words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 /// Reads the settings of a file.
@@ -209,7 +263,7 @@ fn ranged(name: &'static str, value: u64, min: u64, max: u64) -> Result<u64, Con
 }
 
 /// Names of all settings, for suggestions.
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 22] = [
     "node_name",
     "manifests",
     "state_dir",
@@ -225,6 +279,12 @@ const FIELDS: [&str; 16] = [
     "idle_timeout_s",
     "drain_timeout_s",
     "certificate_ttl_s",
+    "ca_addr",
+    "ca_root_file",
+    "ca_token_file",
+    "certificate_dir",
+    "crl_file",
+    "trust_domain_aliases",
     "data_threads",
 ];
 
@@ -248,8 +308,13 @@ mod tests {
         let is_setting = |line: &&str| FIELDS.iter().any(|name| line.starts_with(&format!("{name}:")));
         let settings: Vec<&str> = uncommented.lines().filter(is_setting).collect();
         assert_eq!(settings.len(), FIELDS.len());
+        // What has no default is shown empty.
+        let with_default: Vec<_> = settings
+            .into_iter()
+            .filter(|line| !line.contains(": \"\""))
+            .collect();
         assert_eq!(
-            parse(&settings.join("\n")).unwrap().complete(4).unwrap(),
+            parse(&with_default.join("\n")).unwrap().complete(4).unwrap(),
             as_shipped
         );
     }
@@ -293,6 +358,29 @@ mod tests {
             error,
             "node_name is not set: give --node-name, MESH_NODE_NAME or node_name in the config file"
         );
+    }
+
+    #[test]
+    fn who_signs_is_told_by_what_is_given_and_half_of_it_is_refused() {
+        let issuance = |more: &str| {
+            let text = format!("node_name: a\nmanifests: /m\n{more}");
+            parse(&text).unwrap().complete(1).map(|config| config.issuance)
+        };
+        assert_eq!(issuance("").unwrap(), Issuance::Embedded);
+        assert_eq!(
+            issuance("certificate_dir: /c").unwrap(),
+            Issuance::Files("/c".into())
+        );
+        let service = issuance("ca_addr: ca:1\nca_root_file: /r\nca_token_file: /t").unwrap();
+        assert!(matches!(service, Issuance::Service { .. }));
+        for (half, missing) in [
+            ("ca_addr: ca:1\nca_root_file: /r", "ca_token_file"),
+            ("ca_addr: ca:1\nca_token_file: /t", "ca_root_file"),
+            ("ca_addr: ca:1\ncertificate_dir: /c", "certificate_dir"),
+        ] {
+            let error = issuance(half).unwrap_err().to_string();
+            assert!(error.contains(missing), "{error}");
+        }
     }
 
     #[test]

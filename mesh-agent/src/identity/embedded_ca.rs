@@ -6,18 +6,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
-};
+#[cfg(test)]
+use rcgen::CertificateParams;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer;
+use tokio::sync::watch;
+use zeroize::Zeroizing;
 
-use super::peer::{self, system_time};
+use super::authority::{Authority, AuthorityError, make_root};
 use super::root_file::{self, RootFileError};
-use super::{IssueError, Issuer, Svid};
+#[cfg(test)]
+use super::secret::SecretDer;
+use super::secret::SecretKey;
+use super::{IssueError, Issuer, Roots, Svid};
 use crate::mesh::identity::SpiffeId;
 
 /// Signs with a root that lies in a directory of this machine, made on the first start.
@@ -26,9 +27,8 @@ use crate::mesh::identity::SpiffeId;
 pub struct EmbeddedCa {
     trust_domain: Arc<str>,
     ttl: Duration,
-    root_expires: SystemTime,
-    roots: Arc<[CertificateDer<'static>]>,
-    issuer: rcgen::Issuer<'static, KeyPair>,
+    roots: watch::Sender<Roots>,
+    authority: Authority,
 }
 
 /// Why the embedded CA cannot start.
@@ -77,13 +77,8 @@ impl EmbeddedCa {
         if ttl < MIN_TTL {
             return Err(CaError::Ttl(ttl));
         }
-        // Any workload will do to find out whether the trust domain can be part of an id.
-        if SpiffeId::new(trust_domain, "any", "any").is_err() {
-            return Err(CaError::TrustDomain(trust_domain.to_owned()));
-        }
-        let now = SystemTime::now();
-        let pem = root_file::read_or_make(dir, || make_root(trust_domain, now).map_err(CaError::Make))?;
-        Self::from_pem(&pem, &root_file::path(dir), trust_domain, ttl, now)
+        let pem = read_or_make_root(dir, trust_domain)?;
+        Self::from_pem(&pem, &root_file::path(dir), trust_domain, ttl, SystemTime::now())
     }
 
     fn from_pem(
@@ -99,37 +94,21 @@ impl EmbeddedCa {
         };
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
             .map_err(|e| content(format!("certificate: {e}")))?;
-        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes())
-            .map_err(|e| content(format!("private key: {e}")))?;
-        let key = KeyPair::try_from(&key).map_err(|e| content(format!("private key: {e}")))?;
-        let (_, root) =
-            X509Certificate::from_der(&certificate).map_err(|e| content(format!("certificate: {e}")))?;
-        if root.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
-            return Err(content("the key is not the certificate's".to_owned()));
-        }
-        if !root.is_ca() {
-            return Err(content("the certificate is not a ca's".to_owned()));
-        }
-        let expected = format!("spiffe://{trust_domain}");
-        let found = peer::uris(&root).map_err(|e| content(e.to_string()))?.join(", ");
-        if found != expected {
-            return Err(CaError::OtherTrustDomain {
-                path: path.to_owned(),
-                found,
-                expected,
-            });
-        }
-        let root_expires = system_time(root.validity().not_after);
-        if root_expires <= now {
-            return Err(CaError::Expired(path.to_owned()));
-        }
-        let issuer = rcgen::Issuer::from_ca_cert_der(&certificate, key)?;
+        let authority = Authority::new(vec![certificate.clone()], pem.as_bytes(), trust_domain, now)
+            .map_err(|error| match error {
+                AuthorityError::Content(reason) => content(reason),
+                AuthorityError::Expired => CaError::Expired(path.to_owned()),
+                AuthorityError::OtherTrustDomain { found, expected } => CaError::OtherTrustDomain {
+                    path: path.to_owned(),
+                    found,
+                    expected,
+                },
+            })?;
         Ok(Self {
             trust_domain: trust_domain.into(),
             ttl,
-            root_expires,
-            roots: [certificate].into(),
-            issuer,
+            roots: watch::Sender::new([certificate].into()),
+            authority,
         })
     }
 
@@ -141,28 +120,40 @@ impl EmbeddedCa {
                 wanted,
             });
         }
-        let now = SystemTime::now();
-        let not_after = (now + self.ttl).min(self.root_expires);
-        let params = leaf_params(identity, now - CLOCK_SKEW, not_after).map_err(IssueError::Sign)?;
-        self.sign_params(&params)
-    }
-
-    pub(super) fn sign_params(&self, params: &CertificateParams) -> Result<Svid, IssueError> {
-        let (certificate, key) = self.sign_unchecked(params).map_err(IssueError::Sign)?;
-        Ok(Svid::new(vec![certificate], key)?)
+        let key = SecretKey::generate().map_err(IssueError::Sign)?;
+        let chain = self
+            .authority
+            .sign(identity, &key, self.ttl, SystemTime::now())
+            .map_err(IssueError::Sign)?;
+        Ok(Svid::new(chain, key.to_der())?)
     }
 
     /// Signs anything, for tests of what a peer must refuse too.
+    #[cfg(test)]
     pub(super) fn sign_unchecked(
         &self,
         params: &CertificateParams,
-    ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), rcgen::Error> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok((
-            certificate.der().clone(),
-            PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
-        ))
+    ) -> Result<(CertificateDer<'static>, SecretDer), rcgen::Error> {
+        let key = SecretKey::generate()?;
+        Ok((self.certify(params, &key)?, key.to_der()))
+    }
+
+    #[cfg(test)]
+    pub(super) fn certify(
+        &self,
+        params: &CertificateParams,
+        key: &SecretKey,
+    ) -> Result<CertificateDer<'static>, rcgen::Error> {
+        Ok(self.authority.sign_params(params, key)?[0].clone())
+    }
+
+    /// Signs a revocation list, for tests.
+    #[cfg(test)]
+    pub(super) fn sign_list(
+        &self,
+        list: rcgen::CertificateRevocationListParams,
+    ) -> Result<rcgen::CertificateRevocationList, rcgen::Error> {
+        self.authority.sign_list(list)
     }
 }
 
@@ -171,8 +162,8 @@ impl Issuer for EmbeddedCa {
         Box::pin(async move { self.sign(identity) })
     }
 
-    fn roots(&self) -> Arc<[CertificateDer<'static>]> {
-        Arc::clone(&self.roots)
+    fn roots(&self) -> watch::Receiver<Roots> {
+        self.roots.subscribe()
     }
 }
 
@@ -182,74 +173,24 @@ impl fmt::Debug for EmbeddedCa {
         f.debug_struct("EmbeddedCa")
             .field("trust_domain", &self.trust_domain)
             .field("ttl", &self.ttl)
-            .field("root_expires", &self.root_expires)
+            .field("authority", &self.authority)
             .finish_non_exhaustive()
     }
 }
 
-/// X509-SVID 2 to 4 for a leaf: one URI name (critical, since there is no subject), no CA, signs data only.
-pub(super) fn leaf_params(
-    identity: &SpiffeId,
-    not_before: SystemTime,
-    not_after: SystemTime,
-) -> Result<CertificateParams, rcgen::Error> {
-    let mut params = CertificateParams::default();
-    params.not_before = not_before.into();
-    params.not_after = not_after.into();
-    params.serial_number = Some(random_serial());
-    params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
-    params.use_authority_key_identifier_extension = true;
-    Ok(params)
-}
-
-/// X509-SVID 2 and 4.1 for a root: the trust domain as its URI name, signs certificates only.
-fn root_params(trust_domain: &str, now: SystemTime) -> Result<CertificateParams, rcgen::Error> {
-    let mut params = CertificateParams::default();
-    params.not_before = (now - CLOCK_SKEW).into();
-    params.not_after = (now + ROOT_LIFE).into();
-    params.serial_number = Some(random_serial());
-    params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::OrganizationName, trust_domain);
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "mesh-agent embedded CA");
-    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").try_into()?)];
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    Ok(params)
-}
-
-fn make_root(trust_domain: &str, now: SystemTime) -> Result<String, rcgen::Error> {
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let certificate = root_params(trust_domain, now)?.self_signed(&key)?;
-    Ok(format!("{}{}", certificate.pem(), key.serialize_pem()))
-}
-
-/// RFC 5280 4.1.2.2: positive, and at most 20 octets; 16 are beyond guessing.
-fn random_serial() -> SerialNumber {
-    let [first, rest @ ..] = rand::random::<[u8; 16]>();
-    let mut serial = vec![first & 0x7f | 0x40];
-    serial.extend(rest);
-    SerialNumber::from(serial)
+/// Certificate and key of the root in `dir`, as PEM; made on the first call. Blocks.
+pub fn read_or_make_root(dir: &Path, trust_domain: &str) -> Result<Zeroizing<String>, CaError> {
+    // Any workload will do to find out whether the trust domain can be part of an id.
+    if SpiffeId::new(trust_domain, "any", "any").is_err() {
+        return Err(CaError::TrustDomain(trust_domain.to_owned()));
+    }
+    root_file::read_or_make(dir, || {
+        make_root(trust_domain, SystemTime::now()).map_err(CaError::Make)
+    })
 }
 
 /// Below this, half a life is less than what a few retries take.
 const MIN_TTL: Duration = Duration::from_secs(30);
-
-/// Ten years of 365 days.
-const ROOT_LIFE: Duration = Duration::from_hours(87600);
-
-/// How far behind the clocks of other nodes may be.
-const CLOCK_SKEW: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 #[path = "embedded_ca_tests.rs"]

@@ -4,30 +4,32 @@ use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
-use rustls::pki_types::ServerName;
+use rcgen::{CertificateParams, SanType};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use super::embedded_ca::leaf_params;
+use super::authority::leaf_params;
+use super::secret::SecretDer;
 use super::testing::{HOUR, TestCa, id};
 use super::{
-    ALPN_H1, ALPN_H2, ALPN_TCP, Alpn, HandshakeFailure, PeerIdentityError, WorkloadTls, peer_identity,
+    ALPN_H1, ALPN_H2, ALPN_TCP, Alpn, HandshakeFailure, PeerIdentityError, TrustRules, WorkloadTls,
+    peer_identity,
 };
 use crate::mesh::identity::SpiffeId;
 
-type Ends = (client::TlsStream<DuplexStream>, server::TlsStream<DuplexStream>);
+pub(super) type Ends = (client::TlsStream<DuplexStream>, server::TlsStream<DuplexStream>);
 
 /// Why each side gave up; none for a side that thought all was well.
 #[derive(Debug)]
-struct Refused {
-    client: Option<HandshakeFailure>,
-    server: Option<HandshakeFailure>,
+pub(super) struct Refused {
+    pub(super) client: Option<HandshakeFailure>,
+    pub(super) server: Option<HandshakeFailure>,
 }
 
 /// A whole handshake, and one byte each way: only then does a client of TLS 1.3 know that it was accepted.
-async fn shake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Result<Ends, Refused> {
+pub(super) async fn shake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Result<Ends, Refused> {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let name = ServerName::from(std::net::IpAddr::from([10, 0, 0, 2]));
     let connecting = async {
@@ -62,7 +64,7 @@ async fn dial(client: &WorkloadTls, server: &WorkloadTls, expected: &SpiffeId) -
 }
 
 /// What a leaf of `web` says once `spoil` made it wrong.
-fn spoilt(spoil: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
+pub(super) fn spoilt(spoil: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
     let now = SystemTime::now();
     let mut params = leaf_params(&id("web"), now - HOUR, now + HOUR).unwrap();
     spoil(&mut params);
@@ -70,13 +72,22 @@ fn spoilt(spoil: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
 }
 
 /// Client and server configurations as ours, but with a certificate that [`WorkloadTls`] would never take.
-fn rogue(ca: &TestCa, params: &CertificateParams) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+pub(super) fn rogue(ca: &TestCa, params: &CertificateParams) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let (certificate, key) = ca.ca.sign_unchecked(params).unwrap();
+    rogue_with(ca, certificate, &key)
+}
+
+/// As [`rogue`], with any certificate.
+pub(super) fn rogue_with(
+    ca: &TestCa,
+    certificate: CertificateDer<'static>,
+    key: &SecretDer,
+) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let honest = ca.tls(&id("web"));
     let mut client = ClientConfig::clone(&honest.client(&id("cart"), Alpn::Tcp).unwrap());
     let mut server = ServerConfig::clone(&honest.server());
     let provider = Arc::clone(client.crypto_provider());
-    let certified = rustls::sign::CertifiedKey::from_der(vec![certificate], key, &provider).unwrap();
+    let certified = rustls::sign::CertifiedKey::from_der(vec![certificate], key.to_tls(), &provider).unwrap();
     let certified = Arc::new(rustls::sign::SingleCertAndKey::from(certified));
     client.client_auth_cert_resolver = Arc::<rustls::sign::SingleCertAndKey>::clone(&certified);
     server.cert_resolver = certified;
@@ -149,7 +160,7 @@ async fn a_client_of_another_trust_domain_is_refused_even_with_our_root() {
     });
     let (client, _) = rogue(&ca, &params);
     let refused = shake(client, ca.tls(&id("cart")).server()).await.unwrap_err();
-    assert_eq!(refused.server, Some(HandshakeFailure::Identity));
+    assert_eq!(refused.server, Some(HandshakeFailure::TrustDomain));
 }
 
 #[tokio::test]
@@ -191,96 +202,6 @@ impl rustls::client::ResolvesClientCert for NoCertificate {
     fn has_certs(&self) -> bool {
         false
     }
-}
-
-/// Each spoilt leaf, signed by the proper CA, and what is said of it.
-fn spoilt_leaves() -> Vec<(&'static str, CertificateParams, HandshakeFailure)> {
-    use HandshakeFailure::{Expired, Identity, Untrusted};
-    let web = || SanType::URI(id("web").to_string().try_into().unwrap());
-    let cart = || SanType::URI(id("cart").to_string().try_into().unwrap());
-    let now = SystemTime::now();
-    vec![
-        (
-            "two uris",
-            spoilt(|p| p.subject_alt_names = vec![cart(), web()]),
-            Identity,
-        ),
-        (
-            "dns name only",
-            spoilt(|p| p.subject_alt_names = vec![SanType::DnsName("cart".try_into().unwrap())]),
-            Identity,
-        ),
-        ("no name", spoilt(|p| p.subject_alt_names = vec![]), Identity),
-        (
-            "not a workload's uri",
-            spoilt(|p| {
-                p.subject_alt_names = vec![SanType::URI(
-                    "spiffe://cluster.local/node/one".try_into().unwrap(),
-                )];
-            }),
-            Identity,
-        ),
-        (
-            "expired",
-            spoilt(|p| p.not_after = (now - HOUR / 2).into()),
-            Expired,
-        ),
-        (
-            "not valid yet",
-            spoilt(|p| p.not_before = (now + HOUR / 2).into()),
-            Expired,
-        ),
-        (
-            "a ca",
-            spoilt(|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
-            Untrusted,
-        ),
-        (
-            "signs certificates",
-            spoilt(|p| p.key_usages.push(KeyUsagePurpose::KeyCertSign)),
-            Identity,
-        ),
-        ("no key usage", spoilt(|p| p.key_usages.clear()), Identity),
-        (
-            "for code signing",
-            spoilt(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning]),
-            Untrusted,
-        ),
-    ]
-}
-
-#[tokio::test]
-async fn a_leaf_that_breaks_a_rule_is_refused_as_a_client() {
-    let ca = TestCa::new();
-    for (what, params, expected) in spoilt_leaves() {
-        let (client, _) = rogue(&ca, &params);
-        let refused = shake(client, ca.tls(&id("cart")).server())
-            .await
-            .map(drop)
-            .expect_err(what);
-        assert_eq!(refused.server, Some(expected), "{what}");
-        assert_eq!(refused.client, Some(HandshakeFailure::RefusedByPeer), "{what}");
-    }
-}
-
-#[tokio::test]
-async fn a_leaf_that_breaks_a_rule_is_refused_as_a_server() {
-    let ca = TestCa::new();
-    for (what, params, expected) in spoilt_leaves() {
-        let (_, server) = rogue(&ca, &params);
-        let client = ca.tls(&id("cart")).client(&id("web"), Alpn::Tcp).unwrap();
-        let refused = shake(client, server).await.map(drop).expect_err(what);
-        assert_eq!(refused.client, Some(expected), "{what}");
-    }
-}
-
-#[tokio::test]
-async fn an_unspoilt_leaf_passes_where_the_spoilt_ones_fail() {
-    let ca = TestCa::new();
-    let (client, server) = rogue(&ca, &spoilt(|_| {}));
-    shake(client, ca.tls(&id("cart")).server()).await.unwrap();
-    let dialler = ca.tls(&id("cart")).client(&id("web"), Alpn::Tcp).unwrap();
-    shake(dialler, server).await.unwrap();
 }
 
 #[tokio::test]
@@ -368,10 +289,7 @@ fn the_reason_of_a_failure_is_found_wherever_it_was_noticed() {
         wrapped(PeerIdentityError::NoCertificate),
         HandshakeFailure::NoCertificate
     );
-    assert_eq!(
-        wrapped(PeerIdentityError::UriCount(2)),
-        HandshakeFailure::Identity
-    );
+    assert_eq!(wrapped(PeerIdentityError::UriCount(2)), HandshakeFailure::Name);
     assert_eq!(
         HandshakeFailure::of(&io::ErrorKind::TimedOut.into()),
         HandshakeFailure::Timeout
@@ -391,7 +309,7 @@ fn a_key_that_is_not_the_certificates_is_refused() {
     let (_, other_key) = ca.ca.sign_unchecked(&params).unwrap();
     let svid = super::Svid::new(vec![certificate], other_key).unwrap();
     assert!(matches!(
-        WorkloadTls::new(&svid, &ca.roots()),
+        WorkloadTls::new(&svid, &ca.roots(), &TrustRules::default()),
         Err(super::TlsError::Key(_))
     ));
 }

@@ -2,10 +2,12 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
 
+use super::Roots;
 use super::svid::{InvalidSvid, Svid};
 use crate::mesh::identity::SpiffeId;
 
@@ -13,14 +15,20 @@ use crate::mesh::identity::SpiffeId;
 ///
 /// Contract: `issue` is called once for each identity when it appears and once for each renewal, from one task an
 /// identity; several run at once. It may take long, and is dropped when it takes longer than the store waits, so
-/// it must be cancel-safe. It must not block the thread for longer than a signature takes. `roots` is called at
-/// each renewal and must not block; what it returns must verify what `issue` returned before.
+/// it must be cancel-safe. It must not block the thread for longer than a signature takes. `roots` is called once and
+/// must not block; its value must verify what `issue` returned before.
 pub trait Issuer: Send + Sync + Debug {
     /// A new key and its certificate. The store checks that it is for `identity`.
     fn issue<'a>(&'a self, identity: &'a SpiffeId) -> BoxFuture<'a, Result<Svid, IssueError>>;
 
-    /// The certificates that peers' chains must end in.
-    fn roots(&self) -> Arc<[CertificateDer<'static>]>;
+    /// The certificates that peers' chains must end in; a change reaches every live configuration.
+    fn roots(&self) -> watch::Receiver<Roots>;
+
+    /// How long an answer may be kept before asking again, where the issuer has news before half a life: for
+    /// instance a file that somebody else renews.
+    fn asked_again_within(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Why there is no certificate. Every kind is tried again.

@@ -3,23 +3,41 @@
 //! Place in the walk: `transport` and `proxy` ask the store for a local pod's TLS at each handshake, and
 //! [`peer_identity`] for who is at the other end. Must not know: policies, pods, sockets.
 
+mod authority;
+mod ca_client;
+pub mod csr;
 mod embedded_ca;
+mod failure;
+mod files;
+pub mod grpc;
 pub mod hello;
 mod issuer;
+pub mod istio;
+mod news;
 mod peer;
+pub mod pem;
 mod renewal;
 mod root_file;
+mod secret;
+mod server_tls;
 mod store;
 mod svid;
 mod tls;
+mod trust;
 mod verify;
 
-pub use embedded_ca::{CaError, EmbeddedCa};
+pub use authority::{Authority, AuthorityError, ServerIdentity};
+pub use ca_client::{CaAddr, CaClient, CaClientSettings};
+pub use embedded_ca::{CaError, EmbeddedCa, read_or_make_root};
+pub use failure::HandshakeFailure;
+pub use files::FileIssuer;
 pub use issuer::{IssueError, Issuer};
 pub use peer::{PeerIdentityError, peer_identity};
+pub use server_tls::{ServerTlsError, prove, server_config};
 pub use store::{CertificateStatus, Certificates, RenewalCounts};
 pub use svid::{InvalidSvid, Svid};
-pub use tls::{Alpn, HandshakeFailure, TlsError, WorkloadTls};
+pub use tls::{Alpn, TlsError, WorkloadTls};
+pub use trust::{Revoked, RevokedError, Roots, TrustRules};
 
 /// ALPN of connections between agents that carry HTTP/2.
 pub const ALPN_H2: &[u8] = b"mesh-h2";
@@ -30,6 +48,14 @@ pub const ALPN_H1: &[u8] = b"mesh-h1";
 /// ALPN of connections between agents that carry one TCP connection each.
 pub const ALPN_TCP: &[u8] = b"mesh-tcp";
 
+/// An error and its causes in one line.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod bad_certificate_tests;
 #[cfg(test)]
 mod handshake_tests;
 #[cfg(test)]

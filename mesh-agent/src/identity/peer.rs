@@ -8,6 +8,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
+use super::trust::CLOCK_SKEW;
 use crate::mesh::identity::{InvalidSpiffeId, SpiffeId};
 
 /// Why a certificate does not prove the identity of a workload.
@@ -28,6 +29,21 @@ pub enum PeerIdentityError {
     /// X509-SVID 4: a leaf must not be a CA, must have digitalSignature, and neither keyCertSign nor cRLSign.
     #[error("the certificate's basic constraints or key usage are not those of a leaf")]
     NotLeaf,
+    /// Its issuer is not one of the roots.
+    #[error("the certificate ends in no root of this mesh")]
+    UnknownIssuer,
+    /// It vouches for itself.
+    #[error("the certificate is self-signed")]
+    SelfSigned,
+    /// A revocation list names it, or a certificate above it.
+    #[error("the certificate was revoked")]
+    Revoked,
+    /// X509-SVID 4.4: it is not for clients, or not for servers.
+    #[error("the certificate's extended key usage is not for this side of tls")]
+    WrongUsage,
+    /// A signature, a constraint or an algorithm in the chain is wrong.
+    #[error("the certificate's chain is broken: {0}")]
+    Chain(String),
     /// Its time has passed: this is also seen when an old session is resumed, where TLS does not look.
     #[error("the certificate has expired")]
     Expired,
@@ -50,6 +66,26 @@ pub enum PeerIdentityError {
         /// Who discovery says it must be.
         expected: SpiffeId,
     },
+}
+
+impl PeerIdentityError {
+    /// What the verification of a chain ended in.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "webpki's enum is open: what is new is a broken chain"
+    )]
+    pub(super) fn of_chain(error: webpki::Error) -> Self {
+        match error {
+            webpki::Error::BadDer | webpki::Error::BadDerTime => Self::Malformed,
+            webpki::Error::CertExpired { .. } => Self::Expired,
+            webpki::Error::CertNotValidYet { .. } => Self::NotValidYet,
+            webpki::Error::CertRevoked => Self::Revoked,
+            webpki::Error::UnknownIssuer => Self::UnknownIssuer,
+            webpki::Error::CaUsedAsEndEntity => Self::NotLeaf,
+            webpki::Error::RequiredEkuNotFoundContext(_) => Self::WrongUsage,
+            other => Self::Chain(other.to_string()),
+        }
+    }
 }
 
 /// What a leaf certificate says.
@@ -98,10 +134,10 @@ pub(super) fn leaf(certificate: &CertificateDer<'_>) -> Result<Leaf, PeerIdentit
 }
 
 fn valid_at(leaf: &Leaf, now: SystemTime) -> Result<(), PeerIdentityError> {
-    if now > leaf.not_after {
+    if now > leaf.not_after + CLOCK_SKEW {
         return Err(PeerIdentityError::Expired);
     }
-    if now < leaf.not_before {
+    if now + CLOCK_SKEW < leaf.not_before {
         return Err(PeerIdentityError::NotValidYet);
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! When a certificate is renewed, and when a failed attempt is tried again. Pure.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How long to wait before renewing a certificate that lives on for `remaining`: about half of it.
 ///
@@ -15,6 +15,12 @@ pub(super) fn retry_delay(failures: u32, jitter: f64) -> Duration {
     let doublings = failures.saturating_sub(1).min(MAX_DOUBLINGS);
     let full = FIRST_RETRY.saturating_mul(1 << doublings).min(LAST_RETRY);
     full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
+}
+
+/// Whether no more than a quarter of a certificate's life is left: renewal at half has failed for long.
+pub(super) fn is_overdue(not_before: SystemTime, not_after: SystemTime, now: SystemTime) -> bool {
+    let life = not_after.duration_since(not_before).unwrap_or_default();
+    now + life / 4 >= not_after
 }
 
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -33,6 +39,19 @@ mod tests {
             .map(|failures| retry_delay(failures, 1.0).as_secs())
             .collect();
         assert_eq!(delays, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    }
+
+    #[test]
+    fn a_certificate_is_overdue_in_its_last_quarter() {
+        let (start, end) = (
+            SystemTime::UNIX_EPOCH,
+            SystemTime::UNIX_EPOCH + Duration::from_secs(100),
+        );
+        let at = |seconds| is_overdue(start, end, start + Duration::from_secs(seconds));
+        assert_eq!(
+            [0, 50, 74, 75, 100, 200].map(at),
+            [false, false, false, true, true, true]
+        );
     }
 
     proptest! {

@@ -5,6 +5,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+/// Text with a key in it.
+pub(super) type Secret = zeroize::Zeroizing<String>;
+
 /// Which file operation failed, and on which file.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} {}", path.display())]
@@ -19,7 +22,7 @@ pub struct RootFileError {
 ///
 /// Agents that start at the same moment agree: only who holds the lock looks and makes. The file appears complete
 /// or not at all (written aside, synced, renamed).
-pub(super) fn read_or_make<E>(dir: &Path, make: impl FnOnce() -> Result<String, E>) -> Result<String, E>
+pub(super) fn read_or_make<E>(dir: &Path, make: impl FnOnce() -> Result<Secret, E>) -> Result<Secret, E>
 where
     E: From<RootFileError>,
 {
@@ -56,13 +59,17 @@ pub(super) fn path(dir: &Path) -> PathBuf {
     dir.join(ROOT)
 }
 
-fn read(mut file: File, path: &Path) -> Result<String, RootFileError> {
+fn read(mut file: File, path: &Path) -> Result<Secret, RootFileError> {
     let mode = file.metadata().map_err(on("look at", path))?.permissions().mode();
     if mode & 0o077 != 0 {
         let reason = format!("others may use it (mode {:03o}); set it to 600", mode & 0o777);
         return Err(on("trust the key in", path)(io::Error::other(reason)));
     }
-    let mut content = String::new();
+    // As long as the file, so that no copy of the key is left behind by growing.
+    let length = file.metadata().map_err(on("look at", path))?.len();
+    let mut content = Secret::new(String::with_capacity(
+        usize::try_from(length).unwrap_or_default() + 1,
+    ));
     file.read_to_string(&mut content).map_err(on("read", path))?;
     Ok(content)
 }

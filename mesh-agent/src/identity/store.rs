@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::renewal::{renewal_delay, retry_delay};
-use super::{IssueError, Issuer, WorkloadTls};
-use crate::lifecycle::{Stop, Tasks};
+use super::news::TrustNews;
+use super::renewal::{is_overdue, renewal_delay, retry_delay};
+use super::{IssueError, Issuer, TrustRules, WorkloadTls, error_chain};
+use crate::lifecycle::Tasks;
 use crate::mesh::identity::SpiffeId;
 
 /// One renewal task an identity. Clones are the same store.
@@ -25,6 +26,8 @@ pub struct Certificates {
 
 struct Shared {
     issuer: Arc<dyn Issuer>,
+    /// Never read itself: each renewal task has its own clone, which remembers what it has seen.
+    news: TrustNews,
     tasks: Tasks,
     clock: Clock,
     kept: ArcSwap<HashMap<SpiffeId, Arc<Kept>>>,
@@ -60,6 +63,8 @@ pub struct CertificateStatus {
     pub identity: SpiffeId,
     /// When it expires; none while the first one is not issued.
     pub not_after: Option<SystemTime>,
+    /// A quarter of its life or less is left although it is renewed at half: the alarm before it expires.
+    pub is_overdue: bool,
     /// Its serial number in hexadecimal; none while the first one is not issued.
     pub serial: Option<String>,
     /// How often one was issued.
@@ -80,11 +85,23 @@ pub struct RenewalCounts {
 impl Certificates {
     /// Wants no identity yet. Renewal tasks run in a child group of `tasks`.
     pub fn new(issuer: Arc<dyn Issuer>, tasks: &Tasks) -> Self {
-        Self::with_clock(issuer, tasks, Arc::new(SystemTime::now))
+        let (_, no_rules) = watch::channel(TrustRules::default());
+        Self::with_rules(issuer, tasks, no_rules)
     }
 
-    fn with_clock(issuer: Arc<dyn Issuer>, tasks: &Tasks, clock: Clock) -> Self {
+    /// As [`Certificates::new`]; `rules` hold for every handshake, and a change of them reaches live configurations.
+    pub fn with_rules(issuer: Arc<dyn Issuer>, tasks: &Tasks, rules: watch::Receiver<TrustRules>) -> Self {
+        Self::with_clock(issuer, tasks, rules, Arc::new(SystemTime::now))
+    }
+
+    fn with_clock(
+        issuer: Arc<dyn Issuer>,
+        tasks: &Tasks,
+        rules: watch::Receiver<TrustRules>,
+        clock: Clock,
+    ) -> Self {
         let shared = Shared {
+            news: TrustNews::new(issuer.roots(), rules),
             issuer,
             tasks: tasks.child(),
             clock,
@@ -155,7 +172,7 @@ impl Certificates {
             .kept
             .load()
             .values()
-            .map(|kept| kept.status())
+            .map(|kept| kept.status((self.shared.clock)()))
             .collect();
         status.sort_by(|one, other| one.identity.cmp(&other.identity));
         status
@@ -196,16 +213,18 @@ impl fmt::Debug for Certificates {
 /// Runs until the identity is no longer wanted.
 async fn renew(shared: Arc<Shared>, kept: Arc<Kept>) {
     let stop = kept.tasks.stop();
+    let mut news = shared.news.clone();
     loop {
+        let issuing = issue(shared.issuer.as_ref(), &kept.identity, &mut news);
         let outcome = tokio::select! {
             () = stop.requested() => return,
-            outcome = tokio::time::timeout(ISSUE_TIMEOUT, issue(shared.issuer.as_ref(), &kept.identity)) => outcome,
+            outcome = tokio::time::timeout(ISSUE_TIMEOUT, issuing) => outcome,
         };
         let pause = match outcome.unwrap_or(Err(IssueError::Timeout)) {
             Ok(tls) => shared.install(&kept, tls),
             Err(error) => shared.put_off(&kept, &error),
         };
-        if !wait(&shared, pause, &stop).await {
+        if !wait(&shared, &kept, pause, &mut news).await {
             return;
         }
     }
@@ -213,7 +232,10 @@ async fn renew(shared: Arc<Shared>, kept: Arc<Kept>) {
 
 /// Waits until `pause` has passed by either clock: certificates expire by the wall clock, which jumps when a machine
 /// wakes from sleep, and must not hold a renewal up when it is set back. False if the stop came first.
-async fn wait(shared: &Shared, pause: Duration, stop: &Stop) -> bool {
+///
+/// What becomes trusted or revoked meanwhile is put to use at once.
+async fn wait(shared: &Shared, kept: &Kept, pause: Duration, news: &mut TrustNews) -> bool {
+    let stop = kept.tasks.stop();
     let until = (shared.clock)() + pause;
     let started = Instant::now();
     loop {
@@ -224,17 +246,28 @@ async fn wait(shared: &Shared, pause: Duration, stop: &Stop) -> bool {
         }
         tokio::select! {
             () = stop.requested() => return false,
+            () = news.changed() => {
+                // What the new roots do not hold must be asked for anew.
+                if !shared.trust_anew(kept, news) {
+                    return true;
+                }
+            }
             () = tokio::time::sleep(left.min(LOOK_AT_CLOCK)) => {}
         }
     }
 }
 
-async fn issue(issuer: &dyn Issuer, identity: &SpiffeId) -> Result<WorkloadTls, IssueError> {
+async fn issue(
+    issuer: &dyn Issuer,
+    identity: &SpiffeId,
+    news: &mut TrustNews,
+) -> Result<WorkloadTls, IssueError> {
     let svid = issuer.issue(identity).await?;
     if svid.identity() != identity {
         return Err(IssueError::OtherIdentity(svid.identity().clone()));
     }
-    Ok(WorkloadTls::new(&svid, &issuer.roots())?)
+    let (roots, rules) = news.take();
+    Ok(WorkloadTls::new(&svid, &roots, &rules)?)
 }
 
 impl Shared {
@@ -244,6 +277,21 @@ impl Shared {
             .not_after()
             .duration_since((self.clock)())
             .unwrap_or(Duration::ZERO);
+        // Even an issuer that hands out expired certificates is not asked without pause.
+        let pause = renewal_delay(remaining, rand::random()).max(MIN_PAUSE);
+        let pause = self
+            .issuer
+            .asked_again_within()
+            .map_or(pause, |within| pause.min(within));
+        kept.progress().succeed();
+        let is_known = kept
+            .tls
+            .load()
+            .as_ref()
+            .is_some_and(|old| old.serial() == tls.serial());
+        if is_known {
+            return pause;
+        }
         tracing::info!(
             identity = %kept.identity,
             serial = tls.serial(),
@@ -251,15 +299,31 @@ impl Shared {
             "certificate issued"
         );
         kept.tls.store(Some(Arc::new(tls)));
-        let mut progress = kept.progress();
-        progress.renewals += 1;
-        progress.failures_in_a_row = 0;
-        progress.last_error = None;
-        drop(progress);
+        kept.progress().renewals += 1;
         self.renewals.fetch_add(1, Ordering::Relaxed);
         self.issued.notify_waiters();
-        // Even an issuer that hands out expired certificates is not asked without pause.
-        renewal_delay(remaining, rand::random()).max(MIN_PAUSE)
+        pause
+    }
+
+    /// Gives the certificate in use other roots or rules; false when it does not hold against them.
+    fn trust_anew(&self, kept: &Kept, news: &mut TrustNews) -> bool {
+        let (roots, rules) = news.take();
+        let Some(tls) = kept.tls.load_full() else {
+            return true;
+        };
+        match tls.trusting(&roots, &rules) {
+            Ok(tls) => {
+                tracing::info!(identity = %kept.identity, roots = roots.len(), revocation_lists = rules.revoked.len(), "trust changed");
+                kept.tls.store(Some(Arc::new(tls)));
+                true
+            }
+            Err(error) => {
+                // Peers that have heard the news would refuse it anyway.
+                tracing::error!(identity = %kept.identity, error = error_chain(&error), "the certificate does not hold any more");
+                kept.tls.store(None);
+                false
+            }
+        }
     }
 
     /// Keeps what there is; how long until the next attempt.
@@ -267,11 +331,16 @@ impl Shared {
         self.failed.fetch_add(1, Ordering::Relaxed);
         let mut progress = kept.progress();
         progress.failures_in_a_row = progress.failures_in_a_row.saturating_add(1);
-        progress.last_error = Some(chain(error));
+        progress.last_error = Some(error_chain(error));
         let pause = retry_delay(progress.failures_in_a_row, rand::random());
+        let expires_in_s = kept.tls.load().as_ref().map(|tls| {
+            let left = tls.not_after().duration_since((self.clock)());
+            left.map_or(0, |left| left.as_secs())
+        });
         tracing::error!(
             identity = %kept.identity,
             error = progress.last_error,
+            expires_in_s,
             failures_in_a_row = progress.failures_in_a_row,
             retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
             "cannot get a certificate"
@@ -280,13 +349,23 @@ impl Shared {
     }
 }
 
+impl Progress {
+    fn succeed(&mut self) {
+        self.failures_in_a_row = 0;
+        self.last_error = None;
+    }
+}
+
 impl Kept {
-    fn status(&self) -> CertificateStatus {
+    fn status(&self, now: SystemTime) -> CertificateStatus {
         let tls = self.tls.load();
         let progress = self.progress();
         CertificateStatus {
             identity: self.identity.clone(),
             not_after: tls.as_ref().map(|tls| tls.not_after()),
+            is_overdue: tls
+                .as_ref()
+                .is_none_or(|tls| is_overdue(tls.not_before(), tls.not_after(), now)),
             serial: tls.as_ref().map(|tls| tls.serial().to_owned()),
             renewals: progress.renewals,
             last_error: progress.last_error.clone(),
@@ -297,12 +376,6 @@ impl Kept {
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// An issuer that takes longer is treated as gone.

@@ -3,11 +3,10 @@
 use std::sync::atomic::AtomicBool;
 
 use futures_util::future::BoxFuture;
-use rustls::pki_types::CertificateDer;
 
-use super::super::embedded_ca::leaf_params;
+use super::super::authority::leaf_params;
 use super::super::testing::{HOUR, TestCa, id};
-use super::super::{IssueError, Svid};
+use super::super::{IssueError, Roots, Svid};
 use super::*;
 
 /// Issues certificates of one hour by the tokio clock, or fails, or answers for another identity.
@@ -16,6 +15,7 @@ struct Moody {
     clock: Clock,
     is_failing: AtomicBool,
     answers_for: Option<SpiffeId>,
+    roots: watch::Sender<Roots>,
 }
 
 impl fmt::Debug for Moody {
@@ -36,8 +36,8 @@ impl Issuer for Moody {
         })
     }
 
-    fn roots(&self) -> Arc<[CertificateDer<'static>]> {
-        self.ca.roots()
+    fn roots(&self) -> watch::Receiver<Roots> {
+        self.roots.subscribe()
     }
 }
 
@@ -45,21 +45,30 @@ struct Fixture {
     issuer: Arc<Moody>,
     tasks: Tasks,
     store: Certificates,
+    rules: watch::Sender<TrustRules>,
 }
 
 fn fixture(answers_for: Option<SpiffeId>) -> Fixture {
     let (wall, start) = (SystemTime::now(), Instant::now());
     let clock: Clock = Arc::new(move || wall + start.elapsed());
     let is_failing = AtomicBool::new(false);
+    let ca = TestCa::new();
     let issuer = Arc::new(Moody {
-        ca: TestCa::new(),
+        roots: watch::Sender::new(ca.roots()),
+        ca,
         clock: Arc::clone(&clock),
         is_failing,
         answers_for,
     });
     let tasks = Tasks::new();
-    let store = Certificates::with_clock(Arc::<Moody>::clone(&issuer), &tasks, clock);
-    Fixture { issuer, tasks, store }
+    let rules = watch::Sender::default();
+    let store = Certificates::with_clock(Arc::<Moody>::clone(&issuer), &tasks, rules.subscribe(), clock);
+    Fixture {
+        issuer,
+        tasks,
+        store,
+        rules,
+    }
 }
 
 fn serial(store: &Certificates, id: &SpiffeId) -> Option<String> {
@@ -166,4 +175,63 @@ async fn a_certificate_for_somebody_else_is_not_used() {
             .unwrap()
             .contains("mallory")
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_that_is_added_reaches_the_certificate_in_use_without_a_renewal() {
+    let Fixture { issuer, store, .. } = fixture(None);
+    store.want([id("web")]);
+    store.ready().await;
+    let before = store.tls(&id("web")).unwrap();
+    let added = TestCa::new();
+    let both: Roots = issuer
+        .ca
+        .roots()
+        .iter()
+        .chain(added.roots().iter())
+        .cloned()
+        .collect();
+    issuer.roots.send_replace(both);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let after = store.tls(&id("web")).unwrap();
+    assert_eq!((after.serial(), store.counts().issued), (before.serial(), 1));
+    assert!(
+        !Arc::ptr_eq(&before.server(), &after.server()),
+        "a configuration of its own"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_the_new_roots_do_not_hold_is_replaced_at_once() {
+    let Fixture { issuer, store, .. } = fixture(None);
+    store.want([id("web")]);
+    store.ready().await;
+    issuer.roots.send_replace(TestCa::new().roots());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(store.tls(&id("web")).is_none());
+    issuer.roots.send_replace(issuer.ca.roots());
+    store.ready().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_rules_reaches_the_certificate_in_use() {
+    let Fixture { rules, store, .. } = fixture(None);
+    store.want([id("web")]);
+    store.ready().await;
+    let before = store.tls(&id("web")).unwrap();
+    rules.send_modify(|rules| rules.aliases.push("old.local".into()));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!Arc::ptr_eq(&before, &store.tls(&id("web")).unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_cannot_be_renewed_is_overdue_before_it_expires() {
+    let Fixture { issuer, store, .. } = fixture(None);
+    store.want([id("web")]);
+    store.ready().await;
+    issuer.is_failing.store(true, Ordering::Relaxed);
+    tokio::time::sleep(HOUR.mul_f64(0.7)).await;
+    assert!(!store.status()[0].is_overdue);
+    tokio::time::sleep(HOUR.mul_f64(0.1)).await;
+    assert!(store.status()[0].is_overdue && store.tls(&id("web")).is_some());
 }

@@ -3,16 +3,17 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 
 use super::peer::{self, Leaf, PeerIdentityError};
+use super::secret::SecretDer;
 use crate::mesh::identity::SpiffeId;
 
-/// An X509-SVID: chain, leaf first and root left out, and private key.
+/// An X509-SVID: chain, leaf first and root left out, and private key, which is wiped when it is dropped.
 pub struct Svid {
     leaf: Leaf,
     chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    key: SecretDer,
 }
 
 /// Why a chain is not an X509-SVID.
@@ -22,10 +23,7 @@ pub struct InvalidSvid(#[from] PeerIdentityError);
 
 impl Svid {
     /// Takes what the first certificate of the chain says; verifies no signature.
-    pub fn new(
-        chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
-    ) -> Result<Self, InvalidSvid> {
+    pub(super) fn new(chain: Vec<CertificateDer<'static>>, key: SecretDer) -> Result<Self, InvalidSvid> {
         let first = chain.first().ok_or(PeerIdentityError::NoCertificate)?;
         Ok(Self {
             leaf: peer::leaf(first)?,
@@ -54,11 +52,15 @@ impl Svid {
         &self.leaf.serial
     }
 
+    pub(super) fn leaf(&self) -> &Leaf {
+        &self.leaf
+    }
+
     pub(super) fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
     }
 
-    pub(super) fn key(&self) -> &PrivateKeyDer<'static> {
+    pub(super) fn key(&self) -> &SecretDer {
         &self.key
     }
 }

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::CertificateParams;
-use rustls::pki_types::CertificateDer;
 use tempfile::TempDir;
 
-use super::embedded_ca::leaf_params;
-use super::{EmbeddedCa, Issuer, Svid, WorkloadTls};
+use super::authority::leaf_params;
+use super::{EmbeddedCa, Issuer, Roots, Svid, TrustRules, WorkloadTls};
 use crate::mesh::identity::SpiffeId;
 
 pub(super) const HOUR: Duration = Duration::from_hours(1);
@@ -33,8 +32,8 @@ impl TestCa {
         }
     }
 
-    pub(super) fn roots(&self) -> Arc<[CertificateDer<'static>]> {
-        self.ca.roots()
+    pub(super) fn roots(&self) -> Roots {
+        self.ca.roots().borrow().clone()
     }
 
     /// A proper certificate, ready for handshakes.
@@ -50,11 +49,12 @@ impl TestCa {
         not_after: SystemTime,
     ) -> WorkloadTls {
         let params = leaf_params(id, not_before, not_after).unwrap();
-        WorkloadTls::new(&self.svid(&params), &self.roots()).unwrap()
+        WorkloadTls::new(&self.svid(&params), &self.roots(), &TrustRules::default()).unwrap()
     }
 
     pub(super) fn svid(&self, params: &CertificateParams) -> Svid {
-        self.ca.sign_params(params).unwrap()
+        let (certificate, key) = self.ca.sign_unchecked(params).unwrap();
+        Svid::new(vec![certificate], key).unwrap()
     }
 }
 

@@ -1,19 +1,19 @@
 //! The TLS of one local identity: its server side, and one client side for each peer that it calls.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, Ticketer, cipher_suite};
-use rustls::pki_types::CertificateDer;
-use rustls::server::VerifierBuilderError;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
-use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ServerConfig};
 
+use super::peer::Leaf;
+use super::trust::{Role, Trust, TrustRules};
 use super::verify::{Callee, Callers};
 use super::{ALPN_H1, ALPN_H2, ALPN_TCP, PeerIdentityError, Svid};
 use crate::mesh::identity::SpiffeId;
@@ -50,10 +50,9 @@ impl Alpn {
 /// One certificate made ready for handshakes. Immutable: a renewal makes another.
 #[derive(Debug)]
 pub struct WorkloadTls {
-    identity: SpiffeId,
-    not_after: SystemTime,
-    serial: String,
-    roots: Arc<RootCertStore>,
+    leaf: Leaf,
+    chain: Arc<[CertificateDer<'static>]>,
+    trust: Arc<Trust>,
     certified: Arc<SingleCertAndKey>,
     server: Arc<ServerConfig>,
     clients: Mutex<HashMap<(SpiffeId, Alpn), Arc<ClientConfig>>>,
@@ -65,39 +64,60 @@ pub enum TlsError {
     /// Key and certificate do not fit, or one cannot be used.
     #[error("the key or the certificate cannot be used")]
     Key(#[source] rustls::Error),
-    /// A root cannot be used.
-    #[error("a root certificate cannot be used")]
-    Root(#[source] rustls::Error),
-    /// There is no root to verify peers with.
-    #[error("peers cannot be verified")]
-    Verifier(#[from] VerifierBuilderError),
+    /// A root cannot be used, or there is none.
+    #[error("the root certificates cannot be used")]
+    Root(#[source] webpki::Error),
+    /// Peers would refuse it.
+    #[error("the certificate does not hold against the roots of this mesh")]
+    Untrusted(#[source] PeerIdentityError),
     /// The provider lacks what TLS 1.3 needs, or no key for session tickets could be made.
     #[error("the cryptography provider failed")]
     Provider(#[source] rustls::Error),
 }
 
 impl WorkloadTls {
-    /// Peers must show a certificate that ends in one of `roots`.
-    pub fn new(svid: &Svid, roots: &[CertificateDer<'static>]) -> Result<Self, TlsError> {
-        let mut store = RootCertStore::empty();
-        for root in roots {
-            store.add(root.clone()).map_err(TlsError::Root)?;
-        }
-        let store = Arc::new(store);
-        let certified = CertifiedKey::from_der(svid.chain().to_vec(), svid.key().clone_key(), &PROVIDER)
+    /// Peers must show a certificate that ends in one of `roots` and obeys `rules`; so must this one itself.
+    pub fn new(svid: &Svid, roots: &[CertificateDer<'static>], rules: &TrustRules) -> Result<Self, TlsError> {
+        let certified = CertifiedKey::from_der(svid.chain().to_vec(), svid.key().to_tls(), &PROVIDER)
             .map_err(TlsError::Key)?;
         let certified = Arc::new(SingleCertAndKey::from(certified));
-        let callers = Callers::new(
-            svid.identity().trust_domain(),
-            Arc::clone(&store),
-            Arc::clone(&PROVIDER),
-        )?;
+        Self::assemble(svid.leaf(), svid.chain().into(), certified, (roots, rules))
+    }
+
+    /// The same certificate with other roots or rules. Sessions made before are not resumed.
+    pub fn trusting(&self, roots: &[CertificateDer<'static>], rules: &TrustRules) -> Result<Self, TlsError> {
+        Self::assemble(
+            &self.leaf,
+            Arc::clone(&self.chain),
+            Arc::clone(&self.certified),
+            (roots, rules),
+        )
+    }
+
+    fn assemble(
+        leaf: &Leaf,
+        chain: Arc<[CertificateDer<'static>]>,
+        certified: Arc<SingleCertAndKey>,
+        (roots, rules): (&[CertificateDer<'static>], &TrustRules),
+    ) -> Result<Self, TlsError> {
+        let trust = Trust::new(leaf.identity.trust_domain(), roots, rules, Arc::clone(&PROVIDER))
+            .map_err(TlsError::Root)?;
+        if let [end_entity, above @ ..] = &*chain {
+            for role in [Role::Server, Role::Client] {
+                match trust.verify(end_entity, above, role, UnixTime::now()) {
+                    // When it is used is the store's business, whose clock it is.
+                    Ok(_) | Err(PeerIdentityError::Expired | PeerIdentityError::NotValidYet) => {}
+                    Err(error) => return Err(TlsError::Untrusted(error)),
+                }
+            }
+        }
+        let trust = Arc::new(trust);
+        let callers = Callers::new(Arc::clone(&trust));
         let server = server_config(Arc::new(callers), Arc::clone(&certified)).map_err(TlsError::Provider)?;
         Ok(Self {
-            identity: svid.identity().clone(),
-            not_after: svid.not_after(),
-            serial: svid.serial().to_owned(),
-            roots: store,
+            leaf: leaf.clone(),
+            chain,
+            trust,
             certified,
             server: Arc::new(server),
             clients: Mutex::default(),
@@ -106,17 +126,22 @@ impl WorkloadTls {
 
     /// Who it speaks for.
     pub fn identity(&self) -> &SpiffeId {
-        &self.identity
+        &self.leaf.identity
+    }
+
+    /// When its certificate began to be valid.
+    pub fn not_before(&self) -> SystemTime {
+        self.leaf.not_before
     }
 
     /// When its certificate expires.
     pub fn not_after(&self) -> SystemTime {
-        self.not_after
+        self.leaf.not_after
     }
 
     /// The serial number of its certificate, in hexadecimal.
     pub fn serial(&self) -> &str {
-        &self.serial
+        &self.leaf.serial
     }
 
     /// For accepting: TLS 1.3 only, both of our protocols, a client certificate of the trust domain required.
@@ -140,7 +165,7 @@ impl WorkloadTls {
             // Costs those that are still called one full handshake, and keeps memory bounded.
             clients.clear();
         }
-        let callee = Callee::new(expected.clone(), Arc::clone(&self.roots), Arc::clone(&PROVIDER));
+        let callee = Callee::new(expected.clone(), Arc::clone(&self.trust));
         let client = client_config(callee, Arc::clone(&self.certified), alpn).map_err(TlsError::Provider)?;
         let client = Arc::new(client);
         clients.insert(key, Arc::clone(&client));
@@ -178,94 +203,9 @@ fn client_config(
     Ok(config)
 }
 
-/// Why a handshake between agents failed: the label `reason` of `mesh_handshake_failures_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum HandshakeFailure {
-    /// The peer showed no certificate.
-    NoCertificate,
-    /// The peer's certificate is not signed by our roots, or not fit for its purpose.
-    Untrusted,
-    /// The peer's certificate has expired or is not valid yet.
-    Expired,
-    /// The peer is a workload of another mesh, another one than expected, or none.
-    Identity,
-    /// The peer sent an alert: it refused us.
-    RefusedByPeer,
-    /// There is no protocol in common, or the peer broke TLS.
-    Protocol,
-    /// The time was over.
-    Timeout,
-    /// The connection failed.
-    Io,
-}
-
-impl HandshakeFailure {
-    /// Reads it from the error of a handshake, or of [`peer_identity`](super::peer_identity) after it.
-    pub fn of(error: &io::Error) -> Self {
-        // The seam to tokio-rustls, which wraps rustls's error.
-        let inner = error.get_ref();
-        if let Some(refused) = inner.and_then(|inner| inner.downcast_ref::<PeerIdentityError>()) {
-            return Self::of_identity(refused);
-        }
-        match inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(rustls::Error::NoCertificatesPresented) => Self::NoCertificate,
-            Some(rustls::Error::InvalidCertificate(cause)) => Self::of_certificate(cause),
-            Some(rustls::Error::AlertReceived(_)) => Self::RefusedByPeer,
-            Some(_) => Self::Protocol,
-            None if error.kind() == io::ErrorKind::TimedOut => Self::Timeout,
-            None => Self::Io,
-        }
-    }
-
-    fn of_identity(error: &PeerIdentityError) -> Self {
-        match error {
-            PeerIdentityError::NoCertificate => Self::NoCertificate,
-            PeerIdentityError::Expired | PeerIdentityError::NotValidYet => Self::Expired,
-            PeerIdentityError::Malformed
-            | PeerIdentityError::UriCount(_)
-            | PeerIdentityError::NotWorkload(_)
-            | PeerIdentityError::NotLeaf
-            | PeerIdentityError::TrustDomain { .. }
-            | PeerIdentityError::Unexpected { .. } => Self::Identity,
-        }
-    }
-
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "rustls's enum is open: what is new is untrusted"
-    )]
-    fn of_certificate(cause: &CertificateError) -> Self {
-        match cause {
-            CertificateError::Expired
-            | CertificateError::ExpiredContext { .. }
-            | CertificateError::NotValidYet
-            | CertificateError::NotValidYetContext { .. } => Self::Expired,
-            // What our own verifiers refuse, see `verify`.
-            CertificateError::Other(other) => {
-                other.0.downcast_ref().map_or(Self::Untrusted, Self::of_identity)
-            }
-            _ => Self::Untrusted,
-        }
-    }
-
-    /// The label's value.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoCertificate => "no_certificate",
-            Self::Untrusted => "untrusted",
-            Self::Expired => "expired",
-            Self::Identity => "identity",
-            Self::RefusedByPeer => "refused_by_peer",
-            Self::Protocol => "protocol",
-            Self::Timeout => "timeout",
-            Self::Io => "io",
-        }
-    }
-}
-
 /// TLS 1.3 only. X25519MLKEM768 comes first among the groups by rustls's feature; AES-128 first among the ciphers,
 /// since bulk bytes pay for each round.
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     let cipher_suites = vec![
         cipher_suite::TLS13_AES_128_GCM_SHA256,
         cipher_suite::TLS13_AES_256_GCM_SHA384,

@@ -3,45 +3,33 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
 };
 
-use super::peer::{self, PeerIdentityError};
+use super::peer::PeerIdentityError;
+use super::trust::{Role, Trust};
 use crate::mesh::identity::SpiffeId;
 
 /// The server's side: any workload of the trust domain may call; policy decides later what it may do.
 #[derive(Debug)]
 pub(super) struct Callers {
-    trust_domain: String,
-    chain: Arc<dyn ClientCertVerifier>,
+    trust: Arc<Trust>,
 }
 
 /// The client's side: only the workload that discovery named may answer.
 #[derive(Debug)]
 pub(super) struct Callee {
     expected: SpiffeId,
-    roots: Arc<RootCertStore>,
-    provider: Arc<CryptoProvider>,
+    trust: Arc<Trust>,
 }
 
 impl Callers {
-    pub(super) fn new(
-        trust_domain: &str,
-        roots: Arc<RootCertStore>,
-        provider: Arc<CryptoProvider>,
-    ) -> Result<Self, VerifierBuilderError> {
-        let chain = WebPkiClientVerifier::builder_with_provider(roots, provider).build()?;
-        Ok(Self {
-            trust_domain: trust_domain.to_owned(),
-            chain,
-        })
+    pub(super) fn new(trust: Arc<Trust>) -> Self {
+        Self { trust }
     }
 }
 
@@ -61,16 +49,10 @@ impl ClientCertVerifier for Callers {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
-        let found = peer::leaf(end_entity).map_err(refused)?.identity;
-        if found.trust_domain() == self.trust_domain {
-            Ok(verified)
-        } else {
-            Err(refused(PeerIdentityError::TrustDomain {
-                found,
-                ours: self.trust_domain.clone(),
-            }))
-        }
+        self.trust
+            .verify(end_entity, intermediates, Role::Client, now)
+            .map_err(refused)?;
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -79,7 +61,12 @@ impl ClientCertVerifier for Callers {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, cert, signature)
+        verify_tls12_signature(
+            message,
+            cert,
+            signature,
+            &self.trust.provider().signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -88,21 +75,25 @@ impl ClientCertVerifier for Callers {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, cert, signature)
+        verify_tls13_signature(
+            message,
+            cert,
+            signature,
+            &self.trust.provider().signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        self.trust
+            .provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
 impl Callee {
-    pub(super) fn new(expected: SpiffeId, roots: Arc<RootCertStore>, provider: Arc<CryptoProvider>) -> Self {
-        Self {
-            expected,
-            roots,
-            provider,
-        }
+    pub(super) fn new(expected: SpiffeId, trust: Arc<Trust>) -> Self {
+        Self { expected, trust }
     }
 }
 
@@ -116,15 +107,12 @@ impl ServerCertVerifier for Callee {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(end_entity)?,
-            &self.roots,
-            intermediates,
-            now,
-            self.provider.signature_verification_algorithms.all,
-        )?;
-        let found = peer::leaf(end_entity).map_err(refused)?.identity;
-        if found == self.expected {
+        let found = self
+            .trust
+            .verify(end_entity, intermediates, Role::Server, now)
+            .map_err(refused)?
+            .identity;
+        if self.trust.is_same(&found, &self.expected) {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(refused(PeerIdentityError::Unexpected {
@@ -144,7 +132,7 @@ impl ServerCertVerifier for Callee {
             message,
             cert,
             signature,
-            &self.provider.signature_verification_algorithms,
+            &self.trust.provider().signature_verification_algorithms,
         )
     }
 
@@ -158,18 +146,26 @@ impl ServerCertVerifier for Callee {
             message,
             cert,
             signature,
-            &self.provider.signature_verification_algorithms,
+            &self.trust.provider().signature_verification_algorithms,
         )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
+        self.trust
+            .provider()
             .signature_verification_algorithms
             .supported_schemes()
     }
 }
 
-/// Rustls turns it into a fatal alert; our own log keeps the cause.
+/// Rustls turns it into the fatal alert that says most; our own log keeps the cause.
 fn refused(error: PeerIdentityError) -> Error {
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+    Error::InvalidCertificate(match error {
+        PeerIdentityError::Expired => CertificateError::Expired,
+        PeerIdentityError::NotValidYet => CertificateError::NotValidYet,
+        PeerIdentityError::Revoked => CertificateError::Revoked,
+        PeerIdentityError::UnknownIssuer => CertificateError::UnknownIssuer,
+        PeerIdentityError::WrongUsage => CertificateError::InvalidPurpose,
+        other => CertificateError::Other(OtherError(Arc::new(other))),
+    })
 }

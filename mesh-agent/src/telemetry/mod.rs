@@ -5,6 +5,7 @@
 //! Must not know: how anything is decided or carried; any runtime or HTTP server.
 
 mod access_log;
+mod ca;
 mod encode;
 mod flag;
 mod histogram;
@@ -28,6 +29,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 pub use self::access_log::AccessLog;
+pub use self::ca::CaMetrics;
 pub use self::flag::ResponseFlag;
 pub use self::http::{HttpRecord, HttpStart};
 pub use self::labels::{FlowLabels, PathTaken, PeerLabels, Reporter, Security};

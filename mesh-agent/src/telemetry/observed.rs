@@ -18,6 +18,8 @@ use crate::mesh::identity::SpiffeId;
 pub struct CertificateFacts {
     /// When the certificate of each identity expires.
     pub expiries: Vec<(SpiffeId, SystemTime)>,
+    /// Identities whose certificate is in its last quarter, expired, or was never issued.
+    pub overdue: usize,
     /// Certificates that were issued.
     pub renewals: u64,
     /// Attempts that failed.
@@ -93,6 +95,10 @@ fn encode_certificates(encoder: &mut DescriptorEncoder<'_>, facts: &CertificateF
             .encode_family(&[("result", result)])?
             .encode_counter::<NoLabelSet, _, f64>(&count, None)?;
     }
+    let help = "Identities whose certificate should have been renewed long ago, or is not there.";
+    encoder
+        .encode_descriptor("mesh_certificates_overdue", help, None, MetricType::Gauge)?
+        .encode_gauge(&facts.overdue)?;
     let name = "mesh_certificate_expiry_timestamp";
     let help = "When the certificate of an identity expires, since the epoch.";
     let mut expiry = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;

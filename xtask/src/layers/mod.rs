@@ -28,6 +28,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("route", 3),
     ("balance", 3),
     ("transport", 3),
+    ("ca", 3),
     ("snapshot", 4),
     ("control", 5),
     ("kernel", 5),
@@ -41,8 +42,8 @@ const LAYERS: &[(&str, u8)] = &[
 const CRATES: &[(&str, Place)] = &[
     ("aya", Place::OnlyIn(&["kernel"])),
     ("aya_obj", Place::OnlyIn(&["kernel"])),
-    ("rustls", Place::OnlyIn(&["identity", "transport"])),
-    ("tokio_rustls", Place::OnlyIn(&["identity", "transport"])),
+    ("rustls", Place::OnlyIn(&["identity", "transport", "ca"])),
+    ("tokio_rustls", Place::OnlyIn(&["identity", "transport", "ca"])),
     ("std::env", Place::OnlyIn(&["config"])),
     ("tokio", Place::NotIn(&["mesh", "policy", "route", "balance"])),
     ("hyper", Place::NotIn(&["mesh", "policy", "route", "balance"])),

@@ -1,0 +1,112 @@
+//! Who signs this node's certificates, as configured, and the revocation lists beside it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::config::{Config, Issuance};
+use crate::identity::{
+    CaClient, CaClientSettings, Certificates, EmbeddedCa, FileIssuer, Issuer, Revoked, TrustRules,
+};
+use crate::lifecycle::{Stop, Tasks};
+use crate::mesh::identity::SpiffeId;
+
+/// The store over the configured issuer, and the task that reads revocation lists.
+pub(super) fn certificates(config: &Config, tasks: &Tasks) -> anyhow::Result<Certificates> {
+    for alias in &config.trust_domain_aliases {
+        SpiffeId::new(alias, "any", "any").with_context(|| format!("trust_domain_aliases: {alias:?}"))?;
+    }
+    let rules = watch::Sender::new(TrustRules {
+        aliases: config
+            .trust_domain_aliases
+            .iter()
+            .map(|alias| alias.as_str().into())
+            .collect(),
+        revoked: Revoked::default(),
+    });
+    let store = Certificates::with_rules(issuer(config)?, tasks, rules.subscribe());
+    if let Some(path) = &config.crl_file {
+        // The agent does not start with a list that it cannot read: it would let in whom the list keeps out.
+        let revoked = read_lists(path)?;
+        rules.send_modify(|rules| rules.revoked = revoked);
+        tasks.spawn(
+            "revocation-lists",
+            follow_lists(path.clone(), rules, tasks.stop()),
+        );
+    }
+    Ok(store)
+}
+
+fn issuer(config: &Config) -> anyhow::Result<Arc<dyn Issuer>> {
+    Ok(match &config.issuance {
+        Issuance::Embedded => Arc::new(EmbeddedCa::open(
+            &config.ca_dir,
+            &config.trust_domain,
+            config.certificate_ttl,
+        )?),
+        Issuance::Service {
+            addr,
+            root_file,
+            token_file,
+        } => Arc::new(CaClient::new(CaClientSettings {
+            addr: addr
+                .parse()
+                .map_err(anyhow::Error::msg)
+                .context("ca_addr cannot be used")?,
+            root_file: root_file.clone(),
+            token_file: token_file.clone(),
+            ttl: config.certificate_ttl,
+        })),
+        Issuance::Files(dir) => Arc::new(FileIssuer::new(dir.clone())),
+    })
+}
+
+fn read_lists(path: &Path) -> anyhow::Result<Revoked> {
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Revoked::from_pem(&text).with_context(|| format!("{} holds no usable revocation lists", path.display()))
+}
+
+/// A list that cannot be read leaves the last one in force, and is named once.
+async fn follow_lists(path: PathBuf, rules: watch::Sender<TrustRules>, stop: Stop) {
+    let mut tick = interval(LOOK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut seen, mut is_heard) = (modified(&path), true);
+    loop {
+        tokio::select! {
+            () = stop.requested() => return,
+            _ = tick.tick() => {}
+        }
+        let found = modified(&path);
+        if found == seen && is_heard {
+            continue;
+        }
+        match read_lists(&path) {
+            Ok(revoked) => {
+                tracing::info!(path = %path.display(), lists = revoked.len(), "revocation lists read");
+                rules.send_modify(|rules| rules.revoked = revoked);
+                is_heard = true;
+            }
+            Err(error) => {
+                if is_heard || found != seen {
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "the last revocation lists stay in force"
+                    );
+                }
+                is_heard = false;
+            }
+        }
+        seen = found;
+    }
+}
+
+fn modified(path: &Path) -> Option<(std::time::SystemTime, u64)> {
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.modified().ok()?, file.len()))
+}
+
+const LOOK: Duration = Duration::from_secs(1);

@@ -1,0 +1,1 @@
+//! Claims about the service, asked by the agent's own client over real sockets.

@@ -1,0 +1,103 @@
+//! The settings of `mesh-agent ca`: flags and environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::DEFAULT_TRUST_DOMAIN;
+
+/// Arguments of `ca`.
+#[derive(Debug, Args)]
+pub struct CaArgs {
+    /// Address that agents connect to.
+    #[arg(long, env = "MESH_CA_LISTEN", default_value = "0.0.0.0:15012")]
+    listen: SocketAddr,
+    /// Names and addresses that agents dial, with commas between: they stand in the service's own certificate.
+    #[arg(long, env = "MESH_CA_NAMES", value_delimiter = ',', default_value = "mesh-ca")]
+    names: Vec<String>,
+    /// Directory of the signing key: Istio's cacerts files, or root.pem, which is made if there is neither.
+    #[arg(long, env = "MESH_CA_DIR", default_value = "/var/lib/mesh-agent/ca")]
+    ca_dir: PathBuf,
+    /// Where all trusted roots are written for agents to be given; by default bundle.pem in the directory.
+    #[arg(long, env = "MESH_CA_BUNDLE_FILE")]
+    bundle_file: Option<PathBuf>,
+    /// Directory of node tokens: one file a node, named like the node, readable by its owner only.
+    #[arg(long, env = "MESH_CA_NODE_TOKENS", required_unless_present = "make_root")]
+    node_tokens: Option<PathBuf>,
+    /// Directory of Kubernetes manifests, the same that agents read: which pods run on which node.
+    #[arg(long, env = "MESH_MANIFESTS", required_unless_present = "make_root")]
+    manifests: Option<PathBuf>,
+    /// Trust domain of the identities.
+    #[arg(long, env = "MESH_TRUST_DOMAIN", default_value = DEFAULT_TRUST_DOMAIN)]
+    trust_domain: String,
+    /// Seconds that a certificate lives at most.
+    #[arg(long, env = "MESH_CA_MAX_TTL_S", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(30..=7_776_000))]
+    max_ttl_s: u64,
+    /// Address of the admin server: /livez, /readyz, /metrics.
+    #[arg(long, env = "MESH_CA_ADMIN_ADDR", default_value = "127.0.0.1:15014")]
+    admin_addr: SocketAddr,
+    /// Log filter, for instance `info` or `mesh_agent=debug`.
+    #[arg(long, env = "MESH_LOG_LEVEL", default_value = "info")]
+    log_level: String,
+    /// Make root.pem in the directory if there is none, and end: for a root to rotate to.
+    #[arg(long)]
+    make_root: bool,
+}
+
+/// The settings of the CA service, complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaConfig {
+    /// Address that agents connect to.
+    pub listen: SocketAddr,
+    /// Names that agents dial.
+    pub names: Vec<String>,
+    /// Directory of the signing key.
+    pub ca_dir: PathBuf,
+    /// Where all trusted roots are written.
+    pub bundle_file: PathBuf,
+    /// Where tokens and pods are read; none when only a root is to be made.
+    pub facts: Option<CaFacts>,
+    /// Of the identities.
+    pub trust_domain: String,
+    /// That a certificate lives at most.
+    pub max_ttl: Duration,
+    /// Admin server.
+    pub admin_addr: SocketAddr,
+    /// Log filter.
+    pub log_level: String,
+}
+
+/// Where the CA learns whom it may sign for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaFacts {
+    /// Directory of node tokens.
+    pub node_tokens: PathBuf,
+    /// Directory of manifests.
+    pub manifests: PathBuf,
+}
+
+impl CaArgs {
+    /// Fills in what follows from other settings.
+    pub fn resolve(self) -> CaConfig {
+        let facts = match (self.node_tokens, self.manifests) {
+            (Some(node_tokens), Some(manifests)) if !self.make_root => Some(CaFacts {
+                node_tokens,
+                manifests,
+            }),
+            _ => None,
+        };
+        CaConfig {
+            facts,
+            listen: self.listen,
+            names: self.names,
+            bundle_file: self.bundle_file.unwrap_or_else(|| self.ca_dir.join("bundle.pem")),
+            ca_dir: self.ca_dir,
+            trust_domain: self.trust_domain,
+            max_ttl: Duration::from_secs(self.max_ttl_s),
+            admin_addr: self.admin_addr,
+            log_level: self.log_level,
+        }
+    }
+}
