@@ -24,6 +24,11 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 
 /// Starts the agent of a node.
 pub fn start(site: &Site, node: &str, binary: &Path) -> Result<Child> {
+    start_with(site, node, binary, &[])
+}
+
+/// As [`start`], with more arguments.
+pub fn start_with(site: &Site, node: &str, binary: &Path, more: &[String]) -> Result<Child> {
     let state = site.agent_state(node);
     for dir in [&state, &site.ca_dir()] {
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
@@ -50,6 +55,7 @@ pub fn start(site: &Site, node: &str, binary: &Path) -> Result<Child> {
     let bpf = site.bpf_mount(node).display().to_string();
     let mut program = [program.as_slice(), &[bpf, binary.display().to_string()]].concat();
     program.extend(arguments(site, node, &state));
+    program.extend_from_slice(more);
     let mut command = place.command(&program)?;
     command.env("RUST_BACKTRACE", "1");
     sandbox::start(command, &log(site, node, "stdout"), &log(site, node, "stderr"))

@@ -18,6 +18,7 @@
 
 pub mod addresses;
 pub mod agent;
+pub mod authority;
 pub mod cgroup;
 pub mod endpoints;
 pub mod hosts;

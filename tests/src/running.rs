@@ -139,7 +139,12 @@ impl Running {
 
     /// Starts the agent of a node again; it is not ready yet.
     pub fn start_agent_unready(&self, node: &str) -> Result<()> {
-        let mut child = agent::start(&self.site, node, &self.site.agent_binary())?;
+        self.start_agent_with(node, &[])
+    }
+
+    /// As [`Running::start_agent_unready`], with more arguments.
+    pub fn start_agent_with(&self, node: &str, more: &[String]) -> Result<()> {
+        let mut child = agent::start_with(&self.site, node, &self.site.agent_binary(), more)?;
         let id = ProcessId::of(child.id())?;
         // Takes its exit status whenever it ends, so that no zombie stays.
         thread::spawn(move || child.wait());

@@ -196,9 +196,10 @@ async fn follow_files(keys: Arc<Keys>, tokens: Arc<NodeTokens>, metrics: CaMetri
         let said = tokens.reload().err().map(|error| error_chain(&error));
         if said != complaint {
             metrics.reloaded(said.is_none());
-            match &said {
-                Some(error) => tracing::error!(error, "the last node tokens stay in force"),
-                None => tracing::info!("node tokens can be read again"),
+            if let Some(error) = &said {
+                tracing::error!(error, "the last node tokens stay in force");
+            } else {
+                tracing::info!("node tokens can be read again");
             }
             complaint = said;
         }

@@ -101,7 +101,7 @@ pub enum KeyringError {
         dir: PathBuf,
         /// Why.
         #[source]
-        source: ServerTlsError,
+        source: Box<ServerTlsError>,
     },
 }
 
@@ -125,7 +125,10 @@ impl Keyring {
         let dir = || place.dir.clone();
         let authority = Authority::new(chain, key.as_bytes(), &place.trust_domain, now)
             .map_err(|source| KeyringError::Authority { dir: dir(), source })?;
-        let unfit = |source| KeyringError::Unfit { dir: dir(), source };
+        let unfit = |source| KeyringError::Unfit {
+            dir: dir(),
+            source: Box::new(source),
+        };
         prove(&authority, &roots, &place.trust_domain, now).map_err(unfit)?;
         let tls = server_config(&authority, &place.names, SERVER_TTL, now).map_err(unfit)?;
         Ok(Self {

@@ -28,7 +28,7 @@ use crate::mesh::identity::SpiffeId;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeName(Arc<str>);
 
-/// Says whose agent a caller is. For a cluster: a TokenReview, and the node that the reviewed pod runs on.
+/// Says whose agent a caller is. For a cluster: a `TokenReview`, and the node that the reviewed pod runs on.
 pub trait Authenticator: Send + Sync + Debug {
     /// The node whose agent holds `token`; an error is told to the caller as unauthenticated and nothing more.
     ///

@@ -4,6 +4,7 @@
 
 mod ca;
 mod cli;
+mod issuance;
 mod settings;
 
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 pub use self::ca::{CaArgs, CaConfig, CaFacts};
 pub use self::cli::{CheckArgs, Cli, Command, RunArgs, StatusArgs, UninstallArgs};
+pub use self::issuance::Issuance;
 
 /// The agent's settings, complete and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,24 +68,6 @@ pub enum AccessLogTarget {
     Off,
     /// Appended to a file.
     File(PathBuf),
-}
-
-/// Who signs the certificates of this node's workloads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Issuance {
-    /// The agent itself, with the root in `ca_dir`.
-    Embedded,
-    /// A CA service.
-    Service {
-        /// HOST:PORT.
-        addr: String,
-        /// Roots of the service's own certificate.
-        root_file: PathBuf,
-        /// What proves which node this is.
-        token_file: PathBuf,
-    },
-    /// Somebody who writes files.
-    Files(PathBuf),
 }
 
 /// Why the settings cannot be used.

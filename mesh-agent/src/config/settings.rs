@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{
     AccessLogTarget, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
-    DEFAULT_TRUST_DOMAIN, Issuance, default_admin_addr,
+    DEFAULT_TRUST_DOMAIN, Issuance, default_admin_addr, issuance,
 };
 
 /// Any of the settings; the same struct is read from flags, the environment and the file.
@@ -147,11 +147,16 @@ impl Settings {
             1,
             1024,
         )?;
-        let issuance = issuance(&self)?;
+        let issuance = Issuance::told_by(
+            self.ca_addr,
+            self.ca_root_file,
+            self.ca_token_file,
+            self.certificate_dir,
+        )?;
         Ok(Config {
             issuance,
             crl_file: self.crl_file,
-            trust_domain_aliases: commas(self.trust_domain_aliases.as_deref()),
+            trust_domain_aliases: issuance::commas(self.trust_domain_aliases.as_deref()),
             node_name: self.node_name.ok_or(ConfigError::Missing("node_name"))?,
             manifests: self.manifests.ok_or(ConfigError::Missing("manifests"))?,
             state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR)),
@@ -180,32 +185,6 @@ impl Settings {
             data_threads: threads,
         })
     }
-}
-
-/// Who signs, by what is given; half of an answer is an error.
-fn issuance(settings: &Settings) -> Result<Issuance, ConfigError> {
-    match (&settings.ca_addr, &settings.certificate_dir) {
-        (None, None) => Ok(Issuance::Embedded),
-        (None, Some(dir)) => Ok(Issuance::Files(dir.clone())),
-        (Some(_), Some(_)) => Err(ConfigError::Both("ca_addr", "certificate_dir")),
-        (Some(addr), None) => Ok(Issuance::Service {
-            addr: addr.clone(),
-            root_file: settings
-                .ca_root_file
-                .clone()
-                .ok_or(ConfigError::Missing("ca_root_file"))?,
-            token_file: settings
-                .ca_token_file
-                .clone()
-                .ok_or(ConfigError::Missing("ca_token_file"))?,
-        }),
-    }
-}
-
-/// The words of a list, without empty ones.
-fn commas(list: Option<&str>) -> Vec<String> {
-    let words = list.unwrap_or_default().split(',').map(str::trim);
-    words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 /// Reads the settings of a file.
@@ -358,29 +337,6 @@ mod tests {
             error,
             "node_name is not set: give --node-name, MESH_NODE_NAME or node_name in the config file"
         );
-    }
-
-    #[test]
-    fn who_signs_is_told_by_what_is_given_and_half_of_it_is_refused() {
-        let issuance = |more: &str| {
-            let text = format!("node_name: a\nmanifests: /m\n{more}");
-            parse(&text).unwrap().complete(1).map(|config| config.issuance)
-        };
-        assert_eq!(issuance("").unwrap(), Issuance::Embedded);
-        assert_eq!(
-            issuance("certificate_dir: /c").unwrap(),
-            Issuance::Files("/c".into())
-        );
-        let service = issuance("ca_addr: ca:1\nca_root_file: /r\nca_token_file: /t").unwrap();
-        assert!(matches!(service, Issuance::Service { .. }));
-        for (half, missing) in [
-            ("ca_addr: ca:1\nca_root_file: /r", "ca_token_file"),
-            ("ca_addr: ca:1\nca_token_file: /t", "ca_root_file"),
-            ("ca_addr: ca:1\ncertificate_dir: /c", "certificate_dir"),
-        ] {
-            let error = issuance(half).unwrap_err().to_string();
-            assert!(error.contains(missing), "{error}");
-        }
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl Authority {
     #[cfg(test)]
     pub(super) fn sign_list(
         &self,
-        list: rcgen::CertificateRevocationListParams,
+        list: &rcgen::CertificateRevocationListParams,
     ) -> Result<rcgen::CertificateRevocationList, rcgen::Error> {
         list.signed_by(&self.issuer)
     }

@@ -153,7 +153,7 @@ fn revoking(ca: &TestCa, serial: SerialNumber) -> TrustRules {
         }],
         key_identifier_method: KeyIdMethod::Sha256,
     };
-    let pem = ca.ca.sign_list(list).unwrap().pem().unwrap();
+    let pem = ca.ca.sign_list(&list).unwrap().pem().unwrap();
     TrustRules {
         revoked: Revoked::from_pem(pem.as_bytes()).unwrap(),
         ..TrustRules::default()

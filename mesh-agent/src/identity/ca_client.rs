@@ -56,7 +56,7 @@ pub struct CaClient {
 
 /// Why the CA service gave no certificate.
 #[derive(Debug, thiserror::Error)]
-enum CaClientError {
+pub(crate) enum CaClientError {
     #[error("cannot read {}", path.display())]
     File {
         path: PathBuf,
@@ -114,8 +114,7 @@ impl CaClient {
         let request = csr::make(identity, &key).map_err(IssueError::Sign)?;
         let seconds = i64::try_from(self.settings.ttl.as_secs()).unwrap_or(i64::MAX);
         let request = CreateCertificateRequest::on_behalf_of(identity, request, seconds);
-        let answer = self
-            .call(&request)
+        let answer = Box::pin(self.call(&request))
             .await
             .map_err(|error| IssueError::Failed(error.into()))?;
         let (chain, roots) = answered(&answer).map_err(|error| IssueError::Failed(error.into()))?;
@@ -139,7 +138,7 @@ impl CaClient {
         let authorization = self.authorization().await?;
         let stream = self.connect().await?;
         let to = (addr.to_string(), CREATE_CERTIFICATE);
-        grpc::call(stream, (&to.0, to.1), authorization, request)
+        Box::pin(grpc::call(stream, (&to.0, to.1), authorization, request))
             .await
             .map_err(|source| CaClientError::Call {
                 addr: addr.clone(),
@@ -147,7 +146,8 @@ impl CaClient {
             })
     }
 
-    async fn connect(&self) -> Result<TlsStream<TcpStream>, CaClientError> {
+    /// A connection on which the CA has proved itself.
+    pub(crate) async fn connect(&self) -> Result<TlsStream<TcpStream>, CaClientError> {
         let addr = &self.settings.addr;
         let connector = TlsConnector::from(Arc::new(self.tls().await?));
         let failed = |source| CaClientError::Connect {

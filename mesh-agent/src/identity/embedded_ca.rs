@@ -151,7 +151,7 @@ impl EmbeddedCa {
     #[cfg(test)]
     pub(super) fn sign_list(
         &self,
-        list: rcgen::CertificateRevocationListParams,
+        list: &rcgen::CertificateRevocationListParams,
     ) -> Result<rcgen::CertificateRevocationList, rcgen::Error> {
         self.authority.sign_list(list)
     }

@@ -192,7 +192,7 @@ pub fn encode_message(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes().take(MAX_MESSAGE) {
         if byte == b'%' || !(b' '..=b'~').contains(&byte) {
-            encoded.push_str(&format!("%{byte:02X}"));
+            encoded.extend(['%', hexadecimal(byte >> 4), hexadecimal(byte & 0xf)]);
         } else {
             encoded.push(char::from(byte));
         }
@@ -200,12 +200,17 @@ pub fn encode_message(text: &str) -> String {
     encoded
 }
 
+fn hexadecimal(digit: u8) -> char {
+    char::from_digit(digit.into(), 16).map_or('0', |digit| digit.to_ascii_uppercase())
+}
+
 /// The status in headers or trailers; absent is well so far.
 fn outcome(headers: &HeaderMap) -> Result<(), CallError> {
     let text = |name| {
         let value = headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default();
-        let shown: Vec<u8> = value.iter().copied().take(MAX_MESSAGE).collect();
-        String::from_utf8_lossy(&shown).escape_default().to_string()
+        let text = String::from_utf8_lossy(value);
+        let printable = text.chars().map(|c| if c.is_control() { '?' } else { c });
+        printable.take(MAX_MESSAGE).collect::<String>()
     };
     match text("grpc-status").as_str() {
         "" | "0" => Ok(()),

@@ -248,7 +248,7 @@ async fn wait(shared: &Shared, kept: &Kept, pause: Duration, news: &mut TrustNew
             () = stop.requested() => return false,
             () = news.changed() => {
                 // What the new roots do not hold must be asked for anew.
-                if !shared.trust_anew(kept, news) {
+                if !trust_anew(kept, news) {
                     return true;
                 }
             }
@@ -268,6 +268,27 @@ async fn issue(
     }
     let (roots, rules) = news.take();
     Ok(WorkloadTls::new(&svid, &roots, &rules)?)
+}
+
+/// Gives the certificate in use other roots or rules; false when it does not hold against them.
+fn trust_anew(kept: &Kept, news: &mut TrustNews) -> bool {
+    let (roots, rules) = news.take();
+    let Some(tls) = kept.tls.load_full() else {
+        return true;
+    };
+    match tls.trusting(&roots, &rules) {
+        Ok(tls) => {
+            tracing::info!(identity = %kept.identity, roots = roots.len(), revocation_lists = rules.revoked.len(), "trust changed");
+            kept.tls.store(Some(Arc::new(tls)));
+            true
+        }
+        Err(error) => {
+            // Peers that have heard the news would refuse it anyway.
+            tracing::error!(identity = %kept.identity, error = error_chain(&error), "the certificate does not hold any more");
+            kept.tls.store(None);
+            false
+        }
+    }
 }
 
 impl Shared {
@@ -303,27 +324,6 @@ impl Shared {
         self.renewals.fetch_add(1, Ordering::Relaxed);
         self.issued.notify_waiters();
         pause
-    }
-
-    /// Gives the certificate in use other roots or rules; false when it does not hold against them.
-    fn trust_anew(&self, kept: &Kept, news: &mut TrustNews) -> bool {
-        let (roots, rules) = news.take();
-        let Some(tls) = kept.tls.load_full() else {
-            return true;
-        };
-        match tls.trusting(&roots, &rules) {
-            Ok(tls) => {
-                tracing::info!(identity = %kept.identity, roots = roots.len(), revocation_lists = rules.revoked.len(), "trust changed");
-                kept.tls.store(Some(Arc::new(tls)));
-                true
-            }
-            Err(error) => {
-                // Peers that have heard the news would refuse it anyway.
-                tracing::error!(identity = %kept.identity, error = error_chain(&error), "the certificate does not hold any more");
-                kept.tls.store(None);
-                false
-            }
-        }
     }
 
     /// Keeps what there is; how long until the next attempt.

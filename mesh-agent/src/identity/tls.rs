@@ -151,6 +151,11 @@ impl WorkloadTls {
         Arc::clone(&self.server)
     }
 
+    /// Whether a peer that proved to be `found` may stand for `expected`: itself, or itself under an alias of this mesh.
+    pub fn is_same(&self, found: &SpiffeId, expected: &SpiffeId) -> bool {
+        self.trust.is_same(found, expected)
+    }
+
     /// For dialling `expected`, and nobody else. The same pair gets the same configuration, whose sessions are
     /// resumed by the address that is dialled.
     ///

@@ -205,11 +205,13 @@ impl Trust {
                 None,
             )
             .map(drop)
-            .map_err(|error| match PeerIdentityError::of_chain(error) {
-                PeerIdentityError::UnknownIssuer if is_self_signed(end_entity) => {
+            .map_err(PeerIdentityError::of_chain)
+            .map_err(|error| {
+                if error == PeerIdentityError::UnknownIssuer && is_self_signed(end_entity) {
                     PeerIdentityError::SelfSigned
+                } else {
+                    error
                 }
-                other => other,
             })
     }
 }

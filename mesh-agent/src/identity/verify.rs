@@ -166,6 +166,14 @@ fn refused(error: PeerIdentityError) -> Error {
         PeerIdentityError::Revoked => CertificateError::Revoked,
         PeerIdentityError::UnknownIssuer => CertificateError::UnknownIssuer,
         PeerIdentityError::WrongUsage => CertificateError::InvalidPurpose,
-        other => CertificateError::Other(OtherError(Arc::new(other))),
+        PeerIdentityError::NoCertificate
+        | PeerIdentityError::Malformed
+        | PeerIdentityError::UriCount(_)
+        | PeerIdentityError::NotWorkload(_)
+        | PeerIdentityError::NotLeaf
+        | PeerIdentityError::SelfSigned
+        | PeerIdentityError::Chain(_)
+        | PeerIdentityError::TrustDomain { .. }
+        | PeerIdentityError::Unexpected { .. } => CertificateError::Other(OtherError(Arc::new(error))),
     })
 }

@@ -298,6 +298,7 @@ fn families_of_the_agent_are_named_as_promised() {
     telemetry.observe_certificates(move || CertificateFacts {
         expiries: vec![(identity.clone(), UNIX_EPOCH + Duration::from_secs(99))],
         renewals: 3,
+        overdue: 1,
         failed_renewals: 1,
     });
     let mesh = telemetry.mesh();

@@ -57,7 +57,9 @@ pub async fn connect(
     // TLS itself looks at a certificate's dates and name only in a full handshake, not when a session is resumed.
     let proved = peer_identity(tls.get_ref().1.peer_certificates())
         .map_err(|error| DialError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error)))?;
-    if proved == *peer.expected && tls.get_ref().1.alpn_protocol() == Some(peer.alpn.as_bytes()) {
+    if peer.ours.is_same(&proved, peer.expected)
+        && tls.get_ref().1.alpn_protocol() == Some(peer.alpn.as_bytes())
+    {
         return Ok(tls);
     }
     Err(DialError::Handshake(io::Error::new(

@@ -4,6 +4,7 @@
 //! it must not look inside of the agent. A suite whose lab does not come up has failed, it is never skipped.
 
 mod ask;
+mod ca;
 mod capture;
 mod control;
 mod exceptions;
@@ -98,6 +99,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "restart",
             claims: restart::CLAIMS,
+        },
+        Suite {
+            name: "authority",
+            claims: ca::CLAIMS,
         },
         Suite {
             name: "soak",
