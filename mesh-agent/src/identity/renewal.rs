@@ -17,9 +17,9 @@ pub(super) fn retry_delay(failures: u32, jitter: f64) -> Duration {
     full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
 }
 
-/// Whether no more than a quarter of a certificate's life is left: renewal at half has failed for long.
-pub(super) fn is_overdue(not_before: SystemTime, not_after: SystemTime, now: SystemTime) -> bool {
-    let life = not_after.duration_since(not_before).unwrap_or_default();
+/// Whether no more than a quarter of the time for which it was obtained is left: renewal at half has failed for long.
+pub(super) fn is_overdue(obtained: SystemTime, not_after: SystemTime, now: SystemTime) -> bool {
+    let life = not_after.duration_since(obtained).unwrap_or_default();
     now + life / 4 >= not_after
 }
 

@@ -51,6 +51,8 @@ struct Kept {
 
 #[derive(Debug, Default)]
 struct Progress {
+    /// When the certificate in use came: its dates say less, since they begin before it was asked for.
+    obtained: Option<SystemTime>,
     renewals: u64,
     failures_in_a_row: u32,
     last_error: Option<String>,
@@ -320,7 +322,10 @@ impl Shared {
             "certificate issued"
         );
         kept.tls.store(Some(Arc::new(tls)));
-        kept.progress().renewals += 1;
+        let mut progress = kept.progress();
+        progress.renewals += 1;
+        progress.obtained = Some((self.clock)());
+        drop(progress);
         self.renewals.fetch_add(1, Ordering::Relaxed);
         self.issued.notify_waiters();
         pause
@@ -363,9 +368,10 @@ impl Kept {
         CertificateStatus {
             identity: self.identity.clone(),
             not_after: tls.as_ref().map(|tls| tls.not_after()),
-            is_overdue: tls
-                .as_ref()
-                .is_none_or(|tls| is_overdue(tls.not_before(), tls.not_after(), now)),
+            is_overdue: match (&*tls, progress.obtained) {
+                (Some(tls), Some(obtained)) => is_overdue(obtained, tls.not_after(), now),
+                _ => true,
+            },
             serial: tls.as_ref().map(|tls| tls.serial().to_owned()),
             renewals: progress.renewals,
             last_error: progress.last_error.clone(),

@@ -129,11 +129,6 @@ impl WorkloadTls {
         &self.leaf.identity
     }
 
-    /// When its certificate began to be valid.
-    pub fn not_before(&self) -> SystemTime {
-        self.leaf.not_before
-    }
-
     /// When its certificate expires.
     pub fn not_after(&self) -> SystemTime {
         self.leaf.not_after
