@@ -81,7 +81,8 @@ impl<'l> Authority<'l> {
         for node in self.lab.state.nodes.keys() {
             let path = self.token(node);
             if !path.exists() {
-                let token: String = (0..4).map(|_| format!("{:016x}", rand_word())).collect();
+                let words = [(); 4].map(|()| format!("{:016x}", rand_word()));
+                let token = words.concat();
                 fs::write(&path, token).with_context(|| format!("write {}", path.display()))?;
                 fs::set_permissions(&path, Permissions::from_mode(0o600))?;
             }

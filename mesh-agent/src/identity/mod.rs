@@ -32,7 +32,7 @@ pub use embedded_ca::{CaError, EmbeddedCa, read_or_make_root};
 pub use failure::HandshakeFailure;
 pub use files::FileIssuer;
 pub use issuer::{IssueError, Issuer};
-pub use peer::{PeerIdentityError, peer_identity};
+pub use peer::{PeerIdentityError, peer_identity, peer_not_after};
 pub use server_tls::{ServerTlsError, prove, server_config};
 pub use store::{CertificateStatus, Certificates, RenewalCounts};
 pub use svid::{InvalidSvid, Svid};

@@ -110,6 +110,12 @@ pub fn peer_identity(certificates: Option<&[CertificateDer<'_>]>) -> Result<Spif
     Ok(leaf.identity)
 }
 
+/// When the certificate of a peer that was verified expires.
+pub fn peer_not_after(certificates: Option<&[CertificateDer<'_>]>) -> Option<SystemTime> {
+    let certificate = certificates.and_then(<[_]>::first)?;
+    Some(leaf(certificate).ok()?.not_after)
+}
+
 /// Reads a leaf without looking at the clock.
 pub(super) fn leaf(certificate: &CertificateDer<'_>) -> Result<Leaf, PeerIdentityError> {
     let (rest, certificate) =

@@ -10,6 +10,7 @@ pub mod relay;
 pub mod tls;
 
 use std::io;
+use std::time::SystemTime;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -45,10 +46,19 @@ pub enum DialError {
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
     /// Makes the close that follows a reset instead of a FIN, so that a peer's failure is passed on as one.
     fn reset_on_close(&self);
+
+    /// Until when both ends have proved who they are; nothing new is sent afterwards. None where nobody had to.
+    fn proved_until(&self) -> Option<SystemTime> {
+        None
+    }
 }
 
 impl<S: ByteStream + ?Sized> ByteStream for Box<S> {
     fn reset_on_close(&self) {
         (**self).reset_on_close();
+    }
+
+    fn proved_until(&self) -> Option<SystemTime> {
+        (**self).proved_until()
     }
 }

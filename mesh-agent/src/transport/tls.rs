@@ -2,21 +2,28 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::identity::{Alpn, WorkloadTls, peer_identity};
+use crate::identity::{Alpn, WorkloadTls, peer_identity, peer_not_after};
 use crate::mesh::identity::SpiffeId;
 use crate::pod::netns::Netns;
 use crate::transport::dial::dial;
 use crate::transport::{ByteStream, DialError};
 
 /// A TLS stream to the agent of another pod.
-pub type ClientStream = client::TlsStream<TcpStream>;
+#[derive(Debug)]
+pub struct ClientStream {
+    tls: client::TlsStream<TcpStream>,
+    proved_until: SystemTime,
+}
 
 /// A TLS stream from the agent of another pod, on the stream `S` that it came on.
 pub type ServerStream<S> = server::TlsStream<S>;
@@ -60,7 +67,12 @@ pub async fn connect(
     if peer.ours.is_same(&proved, peer.expected)
         && tls.get_ref().1.alpn_protocol() == Some(peer.alpn.as_bytes())
     {
-        return Ok(tls);
+        let theirs = peer_not_after(tls.get_ref().1.peer_certificates());
+        let ours = peer.ours.not_after();
+        return Ok(ClientStream {
+            proved_until: theirs.map_or(ours, |theirs| theirs.min(ours)),
+            tls,
+        });
     }
     Err(DialError::Handshake(io::Error::new(
         io::ErrorKind::InvalidData,
@@ -85,7 +97,47 @@ pub async fn accept<S: ByteStream>(
 
 impl ByteStream for ClientStream {
     fn reset_on_close(&self) {
-        self.get_ref().0.reset_on_close();
+        self.tls.get_ref().0.reset_on_close();
+    }
+
+    fn proved_until(&self) -> Option<SystemTime> {
+        Some(self.proved_until)
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tls.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_shutdown(cx)
     }
 }
 

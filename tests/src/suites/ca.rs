@@ -203,6 +203,7 @@ fn without_the_ca_traffic_goes_on_until_expiry_is_refused_then_and_comes_back(la
     let serials = || -> Result<Vec<_>> { Ok(certificates(lab)?.into_iter().map(|one| one.serial).collect()) };
     let at_the_end = serials()?;
     ensure!(greeted()?, "no greeting right after the ca was killed");
+    equal("status", get(lab, CLIENT, "http://far/")?.status, 200)?;
     // Longer than until renewal, which is at half of the life.
     until(LIFE, "an overdue certificate is counted and still used", || {
         let overdue = lab.metrics("node-a")?.sum("mesh_certificates_overdue", &[]);
@@ -210,6 +211,10 @@ fn without_the_ca_traffic_goes_on_until_expiry_is_refused_then_and_comes_back(la
     })?;
     equal("certificates", serials()?, at_the_end)?;
     until(LIFE * 2, "an expired certificate is not used", || Ok(!greeted()?))?;
+    // A pooled connection, which was opened in time, carries no new request either.
+    until(LIFE, "an expired connection is not used", || {
+        Ok(get(lab, CLIENT, "http://far/")?.status != 200)
+    })?;
     let status = lab.status("node-a")?.to_string();
     ensure!(
         status.contains("cannot reach the ca"),

@@ -1,9 +1,9 @@
 //! The connections to one destination.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -93,14 +93,22 @@ pub(super) struct Opening {
     sender: Shared<BoxFuture<'static, Result<H2Sender, Arc<DialError>>>>,
     streams: Arc<AtomicU32>,
     last_used: Arc<Mutex<Instant>>,
+    /// Set once it is open, see [`ByteStream::proved_until`](crate::transport::ByteStream::proved_until).
+    proved_until: Arc<OnceLock<SystemTime>>,
 }
 
 impl Opening {
     /// Begins to open a connection. A task sees it through, although who asked for it may go away meanwhile.
     pub(super) fn begin(tasks: &Tasks, connect: &Connect) -> Self {
         let (driver, connecting) = (tasks.clone(), connect());
+        let proved_until: Arc<OnceLock<SystemTime>> = Arc::default();
+        let until_when = Arc::clone(&proved_until);
         let future: BoxFuture<'static, Result<H2Sender, Arc<DialError>>> = Box::pin(async move {
             let stream = connecting.await.map_err(Arc::new)?;
+            if let Some(until) = stream.proved_until() {
+                // The first and only time that it is set.
+                until_when.get_or_init(|| until);
+            }
             start_h2(&driver, stream).await.map_err(Arc::new)
         });
         let sender = future.shared();
@@ -109,6 +117,7 @@ impl Opening {
             sender,
             streams: Arc::default(),
             last_used: Arc::new(Mutex::new(Instant::now())),
+            proved_until,
         }
     }
 
@@ -120,7 +129,15 @@ impl Opening {
         Ok((sender, lease))
     }
 
+    /// Whether new requests may use it: those that it carries already go on.
     fn is_alive(&self) -> bool {
+        if self
+            .proved_until
+            .get()
+            .is_some_and(|until| *until <= SystemTime::now())
+        {
+            return false;
+        }
         match self.sender.peek() {
             None => true,
             Some(Ok(sender)) => !sender.is_closed(),

@@ -1,8 +1,11 @@
 //! Claims about pooled connections, tried without sockets.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -12,7 +15,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio::sync::Notify;
 
 use super::*;
@@ -107,4 +110,67 @@ async fn a_closed_pool_serves_what_still_comes_and_keeps_nothing() {
         ended.load(Ordering::Relaxed)
     })
     .await;
+}
+
+/// A connection whose ends prove who they are until a given moment.
+#[derive(Debug)]
+struct Proved(DuplexStream, SystemTime);
+
+impl AsyncRead for Proved {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Proved {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+impl ByteStream for Proved {
+    fn reset_on_close(&self) {}
+
+    fn proved_until(&self) -> Option<SystemTime> {
+        Some(self.1)
+    }
+}
+
+/// How often three requests dial, over connections that are proved until then.
+async fn dials(until: SystemTime) -> usize {
+    let tasks = Tasks::new();
+    let pool = HttpPool::new(tasks.clone());
+    let dialled = Arc::new(AtomicUsize::new(0));
+    for _ in 0..3 {
+        let (tasks, dialled) = (tasks.clone(), Arc::clone(&dialled));
+        let connect: Connect = Box::new(move || {
+            dialled.fetch_add(1, Ordering::Relaxed);
+            let (ours, theirs) = duplex(64 * 1024);
+            serve(&tasks, theirs, &Arc::default());
+            let stream: Box<dyn ByteStream> = Box::new(Proved(ours, until));
+            std::future::ready(Ok(stream)).boxed()
+        });
+        let response = pool.send(&key(Wire::H2), request(), connect).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+    dialled.load(Ordering::Relaxed)
+}
+
+#[tokio::test]
+async fn a_connection_whose_certificates_have_expired_carries_no_new_request() {
+    let now = SystemTime::now();
+    assert_eq!(dials(now + Duration::from_hours(1)).await, 1);
+    assert_eq!(dials(now - Duration::from_secs(1)).await, 3);
 }
