@@ -110,3 +110,61 @@ fn modified(path: &Path) -> Option<(std::time::SystemTime, u64)> {
 }
 
 const LOOK: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod,
+        KeyPair, SerialNumber,
+    };
+
+    use super::*;
+
+    /// A list that revokes nothing, as PEM.
+    fn list() -> String {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let now = SystemTime::now();
+        let list = CertificateRevocationListParams {
+            this_update: now.into(),
+            next_update: (now + Duration::from_hours(1)).into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&Issuer::new(params, key)).unwrap().pem().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_list_is_put_in_force_and_a_wrong_one_leaves_the_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lists.pem");
+        std::fs::write(&path, "").unwrap();
+        let rules = watch::Sender::new(TrustRules::default());
+        let mut seen = rules.subscribe();
+        let tasks = Tasks::new();
+        tasks.spawn("lists", follow_lists(path.clone(), rules, tasks.stop()));
+
+        // The first look must not find it already: it would be no change.
+        tokio::time::sleep(LOOK / 2).await;
+        std::fs::write(&path, list() + &list()).unwrap();
+        seen.changed().await.unwrap();
+        assert_eq!(seen.borrow_and_update().revoked.len(), 2);
+
+        std::fs::write(&path, &list()[..100]).unwrap();
+        tokio::time::sleep(3 * LOOK).await;
+        assert!(!seen.has_changed().unwrap());
+
+        std::fs::remove_file(&path).unwrap();
+        tokio::time::sleep(3 * LOOK).await;
+        assert!(!seen.has_changed().unwrap());
+
+        std::fs::write(&path, list()).unwrap();
+        seen.changed().await.unwrap();
+        assert_eq!(seen.borrow().revoked.len(), 1);
+    }
+}
