@@ -136,6 +136,7 @@ struct Status<E> {
 #[derive(Debug, Deserialize)]
 struct EnrolmentLines {
     pods: Vec<PodLine>,
+    overflows: Vec<(String, u64)>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -204,6 +205,9 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
             Some(why) => writeln!(text, ": {why}")?,
             None => writeln!(text)?,
         }
+    }
+    for (map, entries) in status.enrolment.overflows.iter().filter(|full| full.1 > 0) {
+        writeln!(text, "  ! the map {map} had no room for {entries} entries")?;
     }
     writeln!(text, "\nCERTIFICATES")?;
     for one in &status.certificates {

@@ -14,6 +14,7 @@ pub mod counter;
 pub mod direct;
 pub mod exclusion;
 pub mod layout;
+pub mod map;
 #[cfg(feature = "user")]
 pub mod netns_cookie;
 pub mod reach;

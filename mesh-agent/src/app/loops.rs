@@ -138,6 +138,11 @@ impl ConfigLoop {
         if let Some((_, bypassed)) = status.counters.iter().find(|(name, _)| *name == BYPASSED) {
             self.telemetry.mesh().bypassed(*bypassed);
         }
+        for (map, entries) in &status.overflows {
+            if self.telemetry.mesh().map_overflowed(map, *entries) {
+                tracing::error!(map, entries, "a map has no room: raise max_flows or max_pods");
+            }
+        }
     }
 }
 

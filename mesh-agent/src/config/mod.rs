@@ -47,6 +47,10 @@ pub struct Config {
     pub certificate_ttl: Duration,
     /// Default a quarter of the cores, at least two.
     pub data_threads: usize,
+    /// Pods that may be enrolled at a time; sizes maps. Default 4096.
+    pub max_pods: u32,
+    /// Connections that may be captured at a time, in each direction; sizes maps. Default 262144.
+    pub max_flows: u32,
 }
 
 /// Where access-log lines go.

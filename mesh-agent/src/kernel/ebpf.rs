@@ -11,8 +11,11 @@ use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuVa
 use aya::util::nr_cpus;
 use mesh_common::counter::Counter;
 use mesh_common::layout::{Addr, Pod, PodAddr};
+use mesh_common::map::MapName;
 
-use crate::kernel::error::KernelError;
+use crate::kernel::budget::Verified;
+use crate::kernel::capacity::{Capacity, Overflows};
+use crate::kernel::error::{KernelError, map_failed as failed};
 use crate::kernel::exclusions::ExclusionMaps;
 use crate::kernel::flow_table::{EbpfFlows, absent_is_fine};
 use crate::kernel::links::PodLinks;
@@ -38,6 +41,7 @@ pub struct EbpfKernel {
     exclusions: ExclusionMaps,
     flows: Arc<EbpfFlows>,
     pulse: Arc<EbpfPulse>,
+    overflows: Arc<Overflows>,
 }
 
 #[derive(Debug)]
@@ -48,12 +52,14 @@ struct Hooked {
 
 impl EbpfKernel {
     /// Checks the machine, then loads the programs over the maps that are pinned for `node` on the BPF file system at
-    /// `bpf_dir`, which is mounted when absent. Errors are one line that says what is missing.
-    pub fn load(bpf_dir: &Path, node: &str) -> Result<Self, KernelError> {
+    /// `bpf_dir`, which is mounted when absent. Maps that are pinned with another `capacity` are replaced. Errors are
+    /// one line that says what is missing.
+    pub fn load(bpf_dir: &Path, node: &str, capacity: Capacity) -> Result<Self, KernelError> {
         let found = Preflight::run()?;
         let pins = Pins::make(bpf_dir, node)?;
-        let mut programs = Programs::load(&found, &pins)?;
-        let flows = Arc::new(EbpfFlows::open(&mut programs)?);
+        let mut programs = Programs::load(&found, &pins, capacity)?;
+        let overflows = Arc::new(Overflows::default());
+        let flows = Arc::new(EbpfFlows::open(&mut programs, &overflows)?);
         let pulse = Arc::new(EbpfPulse::open(&mut programs)?);
         let maps = PodMaps::open(&mut programs)?;
         let exclusions = ExclusionMaps::open(&mut programs)?;
@@ -66,7 +72,13 @@ impl EbpfKernel {
             exclusions,
             flows,
             pulse,
+            overflows,
         })
+    }
+
+    /// What the verifier needed for each program.
+    pub fn verified(&self) -> Result<Vec<Verified>, KernelError> {
+        self.programs.verified()
     }
 }
 
@@ -93,7 +105,7 @@ impl Kernel for EbpfKernel {
         if was_hooked {
             self.flows.sweep_peers(cookie)?;
         }
-        let linked = match self.maps.put(cookie, fail_mode, inbound) {
+        let linked = match self.overflows.noted(self.maps.put(cookie, fail_mode, inbound)) {
             Ok(()) => PodLinks::attach(&mut self.programs, &dir, cgroup, netns),
             Err(error) => Err(error),
         };
@@ -115,7 +127,8 @@ impl Kernel for EbpfKernel {
 
     fn set_fail_mode(&mut self, netns: NetnsCookie, fail_mode: FailMode) -> Result<(), KernelError> {
         let hooked = self.pods.get(&netns).ok_or(KernelError::ForeignSite(netns))?;
-        self.maps.describe(netns, fail_mode, &hooked.addrs)
+        self.overflows
+            .noted(self.maps.describe(netns, fail_mode, &hooked.addrs))
     }
 
     fn pulse(&self) -> Arc<dyn Pulse> {
@@ -128,7 +141,7 @@ impl Kernel for EbpfKernel {
         addrs: &[IpAddr],
         wanted: &Exclusions,
     ) -> Result<(), KernelError> {
-        self.exclusions.put(netns, addrs, wanted)
+        self.overflows.noted(self.exclusions.put(netns, addrs, wanted))
     }
 
     fn repair(&mut self, site: &Site) -> Result<Vec<Hook>, KernelError> {
@@ -189,6 +202,17 @@ impl Kernel for EbpfKernel {
             .map(|counter| Ok((counter.name(), self.maps.count(counter)?)))
             .collect()
     }
+
+    fn overflows(&self) -> Result<Vec<(&'static str, u64)>, KernelError> {
+        let maps = MapName::ALL.iter().copied();
+        maps.map(|map| {
+            Ok((
+                map.name(),
+                self.maps.overflows_of(map)? + self.overflows.count(map),
+            ))
+        })
+        .collect()
+    }
 }
 
 /// The maps that say which pods and addresses are hooked.
@@ -197,6 +221,7 @@ struct PodMaps {
     addrs: HashMap<MapData, Addr, PodAddr>,
     inbound: SockHash<MapData, Addr>,
     counters: PerCpuArray<MapData, u64>,
+    overflows: PerCpuArray<MapData, u64>,
     bypassed: PerCpuHashMap<MapData, u64, u64>,
     /// Which pod an address means: a later pod may have taken it over.
     owners: Memory<IpAddr, NetnsCookie>,
@@ -209,6 +234,7 @@ impl PodMaps {
             addrs: programs.map("POD_ADDRS")?,
             inbound: programs.map("INBOUND")?,
             counters: programs.map("COUNTERS")?,
+            overflows: programs.map("OVERFLOWS")?,
             bypassed: programs.map("BYPASSED")?,
             owners: Memory::new(),
         })
@@ -332,6 +358,14 @@ impl PodMaps {
             .map_err(failed("read", "COUNTERS"))?;
         Ok(of_each_cpu.iter().sum())
     }
+
+    fn overflows_of(&self, map: MapName) -> Result<u64, KernelError> {
+        let of_each_cpu = self
+            .overflows
+            .get(&map.slot(), 0)
+            .map_err(failed("read", "OVERFLOWS"))?;
+        Ok(of_each_cpu.iter().sum())
+    }
 }
 
 impl fmt::Debug for PodMaps {
@@ -339,14 +373,6 @@ impl fmt::Debug for PodMaps {
         f.debug_struct("PodMaps")
             .field("owners", &self.owners)
             .finish_non_exhaustive()
-    }
-}
-
-fn failed(operation: &'static str, map: &'static str) -> impl FnOnce(MapError) -> KernelError {
-    move |source| KernelError::Map {
-        operation,
-        map,
-        source,
     }
 }
 

@@ -10,7 +10,7 @@ use aya::maps::{HashMap, MapData, MapError};
 use mesh_common::exclusion::{OutboundBlock, OutboundPort};
 use mesh_common::layout::{Addr, Endpoint};
 
-use crate::kernel::error::KernelError;
+use crate::kernel::error::{KernelError, map_failed as failed};
 use crate::kernel::flow_table::absent_is_fine;
 use crate::kernel::loader::Programs;
 use crate::mesh::exclusions::Exclusions;
@@ -40,9 +40,9 @@ impl ExclusionMaps {
         addrs: &[IpAddr],
         wanted: &Exclusions,
     ) -> Result<(), KernelError> {
-        self.put_ports(netns, wanted).map_err(failed(PORTS))?;
-        self.put_blocks(netns, wanted).map_err(failed(BLOCKS))?;
-        self.put_inbound(addrs, wanted).map_err(failed(INBOUND))
+        self.put_ports(netns, wanted).map_err(failed(PUT, PORTS))?;
+        self.put_blocks(netns, wanted).map_err(failed(PUT, BLOCKS))?;
+        self.put_inbound(addrs, wanted).map_err(failed(PUT, INBOUND))
     }
 
     fn put_ports(&mut self, netns: NetnsCookie, wanted: &Exclusions) -> Result<(), MapError> {
@@ -101,14 +101,7 @@ fn missing<'a, K: PartialEq>(all: &'a [K], there: &'a [K]) -> impl Iterator<Item
     all.iter().filter(|key| !there.contains(key))
 }
 
-fn failed(map: &'static str) -> impl FnOnce(MapError) -> KernelError {
-    move |source| KernelError::Map {
-        operation: "put",
-        map,
-        source,
-    }
-}
-
+const PUT: &str = "put";
 const PORTS: &str = "EXCLUDED_PORTS";
 const BLOCKS: &str = "EXCLUDED_BLOCKS";
 const INBOUND: &str = "EXCLUDED_INBOUND";

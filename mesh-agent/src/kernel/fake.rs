@@ -175,6 +175,10 @@ impl Kernel for FakeKernel {
     fn counters(&self) -> Result<Vec<(&'static str, u64)>, KernelError> {
         Ok(Vec::new())
     }
+
+    fn overflows(&self) -> Result<Vec<(&'static str, u64)>, KernelError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Nobody listens to it: the fake has no hooks that could.

@@ -9,9 +9,12 @@ use aya::maps::{HashMap, Map, MapData, MapError, MapInfo};
 use aya::programs::{CgroupSockAddr, Program, ProgramError, SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader, Pod};
 use aya_obj::Object;
+use mesh_common::map::MapName;
 
 use crate::kernel::Hook;
-use crate::kernel::error::KernelError;
+use crate::kernel::budget::Verified;
+use crate::kernel::capacity::Capacity;
+use crate::kernel::error::{self, KernelError};
 use crate::kernel::pins::Pins;
 use crate::kernel::preflight::Preflight;
 
@@ -25,14 +28,16 @@ pub struct Programs {
 impl Programs {
     /// Adopts the maps that are pinned, or makes and pins them, and has the kernel verify every program.
     ///
-    /// Pinned maps of another layout are replaced as a whole. Whatever programs an earlier agent left linked go on
+    /// Pinned maps of another layout or capacity are replaced as a whole. Whatever programs an earlier agent left linked go on
     /// with their own maps until their links are adopted.
-    pub fn load(found: &Preflight, pins: &Pins) -> Result<Self, KernelError> {
-        let maps = Declared::of(embedded()?)?;
+    pub fn load(found: &Preflight, pins: &Pins, capacity: Capacity) -> Result<Self, KernelError> {
+        let maps = Declared::of(embedded()?, capacity)?;
         let has_new_maps = !maps.are_adoptable(pins)?;
         let mut loader = EbpfLoader::new();
         for map in &maps.0 {
-            loader.map_pin_path(&map.name, pins.maps().join(&map.name));
+            loader
+                .map_max_entries(&map.name, map.max_entries)
+                .map_pin_path(&map.name, pins.maps().join(&map.name));
         }
         let can_set_retval = u8::from(found.can_set_retval);
         let object = loader
@@ -49,6 +54,21 @@ impl Programs {
     /// Whether the maps were made just now: no program that was linked before uses them.
     pub(in crate::kernel) fn has_new_maps(&self) -> bool {
         self.has_new_maps
+    }
+
+    /// What the verifier needed for each program.
+    pub(in crate::kernel) fn verified(&self) -> Result<Vec<Verified>, KernelError> {
+        let programs = Hook::ALL.into_iter().map(|hook| {
+            let program = self.object.program(hook.program());
+            let program = program.ok_or(KernelError::NoSuchPart(hook.program()))?;
+            let info = program.info().map_err(refused("look at", hook))?;
+            Ok(Verified {
+                program: hook.program().to_owned(),
+                translated_bytes: info.size_translated().unwrap_or_default(),
+                instructions: info.verified_instruction_count(),
+            })
+        });
+        programs.collect()
     }
 
     /// What the kernel calls the instructions of the program of `hook`: the same for the same program.
@@ -120,11 +140,12 @@ impl Programs {
                 self.program::<CgroupSockAddr>(hook)?.load()
             }
         };
-        verified.map_err(refused("verify", hook))
+        verified.map_err(|error| error::refused(hook.program(), error))
     }
 }
 
-/// The maps that the object declares and that are to be pinned: all but its constants.
+/// The maps that the object declares and that are to be pinned: all but its constants. Their sizes are the configured
+/// ones.
 struct Declared(Vec<Shape>);
 
 struct Shape {
@@ -135,14 +156,16 @@ struct Shape {
 }
 
 impl Declared {
-    fn of(object: &[u8]) -> Result<Self, KernelError> {
+    fn of(object: &[u8], capacity: Capacity) -> Result<Self, KernelError> {
         let object = Object::parse(object).map_err(|error| KernelError::Object(error.into()))?;
         let maps = object.maps.into_iter().filter(|(name, _)| !name.starts_with('.'));
         let shapes = maps.map(|(name, map)| Shape {
-            name,
+            max_entries: MapName::named(&name)
+                .and_then(|map| capacity.entries(map))
+                .unwrap_or_else(|| map.max_entries()),
             key_size: map.key_size(),
             value_size: map.value_size(),
-            max_entries: map.max_entries(),
+            name,
         });
         Ok(Self(shapes.collect()))
     }

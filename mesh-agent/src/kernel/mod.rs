@@ -3,6 +3,8 @@
 //! Place in the walk: none; it makes connections come to the walk at all. The only room that knows aya. Must not
 //! know: protocols, policies, routes, how bytes move.
 
+pub mod budget;
+pub mod capacity;
 pub mod ebpf;
 pub mod enrolment;
 pub mod error;
@@ -84,6 +86,10 @@ pub trait Kernel: Send + fmt::Debug {
 
     /// What the hooks counted since they were loaded, by name.
     fn counters(&self) -> Result<Vec<(&'static str, u64)>, KernelError>;
+
+    /// Entries for which each map had no room, by its name: those of hooks since the map was made, those of this agent
+    /// since it started.
+    fn overflows(&self) -> Result<Vec<(&'static str, u64)>, KernelError>;
 }
 
 /// How the hooks learn that the agent lives: while its last beat is older than three seconds they take it for dead.

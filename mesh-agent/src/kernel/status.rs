@@ -16,6 +16,8 @@ pub struct EnrolmentStatus {
     pub pods: Vec<PodStatus>,
     /// What the hooks counted since they were loaded.
     pub counters: Vec<(&'static str, u64)>,
+    /// Entries for which each map had no room.
+    pub overflows: Vec<(&'static str, u64)>,
 }
 
 /// One pod.

@@ -15,6 +15,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use aya::maps::MapData;
 use aya::programs::links::{FdLink, PinnedLink};
 use mesh_agent::kernel::Hook;
+use mesh_agent::kernel::capacity::Capacity;
 use mesh_agent::kernel::ebpf::EbpfKernel;
 use mesh_agent::kernel::pins::Pins;
 use mesh_common::bpf_link;
@@ -88,7 +89,12 @@ impl Lab {
 
     /// The programs, on the maps that are pinned for this lab, as a starting agent loads them.
     pub(crate) fn kernel(&self) -> Result<EbpfKernel> {
-        Ok(EbpfKernel::load(&self.bpf, NODE)?)
+        self.kernel_of(Capacity::default())
+    }
+
+    /// The same with maps of another size.
+    pub(crate) fn kernel_of(&self, capacity: Capacity) -> Result<EbpfKernel> {
+        Ok(EbpfKernel::load(&self.bpf, NODE, capacity)?)
     }
 
     /// The BPF file system.
@@ -182,7 +188,8 @@ impl Lab {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
-    fn python(&self, side: Side, args: &[&str]) -> Result<Child> {
+    /// One of the programs of the script below, inside.
+    pub(crate) fn python(&self, side: Side, args: &[&str]) -> Result<Child> {
         let join = if side == Side::Pod {
             "echo $$ > \"$0/cgroup.procs\" || exit 1; "
         } else {
@@ -195,6 +202,7 @@ impl Lab {
             .arg(self.netns(side))
             .arg(PYTHON)
             .args(args)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         Ok(child)
@@ -347,5 +355,21 @@ def client(how, ip, port):
     except OSError as e:
         seen = {"errno": errno.errorcode[e.errno]}
     print(json.dumps(seen), flush=True)
-{"server": server, "client": client}[sys.argv[1]](*sys.argv[2:])
+def held(ip, port):
+    open("/proc/sys/net/ipv4/tcp_fastopen", "w").write("5") # client, and without a cookie
+    c = socket.socket()
+    c.setsockopt(socket.IPPROTO_TCP, 30, 1) # TCP_FASTOPEN_CONNECT
+    c.settimeout(10)
+    c.connect((ip, int(port)))
+    print("held", flush=True)
+    sys.stdin.read()
+    try:
+        c.sendall(b"ahoy!")
+        seen = {"reply": c.recv(5, socket.MSG_WAITALL).decode() or None}
+    except TimeoutError:
+        seen = {"errno": "ETIMEDOUT"}
+    except OSError as e:
+        seen = {"errno": errno.errorcode[e.errno]}
+    print(json.dumps(seen), flush=True)
+{"server": server, "client": client, "held": held}[sys.argv[1]](*sys.argv[2:])
 "#;

@@ -100,7 +100,15 @@ impl Enrolment {
             tracing::warn!(%error, "the hooks' counters cannot be read");
             Vec::new()
         });
-        EnrolmentStatus { pods, counters }
+        let overflows = self.kernel.overflows().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what the maps had no room for cannot be read");
+            Vec::new()
+        });
+        EnrolmentStatus {
+            pods,
+            counters,
+            overflows,
+        }
     }
 
     /// Serves no pod any more, as before an orderly stop; all stay hooked for the next agent.
