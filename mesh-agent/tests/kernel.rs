@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex};
 
 use mesh_agent::capture::door::Accepted;
 use mesh_agent::capture::listeners::{PodListeners, PodPorts};
-use mesh_agent::capture::{Direction, PodHost};
+use mesh_agent::capture::{Direction, Leaving, PodHost};
 use mesh_agent::kernel::enrolment::Enrolment;
 use mesh_agent::kernel::status::Change;
 use mesh_agent::kernel::{Hook, Kernel};
@@ -238,8 +238,9 @@ fn a_family_that_the_pod_does_not_have_is_refused() {
 #[test]
 fn a_dead_agent_refuses_and_never_leaks() {
     in_lab(async || {
-        let bench = Bench::enrolled("dead")?;
+        let mut bench = Bench::enrolled("dead")?;
         bench.relay.crash().await;
+        bench.enrolment.stop();
         for (from, to) in [(Side::Pod, PEER), (Side::Peer, POD)] {
             for (how, to) in ["v4", "v6"].into_iter().zip(to) {
                 let (_, client) = bench.dial(from, how, to)?;
@@ -391,9 +392,10 @@ fn a_place_that_is_not_a_pods_own_is_refused() {
 struct Held(Mutex<Option<(LocalPod, PodListeners)>>);
 
 impl PodHost for Held {
-    fn joined(&self, pod: LocalPod, listeners: PodListeners) {
+    fn joined(&self, pod: LocalPod, listeners: PodListeners) -> std::io::Result<()> {
         *self.0.lock().unwrap() = Some((pod, listeners));
+        Ok(())
     }
 
-    fn left(&self, _: &WorkloadUid) {}
+    fn left(&self, _: &WorkloadUid, _: Leaving) {}
 }

@@ -59,9 +59,18 @@ static EXCLUDED_BLOCKS: LpmTrie<OutboundBlock, u32> = LpmTrie::with_max_entries(
 #[map]
 static EXCLUDED_INBOUND: HashMap<Endpoint, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
+/// Addresses from which the node's own kubelet probes; the value is reserved. Written by the agent, read by `sk_lookup`.
+#[map]
+static NODE_ADDRS: HashMap<Addr, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+/// Ends of pods whose application the node itself reaches directly: the ports that probes name; the value is reserved.
+/// Written by the agent, read by `sk_lookup`.
+#[map]
+static PROBE_PORTS: HashMap<Endpoint, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
 /// Counts of `mesh_common::counter::Counter`. Written by every hook, read by the agent.
 #[map]
-static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(9, 0);
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(10, 0);
 
 /// When the agent last said that it lives, of `CLOCK_MONOTONIC`. Written by the agent, read by connect and `sk_lookup`.
 #[map]
@@ -164,6 +173,16 @@ pub(crate) fn is_excluded_outbound(netns: u64, dialled: &Endpoint) -> bool {
 /// Whether the application at `local` takes its connections itself.
 pub(crate) fn is_excluded_inbound(local: &Endpoint) -> bool {
     EXCLUDED_INBOUND.get_ptr(local).is_some()
+}
+
+/// Whether an address is one of the node's own.
+pub(crate) fn is_node(addr: &Addr) -> bool {
+    NODE_ADDRS.get_ptr(addr).is_some()
+}
+
+/// Whether a probe names this end of a pod.
+pub(crate) fn is_probed(local: &Endpoint) -> bool {
+    PROBE_PORTS.get_ptr(local).is_some()
 }
 
 pub(crate) fn count(counter: Counter) {

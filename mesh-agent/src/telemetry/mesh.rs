@@ -23,7 +23,7 @@ pub struct MeshMetrics {
     config_success: Gauge,
     pods_wanted: Gauge,
     pods_enrolled: Gauge,
-    capture_repairs: Counter,
+    capture_repairs: Family<Label, Counter>,
     bypassed: Counter,
     handshake_failures: Family<[(&'static str, &'static str); 2], Counter>,
     captured: [Counter; 2],
@@ -85,7 +85,7 @@ impl MeshMetrics {
                 registry,
                 (
                     "mesh_capture_repairs",
-                    "Hooks of pods that somebody else had taken away and that were linked again",
+                    "Hooks and map entries of pods that somebody else had taken away or changed and that were put back",
                 ),
             ),
             bypassed: registered(
@@ -166,10 +166,11 @@ impl MeshMetrics {
         self.bypassed.inner().store(connections, Ordering::Relaxed);
     }
 
-    /// Somebody else had taken `hooks` hooks of a pod away: they are linked again.
-    pub fn hooks_repaired(&self, hooks: usize) {
-        self.capture_repairs
-            .inc_by(u64::try_from(hooks).unwrap_or(u64::MAX));
+    /// Somebody else had taken these parts of a pod's capture away or changed them: they are as they should be again.
+    pub fn capture_repaired(&self, parts: impl IntoIterator<Item = &'static str>) {
+        for part in parts {
+            self.capture_repairs.get_or_create(&[("part", part)]).inc();
+        }
     }
 
     /// A TLS handshake failed for `reason`, a word of a closed enum.
