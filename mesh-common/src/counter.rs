@@ -7,7 +7,7 @@ pub enum Counter {
     Captured,
     /// A connect was left alone: loopback, link-local, multicast or the pod itself.
     LeftAlone,
-    /// A connect was refused: no address of the family, or the agent's own port.
+    /// A connect was refused: no address of the family, the agent's own port, or a namespace that is not the pod's.
     Refused,
     /// A destination could not be filed: the connect was refused, or the agent will refuse it.
     Lost,
@@ -21,11 +21,13 @@ pub enum Counter {
     ExcludedOutbound,
     /// An inbound connection was left to the application because the pod's annotations exclude its port.
     ExcludedInbound,
+    /// A connection of the pod's own node to a port that a probe names was left to the application.
+    Probe,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Captured,
         Self::LeftAlone,
         Self::Refused,
@@ -35,6 +37,7 @@ impl Counter {
         Self::ExcludedOutbound,
         Self::ExcludedInbound,
         Self::Bypassed,
+        Self::Probe,
     ];
 
     /// Its slot in the array.
@@ -50,6 +53,7 @@ impl Counter {
             Self::ExcludedOutbound => 6,
             Self::ExcludedInbound => 7,
             Self::Bypassed => 8,
+            Self::Probe => 9,
         }
     }
 
@@ -65,6 +69,7 @@ impl Counter {
             Self::Bypassed => "bypassed",
             Self::ExcludedOutbound => "excluded_outbound",
             Self::ExcludedInbound => "excluded_inbound",
+            Self::Probe => "probe",
         }
     }
 }

@@ -90,6 +90,10 @@ maps! {
     ExcludedBlocks = "EXCLUDED_BLOCKS", Size::PerPod(16);
     /// Excluded inbound ports of pods.
     ExcludedInbound = "EXCLUDED_INBOUND", Size::PerPod(16);
+    /// Addresses from which the node's kubelet probes.
+    NodeAddrs = "NODE_ADDRS", Size::Fixed;
+    /// Ports of pods that probes name.
+    ProbePorts = "PROBE_PORTS", Size::PerPod(16);
     /// What the hooks count.
     Counters = "COUNTERS", Size::Fixed;
     /// When the agent last said that it lives.

@@ -13,16 +13,16 @@ pub(crate) fn decide(sock: &SockAddr) -> Outcome {
     if !sock.is_tcp() {
         return Outcome::Allow;
     }
-    // A process of the pod's cgroup in a namespace that is not the pod's is none of ours.
-    let netns = sock.netns();
-    let Some(pod) = maps::pod(netns) else {
-        return Outcome::Allow;
-    };
     let dialled = sock.peer();
     if dialled.addr.is_left_alone() {
         maps::count(Counter::LeftAlone);
         return Outcome::Allow;
     }
+    // A process of the pod in a network namespace of its own making, or somebody took the pod's entry away.
+    let netns = sock.netns();
+    let Some(pod) = maps::pod(netns) else {
+        return refuse(Counter::Refused, ENETUNREACH);
+    };
     if dialled.addr.is(&pod.v4) || dialled.addr.is(&pod.v6) {
         return own_address(&dialled);
     }

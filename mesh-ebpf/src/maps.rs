@@ -82,11 +82,25 @@ static EXCLUDED_BLOCKS: LpmTrie<OutboundBlock, u32> = LpmTrie::with_max_entries(
 #[map]
 static EXCLUDED_INBOUND: HashMap<Endpoint, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
+/// Addresses from which the node's own kubelet probes; the value is reserved.
+///
+/// Writer: agent. Reader: `sk_lookup`. Size: fixed, 1024. Evicts: never. Full: probes from that address are steered to
+/// the agent, and `status` says so.
+#[map]
+static NODE_ADDRS: HashMap<Addr, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+/// Ends of pods whose application the node itself reaches directly: the ports that probes name; the value is reserved.
+///
+/// Writer: agent. Reader: `sk_lookup`. Size: `max_pods` * 16. Evicts: never. Full: its probes are steered to the agent,
+/// and `status` says so.
+#[map]
+static PROBE_PORTS: HashMap<Endpoint, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
 /// Counts of `mesh_common::counter::Counter`, by slot and CPU.
 ///
 /// Writer: every hook. Reader: agent. Size: fixed, a slot for each. Evicts: never. Full: cannot be.
 #[map]
-static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(9, 0);
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(10, 0);
 
 /// When the agent last said that it lives, of `CLOCK_MONOTONIC`.
 ///
@@ -218,6 +232,14 @@ fn noted(map: MapName, put: Result<(), i32>) -> Result<(), i32> {
         overflowed(map);
     }
     put
+/// Whether an address is one of the node's own.
+pub(crate) fn is_node(addr: &Addr) -> bool {
+    NODE_ADDRS.get_ptr(addr).is_some()
+}
+
+/// Whether a probe names this end of a pod.
+pub(crate) fn is_probed(local: &Endpoint) -> bool {
+    PROBE_PORTS.get_ptr(local).is_some()
 }
 
 pub(crate) fn count(counter: Counter) {

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use self::cli::{CheckArgs, Cli, Command, RunArgs, StatusArgs, UninstallArgs};
+pub use self::cli::{CheckArgs, Cli, Command, RunArgs, StatusArgs, StatusOutput, UninstallArgs};
 
 /// The agent's settings, complete and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]

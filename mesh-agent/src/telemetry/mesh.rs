@@ -56,7 +56,7 @@ pub enum HandshakeSide {
 /// What is known of the hooks and their maps.
 #[derive(Debug)]
 struct HookMetrics {
-    repairs: Counter,
+    repairs: Family<Label, Counter>,
     bypassed: Counter,
     map_overflows: Family<Label, Counter>,
 }
@@ -166,11 +166,11 @@ impl MeshMetrics {
         count.inner().swap(entries, Ordering::Relaxed) < entries
     }
 
-    /// Somebody else had taken `hooks` hooks of a pod away: they are linked again.
-    pub fn hooks_repaired(&self, hooks: usize) {
-        self.hooks
-            .repairs
-            .inc_by(u64::try_from(hooks).unwrap_or(u64::MAX));
+    /// Somebody else had taken these parts of a pod's capture away or changed them: they are as they should be again.
+    pub fn capture_repaired(&self, parts: impl IntoIterator<Item = &'static str>) {
+        for part in parts {
+            self.hooks.repairs.get_or_create_owned(&[("part", part)]).inc();
+        }
     }
 
     /// A TLS handshake failed for `reason`, a word of a closed enum.
@@ -217,7 +217,7 @@ impl HookMetrics {
                 registry,
                 (
                     "mesh_capture_repairs",
-                    "Hooks of pods that somebody else had taken away and that were linked again",
+                    "Hooks and map entries of pods that somebody else had taken away or changed and that were put back",
                 ),
             ),
             bypassed: registered(
