@@ -232,6 +232,8 @@ fn noted(map: MapName, put: Result<(), i32>) -> Result<(), i32> {
         overflowed(map);
     }
     put
+}
+
 /// Whether an address is one of the node's own.
 pub(crate) fn is_node(addr: &Addr) -> bool {
     NODE_ADDRS.get_ptr(addr).is_some()
