@@ -32,6 +32,19 @@ pub(crate) const LAB_PACKAGES: &[&str] = &[
     "wrk",
 ];
 
+/// What virtual machines are made of, and run by.
+pub(crate) const VM_PACKAGES: &[&str] = &[
+    "binutils",
+    "debian-archive-keyring",
+    "iproute2",
+    "kmod",
+    "python3",
+    "qemu-system-x86",
+    "util-linux",
+    "xz-utils",
+    "zstd",
+];
+
 const LIMIT: Duration = Duration::from_mins(15);
 
 /// Installs those packages that are missing. `a|b` is met by either, and `a` is installed where neither is there.
