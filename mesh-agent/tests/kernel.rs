@@ -9,6 +9,8 @@
 
 #[path = "kernel/capacity.rs"]
 mod capacity;
+#[path = "kernel/enrolment.rs"]
+mod enrolment;
 #[path = "kernel/exclusions.rs"]
 mod exclusions;
 #[path = "kernel/heart.rs"]

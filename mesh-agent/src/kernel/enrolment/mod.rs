@@ -63,10 +63,10 @@ impl Enrolment {
     pub fn reconcile(&mut self, wanted: &[Arc<Workload>]) -> Vec<Report> {
         let mut reports = self.leave_unwanted(wanted);
         reports.extend(self.sweep());
+        self.serve_again(&mut reports);
         self.audit(wanted, &mut reports);
         self.absent
             .retain(|uid, _| wanted.iter().any(|workload| workload.uid == *uid));
-        self.serve_again(&mut reports);
         // Whoever comes last has a contested address: after a restart, too, that is the youngest.
         let mut eldest_first: Vec<_> = wanted.iter().collect();
         eldest_first.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
