@@ -21,11 +21,19 @@ pub enum Counter {
     ExcludedOutbound,
     /// An inbound connection was left to the application because the pod's annotations exclude its port.
     ExcludedInbound,
+    /// A connect went direct: to another pod of this node, past the agent.
+    Direct,
+    /// An inbound connection was left to the application because it is a registered direct flow.
+    PassedDirect,
+    /// A connection that a verdict lets go direct could not be remembered: the agent has it, or refuses it.
+    DirectLost,
+    /// A direct flow ended and could not be reported: its last bytes are in no metric.
+    Unreported,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Captured,
         Self::LeftAlone,
         Self::Refused,
@@ -35,6 +43,10 @@ impl Counter {
         Self::ExcludedOutbound,
         Self::ExcludedInbound,
         Self::Bypassed,
+        Self::Direct,
+        Self::PassedDirect,
+        Self::DirectLost,
+        Self::Unreported,
     ];
 
     /// Its slot in the array.
@@ -50,6 +62,10 @@ impl Counter {
             Self::ExcludedOutbound => 6,
             Self::ExcludedInbound => 7,
             Self::Bypassed => 8,
+            Self::Direct => 9,
+            Self::PassedDirect => 10,
+            Self::DirectLost => 11,
+            Self::Unreported => 12,
         }
     }
 
@@ -65,6 +81,10 @@ impl Counter {
             Self::Bypassed => "bypassed",
             Self::ExcludedOutbound => "excluded_outbound",
             Self::ExcludedInbound => "excluded_inbound",
+            Self::Direct => "direct",
+            Self::PassedDirect => "passed_direct",
+            Self::DirectLost => "direct_lost",
+            Self::Unreported => "unreported",
         }
     }
 }

@@ -2,7 +2,7 @@
 
 /// Counted up when what lies in a map changes its meaning but not its size: an agent does not adopt maps that were
 /// pinned under another number. A changed size is noticed without it.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Port of the in-pod listener that takes captured outbound connections.
 pub const OUTBOUND_PORT: u16 = 15001;

@@ -7,8 +7,9 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, SockHash};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
 use mesh_common::counter::Counter;
+use mesh_common::direct::{Chosen, ClosedFlow, Counted, DirectKey, Ends, Flow, MAX_VERDICTS, Verdict};
 use mesh_common::exclusion::{OutboundBlock, OutboundPort};
 use mesh_common::layout::{Addr, Endpoint, Pod, PodAddr, SocketKey, is_dead};
 
@@ -61,7 +62,7 @@ static EXCLUDED_INBOUND: HashMap<Endpoint, u32> = HashMap::with_max_entries(65_5
 
 /// Counts of `mesh_common::counter::Counter`. Written by every hook, read by the agent.
 #[map]
-static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(9, 0);
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(13, 0);
 
 /// When the agent last said that it lives, of `CLOCK_MONOTONIC`. Written by the agent, read by connect and `sk_lookup`.
 #[map]
@@ -71,6 +72,32 @@ static HEARTBEAT: Array<u64> = Array::with_max_entries(1, 0);
 /// `sk_lookup`.
 #[map]
 static BYPASSED: PerCpuHashMap<u64, u64> = PerCpuHashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// Connects that may go direct. Written by the agent, a snapshot ahead of time; read by connect, and again by `sock_ops`
+/// before the SYN leaves. Never evicted: what does not fit goes to the agent.
+#[map]
+static DIRECT: HashMap<DirectKey, Verdict> = HashMap::with_max_entries(MAX_VERDICTS, BPF_F_NO_PREALLOC);
+
+/// Between a direct `connect` and its SYN: socket cookie to what was chosen. Written by connect, taken by `sock_ops`, read
+/// by getpeername. Least recently used: a connect that never sends its SYN leaves an entry behind.
+#[map]
+static DIRECT_BY_COOKIE: LruHashMap<u64, Chosen> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Living direct flows. Made by `sock_ops` before the SYN leaves, kept current by the `sock_ops` of both ends, read by
+/// `sk_lookup`, getpeername and the agent. Removed by `sock_ops` when both ends are closed, or by the agent where that
+/// went unseen. Never evicted: what does not fit goes to the agent.
+#[map]
+static FLOWS: HashMap<Ends, Flow> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Direct flows that ended, as [`ClosedFlow`], some 22,000. Written by `sock_ops`, read by the agent. What does not fit is
+/// counted as unreported.
+#[map]
+static CLOSED_FLOWS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// What of each flow is in metrics already, so that a restarted agent counts nothing twice. Written and read by the
+/// agent only, at most one for each flow and each report that waits.
+#[map]
+static COUNTED: HashMap<Ends, Counted> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
 
 /// Whether `bpf_set_retval` exists (Linux 5.18). Set by the loader before the programs are verified.
 #[unsafe(no_mangle)]
