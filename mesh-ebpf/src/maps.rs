@@ -4,9 +4,10 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
+use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
 use mesh_common::counter::Counter;
 use mesh_common::direct::{Chosen, ClosedFlow, Counted, DirectKey, Ends, Flow, MAX_VERDICTS, Verdict};
@@ -147,6 +148,66 @@ pub(crate) fn close(key: &SocketKey) {
     }
     // Nobody else removes it; were it gone, that is what we want.
     let _: Result<(), i32> = ORIGINAL_DST.remove(key);
+}
+
+/// One of the endpoints that a verdict allows, by chance; `None` without a verdict.
+#[inline(always)]
+pub(crate) fn any_endpoint(key: &DirectKey) -> Option<Endpoint> {
+    let verdict = DIRECT.get_ptr(key)?;
+    // SAFETY: in a map value, which outlives the program run.
+    let count = unsafe { (*verdict).count };
+    // SAFETY: takes nothing, and may be called by every program.
+    let by_chance = unsafe { bpf_get_prandom_u32() };
+    let index = usize::try_from(by_chance.checked_rem(count)?).ok()?;
+    // SAFETY: as above; only a reference is made.
+    let endpoints = unsafe { &(*verdict).endpoints };
+    endpoints.get(index).copied()
+}
+
+/// Whether a verdict allows this endpoint.
+#[inline(always)]
+pub(crate) fn has_endpoint(key: &DirectKey, server: &Endpoint) -> bool {
+    let Some(verdict) = DIRECT.get_ptr(key) else {
+        return false;
+    };
+    // SAFETY: in a map value, which outlives the program run; only a reference is made. Unused ones are no address.
+    let endpoints = unsafe { &(*verdict).endpoints };
+    endpoints
+        .iter()
+        .any(|endpoint| endpoint.port == server.port && endpoint.addr.is(&server.addr))
+}
+
+pub(crate) fn remember_chosen(cookie: u64, chosen: &Chosen) -> Result<(), i32> {
+    DIRECT_BY_COOKIE.insert(cookie, chosen, 0)
+}
+
+pub(crate) fn chosen(cookie: u64) -> Option<Chosen> {
+    copy(DIRECT_BY_COOKIE.get_ptr(cookie))
+}
+
+pub(crate) fn forget_chosen(cookie: u64) {
+    // Absent is as good as removed, and a left-over ages out.
+    let _: Result<(), i32> = DIRECT_BY_COOKIE.remove(cookie);
+}
+
+/// The place of a direct flow; `crate::flow` alone looks into it.
+pub(crate) fn flow(ends: &Ends) -> Option<*mut Flow> {
+    FLOWS.get_ptr_mut(ends)
+}
+
+pub(crate) fn add_flow(ends: &Ends, flow: &Flow) -> Result<(), i32> {
+    FLOWS.insert(ends, flow, 0)
+}
+
+/// Whether it was there: of two that remove a flow at once only one is told so.
+pub(crate) fn remove_flow(ends: &Ends) -> bool {
+    FLOWS.remove(ends).is_ok()
+}
+
+/// Room for a report; it must be submitted or discarded.
+#[inline(always)]
+pub(crate) fn closed_flow() -> Option<RingBufEntry<ClosedFlow>> {
+    CLOSED_FLOWS.reserve(0)
 }
 
 pub(crate) fn true_peer(key: &SocketKey) -> Option<Endpoint> {
