@@ -7,6 +7,7 @@ use crate::layout::Endpoint;
 /// Both ends of a connection, named by what they are to it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(Hash))]
 pub struct Ends {
     /// The end that dialled: its own address and port.
     pub client: Endpoint,
@@ -17,6 +18,7 @@ pub struct Ends {
 /// What a pod dials, of which a verdict may hold.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(Hash))]
 pub struct DirectKey {
     /// The dialling pod's netns cookie.
     pub netns: u64,

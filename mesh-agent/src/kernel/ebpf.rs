@@ -12,6 +12,7 @@ use aya::util::nr_cpus;
 use mesh_common::counter::Counter;
 use mesh_common::layout::{Addr, Pod, PodAddr};
 
+use crate::kernel::direct::{DirectTable, EbpfDirect};
 use crate::kernel::error::KernelError;
 use crate::kernel::exclusions::ExclusionMaps;
 use crate::kernel::flow_table::{EbpfFlows, absent_is_fine};
@@ -37,6 +38,7 @@ pub struct EbpfKernel {
     maps: PodMaps,
     exclusions: ExclusionMaps,
     flows: Arc<EbpfFlows>,
+    direct: Arc<EbpfDirect>,
     pulse: Arc<EbpfPulse>,
 }
 
@@ -54,6 +56,7 @@ impl EbpfKernel {
         let pins = Pins::make(bpf_dir, node)?;
         let mut programs = Programs::load(&found, &pins)?;
         let flows = Arc::new(EbpfFlows::open(&mut programs)?);
+        let direct = Arc::new(EbpfDirect::open(&mut programs)?);
         let pulse = Arc::new(EbpfPulse::open(&mut programs)?);
         let maps = PodMaps::open(&mut programs)?;
         let exclusions = ExclusionMaps::open(&mut programs)?;
@@ -65,6 +68,7 @@ impl EbpfKernel {
             maps,
             exclusions,
             flows,
+            direct,
             pulse,
         })
     }
@@ -73,6 +77,10 @@ impl EbpfKernel {
 impl Kernel for EbpfKernel {
     fn flows(&self) -> Arc<dyn FlowTable> {
         Arc::<EbpfFlows>::clone(&self.flows)
+    }
+
+    fn direct(&self) -> Arc<dyn DirectTable> {
+        Arc::<EbpfDirect>::clone(&self.direct)
     }
 
     fn open(&self, placement: &Placement) -> Result<Site, KernelError> {
@@ -148,6 +156,7 @@ impl Kernel for EbpfKernel {
             None if dir.exists() => (PodLinks::pinned(&dir)?, self.maps.addrs_of(netns)?),
             None => return Ok(()),
         };
+        let withdrawn = self.direct.withdraw(netns, &addrs);
         let unlinked = links.remove();
         // What an address means to another pod by now stays.
         let own: Vec<_> = addrs
@@ -157,7 +166,11 @@ impl Kernel for EbpfKernel {
             .collect();
         let included = self.exclusions.put(netns, &own, &Exclusions::default());
         let removed = self.maps.remove(netns, &addrs);
-        self.flows.sweep(netns).and(unlinked).and(removed).and(included)
+        withdrawn
+            .and(self.flows.sweep(netns))
+            .and(unlinked)
+            .and(removed)
+            .and(included)
     }
 
     fn orphans(&self) -> Result<Vec<Orphan>, KernelError> {

@@ -3,6 +3,7 @@
 //! Must not know: where the wish comes from, what the proxy does with a pod.
 
 mod exclusions;
+mod present;
 #[cfg(test)]
 mod tests;
 
