@@ -81,9 +81,10 @@ impl DirectTable for EbpfDirect {
     }
 
     fn forget(&self, ends: &Ends) -> Result<bool, KernelError> {
-        let mut maps = self.0.lock();
-        let was_there = read(&maps.flows, ends).map_err(failed("read", FLOWS))?.is_some();
-        absent_is_fine(maps.flows.remove(ends)).map_err(failed("remove", FLOWS))?;
+        // In one operation: a hook may report and remove it at the same time.
+        let removed = self.0.lock().flows.remove(ends);
+        let was_there = removed.is_ok();
+        absent_is_fine(removed).map_err(failed("remove", FLOWS))?;
         Ok(was_there)
     }
 
