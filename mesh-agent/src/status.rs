@@ -38,6 +38,7 @@ struct Noted {
     rejections: Vec<Rejection>,
     published: Option<SystemTime>,
     source_error: Option<String>,
+    direct: DirectStatus,
 }
 
 impl StatusBoard {
@@ -66,12 +67,18 @@ impl StatusBoard {
             rejections,
             published: Some(SystemTime::now()),
             source_error: None,
+            direct: std::mem::take(&mut noted.direct),
         };
     }
 
     /// The source as a whole cannot be read.
     pub fn source_failed(&self, error: String) {
         self.0.noted.lock().source_error = Some(error);
+    }
+
+    /// What goes past the agent now.
+    pub fn direct(&self, direct: DirectStatus) {
+        self.0.noted.lock().direct = direct;
     }
 
     /// What was left out of the snapshot in force.
@@ -111,10 +118,35 @@ impl StatusBoard {
             snapshot_unix_s: noted.published.map(unix_seconds),
             source_error: noted.source_error.clone(),
             enrolment: board.enrolment.lock().status(),
+            direct: noted.direct.clone(),
             certificates: certificates.collect(),
             rejections: noted.rejections.clone(),
         }
     }
+}
+
+/// What goes past the agent.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectStatus {
+    /// Why nothing does; `None` where it may.
+    pub off: Option<String>,
+    /// Verdicts that found no room.
+    pub left_out: usize,
+    /// Enrolled pods, by namespace and name.
+    pub pods: Vec<DirectPod>,
+}
+
+/// One pod's part in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectPod {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub pod: String,
+    /// Destinations that it may dial directly.
+    pub verdicts: usize,
+    /// Connections of it that go direct now, some seconds ago at most.
+    pub flows: usize,
 }
 
 /// The status page; `E` is what enrolment says, or the part of it that people are shown.
@@ -128,6 +160,7 @@ struct Status<E> {
     snapshot_unix_s: Option<u64>,
     source_error: Option<String>,
     enrolment: E,
+    direct: DirectStatus,
     certificates: Vec<CertificateLine>,
     rejections: Vec<Rejection>,
 }
@@ -178,6 +211,7 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
     for (map, entries) in status.enrolment.overflows.iter().filter(|full| full.1 > 0) {
         writeln!(text, "  ! the map {map} had no room for {entries} entries")?;
     }
+    write_direct(&mut text, &status.direct)?;
     writeln!(text, "\nCERTIFICATES")?;
     for one in &status.certificates {
         match one.expires_unix_s {
@@ -254,6 +288,29 @@ impl PodLine {
             (false, false, _) => "out",
         }
     }
+}
+
+fn write_direct(text: &mut String, direct: &DirectStatus) -> std::fmt::Result {
+    writeln!(text, "\nDIRECT")?;
+    if let Some(why) = &direct.off {
+        writeln!(text, "  off: {why}")?;
+    }
+    if direct.left_out > 0 {
+        writeln!(
+            text,
+            "  ! {} destinations found no room and go through the agent",
+            direct.left_out
+        )?;
+    }
+    for pod in &direct.pods {
+        let (namespace, name) = (&pod.namespace, &pod.pod);
+        let (flows, verdicts) = (pod.flows, pod.verdicts);
+        writeln!(
+            text,
+            "  {namespace}/{name} may dial {verdicts} directly, {flows} connections do"
+        )?;
+    }
+    Ok(())
 }
 
 fn unix_seconds(at: SystemTime) -> u64 {

@@ -23,11 +23,19 @@ pub enum Counter {
     ExcludedInbound,
     /// A connection of the pod's own node to a port that a probe names was left to the application.
     Probe,
+    /// A connect went direct: to another pod of this node, past the agent.
+    Direct,
+    /// An inbound connection was left to the application because it is a registered direct flow.
+    PassedDirect,
+    /// A connection that a verdict lets go direct could not be remembered: the agent has it, or refuses it.
+    DirectLost,
+    /// A direct flow ended and could not be reported: its last bytes are in no metric.
+    Unreported,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Captured,
         Self::LeftAlone,
         Self::Refused,
@@ -38,6 +46,10 @@ impl Counter {
         Self::ExcludedInbound,
         Self::Bypassed,
         Self::Probe,
+        Self::Direct,
+        Self::PassedDirect,
+        Self::DirectLost,
+        Self::Unreported,
     ];
 
     /// Its slot in the array.
@@ -54,6 +66,10 @@ impl Counter {
             Self::ExcludedInbound => 7,
             Self::Bypassed => 8,
             Self::Probe => 9,
+            Self::Direct => 10,
+            Self::PassedDirect => 11,
+            Self::DirectLost => 12,
+            Self::Unreported => 13,
         }
     }
 
@@ -70,6 +86,10 @@ impl Counter {
             Self::ExcludedOutbound => "excluded_outbound",
             Self::ExcludedInbound => "excluded_inbound",
             Self::Probe => "probe",
+            Self::Direct => "direct",
+            Self::PassedDirect => "passed_direct",
+            Self::DirectLost => "direct_lost",
+            Self::Unreported => "unreported",
         }
     }
 }

@@ -1,12 +1,13 @@
 //! `connect()`: what becomes of the destination that a pod dials.
 //!
-//! An enrolled pod's connection goes to the agent or nowhere: whatever fails here refuses it.
+//! An enrolled pod's connection goes to the agent or nowhere, unless a verdict of the agent lets it go direct: whatever
+//! fails here refuses it.
 
 use mesh_common::counter::Counter;
 use mesh_common::layout::{Addr, Endpoint, INBOUND_PORT, OUTBOUND_PORT, Pod};
 
 use crate::ctx::{Outcome, SockAddr, fail_with};
-use crate::maps;
+use crate::{direct, maps};
 
 #[inline(always)]
 pub(crate) fn decide(sock: &SockAddr) -> Outcome {
@@ -32,6 +33,9 @@ pub(crate) fn decide(sock: &SockAddr) -> Outcome {
     }
     if maps::is_agent_dead() {
         return without_agent(&pod, netns);
+    }
+    if direct::dial(sock, netns, &dialled) {
+        return Outcome::Allow;
     }
     to_agent(sock, &pod, &dialled)
 }

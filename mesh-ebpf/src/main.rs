@@ -9,6 +9,8 @@
 
 mod connect;
 mod ctx;
+mod direct;
+mod flow;
 mod getpeername;
 mod maps;
 mod sk_lookup;

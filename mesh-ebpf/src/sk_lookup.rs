@@ -1,12 +1,15 @@
 //! Inbound: steers a new connection for a pod, whatever its port, to the agent's listener in that pod.
 //!
-//! Direct flows (same node, L4 only) will be told apart here, before the steering.
+//! Passes direct flows, which are registered by both ends before their SYN leaves: a source that somebody made up is
+//! registered for nobody.
 
 use aya_ebpf::bindings::sk_action;
 use mesh_common::counter::Counter;
+use mesh_common::direct::Ends;
 use mesh_common::layout::{Addr, Endpoint};
 
 use crate::ctx::Lookup;
+use crate::flow::LiveFlow;
 use crate::maps;
 
 /// What becomes of the packet.
@@ -54,6 +57,10 @@ pub(crate) fn steer(packet: &Lookup) -> Steering {
         maps::count(Counter::Probe);
         return Steering::Pass;
     }
+    if is_direct(packet, &wanted, remote) {
+        maps::count(Counter::PassedDirect);
+        return Steering::Pass;
+    }
     if maps::is_agent_dead() {
         if pod.fails_open == 0 {
             return refuse();
@@ -87,6 +94,19 @@ pub(crate) fn refuse_all(packet: &Lookup) -> Steering {
 #[inline(always)]
 fn is_own_affair(remote: &Addr, local: &Addr) -> bool {
     remote.is(local) || remote.is_loopback() || local.is_loopback()
+}
+
+/// Whether a living socket registered this very connection.
+#[inline(always)]
+fn is_direct(packet: &Lookup, wanted: &Endpoint, remote: Addr) -> bool {
+    let ends = Ends {
+        client: Endpoint {
+            addr: remote,
+            port: packet.remote_port(),
+        },
+        server: *wanted,
+    };
+    LiveFlow::find(&ends).is_some_and(LiveFlow::is_open_for_syn)
 }
 
 #[inline(always)]

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::app::direct::DirectFlows;
 use crate::control::{Reading, Source, SourceError};
 use crate::identity::Certificates;
 use crate::kernel::Pulse;
@@ -28,6 +29,7 @@ pub(super) struct ConfigLoop {
     pub(super) snapshots: Arc<SnapshotCell>,
     pub(super) certificates: Arc<Certificates>,
     pub(super) enrolment: Arc<Mutex<Enrolment>>,
+    pub(super) direct: Arc<Mutex<DirectFlows>>,
     pub(super) telemetry: Telemetry,
     pub(super) board: StatusBoard,
     /// Started when the first reading is in force: until then an agent that starts is as good as dead to the hooks.
@@ -89,6 +91,10 @@ impl ConfigLoop {
         self.certificates
             .want(snapshot.local().iter().map(|pod| pod.identity.clone()));
         self.snapshots.publish(snapshot);
+        // At once for the pods that are enrolled: what is forbidden ends before anything else is waited for.
+        if self.first.is_none() {
+            self.apply_direct();
+        }
         // A pod without a certificate could only refuse: it is better enrolled a moment later.
         if timeout(CERTIFICATE_PATIENCE, self.certificates.ready())
             .await
@@ -109,6 +115,11 @@ impl ConfigLoop {
     fn sweep(&self) {
         let reports = self.enrolment.lock().sweep();
         self.tell(&reports);
+    }
+
+    fn apply_direct(&self) {
+        let present = self.enrolment.lock().present();
+        self.direct.lock().apply(&self.snapshots.load(), present);
     }
 
     fn reconcile(&self) {
@@ -137,6 +148,8 @@ impl ConfigLoop {
                 tracing::error!(map, entries, "a map has no room: raise max_flows or max_pods");
             }
         }
+        self.count_losses(&status.counters);
+        self.apply_direct();
     }
 
     fn tell(&self, reports: &[Report]) {
@@ -165,6 +178,17 @@ impl ConfigLoop {
                 }
                 Change::LeftUncleanly { why } => tracing::error!(pod, why, "pod left traces"),
             }
+        }
+    }
+
+    fn count_losses(&self, counters: &[(&'static str, u64)]) {
+        let of = |wanted: Counter| {
+            let mut counters = counters.iter();
+            let found = counters.find(|(name, _)| *name == wanted.name());
+            found.map(|(_, count)| *count)
+        };
+        if let (Some(lost), Some(unreported)) = (of(Counter::DirectLost), of(Counter::Unreported)) {
+            self.telemetry.direct().losses(lost, unreported);
         }
     }
 }
@@ -203,6 +227,32 @@ async fn beat_until(pulse: Arc<dyn Pulse>, stop: Stop) {
     }
     if let Err(error) = pulse.stop() {
         tracing::warn!(%error, "the hooks cannot be told that the agent ends");
+    }
+}
+
+/// Counts the flows that go past the agent, and ends what was missed.
+pub(super) async fn watch_direct(
+    direct: Arc<Mutex<DirectFlows>>,
+    snapshots: Arc<SnapshotCell>,
+    board: StatusBoard,
+    stop: Stop,
+) {
+    let mut tick = interval(LOOK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_seen = true;
+    loop {
+        tokio::select! {
+            () = stop.requested() => return,
+            _ = tick.tick() => {
+                let mut direct = direct.lock();
+                let looked = direct.look(&snapshots.load());
+                if let (true, Err(error)) = (is_seen, &looked) {
+                    tracing::error!(%error, "what goes past the agent cannot be counted; tried again");
+                }
+                is_seen = looked.is_ok();
+                board.direct(direct.status());
+            }
+        }
     }
 }
 
@@ -254,6 +304,8 @@ const BYPASSED: &str = Counter::Bypassed.name();
 const BEAT: Duration = Duration::from_millis(500);
 /// Pods that are gone are noticed four times as often as all else.
 const VANISHED: Duration = Duration::from_millis(500);
+/// Every second: live bytes are in metrics ten times as often as they must be.
+const LOOK: Duration = Duration::from_secs(1);
 const AUDIT: Duration = Duration::from_secs(2);
 const SWEEP: Duration = Duration::from_secs(1);
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(3);

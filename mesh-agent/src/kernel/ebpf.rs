@@ -11,6 +11,7 @@ use mesh_common::map::MapName;
 
 use crate::kernel::budget::Verified;
 use crate::kernel::capacity::{Capacity, Overflows};
+use crate::kernel::direct::{DirectTable, EbpfDirect};
 use crate::kernel::error::KernelError;
 use crate::kernel::exceptions::ExceptionMaps;
 use crate::kernel::flow_table::EbpfFlows;
@@ -36,6 +37,7 @@ pub struct EbpfKernel {
     maps: PodMaps,
     exceptions: ExceptionMaps,
     flows: Arc<EbpfFlows>,
+    direct: Arc<EbpfDirect>,
     pulse: Arc<EbpfPulse>,
     overflows: Arc<Overflows>,
 }
@@ -57,6 +59,7 @@ impl EbpfKernel {
         let mut programs = Programs::load(&found, &pins, capacity)?;
         let overflows = Arc::new(Overflows::default());
         let flows = Arc::new(EbpfFlows::open(&mut programs, &overflows)?);
+        let direct = Arc::new(EbpfDirect::open(&mut programs)?);
         let pulse = Arc::new(EbpfPulse::open(&mut programs)?);
         let maps = PodMaps::open(&mut programs)?;
         let exceptions = ExceptionMaps::open(&mut programs)?;
@@ -68,6 +71,7 @@ impl EbpfKernel {
             maps,
             exceptions,
             flows,
+            direct,
             pulse,
             overflows,
         })
@@ -82,6 +86,10 @@ impl EbpfKernel {
 impl Kernel for EbpfKernel {
     fn flows(&self) -> Arc<dyn FlowTable> {
         Arc::<EbpfFlows>::clone(&self.flows)
+    }
+
+    fn direct(&self) -> Arc<dyn DirectTable> {
+        Arc::<EbpfDirect>::clone(&self.direct)
     }
 
     fn open(&self, placement: &Placement) -> Result<Site, KernelError> {
@@ -186,6 +194,7 @@ impl Kernel for EbpfKernel {
             None if dir.exists() => (PodLinks::pinned(&dir)?, self.maps.addrs_of(netns)?),
             None => return Ok(()),
         };
+        let withdrawn = self.direct.withdraw(netns, &addrs);
         let unlinked = links.remove();
         // What an address means to another pod by now stays.
         let own: Vec<_> = addrs
@@ -195,7 +204,11 @@ impl Kernel for EbpfKernel {
             .collect();
         let included = self.exceptions.forget(netns, &own);
         let removed = self.maps.remove(netns, &addrs);
-        self.flows.sweep(netns).and(unlinked).and(removed).and(included)
+        withdrawn
+            .and(self.flows.sweep(netns))
+            .and(unlinked)
+            .and(removed)
+            .and(included)
     }
 
     fn orphans(&self) -> Result<Vec<Orphan>, KernelError> {

@@ -10,6 +10,8 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::kernel::direct::DirectTable;
+use crate::kernel::direct::fake::FakeDirect;
 use crate::kernel::error::KernelError;
 use crate::kernel::site::{Lineage, Site};
 use crate::kernel::{Entry, Exceptions, Hook, Kernel, Orphan, Part, Pulse};
@@ -22,6 +24,7 @@ use crate::pod::netns::NetnsCookie;
 pub struct FakeKernel {
     state: Arc<Mutex<State>>,
     flows: Arc<FakeFlows>,
+    direct: Arc<FakeDirect>,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +99,11 @@ impl FakeKernel {
         Arc::clone(&self.flows)
     }
 
+    /// Its direct flows.
+    pub fn fake_direct(&self) -> Arc<FakeDirect> {
+        Arc::clone(&self.direct)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -104,6 +112,10 @@ impl FakeKernel {
 impl Kernel for FakeKernel {
     fn flows(&self) -> Arc<dyn FlowTable> {
         self.fake_flows()
+    }
+
+    fn direct(&self) -> Arc<dyn DirectTable> {
+        self.fake_direct()
     }
 
     fn open(&self, placement: &Placement) -> Result<Site, KernelError> {
@@ -192,7 +204,8 @@ impl Kernel for FakeKernel {
 
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
         let mut state = self.lock();
-        state.hooked.remove(&netns);
+        let addrs = state.hooked.remove(&netns).unwrap_or_default();
+        self.direct.withdraw(netns, &addrs)?;
         state.excepted.remove(&netns);
         state.refusing.remove(&netns.0);
         state.orphans.remove(&netns);

@@ -5,6 +5,7 @@
 
 pub mod budget;
 pub mod capacity;
+pub mod direct;
 pub mod ebpf;
 pub mod enrolment;
 pub mod error;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::kernel::direct::DirectTable;
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
 use crate::mesh::exclusions::Exclusions;
@@ -44,6 +46,9 @@ use crate::pod::netns::NetnsCookie;
 pub trait Kernel: Send + fmt::Debug {
     /// What the hooks remember of flows; shared with the data path.
     fn flows(&self) -> Arc<dyn FlowTable>;
+
+    /// What the hooks are told of direct flows, and what they tell.
+    fn direct(&self) -> Arc<dyn DirectTable>;
 
     /// How the hooks learn that the agent lives.
     fn pulse(&self) -> Arc<dyn Pulse>;
@@ -89,7 +94,8 @@ pub trait Kernel: Send + fmt::Debug {
     /// Whose connections count as probes of the node's kubelet; what was told before is forgotten.
     fn know_node(&mut self, addrs: &BTreeSet<IpAddr>) -> Result<(), KernelError>;
 
-    /// Unhooks what was put, in reverse order, and excludes nothing any more; removing what is not there is no error.
+    /// Unhooks what was put, in reverse order: first nothing may go direct to it or from it any more, last nothing is
+    /// excluded; removing what is not there is no error.
     /// What an address means to another pod by now stays.
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError>;
 

@@ -5,6 +5,7 @@
 
 mod build;
 mod cell;
+mod direct;
 mod routes;
 mod services;
 mod upstream;
@@ -15,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub use self::cell::SnapshotCell;
+pub use self::direct::{DirectLimits, DirectVerdict, DirectVerdicts, Passage};
 use self::routes::Routes;
 use self::services::Services;
 pub use self::upstream::{Picked, Upstream, UpstreamEndpoint};

@@ -28,8 +28,8 @@ pub struct MeshMetrics {
     captured: [Counter; 2],
     uncaptured: [Counter; 2],
     denials: Family<Label, Counter>,
-    request_paths: [Counter; 3],
-    connection_paths: [Counter; 3],
+    request_paths: [Counter; 4],
+    connection_paths: [Counter; 4],
 }
 
 /// One label: its name and its value.
@@ -245,9 +245,10 @@ fn by_direction<'a>(direction: Direction, outbound: &'a Counter, inbound: &'a Co
     }
 }
 
-fn by_path(path: PathTaken, [same_node, other_node, plain]: &[Counter; 3]) -> &Counter {
+fn by_path(path: PathTaken, [same_node, direct, other_node, plain]: &[Counter; 4]) -> &Counter {
     match path {
         PathTaken::SameNode => same_node,
+        PathTaken::Direct => direct,
         PathTaken::OtherNode => other_node,
         PathTaken::Plain => plain,
     }

@@ -3,6 +3,7 @@
 //! Must not know: where the wish comes from, what the proxy does with a pod.
 
 mod audit;
+mod direct;
 mod exceptions;
 mod present;
 #[cfg(test)]
