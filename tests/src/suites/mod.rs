@@ -6,6 +6,7 @@
 mod ask;
 mod capture;
 mod control;
+mod direct;
 mod exceptions;
 mod faults;
 mod protocols;
@@ -74,6 +75,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "protocols",
             claims: protocols::CLAIMS,
+        },
+        Suite {
+            name: "direct",
+            claims: direct::CLAIMS,
         },
         Suite {
             name: "routes",
