@@ -7,6 +7,8 @@
     reason = "helpers of tests, outside the test functions"
 )]
 
+#[path = "kernel/direct.rs"]
+mod direct;
 #[path = "kernel/exclusions.rs"]
 mod exclusions;
 #[path = "kernel/heart.rs"]

@@ -1,6 +1,6 @@
 """Keeps one TCP connection and does what its standard input says, a line at a time; says as JSON lines what came of it.
 
-usage: talker.py [--mptcp] [--from-port PORT] HOST PORT
+usage: talker.py [-6] [--mptcp] [--from-port PORT] HOST PORT
 
     read       reads a line
     say TEXT   sends TEXT and a newline, and reads a line
@@ -14,6 +14,7 @@ import socket
 import sys
 
 parser = argparse.ArgumentParser()
+parser.add_argument("-6", dest="family", action="store_const", const=socket.AF_INET6, default=0)
 parser.add_argument("--mptcp", action="store_true")
 parser.add_argument("--from-port", type=int, default=0)
 parser.add_argument("host")
@@ -42,7 +43,8 @@ def read_to_end(reader):
 
 
 def main():
-    family, _, _, _, address = socket.getaddrinfo(arguments.host, arguments.port, type=socket.SOCK_STREAM)[0]
+    found = socket.getaddrinfo(arguments.host, arguments.port, family=arguments.family, type=socket.SOCK_STREAM)
+    family, _, _, _, address = found[0]
     connection = socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP if arguments.mptcp else 0)
     if arguments.from_port:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -14,6 +14,7 @@ mod restart;
 mod routes;
 mod security;
 mod soak;
+mod talker;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
