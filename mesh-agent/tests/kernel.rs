@@ -11,6 +11,8 @@
 mod capacity;
 #[path = "kernel/enrolment.rs"]
 mod enrolment;
+#[path = "kernel/direct.rs"]
+mod direct;
 #[path = "kernel/exclusions.rs"]
 mod exclusions;
 #[path = "kernel/heart.rs"]

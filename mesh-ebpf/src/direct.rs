@@ -42,7 +42,7 @@ pub(crate) fn dial(sock: &SockAddr, netns: u64, dialled: &Endpoint) -> bool {
 }
 
 /// Registers the flow that `sk_lookup` will let pass at the server; `false` for a socket that does not go direct. A flow
-/// that cannot be registered is steered to the server's agent, for which it is plaintext.
+/// that cannot be registered is steered to the server's agent, which refuses it.
 #[inline(never)]
 pub(crate) fn register(event: &SockEvent) -> bool {
     let (netns, cookie) = (event.netns(), event.cookie());

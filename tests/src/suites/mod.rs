@@ -6,6 +6,7 @@
 mod ask;
 mod capture;
 mod control;
+mod direct;
 mod exceptions;
 mod faults;
 mod protocols;
@@ -14,6 +15,7 @@ mod routes;
 mod security;
 mod shapes;
 mod soak;
+mod talker;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -78,6 +80,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "protocols",
             claims: protocols::CLAIMS,
+        },
+        Suite {
+            name: "direct",
+            claims: direct::CLAIMS,
         },
         Suite {
             name: "routes",

@@ -12,7 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mesh_common::direct::{DirectKey, Ends, Flow};
+use mesh_common::direct::{DirectKey, Ends, Flow, MAX_FLOWS};
 use mesh_common::layout::Endpoint;
 
 use self::ledger::{Ledger, Seen};
@@ -43,6 +43,8 @@ pub(super) struct DirectFlows {
     /// What is in force: the snapshot's version, and the pods that were present.
     applied: Option<(u64, Vec<WorkloadUid>)>,
     found: DirectVerdicts,
+    /// So many flows live that there is hardly room to register more: new ones go to the agent.
+    is_crowded: bool,
     /// Live flows of each dialling pod, when they were last looked at.
     live: BTreeMap<WorkloadUid, usize>,
 }
@@ -64,6 +66,7 @@ impl DirectFlows {
             present: HashMap::new(),
             applied: None,
             found: DirectVerdicts::default(),
+            is_crowded: false,
             live: BTreeMap::new(),
         }
     }
@@ -130,7 +133,7 @@ impl DirectFlows {
         }
         self.ledger.sweep(&flows)?;
         self.telemetry.direct().flows(flows.len());
-        Ok(())
+        self.make_room(snapshot, flows.len())
     }
 
     /// What the operator is shown.
@@ -157,13 +160,30 @@ impl DirectFlows {
         }
     }
 
+    /// Allows nothing new while the flows nearly fill their map: a flow that cannot be registered would be refused.
+    fn make_room(&mut self, snapshot: &Snapshot, flows: usize) -> Result<(), KernelError> {
+        let most = usize::try_from(MAX_FLOWS).unwrap_or(usize::MAX);
+        let limit = if self.is_crowded { most / 2 } else { most / 8 * 7 };
+        let is_crowded = flows > limit;
+        if is_crowded == self.is_crowded {
+            return Ok(());
+        }
+        tracing::warn!(
+            flows,
+            is_crowded,
+            "direct connections nearly fill their map, or do not any more"
+        );
+        self.is_crowded = is_crowded;
+        self.allow(snapshot)
+    }
+
     fn allow(&mut self, snapshot: &Snapshot) -> Result<(), KernelError> {
         let by_uid: HashMap<_, _> = self
             .present
             .iter()
             .map(|(cookie, pod)| (pod.workload.uid.clone(), *cookie))
             .collect();
-        let found = if self.off.is_some() {
+        let found = if self.off.is_some() || self.is_crowded {
             DirectVerdicts::default()
         } else {
             snapshot.direct_verdicts(|uid| by_uid.contains_key(uid), limits())

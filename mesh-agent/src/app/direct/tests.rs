@@ -449,3 +449,29 @@ fn status_says_what_each_pod_may_and_does() {
     assert_eq!((status.off, client.flows), (None, 1));
     assert_eq!(client.verdicts, 2 + AppProtocol::WELL_KNOWN_TCP.len());
 }
+
+#[test]
+fn a_map_that_is_nearly_full_lets_nothing_new_in_until_half_of_it_is_free() {
+    let mut bench = Bench::new();
+    let at = |number: u32| Ends {
+        client: Endpoint {
+            port: number & 0xffff,
+            addr: mesh_common::layout::Addr([number >> 16, 0, 0, 1]),
+        },
+        server: end("10.0.0.2:7000"),
+    };
+    let many = MAX_FLOWS / 8 * 7 + 1;
+    for number in 0..many {
+        bench.table.live(at(number), flow(1, 1));
+    }
+    bench.look_at(2);
+    assert!(bench.table.allowed().is_empty());
+    for number in MAX_FLOWS / 2 + 1..many {
+        bench.table.end(at(number), closed(flow(1, 1), 2));
+    }
+    bench.look_at(3);
+    assert!(bench.table.allowed().is_empty());
+    bench.table.end(at(0), closed(flow(1, 1), 3));
+    bench.look_at(4);
+    assert!(!bench.table.allowed().is_empty());
+}
