@@ -61,7 +61,7 @@ static EXCLUDED_INBOUND: HashMap<Endpoint, u32> = HashMap::with_max_entries(65_5
 
 /// Addresses from which the node's own kubelet probes; the value is reserved. Written by the agent, read by `sk_lookup`.
 #[map]
-static NODE_ADDRS: HashMap<Addr, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+static NODE_ADDRS: HashMap<Addr, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
 /// Ends of pods whose application the node itself reaches directly: the ports that probes name; the value is reserved.
 /// Written by the agent, read by `sk_lookup`.
