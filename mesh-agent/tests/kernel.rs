@@ -9,10 +9,10 @@
 
 #[path = "kernel/capacity.rs"]
 mod capacity;
-#[path = "kernel/enrolment.rs"]
-mod enrolment;
 #[path = "kernel/direct.rs"]
 mod direct;
+#[path = "kernel/enrolment.rs"]
+mod enrolment;
 #[path = "kernel/exclusions.rs"]
 mod exclusions;
 #[path = "kernel/heart.rs"]

@@ -91,7 +91,7 @@ static EXCLUDED_INBOUND: HashMap<Endpoint, u32> = HashMap::with_max_entries(65_5
 /// Writer: agent. Reader: `sk_lookup`. Size: fixed, 1024. Evicts: never. Full: probes from that address are steered to
 /// the agent, and `status` says so.
 #[map]
-static NODE_ADDRS: HashMap<Addr, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+static NODE_ADDRS: HashMap<Addr, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
 /// Ends of pods whose application the node itself reaches directly: the ports that probes name; the value is reserved.
 ///

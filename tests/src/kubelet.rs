@@ -403,7 +403,7 @@ spec: { clusterIP: None, selector: { app: web }, ports: [{ port: 80 }] }
     }
 
     #[test]
-    fn each_node_is_declared_with_the_address_that_its_pods_see() {
+    fn each_node_is_declared_with_its_addresses_on_the_wire_only() {
         let cluster = cluster();
         let (_, text) = cluster
             .files
@@ -412,7 +412,7 @@ spec: { clusterIP: None, selector: { app: web }, ports: [{ port: 80 }] }
             .unwrap();
         assert_eq!(text.matches("kind: Node").count(), 2);
         assert!(
-            text.contains("10.244.1.1") && text.contains("fd00:244:2::1"),
+            text.contains("172.31.0.1") && text.contains("fd00:172::2") && !text.contains("10.244"),
             "{text}"
         );
     }

@@ -7,6 +7,7 @@ mod ask;
 mod capture;
 mod control;
 mod direct;
+mod enrolment;
 mod exceptions;
 mod faults;
 mod protocols;
@@ -100,6 +101,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "shapes",
             claims: shapes::CLAIMS,
+        },
+        Suite {
+            name: "enrolment",
+            claims: enrolment::CLAIMS,
         },
         Suite {
             name: "control",
