@@ -31,6 +31,7 @@ IPPROTO_MPTCP, TCP_FASTOPEN_CONNECT = 262, 30
 BLOCK = bytes(range(256)) * 256
 FAMILIES = {None: 0, "4": socket.AF_INET, "6": socket.AF_INET6}
 LATE = 1_000_000
+WAVE = 200
 LIMIT = 20
 
 
@@ -130,15 +131,17 @@ def bulk(arguments):
 
 
 def many(arguments):
-    """One step for all connections before the next, so that all are alive at once."""
+    """One step for all connections before the next, so that all are alive at once. A wave connects at a time: a machine
+    that has other things to do shall not run into time limits of the handshakes."""
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     family, address = target(arguments.host, arguments.port)
-    said = {"connected": 0, "exchanged": 0, "finished": 0, "failures": {}}
+    said = {"begun": 0, "ready": 0, "exchanged": 0, "finished": 0, "failures": {}}
     connections = []
 
-    def count(step, work):
-        for number, connection in enumerate(connections):
+    def count(step, work, numbers):
+        for number in numbers:
+            connection = connections[number]
             try:
                 work(number, connection)
                 said[step] += 1
@@ -163,8 +166,10 @@ def many(arguments):
         connection.connect(address)
         connection.sendall(b"echo\n")
 
-    def exchange(number, connection):
+    def ready(number, connection):
         expect(connection, b"ready\n")
+
+    def exchange(number, connection):
         connection.sendall(b"number %d\n" % number)
         expect(connection, b"number %d\n" % number)
 
@@ -176,11 +181,13 @@ def many(arguments):
         connection.close()
 
     connections = [opened(family, "blocking") for _ in range(arguments.count)]
-    count("connected", begin)
-    count("exchanged", exchange)
-    # Once more on each, with all others open.
-    print(json.dumps({"held": said["exchanged"]}), flush=True)
-    count("finished", finish)
+    for first in range(0, arguments.count, WAVE):
+        wave = range(first, min(first + WAVE, arguments.count))
+        count("begun", begin, wave)
+        count("ready", ready, wave)
+    everybody = range(arguments.count)
+    count("exchanged", exchange, everybody)
+    count("finished", finish, everybody)
     return said
 
 

@@ -72,7 +72,7 @@ pub(super) fn five_thousand_connections_of_one_pod_are_alive_at_once_and_leave_n
             .success()?;
         let last = output.stdout.lines().last().context("the program said nothing")?;
         let said: Value = serde_json::from_str(last)?;
-        for step in ["connected", "exchanged", "finished"] {
+        for step in ["begun", "ready", "exchanged", "finished"] {
             ensure!(at(&said, step) == CONNECTIONS, "{step} by {server}: {said}");
         }
         // Descriptors and tasks of both agents are back to what they were, give or take what is pooled or polled.

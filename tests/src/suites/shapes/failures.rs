@@ -1,13 +1,15 @@
 //! What does not work, and ends of every kind: the application is told at once, by errno, reset or FIN.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::{CLIENT, SERVERS, Talk, at};
 use crate::process;
 use crate::running::{EXEC_LIMIT, Running};
 use crate::sandbox;
-use crate::suites::ask::{addresses, equal, python, text};
+use crate::suites::ask::{addresses, curl, equal, python, text, until};
 
 pub(super) fn a_refused_connection_is_reset_at_once(lab: &Running) -> Result<()> {
     // Port 7300 of the Services, and 7999 of the pod outside, where nobody listens.
@@ -85,6 +87,46 @@ pub(super) fn a_server_that_is_done_sending_still_hears(lab: &Running) -> Result
     for server in SERVERS {
         let said = python(lab, CLIENT, "shapes.py", &["late", server, "7100", "a-hush"])?;
         equal(server, text(&said, "received")?, "1000000\n")?;
+    }
+    Ok(())
+}
+
+pub(super) fn a_client_of_http_1_0_that_is_done_sending_is_still_answered(lab: &Running) -> Result<()> {
+    let plain = addresses(lab, "shop/web-v2")?[0].to_string();
+    for (server, port) in [("near", "80"), ("far", "80"), (plain.as_str(), "8080")] {
+        // An answer that takes its time: the FIN is there before it.
+        for path in ["/", "/slow/300"] {
+            let script = format!("printf 'GET {path} HTTP/1.0\r\n\r\n' | nc -N -w 10 {server} {port}");
+            let output = lab.exec(CLIENT, &["sh", "-c", &script])?.success()?;
+            ensure!(
+                output.stdout.starts_with("HTTP/1.") && output.stdout.contains(" 200 OK\r\n"),
+                "{server}{path}: {:?}",
+                output.stdout
+            );
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn a_client_that_goes_away_is_told_from_one_that_is_done_sending(lab: &Running) -> Result<()> {
+    for server in ["near", "far"] {
+        let labels = [
+            ("reporter", "source"),
+            ("destination_workload", server),
+            ("response_flags", "DC"),
+        ];
+        let count = || -> Result<f64> { Ok(lab.metrics("node-a")?.sum("istio_requests_total", &labels)) };
+        let before = count()?;
+        // curl closes its socket, which sends the same FIN; the answer would take half a minute.
+        let reply = curl(
+            lab,
+            CLIENT,
+            &["--max-time", "0.3", &format!("http://{server}/slow/30000")],
+        )?;
+        equal("status", reply.status, 0)?;
+        until(Duration::from_secs(10), "the request is given up", || {
+            Ok(count()? > before)
+        })?;
     }
     Ok(())
 }

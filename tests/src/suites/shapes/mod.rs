@@ -49,6 +49,8 @@ pub(super) const CLAIMS: &[Claim] = claims![
         a_servers_reset_reaches_the_client,
         a_client_that_is_done_sending_is_still_answered,
         a_server_that_is_done_sending_still_hears,
+        a_client_of_http_1_0_that_is_done_sending_is_still_answered,
+        a_client_that_goes_away_is_told_from_one_that_is_done_sending,
     }
     bulk {
         a_hundred_megabytes_arrive_unchanged_each_way,
