@@ -7,6 +7,8 @@
     reason = "helpers of tests, outside the test functions"
 )]
 
+#[path = "kernel/dns.rs"]
+mod dns;
 #[path = "kernel/exclusions.rs"]
 mod exclusions;
 #[path = "kernel/heart.rs"]
@@ -20,23 +22,22 @@ mod restart;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use mesh_agent::capture::Direction;
 use mesh_agent::capture::door::Accepted;
-use mesh_agent::capture::listeners::{PodListeners, PodPorts};
-use mesh_agent::capture::{Direction, PodHost};
+use mesh_agent::capture::listeners::PodPorts;
 use mesh_agent::kernel::enrolment::Enrolment;
 use mesh_agent::kernel::status::Change;
 use mesh_agent::kernel::{Hook, Kernel};
 use mesh_agent::mesh::facts::ObjectMeta;
 use mesh_agent::mesh::identity::SpiffeId;
 use mesh_agent::mesh::workload::{FailMode, Membership, Placement, Workload, WorkloadNaming, WorkloadUid};
-use mesh_agent::pod::LocalPod;
 use tokio::io::AsyncReadExt;
 
 use crate::heart::Heart;
 use crate::lab::{Lab, PEER, POD, Result, Seen, Server, Side, ips};
-use crate::relay::Relay;
+use crate::relay::{Held, Relay};
 
 /// A pod, enrolled or about to be.
 struct Bench {
@@ -126,6 +127,7 @@ fn workload(lab: &Lab, addrs: &[&str]) -> Arc<Workload> {
         probe_ports: std::collections::BTreeSet::new(),
         membership: Membership::Enrolled,
         fail_mode: FailMode::Closed,
+        dns_capture: None,
         placement: Some(Placement {
             netns: lab.netns(Side::Pod),
             cgroup: lab.cgroup(),
@@ -384,16 +386,4 @@ fn a_place_that_is_not_a_pods_own_is_refused() {
         }
         Ok(())
     });
-}
-
-/// Keeps the listeners and accepts nothing.
-#[derive(Default)]
-struct Held(Mutex<Option<(LocalPod, PodListeners)>>);
-
-impl PodHost for Held {
-    fn joined(&self, pod: LocalPod, listeners: PodListeners) {
-        *self.0.lock().unwrap() = Some((pod, listeners));
-    }
-
-    fn left(&self, _: &WorkloadUid) {}
 }

@@ -21,11 +21,15 @@ pub enum Counter {
     ExcludedOutbound,
     /// An inbound connection was left to the application because the pod's annotations exclude its port.
     ExcludedInbound,
+    /// A DNS socket or datagram was sent to the agent.
+    DnsCaptured,
+    /// DNS went past the agent: the pod asks more resolvers than there are listeners.
+    DnsPassed,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Captured,
         Self::LeftAlone,
         Self::Refused,
@@ -35,6 +39,8 @@ impl Counter {
         Self::ExcludedOutbound,
         Self::ExcludedInbound,
         Self::Bypassed,
+        Self::DnsCaptured,
+        Self::DnsPassed,
     ];
 
     /// Its slot in the array.
@@ -50,6 +56,8 @@ impl Counter {
             Self::ExcludedOutbound => 6,
             Self::ExcludedInbound => 7,
             Self::Bypassed => 8,
+            Self::DnsCaptured => 9,
+            Self::DnsPassed => 10,
         }
     }
 
@@ -65,6 +73,8 @@ impl Counter {
             Self::Bypassed => "bypassed",
             Self::ExcludedOutbound => "excluded_outbound",
             Self::ExcludedInbound => "excluded_inbound",
+            Self::DnsCaptured => "dns_captured",
+            Self::DnsPassed => "dns_passed",
         }
     }
 }

@@ -59,9 +59,19 @@ static EXCLUDED_BLOCKS: LpmTrie<OutboundBlock, u32> = LpmTrie::with_max_entries(
 #[map]
 static EXCLUDED_INBOUND: HashMap<Endpoint, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
+/// Pods whose DNS goes to the agent, by netns cookie; the value is reserved. Written by the agent, read by connect,
+/// sendmsg and `sk_lookup`.
+#[map]
+static DNS_PODS: HashMap<u64, u32> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// Which resolver each in-pod DNS listener stands for, from the first query to it until the pod leaves. Written by connect
+/// and sendmsg, which pass what finds no listener; read by recvmsg, getpeername and the agent, which removes it.
+#[map]
+static RESOLVERS: HashMap<SocketKey, Addr> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
 /// Counts of `mesh_common::counter::Counter`. Written by every hook, read by the agent.
 #[map]
-static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(9, 0);
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(11, 0);
 
 /// When the agent last said that it lives, of `CLOCK_MONOTONIC`. Written by the agent, read by connect and `sk_lookup`.
 #[map]
@@ -166,6 +176,27 @@ pub(crate) fn is_excluded_inbound(local: &Endpoint) -> bool {
     EXCLUDED_INBOUND.get_ptr(local).is_some()
 }
 
+pub(crate) fn captures_dns(netns: u64) -> bool {
+    DNS_PODS.get_ptr(netns).is_some()
+}
+
+pub(crate) fn resolver(listener: &SocketKey) -> Option<Addr> {
+    copy(RESOLVERS.get_ptr(listener))
+}
+
+/// Whether `listener` stands for `resolver`; one that stands for nobody is taken for it.
+#[inline(always)]
+pub(crate) fn stands_for(listener: &SocketKey, resolver: &Addr) -> bool {
+    if let Some(known) = self::resolver(listener) {
+        return known.is(resolver);
+    }
+    if RESOLVERS.insert(listener, resolver, BPF_NOEXIST).is_ok() {
+        return true;
+    }
+    // Another CPU was faster, perhaps for the same resolver.
+    self::resolver(listener).is_some_and(|known| known.is(resolver))
+}
+
 pub(crate) fn count(counter: Counter) {
     if let Some(slot) = COUNTERS.get_ptr_mut(counter.slot()) {
         add_one(slot);
@@ -185,3 +216,6 @@ fn copy<T: Copy>(value: Option<*const T>) -> Option<T> {
     // SAFETY: the kernel returned it for a value of type `T`; a map value outlives the program run (RCU).
     value.map(|value| unsafe { *value })
 }
+
+/// Of `bpf_map_update_elem`: fails where the key is there.
+const BPF_NOEXIST: u64 = 1;

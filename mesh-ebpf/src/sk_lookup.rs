@@ -4,10 +4,10 @@
 
 use aya_ebpf::bindings::sk_action;
 use mesh_common::counter::Counter;
-use mesh_common::layout::Endpoint;
+use mesh_common::layout::{Addr, Endpoint};
 
 use crate::ctx::Lookup;
-use crate::maps;
+use crate::{dns, maps};
 
 /// What becomes of the packet.
 #[derive(Clone, Copy)]
@@ -28,13 +28,14 @@ impl Steering {
 
 #[inline(always)]
 pub(crate) fn steer(packet: &Lookup) -> Steering {
+    if packet.is_udp() {
+        return dns::guard(packet);
+    }
     if !packet.is_tcp() {
         return Steering::Pass;
     }
     let (remote, local) = packet.addrs();
-    // From the pod itself: a captured connect on its way to the agent, the agent's delivery, or the pod's own
-    // affair. From outside neither comes: the kernel drops such sources as martians.
-    if remote.is(&local) || remote.is_loopback() || local.is_loopback() {
+    if is_own(&remote, &local) {
         return Steering::Pass;
     }
     // A neighbour on the link that avoids the pod's address would avoid every policy.
@@ -70,8 +71,15 @@ pub(crate) fn steer(packet: &Lookup) -> Steering {
     Steering::Pass
 }
 
+/// From the pod itself: a captured connect on its way to the agent, the agent's delivery, or the pod's own affair. From
+/// outside neither comes: the kernel drops such sources as martians.
 #[inline(always)]
-fn refuse() -> Steering {
+pub(crate) fn is_own(remote: &Addr, local: &Addr) -> bool {
+    remote.is(local) || remote.is_loopback() || local.is_loopback()
+}
+
+#[inline(always)]
+pub(crate) fn refuse() -> Steering {
     maps::count(Counter::Dropped);
     Steering::Drop
 }

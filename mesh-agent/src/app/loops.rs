@@ -129,6 +129,12 @@ impl ConfigLoop {
                 Change::ExclusionsFailed { why } => {
                     tracing::error!(pod = report.pod, why, "what a pod excludes is not in force");
                 }
+                Change::DnsChanged { is_captured } => {
+                    tracing::info!(pod = report.pod, is_captured, "DNS capture of a pod changed");
+                }
+                Change::DnsFailed { why } => {
+                    tracing::error!(pod = report.pod, why, "DNS of a pod cannot be captured");
+                }
                 Change::LeftUncleanly { why } => tracing::error!(pod = report.pod, why, "pod left traces"),
             }
         }

@@ -12,6 +12,7 @@ use aya::util::nr_cpus;
 use mesh_common::counter::Counter;
 use mesh_common::layout::{Addr, Pod, PodAddr};
 
+use crate::kernel::dns::DnsMaps;
 use crate::kernel::error::KernelError;
 use crate::kernel::exclusions::ExclusionMaps;
 use crate::kernel::flow_table::{EbpfFlows, absent_is_fine};
@@ -36,6 +37,7 @@ pub struct EbpfKernel {
     programs: Programs,
     maps: PodMaps,
     exclusions: ExclusionMaps,
+    dns: DnsMaps,
     flows: Arc<EbpfFlows>,
     pulse: Arc<EbpfPulse>,
 }
@@ -57,6 +59,7 @@ impl EbpfKernel {
         let pulse = Arc::new(EbpfPulse::open(&mut programs)?);
         let maps = PodMaps::open(&mut programs)?;
         let exclusions = ExclusionMaps::open(&mut programs)?;
+        let dns = DnsMaps::open(&mut programs)?;
         Ok(Self {
             found,
             pins,
@@ -64,6 +67,7 @@ impl EbpfKernel {
             programs,
             maps,
             exclusions,
+            dns,
             flows,
             pulse,
         })
@@ -131,6 +135,10 @@ impl Kernel for EbpfKernel {
         self.exclusions.put(netns, addrs, wanted)
     }
 
+    fn capture_dns(&mut self, netns: NetnsCookie, is_captured: bool) -> Result<(), KernelError> {
+        self.dns.set(netns, is_captured)
+    }
+
     fn repair(&mut self, site: &Site) -> Result<Vec<Hook>, KernelError> {
         let cookie = site.netns.cookie();
         let (cgroup, netns) = site.files().ok_or(KernelError::ForeignSite(cookie))?;
@@ -156,8 +164,14 @@ impl Kernel for EbpfKernel {
             .filter(|addr| self.maps.is_owner(netns, addr))
             .collect();
         let included = self.exclusions.put(netns, &own, &Exclusions::default());
+        let forgotten = self.dns.remove(netns);
         let removed = self.maps.remove(netns, &addrs);
-        self.flows.sweep(netns).and(unlinked).and(removed).and(included)
+        self.flows
+            .sweep(netns)
+            .and(unlinked)
+            .and(removed)
+            .and(included)
+            .and(forgotten)
     }
 
     fn orphans(&self) -> Result<Vec<Orphan>, KernelError> {

@@ -6,13 +6,15 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, MapData, MapError};
 use aya::sys::SyscallError;
-use mesh_common::layout::{Endpoint, SocketKey};
+use mesh_common::dns::DNS_PORT;
+use mesh_common::layout::{Addr, Endpoint, SocketKey};
 
+use crate::kernel::dns::RESOLVERS;
 use crate::kernel::error::KernelError;
 use crate::kernel::loader::Programs;
 use crate::pod::flows::FlowTable;
@@ -25,6 +27,7 @@ pub struct EbpfFlows {
     living: Handles,
     closed: Ends,
     true_peer: Handles,
+    resolvers: HashMap<MapData, SocketKey, Addr>,
 }
 
 impl EbpfFlows {
@@ -34,6 +37,7 @@ impl EbpfFlows {
             living: Handles::open(programs, "ORIGINAL_DST")?,
             closed: programs.map("ORIGINAL_OF_CLOSED")?,
             true_peer: Handles::open(programs, "TRUE_PEER")?,
+            resolvers: programs.hash_map_handle(RESOLVERS)?,
         })
     }
 
@@ -67,6 +71,14 @@ impl FlowTable for EbpfFlows {
             .writer(bound.port())
             .insert(key, Endpoint::from(peer), 0)
             .map_err(plain)
+    }
+
+    fn resolver_behind(&self, netns: NetnsCookie, listener: SocketAddr) -> io::Result<Option<SocketAddr>> {
+        match self.resolvers.get(&SocketKey::new(netns.0, listener), 0) {
+            Ok(addr) => Ok(Some(SocketAddr::new(IpAddr::from(addr), DNS_PORT))),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(plain(error)),
+        }
     }
 
     fn forget_true_peer(&self, netns: NetnsCookie, bound: SocketAddr) -> io::Result<()> {

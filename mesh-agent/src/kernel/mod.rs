@@ -3,6 +3,7 @@
 //! Place in the walk: none; it makes connections come to the walk at all. The only room that knows aya. Must not
 //! know: protocols, policies, routes, how bytes move.
 
+mod dns;
 pub mod ebpf;
 pub mod enrolment;
 pub mod error;
@@ -72,6 +73,10 @@ pub trait Kernel: Send + fmt::Debug {
         wanted: &Exclusions,
     ) -> Result<(), KernelError>;
 
+    /// Says whether the DNS of a pod, which was put, goes to its in-pod DNS listeners. Which resolvers they stand for stays
+    /// known until the pod is removed.
+    fn capture_dns(&mut self, netns: NetnsCookie, is_captured: bool) -> Result<(), KernelError>;
+
     /// Unhooks what was put, in reverse order, and excludes nothing any more; removing what is not there is no error.
     /// What an address means to another pod by now stays.
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError>;
@@ -127,6 +132,14 @@ pub enum Hook {
     Getpeername4,
     /// The peer that IPv6 sockets of the cgroup see.
     Getpeername6,
+    /// Whom the cgroup's IPv4 sockets hear from.
+    Recvmsg4,
+    /// Whom the cgroup's IPv6 sockets hear from.
+    Recvmsg6,
+    /// Datagrams of the cgroup to IPv4 addresses.
+    Sendmsg4,
+    /// Datagrams of the cgroup to IPv6 addresses.
+    Sendmsg6,
     /// Connects of the cgroup's IPv4 sockets.
     Connect4,
     /// Connects of the cgroup's IPv6 sockets.
@@ -135,14 +148,23 @@ pub enum Hook {
 
 impl Hook {
     /// Every hook, in the order in which a pod is hooked up: connects last, when all that they lead to is there.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::SkLookup,
         Self::SockOps,
         Self::Getpeername4,
         Self::Getpeername6,
+        Self::Recvmsg4,
+        Self::Recvmsg6,
+        Self::Sendmsg4,
+        Self::Sendmsg6,
         Self::Connect4,
         Self::Connect6,
     ];
+
+    /// Whether its program is linked to the namespace; the others are linked to the cgroup.
+    pub fn is_of_netns(self) -> bool {
+        self == Self::SkLookup
+    }
 
     /// Name of its program in the object file.
     pub fn program(self) -> &'static str {
@@ -151,6 +173,10 @@ impl Hook {
             Self::SockOps => "mesh_sock_ops",
             Self::Getpeername4 => "mesh_peername4",
             Self::Getpeername6 => "mesh_peername6",
+            Self::Recvmsg4 => "mesh_recvmsg4",
+            Self::Recvmsg6 => "mesh_recvmsg6",
+            Self::Sendmsg4 => "mesh_sendmsg4",
+            Self::Sendmsg6 => "mesh_sendmsg6",
             Self::Connect4 => "mesh_connect4",
             Self::Connect6 => "mesh_connect6",
         }

@@ -3,6 +3,7 @@
 //! Place in the walk: they call the other rooms in order: capture, identity, detect, policy, route, balance,
 //! transport, telemetry. Must not know: eBPF, where facts come from.
 
+mod dns;
 pub mod hop;
 mod http;
 mod inbound;
@@ -20,14 +21,17 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use crate::capture::dns::DnsListeners;
 use crate::capture::door::{Accepted, Captured, Door};
 use crate::capture::listeners::PodListeners;
 use crate::capture::{Direction, PodHost};
 use crate::detect::Prefixed;
+use crate::dns::Zone;
 use crate::identity::Certificates;
 use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
+use crate::proxy::dns::PodDns;
 use crate::proxy::pods::{MAX_CONNECTIONS, ServedPod, ServedPods};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::{self, Telemetry};
@@ -60,6 +64,8 @@ pub struct ProxySettings {
     pub connect_timeout: Duration,
     /// How long a TCP connection may be silent in both directions (Envoy's and Istio's default: 1 h).
     pub idle_timeout: Duration,
+    /// What is answered to captured DNS questions.
+    pub zone: Zone,
 }
 
 impl Mesh {
@@ -126,6 +132,7 @@ impl PodHost for Proxy {
             pool: HttpPool::new(tasks.clone()),
             tasks,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            dns: PodDns::default(),
         });
         if let Some(before) = self.mesh.pods.insert(&served) {
             before.retire();
@@ -134,6 +141,13 @@ impl PodHost for Proxy {
             let (mesh, served) = (Arc::clone(&self.mesh), Arc::clone(&served));
             let tasks = served.tasks.clone();
             tasks.spawn("accept", async move { accept(&mesh, &served, &door).await });
+        }
+    }
+
+    fn resolve(&self, uid: &WorkloadUid, listeners: Option<DnsListeners>) {
+        let _on_data = self.data.enter();
+        if let Some(served) = self.mesh.pods.find(uid) {
+            served.dns.set(&self.mesh, &served, listeners);
         }
     }
 

@@ -183,6 +183,11 @@ impl Lab {
     }
 
     fn python(&self, side: Side, args: &[&str]) -> Result<Child> {
+        self.script(side, PYTHON, args)
+    }
+
+    /// Starts a Python program; what it prints can be read.
+    pub(crate) fn script(&self, side: Side, python: &str, args: &[&str]) -> Result<Child> {
         let join = if side == Side::Pod {
             "echo $$ > \"$0/cgroup.procs\" || exit 1; "
         } else {
@@ -193,7 +198,7 @@ impl Lab {
             .args(["-c", &script])
             .arg(&self.cgroup)
             .arg(self.netns(side))
-            .arg(PYTHON)
+            .arg(python)
             .args(args)
             .stdout(Stdio::piped())
             .spawn()?;

@@ -2,6 +2,7 @@
 //!
 //! Must not know: where the wish comes from, what the proxy does with a pod.
 
+mod dns;
 mod exclusions;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ use std::time::SystemTime;
 
 use crate::capture::PodHost;
 use crate::capture::listeners::{PodListeners, PodPorts};
+use crate::kernel::enrolment::dns::Dns;
 use crate::kernel::enrolment::exclusions::Excluded;
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
@@ -30,6 +32,7 @@ pub struct Enrolment {
     kernel: Box<dyn Kernel>,
     host: Arc<dyn PodHost>,
     ports: PodPorts,
+    captures_dns: bool,
     present: BTreeMap<WorkloadUid, Present>,
     absent: BTreeMap<WorkloadUid, Absent>,
 }
@@ -41,6 +44,7 @@ struct Present {
     site: Site,
     fail_mode: FailMode,
     excluded: Excluded,
+    dns: Dns,
     since: SystemTime,
     /// Why hooks that somebody took away cannot be linked again.
     unrepaired: Option<String>,
@@ -60,9 +64,17 @@ impl Enrolment {
             kernel,
             host,
             ports,
+            captures_dns: false,
             present: BTreeMap::new(),
             absent: BTreeMap::new(),
         }
+    }
+
+    /// Whether DNS of pods whose facts say nothing about it is captured; it is not unless said here.
+    #[must_use]
+    pub fn capturing_dns(mut self, captures_dns: bool) -> Self {
+        self.captures_dns = captures_dns;
+        self
     }
 
     /// How the hooks learn that the agent lives.
@@ -86,6 +98,7 @@ impl Enrolment {
         }
         self.release_orphans();
         self.keep_exclusions(wanted, &mut reports);
+        self.keep_dns(wanted, &mut reports);
         reports
     }
 
@@ -236,6 +249,7 @@ impl Enrolment {
             site,
             fail_mode: workload.fail_mode,
             excluded: Excluded::default(),
+            dns: Dns::default(),
             since: SystemTime::now(),
             unrepaired: None,
         };

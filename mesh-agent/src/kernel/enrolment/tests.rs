@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use super::*;
+use crate::capture::dns::DnsListeners;
 use crate::kernel::fake::FakeKernel;
 use crate::mesh::exclusions::Exclusions;
 use crate::mesh::workload::fixture;
@@ -11,11 +12,14 @@ use crate::pod::netns::NetnsCookie;
 
 /// Keeps what joined, until it leaves.
 #[derive(Default)]
-struct Host(Mutex<Vec<(LocalPod, PodListeners)>>);
+pub(super) struct Host {
+    pods: Mutex<Vec<(LocalPod, PodListeners)>>,
+    pub(super) resolved: Mutex<BTreeMap<WorkloadUid, DnsListeners>>,
+}
 
 impl Host {
     fn uids(&self) -> Vec<String> {
-        self.0
+        self.pods
             .lock()
             .unwrap()
             .iter()
@@ -23,8 +27,8 @@ impl Host {
             .collect()
     }
 
-    fn netns(&self, uid: &str) -> NetnsCookie {
-        let pods = self.0.lock().unwrap();
+    pub(super) fn netns(&self, uid: &str) -> NetnsCookie {
+        let pods = self.pods.lock().unwrap();
         pods.iter()
             .find(|(pod, _)| pod.workload.uid == WorkloadUid::new(uid))
             .unwrap()
@@ -36,21 +40,33 @@ impl Host {
 
 impl PodHost for Host {
     fn joined(&self, pod: LocalPod, listeners: PodListeners) {
-        self.0.lock().unwrap().push((pod, listeners));
+        self.pods.lock().unwrap().push((pod, listeners));
+    }
+
+    fn resolve(&self, uid: &WorkloadUid, listeners: Option<DnsListeners>) {
+        let mut resolved = self.resolved.lock().unwrap();
+        match listeners {
+            Some(listeners) => resolved.insert(uid.clone(), listeners),
+            None => resolved.remove(uid),
+        };
     }
 
     fn left(&self, uid: &WorkloadUid) {
-        self.0.lock().unwrap().retain(|(pod, _)| pod.workload.uid != *uid);
+        self.resolve(uid, None);
+        self.pods
+            .lock()
+            .unwrap()
+            .retain(|(pod, _)| pod.workload.uid != *uid);
     }
 }
 
-struct Bench {
-    kernel: FakeKernel,
-    host: Arc<Host>,
-    enrolment: Enrolment,
+pub(super) struct Bench {
+    pub(super) kernel: FakeKernel,
+    pub(super) host: Arc<Host>,
+    pub(super) enrolment: Enrolment,
 }
 
-fn bench() -> Bench {
+pub(super) fn bench() -> Bench {
     let (kernel, host) = (FakeKernel::default(), Arc::new(Host::default()));
     let enrolment = Enrolment::new(Box::new(kernel.clone()), Arc::<Host>::clone(&host), PodPorts::ANY);
     Bench {
@@ -60,7 +76,7 @@ fn bench() -> Bench {
     }
 }
 
-fn pod(uid: &str, netns: &str, addrs: &[&str]) -> Arc<Workload> {
+pub(super) fn pod(uid: &str, netns: &str, addrs: &[&str]) -> Arc<Workload> {
     let mut pod = fixture::pod("test", uid);
     pod.uid = WorkloadUid::new(uid);
     pod.addrs = addrs.iter().map(|addr| addr.parse::<IpAddr>().unwrap()).collect();
@@ -71,7 +87,7 @@ fn pod(uid: &str, netns: &str, addrs: &[&str]) -> Arc<Workload> {
     Arc::new(pod)
 }
 
-fn said(reports: &[Report]) -> Vec<String> {
+pub(super) fn said(reports: &[Report]) -> Vec<String> {
     reports.iter().map(ToString::to_string).collect()
 }
 
