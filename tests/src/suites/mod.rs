@@ -6,6 +6,7 @@
 mod ask;
 mod capture;
 mod control;
+mod dns;
 mod exceptions;
 mod faults;
 mod protocols;
@@ -86,6 +87,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "exceptions",
             claims: exceptions::CLAIMS,
+        },
+        Suite {
+            name: "dns",
+            claims: dns::CLAIMS,
         },
         Suite {
             name: "control",
