@@ -277,7 +277,7 @@ fn capture_follows_the_annotation_within_a_second(lab: &Running) -> Result<()> {
     let is_captured = || Ok(!short(lab, ASKER, &resolver, FAR, "A")?.is_empty());
     ensure!(is_captured()?, "not captured before");
     let before = lab.manifest(FILE)?;
-    let without = before.replace("dns-capture: \"true\"", "dns-capture: \"false\"");
+    let without = before.replace("dns-capture: 'true'", "dns-capture: 'false'");
     ensure!(without != before, "{FILE} has no such annotation");
     lab.put_manifest(FILE, &without)?;
     let let_go = until(SECOND, "DNS is left alone", || Ok(!is_captured()?));
