@@ -7,7 +7,7 @@ pub enum Counter {
     Captured,
     /// A connect was left alone: loopback, link-local, multicast or the pod itself.
     LeftAlone,
-    /// A connect was refused: no address of the family, or the agent's own port.
+    /// A connect was refused: no address of the family, the agent's own port, or a namespace that is not the pod's.
     Refused,
     /// A destination could not be filed: the connect was refused, or the agent will refuse it.
     Lost,
@@ -21,6 +21,8 @@ pub enum Counter {
     ExcludedOutbound,
     /// An inbound connection was left to the application because the pod's annotations exclude its port.
     ExcludedInbound,
+    /// A connection of the pod's own node to a port that a probe names was left to the application.
+    Probe,
     /// A DNS socket or datagram was sent to the agent.
     DnsCaptured,
     /// DNS went past the agent: the pod asks more resolvers than there are listeners.
@@ -29,7 +31,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Captured,
         Self::LeftAlone,
         Self::Refused,
@@ -39,6 +41,7 @@ impl Counter {
         Self::ExcludedOutbound,
         Self::ExcludedInbound,
         Self::Bypassed,
+        Self::Probe,
         Self::DnsCaptured,
         Self::DnsPassed,
     ];
@@ -56,8 +59,9 @@ impl Counter {
             Self::ExcludedOutbound => 6,
             Self::ExcludedInbound => 7,
             Self::Bypassed => 8,
-            Self::DnsCaptured => 9,
-            Self::DnsPassed => 10,
+            Self::Probe => 9,
+            Self::DnsCaptured => 10,
+            Self::DnsPassed => 11,
         }
     }
 
@@ -73,6 +77,7 @@ impl Counter {
             Self::Bypassed => "bypassed",
             Self::ExcludedOutbound => "excluded_outbound",
             Self::ExcludedInbound => "excluded_inbound",
+            Self::Probe => "probe",
             Self::DnsCaptured => "dns_captured",
             Self::DnsPassed => "dns_passed",
         }

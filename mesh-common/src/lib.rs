@@ -15,6 +15,7 @@ pub mod direct;
 pub mod dns;
 pub mod exclusion;
 pub mod layout;
+pub mod map;
 #[cfg(feature = "user")]
 pub mod netns_cookie;
 pub mod reach;

@@ -17,16 +17,16 @@ pub(crate) fn decide(sock: &SockAddr) -> Outcome {
     if !sock.is_tcp() {
         return Outcome::Allow;
     }
-    // A process of the pod's cgroup in a namespace that is not the pod's is none of ours.
-    let netns = sock.netns();
-    let Some(pod) = maps::pod(netns) else {
-        return Outcome::Allow;
-    };
     let dialled = sock.peer();
-    if dialled.addr.is_left_alone() && !is_dns(netns, &dialled) {
+    if dialled.addr.is_left_alone() && !is_dns(sock, &dialled) {
         maps::count(Counter::LeftAlone);
         return Outcome::Allow;
     }
+    // A process of the pod in a network namespace of its own making, or somebody took the pod's entry away.
+    let netns = sock.netns();
+    let Some(pod) = maps::pod(netns) else {
+        return refuse(Counter::Refused, ENETUNREACH);
+    };
     if dialled.addr.is(&pod.v4) || dialled.addr.is(&pod.v6) {
         return own_address(&dialled);
     }
@@ -42,8 +42,8 @@ pub(crate) fn decide(sock: &SockAddr) -> Outcome {
 
 /// DNS over TCP goes wherever DNS over UDP would.
 #[inline(always)]
-fn is_dns(netns: u64, dialled: &Endpoint) -> bool {
-    dialled.port == u32::from(DNS_PORT) && !dialled.addr.is_no_resolver() && maps::captures_dns(netns)
+fn is_dns(sock: &SockAddr, dialled: &Endpoint) -> bool {
+    dialled.port == u32::from(DNS_PORT) && !dialled.addr.is_no_resolver() && maps::captures_dns(sock.netns())
 }
 
 /// Nobody is there to be sent to, or nobody that answers.

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::{
     bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval, bpf_sock_ops_cb_flags_set,
 };
 use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
-use mesh_common::layout::{Addr, Endpoint};
+use mesh_common::layout::{Addr, Endpoint, OUTBOUND_PORT};
 
 /// What a `sock_ops` program returns when it has nothing to say.
 pub(crate) const SOCK_OPS_DONE: u32 = 1;
@@ -196,6 +196,19 @@ impl SockEvent {
             addr,
             port: read!(self.ctx.ops, local_port),
         }
+    }
+
+    /// Whether the socket connects to the agent's port of the pod's own address.
+    #[inline(always)]
+    pub(crate) fn dials_agent(&self) -> bool {
+        let remote = of_family(
+            read!(self.ctx.ops, family),
+            read!(self.ctx.ops, remote_ip4),
+            read_v6!(self.ctx.ops, remote_ip6),
+        );
+        // Network order in the upper half on little-endian machines (`bpf_sock_ops` of include/uapi/linux/bpf.h).
+        let port = u32::from_be(read!(self.ctx.ops, remote_port));
+        port == u32::from(OUTBOUND_PORT) && remote.is(&self.local().addr)
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ use mesh_common::layout::{Addr, Endpoint, Pod, SocketKey};
 use crate::connect::{refuse_port, without_agent};
 use crate::ctx::{Lookup, Outcome, SockAddr};
 use crate::maps;
-use crate::sk_lookup::{Steering, is_own, refuse};
+use crate::sk_lookup::{Steering, is_own_affair, refuse};
 
 /// `connect()` of a UDP socket.
 #[inline(always)]
@@ -117,7 +117,7 @@ pub(crate) fn guard(packet: &Lookup) -> Steering {
         return Steering::Pass;
     }
     let (remote, local) = packet.addrs();
-    if is_own(&remote, &local) {
+    if is_own_affair(&remote, &local) {
         return Steering::Pass;
     }
     match maps::pod_addr(&local) {

@@ -85,6 +85,12 @@ fn mesh_sk_lookup(ctx: SkLookupContext) -> u32 {
     sk_lookup::steer(&Lookup::new(ctx)).code()
 }
 
+/// The same of a pod whose address means another pod by now.
+#[sk_lookup]
+fn mesh_sk_refuse(ctx: SkLookupContext) -> u32 {
+    sk_lookup::refuse_all(&Lookup::new(ctx)).code()
+}
+
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

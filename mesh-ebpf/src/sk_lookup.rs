@@ -35,7 +35,7 @@ pub(crate) fn steer(packet: &Lookup) -> Steering {
         return Steering::Pass;
     }
     let (remote, local) = packet.addrs();
-    if is_own(&remote, &local) {
+    if is_own_affair(&remote, &local) {
         return Steering::Pass;
     }
     // A neighbour on the link that avoids the pod's address would avoid every policy.
@@ -51,6 +51,10 @@ pub(crate) fn steer(packet: &Lookup) -> Steering {
     };
     if maps::is_excluded_inbound(&wanted) {
         maps::count(Counter::ExcludedInbound);
+        return Steering::Pass;
+    }
+    if maps::is_node(&remote) && maps::is_probed(&wanted) {
+        maps::count(Counter::Probe);
         return Steering::Pass;
     }
     if maps::is_agent_dead() {
@@ -71,10 +75,20 @@ pub(crate) fn steer(packet: &Lookup) -> Steering {
     Steering::Pass
 }
 
-/// From the pod itself: a captured connect on its way to the agent, the agent's delivery, or the pod's own affair. From
-/// outside neither comes: the kernel drops such sources as martians.
+/// Lets in what the pod itself sends, and nobody else.
 #[inline(always)]
-pub(crate) fn is_own(remote: &Addr, local: &Addr) -> bool {
+pub(crate) fn refuse_all(packet: &Lookup) -> Steering {
+    let (remote, local) = packet.addrs();
+    if !packet.is_tcp() || is_own_affair(&remote, &local) {
+        return Steering::Pass;
+    }
+    refuse()
+}
+
+/// From the pod itself: a captured connect on its way to the agent, the agent's delivery, or the pod's own affair.
+/// From outside neither comes: the kernel drops such sources as martians.
+#[inline(always)]
+pub(crate) fn is_own_affair(remote: &Addr, local: &Addr) -> bool {
     remote.is(local) || remote.is_loopback() || local.is_loopback()
 }
 

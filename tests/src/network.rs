@@ -134,15 +134,18 @@ fn add_pod(site: &Site, node: &NodePlan, port: usize, pod: &PodPlan) -> Result<(
             pod.netns
         ),
     )?;
+    let ipv4 = format!(
+        "addr add {}/24 dev eth0\nroute add default via {}\n",
+        pod.ipv4,
+        node_ipv4(node.index, 1),
+    );
     ip(
         &pod.netns,
         &format!(
-            "link set eth0 up\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n\
-             route add default via {}\nroute add ::/0 via {}\n",
-            pod.ipv4,
+            "link set eth0 up\naddr add {}/64 dev eth0 nodad\nroute add ::/0 via {}\n{}",
             pod.ipv6,
-            node_ipv4(node.index, 1),
             node_ipv6(node.index, 1),
+            if pod.is_ipv6_only { "" } else { &ipv4 },
         ),
     )
 }

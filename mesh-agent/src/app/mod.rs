@@ -24,6 +24,7 @@ use crate::config::{AccessLogTarget, Config, UninstallArgs};
 use crate::control::file::FileSource;
 use crate::dns::Zone;
 use crate::identity::{Certificates, EmbeddedCa};
+use crate::kernel::capacity::Capacity;
 use crate::kernel::ebpf::EbpfKernel;
 use crate::kernel::enrolment::Enrolment;
 use crate::kernel::uninstall::{self, Removed};
@@ -102,7 +103,7 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
     let telemetry = Telemetry::with_access_log(access_log(&config.access_log)?);
     telemetry.observe_tasks(tasks.clone());
     let admin = AdminServer::bind(config.admin_addr, readiness.clone()).await?;
-    let kernel = EbpfKernel::load(&config.bpf_dir, &config.node_name)?;
+    let kernel = EbpfKernel::load(&config.bpf_dir, &config.node_name, capacity(config))?;
     let ca = EmbeddedCa::open(&config.ca_dir, &config.trust_domain, config.certificate_ttl)?;
     let certificates = Arc::new(Certificates::new(Arc::new(ca), &tasks));
     watch_certificates(&telemetry, &certificates);
@@ -189,6 +190,13 @@ fn watch_certificates(telemetry: &Telemetry, certificates: &Arc<Certificates>) {
 /// Nothing is known yet: no pod is served, so nothing can go wrong by it.
 fn first_snapshot(config: &Config) -> Snapshot {
     Snapshot::build(&Facts::default(), &snapshot_settings(config), None).0
+}
+
+fn capacity(config: &Config) -> Capacity {
+    Capacity {
+        pods: config.max_pods,
+        flows: config.max_flows,
+    }
 }
 
 fn snapshot_settings(config: &Config) -> SnapshotSettings {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::mesh::domain::ClusterDomain;
 
-pub use self::cli::{CheckArgs, Cli, Command, RunArgs, StatusArgs, UninstallArgs};
+pub use self::cli::{CheckArgs, Cli, Command, RunArgs, StatusArgs, StatusOutput, UninstallArgs};
 
 /// The agent's settings, complete and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +55,10 @@ pub struct Config {
     pub cluster_domain: ClusterDomain,
     /// Default 30 s.
     pub dns_ttl: Duration,
+    /// Pods that may be enrolled at a time; sizes maps. Default 4096.
+    pub max_pods: u32,
+    /// Connections that may be captured at a time, in each direction; sizes maps. Default 262144.
+    pub max_flows: u32,
 }
 
 /// Where access-log lines go.

@@ -76,6 +76,12 @@ pub(super) struct Settings {
     /// Seconds that the agent's DNS answers may be kept (0 to 86400); those about headless Services 5 at most.
     #[arg(long, env = "MESH_DNS_TTL_S")]
     dns_ttl_s: Option<u64>,
+    /// Pods of this node that may be enrolled at a time (16 to 65536): sizes the maps of pods and of what they exclude.
+    #[arg(long, env = "MESH_MAX_PODS")]
+    max_pods: Option<u32>,
+    /// Connections of them that may be captured at a time, in each direction (1024 to 4194304): sizes the maps of flows.
+    #[arg(long, env = "MESH_MAX_FLOWS")]
+    max_flows: Option<u32>,
 }
 
 impl Settings {
@@ -101,6 +107,8 @@ impl Settings {
             dns_capture: self.dns_capture.or(lower.dns_capture),
             cluster_domain: self.cluster_domain.or(lower.cluster_domain),
             dns_ttl_s: self.dns_ttl_s.or(lower.dns_ttl_s),
+            max_pods: self.max_pods.or(lower.max_pods),
+            max_flows: self.max_flows.or(lower.max_flows),
         }
     }
 
@@ -138,6 +146,10 @@ impl Settings {
             1,
             1024,
         )?;
+        let max_pods = self.max_pods.unwrap_or(4_096);
+        ranged("max_pods", max_pods.into(), 16, 65_536)?;
+        let max_flows = self.max_flows.unwrap_or(262_144);
+        ranged("max_flows", max_flows.into(), 1_024, 4_194_304)?;
         Ok(Config {
             node_name: self.node_name.ok_or(ConfigError::Missing("node_name"))?,
             manifests: self.manifests.ok_or(ConfigError::Missing("manifests"))?,
@@ -168,6 +180,8 @@ impl Settings {
             dns_capture: on_or_off("dns_capture", self.dns_capture.as_deref().unwrap_or("off"))?,
             cluster_domain: domain(self.cluster_domain)?,
             dns_ttl: Duration::from_secs(dns_ttl),
+            max_pods,
+            max_flows,
         })
     }
 }
@@ -250,7 +264,7 @@ fn domain(written: Option<String>) -> Result<ClusterDomain, ConfigError> {
 }
 
 /// Names of all settings, for suggestions.
-const FIELDS: [&str; 19] = [
+const FIELDS: [&str; 21] = [
     "node_name",
     "manifests",
     "state_dir",
@@ -270,6 +284,8 @@ const FIELDS: [&str; 19] = [
     "dns_capture",
     "cluster_domain",
     "dns_ttl_s",
+    "max_pods",
+    "max_flows",
 ];
 
 #[cfg(test)]

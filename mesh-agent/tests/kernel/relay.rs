@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use mesh_agent::capture::dns::DnsListeners;
 use mesh_agent::capture::door::{Accepted, Captured, Door};
 use mesh_agent::capture::listeners::PodListeners;
-use mesh_agent::capture::{Direction, PodHost};
+use mesh_agent::capture::{Direction, Leaving, PodHost};
 use mesh_agent::mesh::workload::WorkloadUid;
 use mesh_agent::pod::LocalPod;
 use nix::errno::Errno;
@@ -65,20 +65,21 @@ impl Relay {
 pub(crate) struct Held(pub(crate) Mutex<Option<(LocalPod, PodListeners)>>);
 
 impl PodHost for Held {
-    fn joined(&self, pod: LocalPod, listeners: PodListeners) {
+    fn joined(&self, pod: LocalPod, listeners: PodListeners) -> io::Result<()> {
         *self.0.lock().unwrap() = Some((pod, listeners));
+        Ok(())
     }
 
     fn resolve(&self, _: &WorkloadUid, _: Option<DnsListeners>) {}
 
-    fn left(&self, _: &WorkloadUid) {}
+    fn left(&self, _: &WorkloadUid, _: Leaving) {}
 }
 
 impl PodHost for Relay {
-    fn joined(&self, pod: LocalPod, listeners: PodListeners) {
+    fn joined(&self, pod: LocalPod, listeners: PodListeners) -> io::Result<()> {
         let _inside = self.runtime.enter();
         let mut doors = JoinSet::new();
-        for door in listeners.into_doors(&pod).unwrap() {
+        for door in listeners.into_doors(&pod)? {
             let (flows, strays) = (Arc::clone(&self.flows), Arc::clone(&self.strays));
             doors.spawn_on(serve(door, flows, strays), &self.runtime);
         }
@@ -89,6 +90,7 @@ impl PodHost for Relay {
             resolving: JoinSet::new(),
         };
         self.pods.lock().unwrap().insert(uid, served);
+        Ok(())
     }
 
     fn resolve(&self, uid: &WorkloadUid, listeners: Option<DnsListeners>) {
@@ -102,7 +104,7 @@ impl PodHost for Relay {
         }
     }
 
-    fn left(&self, uid: &WorkloadUid) {
+    fn left(&self, uid: &WorkloadUid, _: Leaving) {
         self.pods.lock().unwrap().remove(uid);
     }
 }

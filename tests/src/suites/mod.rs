@@ -13,6 +13,7 @@ mod protocols;
 mod restart;
 mod routes;
 mod security;
+mod shapes;
 mod soak;
 
 use std::path::Path;
@@ -57,8 +58,11 @@ pub struct Verdict {
     pub seconds: f64,
 }
 
-/// Makes a claim of a function whose name is the claim.
+/// Makes a claim of a function whose name is the claim, of this file or of files below it.
 macro_rules! claims {
+    ($($file:ident { $($check:ident),+ $(,)? })+) => {
+        &[$($($crate::suites::Claim { name: stringify!($check), check: $file::$check }),+),+]
+    };
     ($($check:ident),+ $(,)?) => {
         &[$($crate::suites::Claim { name: stringify!($check), check: $check }),+]
     };
@@ -91,6 +95,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "dns",
             claims: dns::CLAIMS,
+        },
+        Suite {
+            name: "shapes",
+            claims: shapes::CLAIMS,
         },
         Suite {
             name: "control",

@@ -19,6 +19,9 @@ pub(crate) const LAB_PACKAGES: &[&str] = &[
     "curl",
     "dnsmasq-base",
     "iproute2",
+    "mariadb-client",
+    "mariadb-server",
+    "netcat-openbsd",
     "nghttp2-client",
     "nginx-light|nginx",
     "openssl",
@@ -29,6 +32,19 @@ pub(crate) const LAB_PACKAGES: &[&str] = &[
     "tcpdump",
     "util-linux",
     "wrk",
+];
+
+/// What virtual machines are made of, and run by.
+pub(crate) const VM_PACKAGES: &[&str] = &[
+    "binutils",
+    "debian-archive-keyring",
+    "iproute2",
+    "kmod",
+    "python3",
+    "qemu-system-x86",
+    "util-linux",
+    "xz-utils",
+    "zstd",
 ];
 
 const LIMIT: Duration = Duration::from_mins(15);

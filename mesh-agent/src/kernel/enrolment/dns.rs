@@ -25,7 +25,9 @@ pub(super) struct Dns {
 impl Enrolment {
     pub(super) fn keep_dns(&mut self, wanted: &[Arc<Workload>], reports: &mut Vec<Report>) {
         for workload in wanted {
-            let Some(pod) = self.present.get_mut(&workload.uid) else {
+            let pod = self.present.get_mut(&workload.uid);
+            // A pod that is superseded is refused, and nobody answers it.
+            let Some(pod) = pod.filter(|pod| pod.superseded_by().is_none()) else {
                 continue;
             };
             let is_wanted = workload.dns_capture.unwrap_or(self.captures_dns);
