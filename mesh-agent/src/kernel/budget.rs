@@ -13,10 +13,10 @@ pub const BUDGETS: [(&str, u32); 10] = [
     ("mesh_peername6", 500),
     ("mesh_recvmsg4", 500),
     ("mesh_recvmsg6", 500),
-    ("mesh_sendmsg4", 3_000),
-    ("mesh_sendmsg6", 3_000),
-    ("mesh_connect4", 2_000),
-    ("mesh_connect6", 3_000),
+    ("mesh_sendmsg4", 7_500),
+    ("mesh_sendmsg6", 10_000),
+    ("mesh_connect4", 8_000),
+    ("mesh_connect6", 13_000),
 ];
 
 /// What the kernel says that a program is.
