@@ -9,6 +9,10 @@
 
 #[path = "kernel/capacity.rs"]
 mod capacity;
+#[path = "kernel/direct.rs"]
+mod direct;
+#[path = "kernel/enrolment.rs"]
+mod enrolment;
 #[path = "kernel/exclusions.rs"]
 mod exclusions;
 #[path = "kernel/heart.rs"]
@@ -29,7 +33,7 @@ use std::sync::{Arc, Mutex};
 
 use mesh_agent::capture::door::Accepted;
 use mesh_agent::capture::listeners::{PodListeners, PodPorts};
-use mesh_agent::capture::{Direction, PodHost};
+use mesh_agent::capture::{Direction, Leaving, PodHost};
 use mesh_agent::kernel::capacity::Capacity;
 use mesh_agent::kernel::ebpf::EbpfKernel;
 use mesh_agent::kernel::enrolment::Enrolment;
@@ -255,8 +259,9 @@ fn a_family_that_the_pod_does_not_have_is_refused() {
 #[test]
 fn a_dead_agent_refuses_and_never_leaks() {
     in_lab(async || {
-        let bench = Bench::enrolled("dead")?;
+        let mut bench = Bench::enrolled("dead")?;
         bench.relay.crash().await;
+        bench.enrolment.stop();
         for (from, to) in [(Side::Pod, PEER), (Side::Peer, POD)] {
             for (how, to) in ["v4", "v6"].into_iter().zip(to) {
                 let (_, client) = bench.dial(from, how, to)?;
@@ -357,9 +362,10 @@ fn a_client_that_closes_before_the_agent_accepts_keeps_its_destination() {
 struct Held(Mutex<Option<(LocalPod, PodListeners)>>);
 
 impl PodHost for Held {
-    fn joined(&self, pod: LocalPod, listeners: PodListeners) {
+    fn joined(&self, pod: LocalPod, listeners: PodListeners) -> std::io::Result<()> {
         *self.0.lock().unwrap() = Some((pod, listeners));
+        Ok(())
     }
 
-    fn left(&self, _: &WorkloadUid) {}
+    fn left(&self, _: &WorkloadUid, _: Leaving) {}
 }

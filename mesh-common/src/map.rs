@@ -90,6 +90,10 @@ maps! {
     ExcludedBlocks = "EXCLUDED_BLOCKS", Size::PerPod(16);
     /// Excluded inbound ports of pods.
     ExcludedInbound = "EXCLUDED_INBOUND", Size::PerPod(16);
+    /// Addresses from which the node's kubelet probes.
+    NodeAddrs = "NODE_ADDRS", Size::Fixed;
+    /// Ports of pods that probes name.
+    ProbePorts = "PROBE_PORTS", Size::PerPod(16);
     /// What the hooks count.
     Counters = "COUNTERS", Size::Fixed;
     /// When the agent last said that it lives.
@@ -98,6 +102,16 @@ maps! {
     Bypassed = "BYPASSED", Size::PerPod(1);
     /// Entries that found no room, by map.
     Overflows = "OVERFLOWS", Size::Fixed;
+    /// Connects that may go direct.
+    Direct = "DIRECT", Size::Fixed;
+    /// What was chosen for a direct connect, until its SYN.
+    DirectByCookie = "DIRECT_BY_COOKIE", Size::PerFlows(16);
+    /// Living direct flows.
+    Flows = "FLOWS", Size::PerFlows(4);
+    /// Direct flows that ended.
+    ClosedFlows = "CLOSED_FLOWS", Size::Fixed;
+    /// What of direct flows is in metrics.
+    Counted = "COUNTED", Size::PerFlows(2);
 }
 
 impl MapName {

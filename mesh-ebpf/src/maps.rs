@@ -5,11 +5,15 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, SockHash};
+use aya_ebpf::maps::ring_buf::RingBufEntry;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
 use mesh_common::counter::Counter;
+use mesh_common::direct::{
+    Chosen, ClosedFlow, Counted, DirectKey, Ends, Flow, MAX_FLOWS, MAX_VERDICTS, Verdict,
+};
 use mesh_common::exclusion::{OutboundBlock, OutboundPort};
 use mesh_common::layout::{Addr, Endpoint, Pod, PodAddr, SocketKey, is_dead};
 use mesh_common::map::MapName;
@@ -82,11 +86,25 @@ static EXCLUDED_BLOCKS: LpmTrie<OutboundBlock, u32> = LpmTrie::with_max_entries(
 #[map]
 static EXCLUDED_INBOUND: HashMap<Endpoint, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
+/// Addresses from which the node's own kubelet probes; the value is reserved.
+///
+/// Writer: agent. Reader: `sk_lookup`. Size: fixed, 1024. Evicts: never. Full: probes from that address are steered to
+/// the agent, and `status` says so.
+#[map]
+static NODE_ADDRS: HashMap<Addr, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Ends of pods whose application the node itself reaches directly: the ports that probes name; the value is reserved.
+///
+/// Writer: agent. Reader: `sk_lookup`. Size: `max_pods` * 16. Evicts: never. Full: its probes are steered to the agent,
+/// and `status` says so.
+#[map]
+static PROBE_PORTS: HashMap<Endpoint, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
 /// Counts of `mesh_common::counter::Counter`, by slot and CPU.
 ///
 /// Writer: every hook. Reader: agent. Size: fixed, a slot for each. Evicts: never. Full: cannot be.
 #[map]
-static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(9, 0);
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(14, 0);
 
 /// When the agent last said that it lives, of `CLOCK_MONOTONIC`.
 ///
@@ -106,6 +124,41 @@ static BYPASSED: PerCpuHashMap<u64, u64> = PerCpuHashMap::with_max_entries(4096,
 /// Writer: connect, `sock_ops`. Reader: agent. Size: fixed, a slot for each map. Evicts: never. Full: cannot be.
 #[map]
 static OVERFLOWS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MapName::COUNT, 0);
+
+/// Connects that may go direct: netns cookie and dialled end to endpoints.
+///
+/// Writer: agent, a snapshot ahead of time. Reader: connect, and again `sock_ops` before the SYN leaves. Size: fixed,
+/// 65,536. Evicts: never. Full: what does not fit goes to the agent.
+#[map]
+static DIRECT: HashMap<DirectKey, Verdict> = HashMap::with_max_entries(MAX_VERDICTS, BPF_F_NO_PREALLOC);
+
+/// Between a direct `connect` and its SYN: socket cookie to what was chosen.
+///
+/// Writer: connect, taken by `sock_ops`. Reader: `sock_ops`, getpeername. Size: `max_flows` / 16. Evicts: least recently
+/// used, as a connect that never sends its SYN leaves an entry behind. Full: the connect goes to the agent.
+#[map]
+static DIRECT_BY_COOKIE: LruHashMap<u64, Chosen> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Living direct flows: both ends to what is counted of them.
+///
+/// Writer: `sock_ops` of both ends; removed by it when both are closed, or by the agent where that went unseen. Reader:
+/// `sk_lookup`, getpeername, agent. Size: `max_flows` / 4. Evicts: never. Full: the connection is steered to the agent of
+/// the server, for which it is plaintext.
+#[map]
+static FLOWS: HashMap<Ends, Flow> = HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
+
+/// Direct flows that ended, as [`ClosedFlow`], some 22,000.
+///
+/// Writer: `sock_ops`. Reader: agent. Size: fixed, 4 MiB. Evicts: never. Full: the flow is counted as unreported.
+#[map]
+static CLOSED_FLOWS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// What of each flow is in metrics already, so that a restarted agent counts nothing twice; at most one entry for each
+/// flow and each report that waits.
+///
+/// Writer: agent. Reader: agent. Size: `max_flows` / 2. Evicts: never. Full: cannot be.
+#[map]
+static COUNTED: HashMap<Ends, Counted> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
 
 /// Whether `bpf_set_retval` exists (Linux 5.18). Set by the loader before the programs are verified.
 #[unsafe(no_mangle)]
@@ -159,6 +212,69 @@ pub(crate) fn close(key: &SocketKey) {
     }
     // Nobody else removes it; were it gone, that is what we want.
     let _: Result<(), i32> = ORIGINAL_DST.remove(key);
+}
+
+/// One of the endpoints that a verdict allows, by chance; `None` without a verdict.
+#[inline(always)]
+pub(crate) fn any_endpoint(key: &DirectKey) -> Option<Endpoint> {
+    let verdict = DIRECT.get_ptr(key)?;
+    // SAFETY: in a map value, which outlives the program run.
+    let count = unsafe { (*verdict).count };
+    // SAFETY: takes nothing, and may be called by every program.
+    let by_chance = unsafe { bpf_get_prandom_u32() };
+    let index = usize::try_from(by_chance.checked_rem(count)?).ok()?;
+    // SAFETY: as above; only a reference is made.
+    let endpoints = unsafe { &(*verdict).endpoints };
+    endpoints.get(index).copied()
+}
+
+/// Whether a verdict allows this endpoint.
+#[inline(always)]
+pub(crate) fn has_endpoint(key: &DirectKey, server: &Endpoint) -> bool {
+    let Some(verdict) = DIRECT.get_ptr(key) else {
+        return false;
+    };
+    // SAFETY: in a map value, which outlives the program run; only a reference is made. Unused ones are no address.
+    let endpoints = unsafe { &(*verdict).endpoints };
+    endpoints
+        .iter()
+        .any(|endpoint| endpoint.port == server.port && endpoint.addr.is(&server.addr))
+}
+
+pub(crate) fn remember_chosen(cookie: u64, chosen: &Chosen) -> Result<(), i32> {
+    noted(
+        MapName::DirectByCookie,
+        DIRECT_BY_COOKIE.insert(cookie, chosen, 0),
+    )
+}
+
+pub(crate) fn chosen(cookie: u64) -> Option<Chosen> {
+    copy(DIRECT_BY_COOKIE.get_ptr(cookie))
+}
+
+pub(crate) fn forget_chosen(cookie: u64) {
+    // Absent is as good as removed, and a left-over ages out.
+    let _: Result<(), i32> = DIRECT_BY_COOKIE.remove(cookie);
+}
+
+/// The place of a direct flow; `crate::flow` alone looks into it.
+pub(crate) fn flow(ends: &Ends) -> Option<*mut Flow> {
+    FLOWS.get_ptr_mut(ends)
+}
+
+pub(crate) fn add_flow(ends: &Ends, flow: &Flow) -> Result<(), i32> {
+    noted(MapName::Flows, FLOWS.insert(ends, flow, 0))
+}
+
+/// Whether it was there: of two that remove a flow at once only one is told so.
+pub(crate) fn remove_flow(ends: &Ends) -> bool {
+    FLOWS.remove(ends).is_ok()
+}
+
+/// Room for a report; it must be submitted or discarded.
+#[inline(always)]
+pub(crate) fn closed_flow() -> Option<RingBufEntry<ClosedFlow>> {
+    CLOSED_FLOWS.reserve(0)
 }
 
 pub(crate) fn true_peer(key: &SocketKey) -> Option<Endpoint> {
@@ -218,6 +334,16 @@ fn noted(map: MapName, put: Result<(), i32>) -> Result<(), i32> {
         overflowed(map);
     }
     put
+}
+
+/// Whether an address is one of the node's own.
+pub(crate) fn is_node(addr: &Addr) -> bool {
+    NODE_ADDRS.get_ptr(addr).is_some()
+}
+
+/// Whether a probe names this end of a pod.
+pub(crate) fn is_probed(local: &Endpoint) -> bool {
+    PROBE_PORTS.get_ptr(local).is_some()
 }
 
 pub(crate) fn count(counter: Counter) {

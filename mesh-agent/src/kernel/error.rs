@@ -14,7 +14,6 @@ use mesh_common::map::{MapName, Size};
 use nix::errno::Errno;
 use nix::sys::utsname::uname;
 
-use crate::mesh::workload::WorkloadUid;
 use crate::pod::netns::NetnsCookie;
 
 /// Why the kernel programs cannot be used, or a pod cannot be hooked up.
@@ -96,11 +95,16 @@ pub enum KernelError {
         /// What the kernel said.
         source: PinError,
     },
+    /// The addresses of the node cannot be read.
+    #[error("read the addresses of the node: {0}")]
+    Interfaces(#[source] io::Error),
     /// The pod has no annotations that say where it lives.
-    #[error("no annotations mesh-agent.dev/netns and mesh-agent.dev/cgroup say where the pod lives")]
+    #[error(
+        "nothing says where the pod lives: annotate it with mesh-agent.dev/netns and mesh-agent.dev/cgroup"
+    )]
     NoPlacement,
     /// The pod has no address yet.
-    #[error("the pod has no address yet")]
+    #[error("the pod has no address yet; it is enrolled when status.podIPs has one")]
     NoAddress,
     /// The namespace or cgroup cannot be opened: wrong, not there yet, or gone.
     #[error("open {path}: {source}", path = path.display())]
@@ -114,27 +118,36 @@ pub enum KernelError {
     #[error("inside the pod: {0}")]
     Listen(#[source] io::Error),
     /// The path is not a cgroup v2 directory.
-    #[error("{path} is no cgroup v2 directory", path = .0.display())]
+    #[error("{path} is no cgroup v2 directory: set mesh-agent.dev/cgroup to one", path = .0.display())]
     NotCgroup2(PathBuf),
     /// Hooked there, the agent's own connects would be captured again.
     #[error("the agent's own cgroup is inside {path}: start the agent in a cgroup outside every pod", path = .0.display())]
     AgentInside(PathBuf),
     /// A pod of the host network has no address or namespace of its own to hook.
-    #[error("{path} is the node's own network namespace", path = .0.display())]
+    #[error("{path} is the node's own network namespace: say hostNetwork: true, which is never captured, or correct mesh-agent.dev/netns", path = .0.display())]
     NodeNetns(PathBuf),
     /// Another pod lives in that namespace: the hooks could not tell the two apart.
-    #[error("shares its network namespace with pod {0}")]
-    SharedNetns(WorkloadUid),
-    /// Another pod has taken over the address.
-    #[error("pod {by} has taken over its address {addr}")]
+    #[error(
+        "shares its network namespace with pod {0}, which stays enrolled: give each pod a namespace of its own"
+    )]
+    SharedNetns(String),
+    /// A process would run the hooks of two pods.
+    #[error(
+        "its cgroup is that of pod {0} or lies in it or around it; that pod stays enrolled: give each pod a cgroup of its own"
+    )]
+    SharedCgroup(String),
+    /// Another pod has taken over the address: the elder's connections are refused.
+    #[error(
+        "pod {by} has its address {addr} now: all its connections are refused until one of the two is gone or has another address"
+    )]
     Superseded {
         /// Which address.
         addr: IpAddr,
-        /// The pod that has it now.
-        by: WorkloadUid,
+        /// `namespace/name` of the pod that has it now.
+        by: String,
     },
     /// The namespace or cgroup was there, and is not any more.
-    #[error("its network namespace or cgroup is gone")]
+    #[error("its network namespace or cgroup is gone; it is enrolled again when both are back")]
     Vanished,
     /// The site was opened by another kernel than it was given to.
     #[error("namespace {} was not opened by this kernel", .0.0)]

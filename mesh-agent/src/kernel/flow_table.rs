@@ -68,6 +68,11 @@ impl FlowTable for EbpfFlows {
             .transpose()
     }
 
+    fn is_open(&self, netns: NetnsCookie, local: SocketAddr) -> io::Result<bool> {
+        let key = SocketKey::new(netns.0, local);
+        Ok(look_up(&self.living.reader, &key)?.is_some())
+    }
+
     fn file_true_peer(&self, netns: NetnsCookie, bound: SocketAddr, peer: SocketAddr) -> io::Result<()> {
         let key = SocketKey::new(netns.0, bound);
         let filed = self

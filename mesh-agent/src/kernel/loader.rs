@@ -48,6 +48,7 @@ impl Programs {
         for hook in Hook::ALL {
             programs.verify(hook)?;
         }
+        programs.verify_refuser()?;
         Ok(programs)
     }
 
@@ -71,19 +72,19 @@ impl Programs {
         programs.collect()
     }
 
-    /// What the kernel calls the instructions of the program of `hook`: the same for the same program.
-    pub(in crate::kernel) fn tag(&mut self, hook: Hook) -> Result<u64, KernelError> {
-        let info = self.any_program(hook)?.info();
-        info.map(|info| info.tag()).map_err(refused("look at", hook))
+    /// What the kernel calls the instructions of a program: the same for the same program.
+    pub(in crate::kernel) fn tag(&mut self, program: &'static str) -> Result<u64, KernelError> {
+        let info = self.named(program)?.info();
+        info.map(|info| info.tag()).map_err(unseen(program))
     }
 
-    /// The descriptor of the program of `hook`.
-    pub(in crate::kernel) fn descriptor(&mut self, hook: Hook) -> Result<BorrowedFd<'_>, KernelError> {
-        let program = self.any_program(hook)?;
-        program
-            .fd()
-            .map(|program| program.as_fd())
-            .map_err(refused("look at", hook))
+    /// The descriptor of a program.
+    pub(in crate::kernel) fn descriptor(
+        &mut self,
+        program: &'static str,
+    ) -> Result<BorrowedFd<'_>, KernelError> {
+        let found = self.named(program)?;
+        found.fd().map(|fd| fd.as_fd()).map_err(unseen(program))
     }
 
     /// Takes the map of that name out, as one of aya's typed maps.
@@ -123,13 +124,24 @@ impl Programs {
     where
         &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
     {
-        self.any_program(hook)?.try_into().map_err(refused("find", hook))
+        self.named(hook.program())?
+            .try_into()
+            .map_err(refused("find", hook))
     }
 
-    fn any_program(&mut self, hook: Hook) -> Result<&mut Program, KernelError> {
+    fn named(&mut self, program: &'static str) -> Result<&mut Program, KernelError> {
         self.object
-            .program_mut(hook.program())
-            .ok_or(KernelError::NoSuchPart(hook.program()))
+            .program_mut(program)
+            .ok_or(KernelError::NoSuchPart(program))
+    }
+
+    fn verify_refuser(&mut self) -> Result<(), KernelError> {
+        let program: &mut SkLookup = self.named(REFUSER)?.try_into().map_err(unseen(REFUSER))?;
+        program.load().map_err(|source| KernelError::Program {
+            operation: "verify",
+            program: REFUSER,
+            source,
+        })
     }
 
     fn verify(&mut self, hook: Hook) -> Result<(), KernelError> {
@@ -224,6 +236,17 @@ pub(in crate::kernel) fn refused(
         source,
     }
 }
+
+fn unseen(program: &'static str) -> impl FnOnce(ProgramError) -> KernelError {
+    move |source| KernelError::Program {
+        operation: "look at",
+        program,
+        source,
+    }
+}
+
+/// Takes the place of the `sk_lookup` program of a pod whose address means another.
+pub(in crate::kernel) const REFUSER: &str = "mesh_sk_refuse";
 
 #[cfg(mesh_ebpf)]
 #[expect(

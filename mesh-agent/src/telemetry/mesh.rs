@@ -28,8 +28,8 @@ pub struct MeshMetrics {
     captured: [Counter; 2],
     uncaptured: [Counter; 2],
     denials: Family<Label, Counter>,
-    request_paths: [Counter; 3],
-    connection_paths: [Counter; 3],
+    request_paths: [Counter; 4],
+    connection_paths: [Counter; 4],
 }
 
 /// One label: its name and its value.
@@ -56,7 +56,7 @@ pub enum HandshakeSide {
 /// What is known of the hooks and their maps.
 #[derive(Debug)]
 struct HookMetrics {
-    repairs: Counter,
+    repairs: Family<Label, Counter>,
     bypassed: Counter,
     map_overflows: Family<Label, Counter>,
 }
@@ -166,11 +166,11 @@ impl MeshMetrics {
         count.inner().swap(entries, Ordering::Relaxed) < entries
     }
 
-    /// Somebody else had taken `hooks` hooks of a pod away: they are linked again.
-    pub fn hooks_repaired(&self, hooks: usize) {
-        self.hooks
-            .repairs
-            .inc_by(u64::try_from(hooks).unwrap_or(u64::MAX));
+    /// Somebody else had taken these parts of a pod's capture away or changed them: they are as they should be again.
+    pub fn capture_repaired(&self, parts: impl IntoIterator<Item = &'static str>) {
+        for part in parts {
+            self.hooks.repairs.get_or_create_owned(&[("part", part)]).inc();
+        }
     }
 
     /// A TLS handshake failed for `reason`, a word of a closed enum.
@@ -217,7 +217,7 @@ impl HookMetrics {
                 registry,
                 (
                     "mesh_capture_repairs",
-                    "Hooks of pods that somebody else had taken away and that were linked again",
+                    "Hooks and map entries of pods that somebody else had taken away or changed and that were put back",
                 ),
             ),
             bypassed: registered(
@@ -245,9 +245,10 @@ fn by_direction<'a>(direction: Direction, outbound: &'a Counter, inbound: &'a Co
     }
 }
 
-fn by_path(path: PathTaken, [same_node, other_node, plain]: &[Counter; 3]) -> &Counter {
+fn by_path(path: PathTaken, [same_node, direct, other_node, plain]: &[Counter; 4]) -> &Counter {
     match path {
         PathTaken::SameNode => same_node,
+        PathTaken::Direct => direct,
         PathTaken::OtherNode => other_node,
         PathTaken::Plain => plain,
     }

@@ -6,13 +6,17 @@
 mod ask;
 mod capture;
 mod control;
+mod direct;
+mod enrolment;
 mod exceptions;
 mod faults;
 mod protocols;
 mod restart;
 mod routes;
 mod security;
+mod shapes;
 mod soak;
+mod talker;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -56,8 +60,11 @@ pub struct Verdict {
     pub seconds: f64,
 }
 
-/// Makes a claim of a function whose name is the claim.
+/// Makes a claim of a function whose name is the claim, of this file or of files below it.
 macro_rules! claims {
+    ($($file:ident { $($check:ident),+ $(,)? })+) => {
+        &[$($($crate::suites::Claim { name: stringify!($check), check: $file::$check }),+),+]
+    };
     ($($check:ident),+ $(,)?) => {
         &[$($crate::suites::Claim { name: stringify!($check), check: $check }),+]
     };
@@ -76,6 +83,10 @@ pub fn all() -> Vec<Suite> {
             claims: protocols::CLAIMS,
         },
         Suite {
+            name: "direct",
+            claims: direct::CLAIMS,
+        },
+        Suite {
             name: "routes",
             claims: routes::CLAIMS,
         },
@@ -86,6 +97,14 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "exceptions",
             claims: exceptions::CLAIMS,
+        },
+        Suite {
+            name: "shapes",
+            claims: shapes::CLAIMS,
+        },
+        Suite {
+            name: "enrolment",
+            claims: enrolment::CLAIMS,
         },
         Suite {
             name: "control",

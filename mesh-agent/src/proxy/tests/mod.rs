@@ -10,6 +10,7 @@ mod lab;
 mod bytes;
 mod cross_node;
 mod faults;
+mod half_closed;
 mod hostile;
 mod kept;
 mod records;
