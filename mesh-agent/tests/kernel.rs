@@ -24,9 +24,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use mesh_agent::capture::door::Accepted;
 use mesh_agent::capture::listeners::{PodListeners, PodPorts};
-use mesh_agent::capture::{Direction, PodHost};
+use mesh_agent::capture::{Direction, PodHost, door::Accepted};
 use mesh_agent::kernel::enrolment::Enrolment;
 use mesh_agent::kernel::status::Change;
 use mesh_agent::kernel::{Hook, Kernel};

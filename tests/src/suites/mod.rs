@@ -7,6 +7,7 @@ mod ask;
 mod capture;
 mod control;
 mod direct;
+mod direct_counts;
 mod exceptions;
 mod faults;
 mod protocols;
