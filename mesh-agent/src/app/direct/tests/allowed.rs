@@ -1,6 +1,7 @@
 //! What may go direct, and what is ended.
 
 use super::*;
+use crate::mesh::policy::PeerAuthentication;
 
 #[test]
 fn verdicts_follow_the_snapshot_and_the_pods_that_are_present() {
@@ -122,4 +123,41 @@ fn a_map_that_is_nearly_full_lets_nothing_new_in_until_half_of_it_is_free() {
     bench.table.end(at(0), closed(flow(1, 1), 3));
     bench.look_at(4);
     assert!(!bench.table.allowed().is_empty());
+}
+
+#[test]
+fn a_flow_of_a_pod_that_left_is_ended_where_its_server_takes_no_plaintext() {
+    for (mode, ended) in [(MtlsMode::Strict, 1), (MtlsMode::Permissive, 0)] {
+        let mut bench = Bench::new();
+        bench.table.live(ends(), flow(1, 1));
+        bench.look_at(2);
+        let mut without = facts(AppProtocol::Tcp);
+        without.workloads.remove(0);
+        without.peer_authentications.push(mesh_wide(mode));
+        bench.snapshot = snapshot(&without, Some(&bench.snapshot));
+        bench.apply(&[STORE]);
+        bench.look_at(3);
+        let destroyed = bench.destroyed.lock();
+        assert_eq!(destroyed.len(), ended, "{mode:?}");
+        assert!(
+            destroyed
+                .iter()
+                .all(|(netns, victim)| (*netns, victim.cookie) == (STORE, 102))
+        );
+    }
+}
+
+fn mesh_wide(mode: MtlsMode) -> PeerAuthentication {
+    PeerAuthentication {
+        namespace: "mesh-system".into(),
+        name: "default".into(),
+        meta: Arc::new(ObjectMeta {
+            origin: "test".into(),
+            object: "PeerAuthentication mesh-system/default".into(),
+            created: None,
+        }),
+        selector: BTreeMap::new(),
+        mode: Some(mode),
+        port_modes: BTreeMap::new(),
+    }
 }
