@@ -7,6 +7,7 @@ mod ask;
 mod capture;
 mod control;
 mod direct;
+mod direct_counts;
 mod dns;
 mod enrolment;
 mod exceptions;

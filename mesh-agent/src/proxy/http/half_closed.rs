@@ -218,7 +218,7 @@ mod tests {
             Ok(())
         }
 
-        fn resolver_behind(&self, _: NetnsCookie, _: SocketAddr) -> std::io::Result<Option<SocketAddr>> {
+        fn resolver_behind(&self, _: NetnsCookie, _: SocketAddr) -> io::Result<Option<SocketAddr>> {
             Ok(None)
         }
 
