@@ -21,6 +21,7 @@ pub mod agent;
 pub mod authority;
 pub mod cgroup;
 pub mod endpoints;
+pub mod guest;
 pub mod hosts;
 pub mod http;
 pub mod input;

@@ -11,8 +11,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::mesh::domain::ClusterDomain;
+use clap::ValueEnum;
+use serde::Deserialize;
+
 pub use self::ca::{CaArgs, CaConfig, CaFacts};
-pub use self::cli::{CheckArgs, Cli, Command, RunArgs, StatusArgs, UninstallArgs};
+pub use self::cli::{CheckArgs, Cli, Command, RunArgs, StatusArgs, StatusOutput, UninstallArgs};
 pub use self::issuance::Issuance;
 
 /// The agent's settings, complete and checked.
@@ -55,8 +59,31 @@ pub struct Config {
     pub crl_file: Option<PathBuf>,
     /// Other names of the trust domain. Default none.
     pub trust_domain_aliases: Vec<String>,
+    /// Default `auto`.
+    pub direct: DirectMode,
     /// Default a quarter of the cores, at least two.
     pub data_threads: usize,
+    /// Whether DNS of pods that say nothing about it is captured. Default no.
+    pub dns_capture: bool,
+    /// Below which Services have their names. Default `cluster.local`.
+    pub cluster_domain: ClusterDomain,
+    /// Default 30 s.
+    pub dns_ttl: Duration,
+    /// Pods that may be enrolled at a time; sizes maps. Default 4096.
+    pub max_pods: u32,
+    /// Connections that may be captured at a time, in each direction; sizes maps. Default 262144.
+    pub max_flows: u32,
+}
+
+/// Whether connections between pods of this node that need no HTTP go past the agent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DirectMode {
+    /// Where the kernel can end such a connection when it is not allowed any more.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// Where access-log lines go.
@@ -96,6 +123,16 @@ pub enum ConfigError {
     /// Two settings exclude each other.
     #[error("{0} and {1} are both set: certificates come from one place")]
     Both(&'static str, &'static str),
+    /// A word is not one of those that are known.
+    #[error("{name} is {value:?}: {expected}")]
+    Word {
+        /// Which setting.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// What may be given.
+        expected: String,
+    },
     /// A number is outside its range.
     #[error("{name} is {value}, but must lie between {min} and {max}")]
     Range {

@@ -7,9 +7,11 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 
+use crate::mesh::domain::{ClusterDomain, InvalidDomain};
+
 use super::{
     AccessLogTarget, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
-    DEFAULT_TRUST_DOMAIN, Issuance, default_admin_addr, issuance,
+    DEFAULT_TRUST_DOMAIN, DirectMode, Issuance, default_admin_addr, issuance,
 };
 
 /// Any of the settings; the same struct is read from flags, the environment and the file.
@@ -80,9 +82,27 @@ pub(super) struct Settings {
     /// Other names of the trust domain, whose workloads count as ours; with commas between.
     #[arg(long, env = "MESH_TRUST_DOMAIN_ALIASES")]
     trust_domain_aliases: Option<String>,
+    /// Whether connections between pods of this node that need no HTTP go past the agent: `auto` or `off`.
+    #[arg(long, env = "MESH_DIRECT")]
+    direct: Option<DirectMode>,
     /// Threads that carry traffic (1 to 1024); by default a quarter of the cores, at least two.
     #[arg(long, env = "MESH_DATA_THREADS")]
     data_threads: Option<usize>,
+    /// Whether the DNS of enrolled pods is captured: `on` or `off`; an annotation of a Pod or Namespace wins.
+    #[arg(long, env = "MESH_DNS_CAPTURE")]
+    dns_capture: Option<String>,
+    /// Domain below which the cluster's Services have their names.
+    #[arg(long, env = "MESH_CLUSTER_DOMAIN")]
+    cluster_domain: Option<String>,
+    /// Seconds that the agent's DNS answers may be kept (0 to 86400); those about headless Services 5 at most.
+    #[arg(long, env = "MESH_DNS_TTL_S")]
+    dns_ttl_s: Option<u64>,
+    /// Pods of this node that may be enrolled at a time (16 to 65536): sizes the maps of pods and of what they exclude.
+    #[arg(long, env = "MESH_MAX_PODS")]
+    max_pods: Option<u32>,
+    /// Connections of them that may be captured at a time, in each direction (1024 to 4194304): sizes the maps of flows.
+    #[arg(long, env = "MESH_MAX_FLOWS")]
+    max_flows: Option<u32>,
 }
 
 impl Settings {
@@ -110,7 +130,13 @@ impl Settings {
             certificate_dir: self.certificate_dir.or(lower.certificate_dir),
             crl_file: self.crl_file.or(lower.crl_file),
             trust_domain_aliases: self.trust_domain_aliases.or(lower.trust_domain_aliases),
+            direct: self.direct.or(lower.direct),
             data_threads: self.data_threads.or(lower.data_threads),
+            dns_capture: self.dns_capture.or(lower.dns_capture),
+            cluster_domain: self.cluster_domain.or(lower.cluster_domain),
+            dns_ttl_s: self.dns_ttl_s.or(lower.dns_ttl_s),
+            max_pods: self.max_pods.or(lower.max_pods),
+            max_flows: self.max_flows.or(lower.max_flows),
         }
     }
 
@@ -140,6 +166,7 @@ impl Settings {
             30,
             7_776_000,
         )?;
+        let dns_ttl = ranged("dns_ttl_s", self.dns_ttl_s.unwrap_or(30), 0, 86_400)?;
         let threads = self.data_threads.unwrap_or_else(|| (cores / 4).max(2));
         ranged(
             "data_threads",
@@ -153,6 +180,10 @@ impl Settings {
             self.ca_token_file,
             self.certificate_dir,
         )?;
+        let max_pods = self.max_pods.unwrap_or(4_096);
+        ranged("max_pods", max_pods.into(), 16, 65_536)?;
+        let max_flows = self.max_flows.unwrap_or(262_144);
+        ranged("max_flows", max_flows.into(), 1_024, 4_194_304)?;
         Ok(Config {
             issuance,
             crl_file: self.crl_file,
@@ -182,7 +213,13 @@ impl Settings {
             idle_timeout: Duration::from_secs(idle),
             drain_timeout: Duration::from_secs(drain),
             certificate_ttl: Duration::from_secs(ttl),
+            direct: self.direct.unwrap_or_default(),
             data_threads: threads,
+            dns_capture: on_or_off("dns_capture", self.dns_capture.as_deref().unwrap_or("off"))?,
+            cluster_domain: domain(self.cluster_domain)?,
+            dns_ttl: Duration::from_secs(dns_ttl),
+            max_pods,
+            max_flows,
         })
     }
 }
@@ -241,8 +278,31 @@ fn ranged(name: &'static str, value: u64, min: u64, max: u64) -> Result<u64, Con
     }
 }
 
+fn on_or_off(name: &'static str, value: &str) -> Result<bool, ConfigError> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        other => Err(ConfigError::Word {
+            name,
+            value: other.to_owned(),
+            expected: "use on or off".to_owned(),
+        }),
+    }
+}
+
+fn domain(written: Option<String>) -> Result<ClusterDomain, ConfigError> {
+    let Some(value) = written else {
+        return Ok(ClusterDomain::default());
+    };
+    value.parse().map_err(|invalid: InvalidDomain| ConfigError::Word {
+        name: "cluster_domain",
+        value,
+        expected: invalid.to_string(),
+    })
+}
+
 /// Names of all settings, for suggestions.
-const FIELDS: [&str; 22] = [
+const FIELDS: [&str; 28] = [
     "node_name",
     "manifests",
     "state_dir",
@@ -264,88 +324,15 @@ const FIELDS: [&str; 22] = [
     "certificate_dir",
     "crl_file",
     "trust_domain_aliases",
+    "direct",
     "data_threads",
+    "dns_capture",
+    "cluster_domain",
+    "dns_ttl_s",
+    "max_pods",
+    "max_flows",
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_field_is_known_to_suggestions() {
-        for field in FIELDS {
-            let error = parse(&format!("{field}: [1]")).unwrap_err();
-            assert!(!error.contains("unknown field"), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_example_file_shows_every_setting_with_its_default() {
-        let example = include_str!("../../../deploy/agent.yaml");
-        let as_shipped = parse(example).unwrap().complete(4).unwrap();
-        let uncommented = example.replace("\n# ", "\n");
-        let is_setting = |line: &&str| FIELDS.iter().any(|name| line.starts_with(&format!("{name}:")));
-        let settings: Vec<&str> = uncommented.lines().filter(is_setting).collect();
-        assert_eq!(settings.len(), FIELDS.len());
-        // What has no default is shown empty.
-        let with_default: Vec<_> = settings
-            .into_iter()
-            .filter(|line| !line.contains(": \"\""))
-            .collect();
-        assert_eq!(
-            parse(&with_default.join("\n")).unwrap().complete(4).unwrap(),
-            as_shipped
-        );
-    }
-
-    #[test]
-    fn an_unknown_field_is_refused_with_the_nearest_known() {
-        assert_eq!(
-            parse("node_nam: a").unwrap_err(),
-            "unknown field \"node_nam\": did you mean \"node_name\"?"
-        );
-        assert!(parse("zzz: 1").unwrap_err().contains("known are node_name"));
-    }
-
-    #[test]
-    fn a_wrong_type_names_its_field() {
-        assert!(
-            parse("detect_timeout_ms: soon")
-                .unwrap_err()
-                .starts_with("detect_timeout_ms: ")
-        );
-    }
-
-    #[test]
-    fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let file = parse("node_name: file\nmanifests: /m\ndrain_timeout_s: 9").unwrap();
-        let flags = Settings {
-            node_name: Some("flag".into()),
-            ..Settings::default()
-        };
-        let config = flags.over(file).complete(16).unwrap();
-        assert_eq!(config.node_name, "flag");
-        assert_eq!(config.drain_timeout, Duration::from_secs(9));
-        assert_eq!(config.detect_timeout, Duration::from_millis(100));
-        assert_eq!(config.data_threads, 4);
-    }
-
-    #[test]
-    fn a_missing_setting_says_every_way_to_give_it() {
-        let error = Settings::default().complete(1).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "node_name is not set: give --node-name, MESH_NODE_NAME or node_name in the config file"
-        );
-    }
-
-    #[test]
-    fn numbers_outside_their_range_are_refused() {
-        let settings = parse("node_name: a\nmanifests: /m\ncertificate_ttl_s: 1").unwrap();
-        let error = settings.complete(1).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "certificate_ttl_s is 1, but must lie between 30 and 7776000"
-        );
-    }
-}
+#[path = "settings_tests.rs"]
+mod tests;

@@ -6,6 +6,7 @@
 
 mod access_log;
 mod ca;
+mod direct;
 mod encode;
 mod flag;
 mod histogram;
@@ -30,10 +31,11 @@ use prometheus_client::registry::Registry;
 
 pub use self::access_log::AccessLog;
 pub use self::ca::CaMetrics;
+pub use self::direct::{DirectEnd, DirectMetrics, DirectRecord, DirectStart};
 pub use self::flag::ResponseFlag;
 pub use self::http::{HttpRecord, HttpStart};
 pub use self::labels::{FlowLabels, PathTaken, PeerLabels, Reporter, Security};
-pub use self::mesh::{Direction, HandshakeSide, MeshMetrics};
+pub use self::mesh::{Direction, DnsOutcome, HandshakeSide, MeshMetrics};
 pub use self::observed::CertificateFacts;
 pub use self::tcp::{TcpRecord, TcpStart};
 
@@ -56,6 +58,7 @@ struct Shared {
     http: Arc<SeriesTable<HttpLabels, HttpCounters>>,
     tcp: Arc<SeriesTable<TcpLabels, TcpCounters>>,
     mesh: MeshMetrics,
+    direct: DirectMetrics,
     observed: Arc<Observed>,
     access_log: AccessLog,
 }
@@ -74,6 +77,7 @@ impl Telemetry {
         let observed = Arc::<Observed>::default();
         let mut registry = Registry::default();
         let mesh = MeshMetrics::register(&mut registry);
+        let direct = DirectMetrics::register(&mut registry);
         let own = OwnCollector {
             http: Arc::clone(&http),
             tcp: Arc::clone(&tcp),
@@ -95,6 +99,7 @@ impl Telemetry {
                 http,
                 tcp,
                 mesh,
+                direct,
                 observed,
                 access_log,
             }),
@@ -119,6 +124,16 @@ impl Telemetry {
     /// Opens the record of an opaque connection, and counts it as opened.
     pub fn tcp(&self, flow: FlowLabels, start: TcpStart) -> TcpRecord {
         TcpRecord::open(self.clone(), flow, start)
+    }
+
+    /// Opens the record of a connection that goes past the agent; `is_new` says whether it is to be counted as opened.
+    pub fn direct_flow(&self, flow: FlowLabels, start: DirectStart, is_new: bool) -> DirectRecord {
+        DirectRecord::open(self.clone(), flow, start, is_new)
+    }
+
+    /// The families of all direct connections together.
+    pub fn direct(&self) -> &DirectMetrics {
+        &self.shared.direct
     }
 
     /// The agent's own families.

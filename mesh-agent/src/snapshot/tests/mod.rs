@@ -1,6 +1,7 @@
 //! What a snapshot promises: lookups, endpoint selection, what survives a rebuild, what contradictions do.
 
 mod contradictions;
+mod direct;
 mod lookups;
 mod nodes;
 mod rebuilds;
@@ -71,6 +72,7 @@ fn endpoint(service: &str, addr: &str, condition: EndpointCondition) -> Endpoint
         addr: addr.parse().unwrap(),
         condition,
         workload: None,
+        hostname: None,
     }
 }
 
