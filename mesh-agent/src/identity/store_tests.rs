@@ -3,8 +3,10 @@
 use std::sync::atomic::AtomicBool;
 
 use futures_util::future::BoxFuture;
+use rustls::pki_types::CertificateDer;
 
 use super::super::authority::leaf_params;
+use super::super::secret::SecretDer;
 use super::super::testing::{HOUR, TestCa, id};
 use super::super::{IssueError, Roots, Svid};
 use super::*;
@@ -234,4 +236,67 @@ async fn a_certificate_that_cannot_be_renewed_is_overdue_before_it_expires() {
     assert!(!store.status()[0].is_overdue);
     tokio::time::sleep(HOUR.mul_f64(0.1)).await;
     assert!(store.status()[0].is_overdue && store.tls(&id("web")).is_some());
+}
+
+/// Hands out what it is given until it is given something else, as an issuer over files does.
+#[derive(Debug)]
+struct Repeating {
+    current: Mutex<Moment>,
+    roots: watch::Sender<Roots>,
+}
+
+/// A certificate and its key, which can be handed out twice.
+struct Moment(CertificateDer<'static>, SecretDer);
+
+impl fmt::Debug for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Moment")
+    }
+}
+
+impl Issuer for Repeating {
+    fn issue<'a>(&'a self, _: &'a SpiffeId) -> BoxFuture<'a, Result<Svid, IssueError>> {
+        Box::pin(async move {
+            let Moment(certificate, key) = &*self.current.lock().unwrap();
+            Ok(Svid::new(
+                vec![certificate.clone()],
+                SecretDer::new(key.to_tls()),
+            )?)
+        })
+    }
+
+    fn roots(&self) -> watch::Receiver<Roots> {
+        self.roots.subscribe()
+    }
+
+    fn asked_again_within(&self) -> Option<Duration> {
+        Some(Duration::from_secs(5))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_handed_out_again_changes_nothing_and_another_is_used_within_seconds() {
+    let ca = TestCa::new();
+    let next = || {
+        let now = SystemTime::now();
+        let params = leaf_params(&id("web"), now, now + HOUR).unwrap();
+        let (certificate, key) = ca.ca.sign_unchecked(&params).unwrap();
+        Moment(certificate, key)
+    };
+    let issuer = Arc::new(Repeating {
+        current: Mutex::new(next()),
+        roots: watch::Sender::new(ca.roots()),
+    });
+    let tasks = Tasks::new();
+    let store = Certificates::new(Arc::<Repeating>::clone(&issuer), &tasks);
+    store.want([id("web")]);
+    store.ready().await;
+    let first = store.tls(&id("web")).unwrap();
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert!(Arc::ptr_eq(&first, &store.tls(&id("web")).unwrap()));
+    assert_eq!(store.counts().issued, 1);
+
+    *issuer.current.lock().unwrap() = next();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_ne!(store.tls(&id("web")).unwrap().serial(), first.serial());
 }
