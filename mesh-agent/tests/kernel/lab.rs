@@ -182,6 +182,14 @@ impl Lab {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
+    /// Dials from the pod and holds its SYN back (TCP Fast Open) until it is told to send.
+    pub(crate) fn late_client(&self, to: SocketAddr) -> Result<LateClient> {
+        let mut child = self.python(Side::Pod, &["late", &to.ip().to_string(), &to.port().to_string()])?;
+        let mut lines = BufReader::new(child.stdout.take().ok_or("no stdout")?);
+        lines.read_line(&mut String::new())?;
+        Ok(LateClient { child, lines })
+    }
+
     fn python(&self, side: Side, args: &[&str]) -> Result<Child> {
         let join = if side == Side::Pod {
             "echo $$ > \"$0/cgroup.procs\" || exit 1; "
@@ -195,6 +203,7 @@ impl Lab {
             .arg(self.netns(side))
             .arg(PYTHON)
             .args(args)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         Ok(child)
@@ -251,6 +260,23 @@ impl Server {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
+    }
+}
+
+/// A client that has called `connect()` and sent nothing.
+pub(crate) struct LateClient {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl LateClient {
+    /// Lets the SYN go, with data, and waits for the reply.
+    pub(crate) fn send(mut self) -> Result<Seen> {
+        drop(self.child.stdin.take());
+        let mut line = String::new();
+        self.lines.read_line(&mut line)?;
+        self.child.wait()?;
+        Ok(serde_json::from_str(&line)?)
     }
 }
 
@@ -347,5 +373,20 @@ def client(how, ip, port):
     except OSError as e:
         seen = {"errno": errno.errorcode[e.errno]}
     print(json.dumps(seen), flush=True)
-{"server": server, "client": client}[sys.argv[1]](*sys.argv[2:])
+def late(ip, port):
+    # Data may go with the SYN without a cookie (4), from this namespace's clients (1).
+    open("/proc/sys/net/ipv4/tcp_fastopen", "w").write("5")
+    c = socket.socket()
+    c.settimeout(10)
+    c.setsockopt(socket.IPPROTO_TCP, 30, 1)
+    c.connect((ip, int(port)))
+    print("connected", flush=True)
+    sys.stdin.read()
+    try:
+        c.sendall(b"ahoy!")
+        seen = {"own": text(c.getsockname()), "reply": c.recv(5, socket.MSG_WAITALL).decode()}
+    except OSError as e:
+        seen = {"errno": errno.errorcode[e.errno]}
+    print(json.dumps(seen), flush=True)
+{"server": server, "client": client, "late": late}[sys.argv[1]](*sys.argv[2:])
 "#;
