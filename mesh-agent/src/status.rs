@@ -169,6 +169,7 @@ struct Status<E> {
 #[derive(Debug, Deserialize)]
 struct EnrolmentLines {
     pods: Vec<PodLine>,
+    overflows: Vec<(String, u64)>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -205,38 +206,10 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
     if let Some(error) = &status.source_error {
         writeln!(text, "! {error}; the last configuration stays in force")?;
     }
-    writeln!(text, "\nPODS")?;
     let now = unix_seconds(SystemTime::now());
-    for pod in &status.enrolment.pods {
-        let addrs: Vec<String> = pod.addrs.iter().map(ToString::to_string).collect();
-        let state = match (pod.wanted, pod.present) {
-            (true, true) => "enrolled",
-            (true, false) => "NOT ENROLLED",
-            (false, true) => "leaving",
-            (false, false) => "out",
-        };
-        write!(
-            text,
-            "  {}/{} {} {state}",
-            pod.namespace,
-            pod.pod,
-            addrs.join(" ")
-        )?;
-        if let Some(since) = pod.since_s {
-            write!(
-                text,
-                " for {} s, hooks {}",
-                now.saturating_sub(since),
-                pod.hooks.join(" ")
-            )?;
-        }
-        if pod.bypassed > 0 {
-            write!(text, ", {} connections bypassed a dead agent", pod.bypassed)?;
-        }
-        match &pod.why_not {
-            Some(why) => writeln!(text, ": {why}")?,
-            None => writeln!(text)?,
-        }
+    text.push_str(&table_of(&status.enrolment.pods, now)?);
+    for (map, entries) in status.enrolment.overflows.iter().filter(|full| full.1 > 0) {
+        writeln!(text, "  ! the map {map} had no room for {entries} entries")?;
     }
     write_direct(&mut text, &status.direct)?;
     writeln!(text, "\nCERTIFICATES")?;
@@ -255,6 +228,66 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
         writeln!(text, "  {rejection}")?;
     }
     Ok(text)
+}
+
+/// One line a pod, and below it what is wrong with it.
+fn table_of(pods: &[PodLine], now: u64) -> Result<String, std::fmt::Error> {
+    let name = |pod: &PodLine| format!("{}/{}", pod.namespace, pod.pod);
+    let addrs = |pod: &PodLine| {
+        pod.addrs
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let width = |cell: &dyn Fn(&PodLine) -> String, title: &str| {
+        let widths = pods.iter().map(|pod| cell(pod).len());
+        widths.chain([title.len()]).max().unwrap_or_default()
+    };
+    let (names, addresses) = (width(&name, "POD"), width(&addrs, "ADDRESSES"));
+    let mut text = String::new();
+    writeln!(
+        text,
+        "\nPODS\n  {:names$}  {:addresses$}  {:12}  {:>8}  HOOKS",
+        "POD", "ADDRESSES", "STATE", "SINCE"
+    )?;
+    for pod in pods {
+        let since = pod.since_s.map_or_else(
+            || "-".to_owned(),
+            |since| format!("{} s", now.saturating_sub(since)),
+        );
+        let hooks = if pod.hooks.is_empty() {
+            "-".to_owned()
+        } else {
+            pod.hooks.join(" ")
+        };
+        writeln!(
+            text,
+            "  {:names$}  {:addresses$}  {:12}  {since:>8}  {hooks}",
+            name(pod),
+            addrs(pod),
+            pod.state(),
+        )?;
+        if pod.bypassed > 0 {
+            writeln!(text, "    {} connections bypassed a dead agent", pod.bypassed)?;
+        }
+        if let Some(why) = &pod.why_not {
+            writeln!(text, "    ! {why}")?;
+        }
+    }
+    Ok(text)
+}
+
+impl PodLine {
+    fn state(&self) -> &'static str {
+        match (self.wanted, self.present, &self.why_not) {
+            (true, true, None) => "enrolled",
+            (true, true, Some(_)) => "FAULTY",
+            (true, false, _) => "NOT ENROLLED",
+            (false, true, _) => "leaving",
+            (false, false, _) => "out",
+        }
+    }
 }
 
 fn write_direct(text: &mut String, direct: &DirectStatus) -> std::fmt::Result {
@@ -282,4 +315,48 @@ fn write_direct(text: &mut String, direct: &DirectStatus) -> std::fmt::Result {
 
 fn unix_seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str, present: bool, why_not: Option<&str>) -> PodLine {
+        PodLine {
+            namespace: "shop".to_owned(),
+            pod: name.to_owned(),
+            addrs: vec!["10.0.0.1".parse().unwrap()],
+            wanted: true,
+            present,
+            hooks: if present {
+                vec!["connect4".to_owned()]
+            } else {
+                Vec::new()
+            },
+            since_s: present.then_some(100),
+            bypassed: 0,
+            why_not: why_not.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn pods_are_a_table_with_the_reason_below() {
+        let pods = [
+            pod("a-long-name", true, None),
+            pod("b", false, Some("the pod has no address yet")),
+            pod("c", true, Some("no room")),
+        ];
+        let table = table_of(&pods, 142).unwrap();
+        assert_eq!(
+            table.lines().skip(2).collect::<Vec<_>>(),
+            [
+                "  POD               ADDRESSES  STATE            SINCE  HOOKS",
+                "  shop/a-long-name  10.0.0.1   enrolled          42 s  connect4",
+                "  shop/b            10.0.0.1   NOT ENROLLED         -  -",
+                "    ! the pod has no address yet",
+                "  shop/c            10.0.0.1   FAULTY            42 s  connect4",
+                "    ! no room",
+            ]
+        );
+    }
 }

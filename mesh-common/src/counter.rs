@@ -7,7 +7,7 @@ pub enum Counter {
     Captured,
     /// A connect was left alone: loopback, link-local, multicast or the pod itself.
     LeftAlone,
-    /// A connect was refused: no address of the family, or the agent's own port.
+    /// A connect was refused: no address of the family, the agent's own port, or a namespace that is not the pod's.
     Refused,
     /// A destination could not be filed: the connect was refused, or the agent will refuse it.
     Lost,
@@ -21,6 +21,8 @@ pub enum Counter {
     ExcludedOutbound,
     /// An inbound connection was left to the application because the pod's annotations exclude its port.
     ExcludedInbound,
+    /// A connection of the pod's own node to a port that a probe names was left to the application.
+    Probe,
     /// A connect went direct: to another pod of this node, past the agent.
     Direct,
     /// An inbound connection was left to the application because it is a registered direct flow.
@@ -29,11 +31,15 @@ pub enum Counter {
     DirectLost,
     /// A direct flow ended and could not be reported: its last bytes are in no metric.
     Unreported,
+    /// A DNS socket or datagram was sent to the agent.
+    DnsCaptured,
+    /// DNS went past the agent: the pod asks more resolvers than there are listeners.
+    DnsPassed,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Captured,
         Self::LeftAlone,
         Self::Refused,
@@ -43,10 +49,13 @@ impl Counter {
         Self::ExcludedOutbound,
         Self::ExcludedInbound,
         Self::Bypassed,
+        Self::Probe,
         Self::Direct,
         Self::PassedDirect,
         Self::DirectLost,
         Self::Unreported,
+        Self::DnsCaptured,
+        Self::DnsPassed,
     ];
 
     /// Its slot in the array.
@@ -62,10 +71,13 @@ impl Counter {
             Self::ExcludedOutbound => 6,
             Self::ExcludedInbound => 7,
             Self::Bypassed => 8,
-            Self::Direct => 9,
-            Self::PassedDirect => 10,
-            Self::DirectLost => 11,
-            Self::Unreported => 12,
+            Self::Probe => 9,
+            Self::Direct => 10,
+            Self::PassedDirect => 11,
+            Self::DirectLost => 12,
+            Self::Unreported => 13,
+            Self::DnsCaptured => 14,
+            Self::DnsPassed => 15,
         }
     }
 
@@ -81,10 +93,13 @@ impl Counter {
             Self::Bypassed => "bypassed",
             Self::ExcludedOutbound => "excluded_outbound",
             Self::ExcludedInbound => "excluded_inbound",
+            Self::Probe => "probe",
             Self::Direct => "direct",
             Self::PassedDirect => "passed_direct",
             Self::DirectLost => "direct_lost",
             Self::Unreported => "unreported",
+            Self::DnsCaptured => "dns_captured",
+            Self::DnsPassed => "dns_passed",
         }
     }
 }

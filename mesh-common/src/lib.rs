@@ -12,8 +12,10 @@
 pub mod bpf_link;
 pub mod counter;
 pub mod direct;
+pub mod dns;
 pub mod exclusion;
 pub mod layout;
+pub mod map;
 #[cfg(feature = "user")]
 pub mod netns_cookie;
 pub mod reach;

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::{
     bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval, bpf_sock_ops_cb_flags_set,
 };
 use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
-use mesh_common::layout::{Addr, Endpoint};
+use mesh_common::layout::{Addr, Endpoint, OUTBOUND_PORT};
 
 /// What a `sock_ops` program returns when it has nothing to say.
 pub(crate) const SOCK_OPS_DONE: u32 = 1;
@@ -82,6 +82,11 @@ impl SockAddr {
     #[inline(always)]
     pub(crate) fn is_tcp(&self) -> bool {
         matches!(read!(self.ctx.sock_addr, protocol), IPPROTO_TCP | IPPROTO_MPTCP)
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_udp(&self) -> bool {
+        read!(self.ctx.sock_addr, protocol) == IPPROTO_UDP
     }
 
     /// The other end, as the hook was given it.
@@ -250,6 +255,13 @@ impl SockEvent {
         }
     }
 
+    /// Whether the socket connects to the agent's port of the pod's own address.
+    #[inline(always)]
+    pub(crate) fn dials_agent(&self) -> bool {
+        let remote = self.remote();
+        remote.port == u32::from(OUTBOUND_PORT) && remote.addr.is(&self.local().addr)
+    }
+
     #[inline(always)]
     pub(crate) fn netns(&self) -> u64 {
         // SAFETY: takes the context of this very program.
@@ -292,6 +304,11 @@ impl Lookup {
     #[inline(always)]
     pub(crate) fn is_tcp(&self) -> bool {
         read!(self.raw(), protocol) == IPPROTO_TCP
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_udp(&self) -> bool {
+        read!(self.raw(), protocol) == IPPROTO_UDP
     }
 
     /// Source and destination address of the packet.
@@ -343,5 +360,6 @@ const fn swap_port(port: u32) -> u32 {
 
 const AF_INET: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
 /// RFC 8684; Go's `net/http` listens and dials with it.
 const IPPROTO_MPTCP: u32 = 262;

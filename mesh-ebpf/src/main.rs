@@ -10,6 +10,7 @@
 mod connect;
 mod ctx;
 mod direct;
+mod dns;
 mod flow;
 mod getpeername;
 mod maps;
@@ -47,6 +48,32 @@ fn mesh_peername6(ctx: SockAddrContext) -> i32 {
     ctx::Outcome::Allow.code()
 }
 
+/// A datagram to an IPv4 address, of a socket of either family.
+#[cgroup_sock_addr(sendmsg4)]
+fn mesh_sendmsg4(ctx: SockAddrContext) -> i32 {
+    dns::send(&SockAddr::v4(ctx)).code()
+}
+
+/// A datagram to an IPv6 address.
+#[cgroup_sock_addr(sendmsg6)]
+fn mesh_sendmsg6(ctx: SockAddrContext) -> i32 {
+    dns::send(&SockAddr::v6(ctx)).code()
+}
+
+/// Whom an IPv4 socket hears from.
+#[cgroup_sock_addr(recvmsg4)]
+fn mesh_recvmsg4(ctx: SockAddrContext) -> i32 {
+    dns::show(&SockAddr::v4(ctx));
+    ctx::Outcome::Allow.code()
+}
+
+/// Whom an IPv6 socket hears from.
+#[cgroup_sock_addr(recvmsg6)]
+fn mesh_recvmsg6(ctx: SockAddrContext) -> i32 {
+    dns::show(&SockAddr::v6(ctx));
+    ctx::Outcome::Allow.code()
+}
+
 /// Events of the pod's TCP sockets.
 #[sock_ops]
 fn mesh_sock_ops(ctx: SockOpsContext) -> u32 {
@@ -58,6 +85,12 @@ fn mesh_sock_ops(ctx: SockOpsContext) -> u32 {
 #[sk_lookup]
 fn mesh_sk_lookup(ctx: SkLookupContext) -> u32 {
     sk_lookup::steer(&Lookup::new(ctx)).code()
+}
+
+/// The same of a pod whose address means another pod by now.
+#[sk_lookup]
+fn mesh_sk_refuse(ctx: SkLookupContext) -> u32 {
+    sk_lookup::refuse_all(&Lookup::new(ctx)).code()
 }
 
 #[cfg(target_arch = "bpf")]

@@ -10,7 +10,7 @@ use mesh_common::layout::{Addr, Endpoint};
 
 use crate::ctx::Lookup;
 use crate::flow::LiveFlow;
-use crate::maps;
+use crate::{dns, maps};
 
 /// What becomes of the packet.
 #[derive(Clone, Copy)]
@@ -31,13 +31,14 @@ impl Steering {
 
 #[inline(always)]
 pub(crate) fn steer(packet: &Lookup) -> Steering {
+    if packet.is_udp() {
+        return dns::guard(packet);
+    }
     if !packet.is_tcp() {
         return Steering::Pass;
     }
     let (remote, local) = packet.addrs();
-    // From the pod itself: a captured connect on its way to the agent, the agent's delivery, or the pod's own
-    // affair. From outside neither comes: the kernel drops such sources as martians.
-    if remote.is(&local) || remote.is_loopback() || local.is_loopback() {
+    if is_own_affair(&remote, &local) {
         return Steering::Pass;
     }
     // A neighbour on the link that avoids the pod's address would avoid every policy.
@@ -53,6 +54,10 @@ pub(crate) fn steer(packet: &Lookup) -> Steering {
     };
     if maps::is_excluded_inbound(&wanted) {
         maps::count(Counter::ExcludedInbound);
+        return Steering::Pass;
+    }
+    if maps::is_node(&remote) && maps::is_probed(&wanted) {
+        maps::count(Counter::Probe);
         return Steering::Pass;
     }
     if is_direct(packet, &wanted, remote) {
@@ -77,6 +82,23 @@ pub(crate) fn steer(packet: &Lookup) -> Steering {
     Steering::Pass
 }
 
+/// Lets in what the pod itself sends, and nobody else.
+#[inline(always)]
+pub(crate) fn refuse_all(packet: &Lookup) -> Steering {
+    let (remote, local) = packet.addrs();
+    if !packet.is_tcp() || is_own_affair(&remote, &local) {
+        return Steering::Pass;
+    }
+    refuse()
+}
+
+/// From the pod itself: a captured connect on its way to the agent, the agent's delivery, or the pod's own affair.
+/// From outside neither comes: the kernel drops such sources as martians.
+#[inline(always)]
+pub(crate) fn is_own_affair(remote: &Addr, local: &Addr) -> bool {
+    remote.is(local) || remote.is_loopback() || local.is_loopback()
+}
+
 /// Whether a living socket registered this very connection.
 #[inline(always)]
 fn is_direct(packet: &Lookup, wanted: &Endpoint, remote: Addr) -> bool {
@@ -91,7 +113,7 @@ fn is_direct(packet: &Lookup, wanted: &Endpoint, remote: Addr) -> bool {
 }
 
 #[inline(always)]
-fn refuse() -> Steering {
+pub(crate) fn refuse() -> Steering {
     maps::count(Counter::Dropped);
     Steering::Drop
 }

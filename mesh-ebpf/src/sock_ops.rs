@@ -7,6 +7,7 @@ use aya_ebpf::bindings::{
 };
 use mesh_common::counter::Counter;
 use mesh_common::layout::SocketKey;
+use mesh_common::map::MapName;
 
 use crate::ctx::SockEvent;
 use crate::{direct, maps};
@@ -36,6 +37,11 @@ fn before_syn(event: &SockEvent) {
         return;
     }
     let Some(original) = maps::by_cookie(cookie) else {
+        // Connects to the agent are made by the hook alone: its entry is gone, and the agent will refuse.
+        if event.dials_agent() {
+            maps::overflowed(MapName::OriginalByCookie);
+            maps::count(Counter::Lost);
+        }
         return;
     };
     // Without an entry the agent refuses the connection: nothing leaks, but it is counted.

@@ -13,7 +13,8 @@ use crate::control::{Reading, Source, SourceError};
 use crate::identity::Certificates;
 use crate::kernel::Pulse;
 use crate::kernel::enrolment::Enrolment;
-use crate::kernel::status::Change;
+use crate::kernel::node_addrs;
+use crate::kernel::status::{Change, Report};
 use crate::lifecycle::{ReadyGuard, Stop, Tasks};
 use crate::mesh::facts::Rejection;
 use crate::proxy::Mesh;
@@ -41,11 +42,14 @@ impl ConfigLoop {
     pub(super) async fn run(mut self, stop: Stop) {
         let mut audit = interval(AUDIT);
         audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep = interval(VANISHED);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.requested() => return,
                 reading = self.source.next_reading() => self.take(reading).await,
-                // What could not be enrolled is tried again, and pods that vanished are noticed.
+                _ = sweep.tick(), if self.first.is_none() => self.sweep(),
+                // What could not be enrolled is tried again, and what is enrolled is audited.
                 // Before the first reading nobody knows which pods of an earlier agent are wanted.
                 _ = audit.tick(), if self.first.is_none() => self.reconcile(),
             }
@@ -107,6 +111,12 @@ impl ConfigLoop {
         self.first = None;
     }
 
+    /// Notices soon which pods are gone.
+    fn sweep(&self) {
+        let reports = self.enrolment.lock().sweep();
+        self.tell(&reports);
+    }
+
     fn apply_direct(&self) {
         let present = self.enrolment.lock().present();
         self.direct.lock().apply(&self.snapshots.load(), present);
@@ -116,42 +126,63 @@ impl ConfigLoop {
         let snapshot = self.snapshots.load();
         let wanted = snapshot.local();
         let mut enrolment = self.enrolment.lock();
-        for report in enrolment.reconcile(wanted) {
-            match &report.change {
-                Change::Joined => tracing::info!(pod = report.pod, "pod joined the mesh"),
-                Change::Repaired { hooks } => {
-                    tracing::error!(
-                        pod = report.pod,
-                        ?hooks,
-                        "somebody took hooks away; they are linked again"
-                    );
-                    self.telemetry.mesh().hooks_repaired(hooks.len());
-                }
-                Change::Unrepaired { why } => {
-                    tracing::error!(
-                        pod = report.pod,
-                        why,
-                        "hooks are missing and cannot be linked again"
-                    );
-                }
-                Change::Left => tracing::info!(pod = report.pod, "pod left the mesh"),
-                Change::Failed { why } => tracing::error!(pod = report.pod, why, "pod cannot join the mesh"),
-                Change::ExclusionsChanged => tracing::info!(pod = report.pod, "pod excludes something else"),
-                Change::ExclusionsFailed { why } => {
-                    tracing::error!(pod = report.pod, why, "what a pod excludes is not in force");
-                }
-                Change::LeftUncleanly { why } => tracing::error!(pod = report.pod, why, "pod left traces"),
-            }
+        let known = node_addrs::own().and_then(|mut addrs| {
+            addrs.extend(snapshot.own_node());
+            addrs.retain(|addr| snapshot.workload_at(*addr).is_none());
+            enrolment.know_node(&addrs)
+        });
+        if let Err(error) = known {
+            tracing::error!(%error, "probes of the node's kubelet may take the way of any plaintext");
         }
+        let reports = enrolment.reconcile(wanted);
         let status = enrolment.status();
-        let enrolled = status.pods.iter().filter(|pod| pod.present).count();
+        drop(enrolment);
+        self.tell(&reports);
+        let enrolled = status.pods.iter().filter(|pod| pod.is_served()).count();
         self.telemetry.mesh().pods(wanted.len(), enrolled);
         if let Some((_, bypassed)) = status.counters.iter().find(|(name, _)| *name == BYPASSED) {
             self.telemetry.mesh().bypassed(*bypassed);
         }
-        drop(enrolment);
+        for (map, entries) in &status.overflows {
+            if self.telemetry.mesh().map_overflowed(map, *entries) {
+                tracing::error!(map, entries, "a map has no room: raise max_flows or max_pods");
+            }
+        }
         self.count_losses(&status.counters);
         self.apply_direct();
+    }
+
+    fn tell(&self, reports: &[Report]) {
+        for report in reports {
+            let pod = &report.pod;
+            match &report.change {
+                Change::Joined => tracing::info!(pod, "pod joined the mesh"),
+                Change::Repaired { parts } => {
+                    let names: Vec<_> = parts.iter().map(|part| part.name()).collect();
+                    tracing::error!(
+                        pod,
+                        parts = names.join(" "),
+                        "somebody changed a pod's capture; it is repaired"
+                    );
+                    self.telemetry.mesh().capture_repaired(names);
+                }
+                Change::Unrepaired { why } => {
+                    tracing::error!(pod, why, "a pod's capture was changed and cannot be repaired");
+                }
+                Change::Superseded { why } => tracing::error!(pod, why, "a pod's connections are refused"),
+                Change::Left => tracing::info!(pod, "pod left the mesh"),
+                Change::Failed { why } => tracing::error!(pod, why, "pod cannot join the mesh"),
+                Change::ExceptionsChanged => tracing::info!(pod, "pod lets something else past"),
+                Change::ExceptionsFailed { why } => {
+                    tracing::error!(pod, why, "what a pod lets past is not in force");
+                }
+                Change::DnsChanged { is_captured } => {
+                    tracing::info!(pod, is_captured, "DNS capture of a pod changed");
+                }
+                Change::DnsFailed { why } => tracing::error!(pod, why, "DNS of a pod cannot be captured"),
+                Change::LeftUncleanly { why } => tracing::error!(pod, why, "pod left traces"),
+            }
+        }
     }
 
     fn count_losses(&self, counters: &[(&'static str, u64)]) {
@@ -275,6 +306,8 @@ const KINDS: [&str; 9] = [
 const BYPASSED: &str = Counter::Bypassed.name();
 /// A sixth of what the hooks bear with.
 const BEAT: Duration = Duration::from_millis(500);
+/// Pods that are gone are noticed four times as often as all else.
+const VANISHED: Duration = Duration::from_millis(500);
 /// Every second: live bytes are in metrics ten times as often as they must be.
 const LOOK: Duration = Duration::from_secs(1);
 const AUDIT: Duration = Duration::from_secs(2);

@@ -24,7 +24,9 @@ use crate::capture::PodHost;
 use crate::capture::listeners::PodPorts;
 use crate::config::{AccessLogTarget, Config, DirectMode, UninstallArgs};
 use crate::control::file::FileSource;
+use crate::dns::Zone;
 use crate::identity::{Certificates, EmbeddedCa};
+use crate::kernel::capacity::Capacity;
 use crate::kernel::direct::sock_diag;
 use crate::kernel::ebpf::EbpfKernel;
 use crate::kernel::enrolment::Enrolment;
@@ -104,7 +106,7 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
     let telemetry = Telemetry::with_access_log(access_log(&config.access_log)?);
     telemetry.observe_tasks(tasks.clone());
     let admin = AdminServer::bind(config.admin_addr, readiness.clone()).await?;
-    let kernel = EbpfKernel::load(&config.bpf_dir, &config.node_name)?;
+    let kernel = EbpfKernel::load(&config.bpf_dir, &config.node_name, capacity(config))?;
     let ca = EmbeddedCa::open(&config.ca_dir, &config.trust_domain, config.certificate_ttl)?;
     let certificates = Arc::new(Certificates::new(Arc::new(ca), &tasks));
     watch_certificates(&telemetry, &certificates);
@@ -114,15 +116,12 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
         Arc::clone(&snapshots),
         Arc::clone(&certificates),
         telemetry.clone(),
-        proxy_settings(config),
+        proxy_settings(config)?,
         tasks.clone(),
     ));
     let host: Arc<dyn PodHost> = Arc::new(Proxy::new(Arc::clone(&mesh), data.clone()));
-    let enrolment = Arc::new(Mutex::new(Enrolment::new(
-        Box::new(kernel),
-        host,
-        PodPorts::default(),
-    )));
+    let enrolment = Enrolment::new(Box::new(kernel), host, PodPorts::default());
+    let enrolment = Arc::new(Mutex::new(enrolment.capturing_dns(config.dns_capture)));
     let heart = Heart {
         pulse: enrolment.lock().pulse(),
         tasks: tasks.clone(),
@@ -218,6 +217,13 @@ fn first_snapshot(config: &Config) -> Snapshot {
     Snapshot::build(&Facts::default(), &snapshot_settings(config), None).0
 }
 
+fn capacity(config: &Config) -> Capacity {
+    Capacity {
+        pods: config.max_pods,
+        flows: config.max_flows,
+    }
+}
+
 fn snapshot_settings(config: &Config) -> SnapshotSettings {
     SnapshotSettings {
         node: config.node_name.as_str().into(),
@@ -225,11 +231,13 @@ fn snapshot_settings(config: &Config) -> SnapshotSettings {
     }
 }
 
-fn proxy_settings(config: &Config) -> ProxySettings {
-    ProxySettings {
+fn proxy_settings(config: &Config) -> anyhow::Result<ProxySettings> {
+    let zone = Zone::new(&config.cluster_domain, config.dns_ttl);
+    Ok(ProxySettings {
         node: config.node_name.as_str().into(),
         detect_timeout: config.detect_timeout,
         connect_timeout: config.connect_timeout,
         idle_timeout: config.idle_timeout,
-    }
+        zone: zone.context("cluster_domain is too long for a name")?,
+    })
 }

@@ -3,7 +3,7 @@
 //! Every pod lives in the namespace of the process under a cookie of its own; a test plays the hooks by filing what
 //! they would have filed and dialling the pod's listeners.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
@@ -13,9 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::kernel::direct::DirectTable;
 use crate::kernel::direct::fake::FakeDirect;
 use crate::kernel::error::KernelError;
-use crate::kernel::site::Site;
-use crate::kernel::{Entry, Hook, Kernel, Orphan, Pulse};
-use crate::mesh::exclusions::Exclusions;
+use crate::kernel::site::{Lineage, Site};
+use crate::kernel::{Entry, Exceptions, Hook, Kernel, Orphan, Part, Pulse};
 use crate::mesh::workload::{FailMode, Placement};
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
@@ -32,17 +31,27 @@ pub struct FakeKernel {
 struct State {
     cookies: HashMap<PathBuf, NetnsCookie>,
     hooked: HashMap<NetnsCookie, Vec<IpAddr>>,
-    excluded: HashMap<NetnsCookie, Exclusions>,
+    refusing: BTreeSet<u64>,
+    cgroups: HashMap<PathBuf, u64>,
+    excepted: HashMap<NetnsCookie, Exceptions>,
+    tampered: Vec<(NetnsCookie, Part)>,
+    node: BTreeSet<IpAddr>,
     orphans: HashMap<NetnsCookie, Vec<IpAddr>>,
     fail_modes: HashMap<NetnsCookie, FailMode>,
-    broken: Vec<Hook>,
+    dns: HashMap<NetnsCookie, bool>,
+    broken: Vec<Part>,
     refusal: Option<String>,
 }
 
 impl FakeKernel {
-    /// Refuses every `put` and `exclude` from now on with `reason`; `None` ends it.
+    /// Refuses every `put`, `except` and `repair` that is due from now on with `reason`; `None` ends it.
     pub fn refuse(&self, reason: Option<&str>) {
         self.lock().refusal = reason.map(str::to_owned);
+    }
+
+    /// The name of the namespace at `path`, once it was opened.
+    pub fn cookie_of(&self, path: &str) -> Option<NetnsCookie> {
+        self.lock().cookies.get(std::path::Path::new(path)).copied()
     }
 
     /// The addresses that are hooked for the namespace.
@@ -50,14 +59,29 @@ impl FakeKernel {
         self.lock().hooked.get(&netns).cloned()
     }
 
-    /// What is left alone for the namespace, if that was ever said.
-    pub fn excluded(&self, netns: NetnsCookie) -> Option<Exclusions> {
-        self.lock().excluded.get(&netns).cloned()
+    /// Whether all connections of a hooked pod are refused.
+    pub fn is_refusing(&self, netns: NetnsCookie) -> bool {
+        self.lock().refusing.contains(&netns.0)
     }
 
-    /// Takes hooks away from the pod that is looked at next, as somebody with `bpftool` may.
-    pub fn detach(&self, hooks: &[Hook]) {
-        self.lock().broken = hooks.to_vec();
+    /// What is let past for the namespace, if that was ever said.
+    pub fn excepted(&self, netns: NetnsCookie) -> Option<Exceptions> {
+        self.lock().excepted.get(&netns).cloned()
+    }
+
+    /// The addresses of the node.
+    pub fn node(&self) -> BTreeSet<IpAddr> {
+        self.lock().node.clone()
+    }
+
+    /// Takes parts away from the pod that is looked at next, as somebody with `bpftool` may.
+    pub fn take_away(&self, parts: &[Part]) {
+        self.lock().broken = parts.to_vec();
+    }
+
+    /// Changes what is let past for a pod.
+    pub fn tamper(&self, netns: NetnsCookie, map: &'static str) {
+        self.lock().tampered.push((netns, Part::Entry(map)));
     }
 
     /// As when the agent was killed and another one starts: what is hooked stays.
@@ -69,6 +93,11 @@ impl FakeKernel {
     /// What becomes of a pod's connections without an agent.
     pub fn fail_mode(&self, netns: NetnsCookie) -> Option<FailMode> {
         self.lock().fail_modes.get(&netns).copied()
+    }
+
+    /// Whether the namespace's DNS goes to the agent, if that was ever said.
+    pub fn captures_dns(&self, netns: NetnsCookie) -> Option<bool> {
+        self.lock().dns.get(&netns).copied()
     }
 
     /// What the hooks would remember.
@@ -103,7 +132,12 @@ impl Kernel for FakeKernel {
                 .saturating_add(1),
         );
         let cookie = *state.cookies.entry(placement.netns.clone()).or_insert(next);
-        Ok(Site::stand_in(cookie))
+        let lineage = placement.cgroup.ancestors().map(|cgroup| {
+            let next = u64::try_from(state.cgroups.len()).unwrap_or(u64::MAX);
+            (0, *state.cgroups.entry(cgroup.to_owned()).or_insert(next))
+        });
+        let lineage = Lineage(lineage.collect());
+        Ok(Site::stand_in(cookie, lineage))
     }
 
     fn put(
@@ -117,6 +151,7 @@ impl Kernel for FakeKernel {
             return Err(KernelError::Told(reason.clone()));
         }
         state.orphans.remove(&site.netns.cookie());
+        state.refusing.remove(&site.netns.cookie().0);
         state.fail_modes.insert(site.netns.cookie(), fail_mode);
         state
             .hooked
@@ -133,21 +168,39 @@ impl Kernel for FakeKernel {
         Arc::new(FakePulse)
     }
 
-    fn exclude(
+    fn refuse(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
+        let mut state = self.lock();
+        if let Some(reason) = &state.refusal {
+            return Err(KernelError::Told(reason.clone()));
+        }
+        state.refusing.insert(netns.0);
+        Ok(())
+    }
+
+    fn except(
         &mut self,
         netns: NetnsCookie,
         _addrs: &[IpAddr],
-        wanted: &Exclusions,
+        wanted: &Exceptions,
     ) -> Result<(), KernelError> {
         let mut state = self.lock();
         if let Some(reason) = &state.refusal {
             return Err(KernelError::Told(reason.clone()));
         }
-        state.excluded.insert(netns, wanted.clone());
+        state.excepted.insert(netns, wanted.clone());
         Ok(())
     }
 
-    fn repair(&mut self, _: &Site) -> Result<Vec<Hook>, KernelError> {
+    fn capture_dns(&mut self, netns: NetnsCookie, is_captured: bool) -> Result<(), KernelError> {
+        let mut state = self.lock();
+        if let Some(reason) = &state.refusal {
+            return Err(KernelError::Told(reason.clone()));
+        }
+        state.dns.insert(netns, is_captured);
+        Ok(())
+    }
+
+    fn repair(&mut self, _: &Site, _: &[(IpAddr, BorrowedFd<'_>)]) -> Result<Vec<Part>, KernelError> {
         let mut state = self.lock();
         match &state.refusal {
             Some(reason) if !state.broken.is_empty() => Err(KernelError::Told(reason.clone())),
@@ -155,11 +208,22 @@ impl Kernel for FakeKernel {
         }
     }
 
+    fn repair_exceptions(&mut self) -> Result<Vec<(NetnsCookie, Part)>, KernelError> {
+        Ok(std::mem::take(&mut self.lock().tampered))
+    }
+
+    fn know_node(&mut self, addrs: &BTreeSet<IpAddr>) -> Result<(), KernelError> {
+        self.lock().node.clone_from(addrs);
+        Ok(())
+    }
+
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
         let mut state = self.lock();
         let addrs = state.hooked.remove(&netns).unwrap_or_default();
         self.direct.withdraw(netns, &addrs)?;
-        state.excluded.remove(&netns);
+        state.excepted.remove(&netns);
+        state.refusing.remove(&netns.0);
+        state.dns.remove(&netns);
         state.orphans.remove(&netns);
         Ok(())
     }
@@ -188,6 +252,10 @@ impl Kernel for FakeKernel {
     fn counters(&self) -> Result<Vec<(&'static str, u64)>, KernelError> {
         Ok(Vec::new())
     }
+
+    fn overflows(&self) -> Result<Vec<(&'static str, u64)>, KernelError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Nobody listens to it: the fake has no hooks that could.
@@ -209,6 +277,7 @@ impl Pulse for FakePulse {
 pub struct FakeFlows {
     original: Mutex<HashMap<(NetnsCookie, SocketAddr), SocketAddr>>,
     true_peer: Mutex<HashMap<(NetnsCookie, SocketAddr), SocketAddr>>,
+    resolvers: Mutex<HashMap<(NetnsCookie, SocketAddr), SocketAddr>>,
 }
 
 impl FakeFlows {
@@ -216,6 +285,11 @@ impl FakeFlows {
     /// is the application, into it the remote one. Bind, file, connect, so that it is there before the connection.
     pub fn file_original(&self, netns: NetnsCookie, local: SocketAddr, original: SocketAddr) {
         lock(&self.original).insert((netns, local), original);
+    }
+
+    /// Plays the hooks: queries for `resolver` go to the DNS listener at `listener`.
+    pub fn file_resolver(&self, netns: NetnsCookie, listener: SocketAddr, resolver: SocketAddr) {
+        lock(&self.resolvers).insert((netns, listener), resolver);
     }
 
     /// Plays getpeername: who stands behind `bound`, as the agent filed it.
@@ -236,6 +310,10 @@ impl FlowTable for FakeFlows {
     fn file_true_peer(&self, netns: NetnsCookie, bound: SocketAddr, peer: SocketAddr) -> io::Result<()> {
         lock(&self.true_peer).insert((netns, bound), peer);
         Ok(())
+    }
+
+    fn resolver_behind(&self, netns: NetnsCookie, listener: SocketAddr) -> io::Result<Option<SocketAddr>> {
+        Ok(lock(&self.resolvers).get(&(netns, listener)).copied())
     }
 
     fn forget_true_peer(&self, netns: NetnsCookie, bound: SocketAddr) -> io::Result<()> {

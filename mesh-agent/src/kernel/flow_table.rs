@@ -6,14 +6,18 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, MapData, MapError};
 use aya::sys::SyscallError;
-use mesh_common::layout::{Endpoint, SocketKey};
+use mesh_common::dns::DNS_PORT;
+use mesh_common::layout::{Addr, Endpoint, SocketKey};
+use mesh_common::map::MapName;
 
-use crate::kernel::error::KernelError;
+use crate::kernel::capacity::Overflows;
+use crate::kernel::dns::RESOLVERS;
+use crate::kernel::error::{KernelError, is_full};
 use crate::kernel::loader::Programs;
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
@@ -25,15 +29,22 @@ pub struct EbpfFlows {
     living: Handles,
     closed: Ends,
     true_peer: Handles,
+    resolvers: HashMap<MapData, SocketKey, Addr>,
+    overflows: Arc<Overflows>,
 }
 
 impl EbpfFlows {
-    /// Takes the maps over that hold flows.
-    pub fn open(programs: &mut Programs) -> Result<Self, KernelError> {
+    /// Takes the maps over that hold flows; what finds no room in them is counted in `overflows`.
+    pub(in crate::kernel) fn open(
+        programs: &mut Programs,
+        overflows: &Arc<Overflows>,
+    ) -> Result<Self, KernelError> {
         Ok(Self {
             living: Handles::open(programs, "ORIGINAL_DST")?,
             closed: programs.map("ORIGINAL_OF_CLOSED")?,
             true_peer: Handles::open(programs, "TRUE_PEER")?,
+            resolvers: programs.hash_map_handle(RESOLVERS)?,
+            overflows: Arc::clone(overflows),
         })
     }
 
@@ -61,12 +72,29 @@ impl FlowTable for EbpfFlows {
             .transpose()
     }
 
+    fn is_open(&self, netns: NetnsCookie, local: SocketAddr) -> io::Result<bool> {
+        let key = SocketKey::new(netns.0, local);
+        Ok(look_up(&self.living.reader, &key)?.is_some())
+    }
+
     fn file_true_peer(&self, netns: NetnsCookie, bound: SocketAddr, peer: SocketAddr) -> io::Result<()> {
         let key = SocketKey::new(netns.0, bound);
-        self.true_peer
+        let filed = self
+            .true_peer
             .writer(bound.port())
-            .insert(key, Endpoint::from(peer), 0)
-            .map_err(plain)
+            .insert(key, Endpoint::from(peer), 0);
+        if filed.as_ref().is_err_and(is_full) {
+            self.overflows.add(MapName::TruePeer);
+        }
+        filed.map_err(plain)
+    }
+
+    fn resolver_behind(&self, netns: NetnsCookie, listener: SocketAddr) -> io::Result<Option<SocketAddr>> {
+        match self.resolvers.get(&SocketKey::new(netns.0, listener), 0) {
+            Ok(addr) => Ok(Some(SocketAddr::new(IpAddr::from(addr), DNS_PORT))),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(plain(error)),
+        }
     }
 
     fn forget_true_peer(&self, netns: NetnsCookie, bound: SocketAddr) -> io::Result<()> {

@@ -15,6 +15,13 @@ pub trait FlowTable: Send + Sync + fmt::Debug {
     /// (the peer address of the connection that the agent accepted). `None` when it was not captured.
     fn original_destination(&self, netns: NetnsCookie, local: SocketAddr) -> io::Result<Option<SocketAddr>>;
 
+    /// Whether the captured socket of `netns` whose local end is `local` is still open, shut for sending or not. A
+    /// table that cannot know says no.
+    fn is_open(&self, netns: NetnsCookie, local: SocketAddr) -> io::Result<bool> {
+        let _ = (netns, local);
+        Ok(false)
+    }
+
     /// Where a connection from `peer`, accepted by an inbound listener of `netns`, was meant to go. The kernel steers
     /// it with both ends intact, so that is its `local` end; a fake, which cannot steer, says otherwise.
     fn inbound_destination(&self, netns: NetnsCookie, peer: SocketAddr, local: SocketAddr) -> SocketAddr {
@@ -25,6 +32,9 @@ pub trait FlowTable: Send + Sync + fmt::Debug {
     /// Files that behind `bound`, a socket that the agent is about to connect to an application of `netns`,
     /// stands `peer`: `accept()` and `getpeername()` of the application then show `peer`.
     fn file_true_peer(&self, netns: NetnsCookie, bound: SocketAddr, peer: SocketAddr) -> io::Result<()>;
+
+    /// The resolver that the in-pod DNS listener at `listener` stands for. `None` when no captured query ever went there.
+    fn resolver_behind(&self, netns: NetnsCookie, listener: SocketAddr) -> io::Result<Option<SocketAddr>>;
 
     /// Forgets what was filed for `bound`; forgetting twice is not an error.
     fn forget_true_peer(&self, netns: NetnsCookie, bound: SocketAddr) -> io::Result<()>;

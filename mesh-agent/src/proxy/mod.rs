@@ -3,6 +3,7 @@
 //! Place in the walk: they call the other rooms in order: capture, identity, detect, policy, route, balance,
 //! transport, telemetry. Must not know: eBPF, where facts come from.
 
+mod dns;
 pub mod hop;
 mod http;
 mod inbound;
@@ -13,21 +14,26 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
+use crate::capture::dns::DnsListeners;
 use crate::capture::door::{Accepted, Captured, Door};
 use crate::capture::listeners::PodListeners;
-use crate::capture::{Direction, PodHost};
+use crate::capture::{Direction, Leaving, PodHost};
 use crate::detect::Prefixed;
+use crate::dns::Zone;
 use crate::identity::Certificates;
 use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
+use crate::proxy::dns::PodDns;
 use crate::proxy::pods::{MAX_CONNECTIONS, ServedPod, ServedPods};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::{self, Telemetry};
@@ -60,6 +66,8 @@ pub struct ProxySettings {
     pub connect_timeout: Duration,
     /// How long a TCP connection may be silent in both directions (Envoy's and Istio's default: 1 h).
     pub idle_timeout: Duration,
+    /// What is answered to captured DNS questions.
+    pub zone: Zone,
 }
 
 impl Mesh {
@@ -111,21 +119,17 @@ impl Proxy {
 }
 
 impl PodHost for Proxy {
-    fn joined(&self, pod: LocalPod, listeners: PodListeners) {
+    fn joined(&self, pod: LocalPod, listeners: PodListeners) -> io::Result<()> {
         let _on_data = self.data.enter();
         let tasks = self.mesh.tasks.child();
-        let doors = match listeners.into_doors(&pod) {
-            Ok(doors) => doors,
-            Err(error) => {
-                tracing::error!(%error, pod = %pod.workload.pod_name, "cannot accept on a pod's listeners");
-                return;
-            }
-        };
+        let doors = listeners.into_doors(&pod)?;
         let served = Arc::new(ServedPod {
             pod,
             pool: HttpPool::new(tasks.clone()),
             tasks,
+            cut: CancellationToken::new(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            dns: PodDns::default(),
         });
         if let Some(before) = self.mesh.pods.insert(&served) {
             before.retire();
@@ -135,11 +139,23 @@ impl PodHost for Proxy {
             let tasks = served.tasks.clone();
             tasks.spawn("accept", async move { accept(&mesh, &served, &door).await });
         }
+        Ok(())
     }
 
-    fn left(&self, uid: &WorkloadUid) {
-        if let Some(served) = self.mesh.pods.remove(uid) {
-            served.retire();
+    fn resolve(&self, uid: &WorkloadUid, listeners: Option<DnsListeners>) {
+        let _on_data = self.data.enter();
+        if let Some(served) = self.mesh.pods.find(uid) {
+            served.dns.set(&self.mesh, &served, listeners);
+        }
+    }
+
+    fn left(&self, uid: &WorkloadUid, why: Leaving) {
+        let Some(served) = self.mesh.pods.remove(uid) else {
+            return;
+        };
+        served.retire();
+        if why == Leaving::Gone {
+            served.cut.cancel();
         }
     }
 }
@@ -177,13 +193,15 @@ fn serve(mesh: &Arc<Mesh>, served: &Arc<ServedPod>, captured: Captured) {
         return captured.stream.reset_on_close();
     };
     let (mesh, pod) = (Arc::clone(mesh), Arc::clone(served));
+    let cut = served.cut.clone();
     match direction {
         Direction::Outbound => served.tasks.spawn("outbound", async move {
-            outbound::serve(mesh, pod, captured).await;
+            cut.run_until_cancelled(outbound::serve(mesh, pod, captured))
+                .await;
             drop(permit);
         }),
         Direction::Inbound => served.tasks.spawn("inbound", async move {
-            inbound::serve(mesh, pod, captured).await;
+            cut.run_until_cancelled(inbound::serve(mesh, pod, captured)).await;
             drop(permit);
         }),
     }

@@ -21,6 +21,7 @@ use self::routes::Routes;
 use self::services::Services;
 pub use self::upstream::{Picked, Upstream, UpstreamEndpoint};
 use self::workloads::Workloads;
+use crate::dns::names::Names;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::{Workload, WorkloadUid};
@@ -44,6 +45,7 @@ pub struct Snapshot {
     services: Services,
     routes: Routes,
     mtls: MtlsPolicy,
+    names: Names,
     /// Addresses of the node that this agent serves.
     own_node: HashSet<IpAddr>,
 }
@@ -83,7 +85,7 @@ impl Snapshot {
         self.version
     }
 
-    /// The pods of this node to be captured: enrolled, placed, and with an address; sorted by namespace and name.
+    /// The enrolled pods of this node, also those that have no place or address yet; sorted by namespace and name.
     pub fn local(&self) -> &[Arc<Workload>] {
         self.workloads.local()
     }
@@ -107,6 +109,11 @@ impl Snapshot {
     /// address is IPv4.
     pub fn is_own_node(&self, addr: IpAddr) -> bool {
         self.own_node.contains(&addr.to_canonical()) && self.workload_at(addr).is_none()
+    }
+
+    /// The addresses that Node objects give the node that this agent serves, unmapped, in no order.
+    pub fn own_node(&self) -> impl Iterator<Item = IpAddr> {
+        self.own_node.iter().copied()
     }
 
     /// Whether plaintext from `client` to a port of `workload`, a pod of this node, is its kubelet's probe: let in
@@ -144,6 +151,11 @@ impl Snapshot {
     /// A port of a Service.
     pub fn upstream(&self, service: &ServiceName, port: u16) -> Option<&Arc<Upstream>> {
         self.services.upstream(service, port)
+    }
+
+    /// What DNS answers about Services.
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 
     /// All ports of all Services, in no order.

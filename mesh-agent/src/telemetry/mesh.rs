@@ -23,14 +23,14 @@ pub struct MeshMetrics {
     config_success: Gauge,
     pods_wanted: Gauge,
     pods_enrolled: Gauge,
-    capture_repairs: Counter,
-    bypassed: Counter,
+    hooks: HookMetrics,
     handshake_failures: Family<[(&'static str, &'static str); 2], Counter>,
     captured: [Counter; 2],
     uncaptured: [Counter; 2],
     denials: Family<Label, Counter>,
     request_paths: [Counter; 4],
     connection_paths: [Counter; 4],
+    dns: [Counter; 4],
 }
 
 /// One label: its name and its value.
@@ -45,6 +45,19 @@ pub enum Direction {
     Inbound,
 }
 
+/// What became of a captured DNS question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DnsOutcome {
+    /// It was about a Service that is known.
+    Answered,
+    /// The pod's own resolver answered it; of DNS over TCP, it went there together with all that followed.
+    Forwarded,
+    /// The resolver did not answer, or too many questions waited for it.
+    Failed,
+    /// It was no question, and was dropped.
+    Malformed,
+}
+
 /// Which role the agent had in a TLS handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HandshakeSide {
@@ -52,6 +65,14 @@ pub enum HandshakeSide {
     Client,
     /// It accepted.
     Server,
+}
+
+/// What is known of the hooks and their maps.
+#[derive(Debug)]
+struct HookMetrics {
+    repairs: Family<Label, Counter>,
+    bypassed: Counter,
+    map_overflows: Family<Label, Counter>,
 }
 
 impl MeshMetrics {
@@ -81,20 +102,7 @@ impl MeshMetrics {
             config_success: register_success(registry),
             pods_wanted,
             pods_enrolled,
-            capture_repairs: registered(
-                registry,
-                (
-                    "mesh_capture_repairs",
-                    "Hooks of pods that somebody else had taken away and that were linked again",
-                ),
-            ),
-            bypassed: registered(
-                registry,
-                (
-                    "mesh_bypassed_connections",
-                    "Connections of pods that fail open which went past a dead agent, since the maps were made",
-                ),
-            ),
+            hooks: HookMetrics::register(registry),
             handshake_failures: registered(
                 registry,
                 (
@@ -124,6 +132,7 @@ impl MeshMetrics {
                 ("mesh_requests_path", "Requests by the way they took"),
                 ("path", PathTaken::ALL.map(PathTaken::as_str)),
             ),
+            dns: register_dns(registry),
             connection_paths: family(
                 registry,
                 ("mesh_connections_path", "Connections by the way they took"),
@@ -163,13 +172,20 @@ impl MeshMetrics {
 
     /// So many connections went past a dead agent: the kernel counts them, across restarts.
     pub fn bypassed(&self, connections: u64) {
-        self.bypassed.inner().store(connections, Ordering::Relaxed);
+        self.hooks.bypassed.inner().store(connections, Ordering::Relaxed);
     }
 
-    /// Somebody else had taken `hooks` hooks of a pod away: they are linked again.
-    pub fn hooks_repaired(&self, hooks: usize) {
-        self.capture_repairs
-            .inc_by(u64::try_from(hooks).unwrap_or(u64::MAX));
+    /// A map had no room for so many entries until now; whether they are more than before.
+    pub fn map_overflowed(&self, map: &'static str, entries: u64) -> bool {
+        let count = self.hooks.map_overflows.get_or_create_owned(&[("map", map)]);
+        count.inner().swap(entries, Ordering::Relaxed) < entries
+    }
+
+    /// Somebody else had taken these parts of a pod's capture away or changed them: they are as they should be again.
+    pub fn capture_repaired(&self, parts: impl IntoIterator<Item = &'static str>) {
+        for part in parts {
+            self.hooks.repairs.get_or_create_owned(&[("part", part)]).inc();
+        }
     }
 
     /// A TLS handshake failed for `reason`, a word of a closed enum.
@@ -200,12 +216,52 @@ impl MeshMetrics {
         self.denials.get_or_create(&[("reason", reason)]).inc();
     }
 
+    /// A captured DNS question was dealt with.
+    pub fn dns_request(&self, outcome: DnsOutcome) {
+        let [answered, forwarded, failed, malformed] = &self.dns;
+        let counter = match outcome {
+            DnsOutcome::Answered => answered,
+            DnsOutcome::Forwarded => forwarded,
+            DnsOutcome::Failed => failed,
+            DnsOutcome::Malformed => malformed,
+        };
+        counter.inc();
+    }
+
     pub(super) fn request_took(&self, path: PathTaken) {
         by_path(path, &self.request_paths).inc();
     }
 
     pub(super) fn connection_took(&self, path: PathTaken) {
         by_path(path, &self.connection_paths).inc();
+    }
+}
+
+impl HookMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        Self {
+            repairs: registered(
+                registry,
+                (
+                    "mesh_capture_repairs",
+                    "Hooks and map entries of pods that somebody else had taken away or changed and that were put back",
+                ),
+            ),
+            bypassed: registered(
+                registry,
+                (
+                    "mesh_bypassed_connections",
+                    "Connections of pods that fail open which went past a dead agent, since the maps were made",
+                ),
+            ),
+            map_overflows: registered(
+                registry,
+                (
+                    "mesh_map_overflow",
+                    "Entries for which a map of the kernel had no room",
+                ),
+            ),
+        }
     }
 }
 
@@ -246,6 +302,18 @@ where
 {
     let family: Family<Label, M> = registered(registry, name_and_help);
     values.map(|value| family.get_or_create_owned(&[(label, value)]))
+}
+
+/// In the order of [`DnsOutcome`].
+fn register_dns(registry: &mut Registry) -> [Counter; 4] {
+    family(
+        registry,
+        (
+            "mesh_dns_requests",
+            "Captured DNS questions by what became of them",
+        ),
+        ("outcome", ["answered", "forwarded", "failed", "malformed"]),
+    )
 }
 
 fn register_success(registry: &mut Registry) -> Gauge {

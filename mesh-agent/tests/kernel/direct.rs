@@ -166,12 +166,12 @@ fn a_verdict_that_is_taken_back_between_connect_and_syn_registers_nothing() {
             let lost = bench.lost();
             let (server, service) = (bench.peer_server(PEER[0])?, SERVICE[0].parse()?);
             bench.allow(&[(service, server.addr)])?;
-            let client = tokio::task::block_in_place(|| bench.lab.late_client(service))?;
+            let client = tokio::task::block_in_place(|| bench.lab.held_client(Side::Pod, service))?;
             if is_taken_back {
                 bench.allow(&[])?;
             }
             // The server is no pod: whoever reaches it is served. A pod's agent would have the unregistered one.
-            let seen = tokio::task::block_in_place(|| client.send())?;
+            let seen = tokio::task::block_in_place(|| client.release())?;
             assert_eq!(seen.reply.as_deref(), Some("hello"), "{seen:?}");
             tokio::task::block_in_place(|| server.seen())?;
             assert_eq!(bench.lost() - lost, u64::from(is_taken_back));

@@ -8,12 +8,15 @@ mod capture;
 mod control;
 mod direct;
 mod direct_counts;
+mod dns;
+mod enrolment;
 mod exceptions;
 mod faults;
 mod protocols;
 mod restart;
 mod routes;
 mod security;
+mod shapes;
 mod soak;
 mod talker;
 
@@ -59,8 +62,11 @@ pub struct Verdict {
     pub seconds: f64,
 }
 
-/// Makes a claim of a function whose name is the claim.
+/// Makes a claim of a function whose name is the claim, of this file or of files below it.
 macro_rules! claims {
+    ($($file:ident { $($check:ident),+ $(,)? })+) => {
+        &[$($($crate::suites::Claim { name: stringify!($check), check: $file::$check }),+),+]
+    };
     ($($check:ident),+ $(,)?) => {
         &[$($crate::suites::Claim { name: stringify!($check), check: $check }),+]
     };
@@ -93,6 +99,18 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "exceptions",
             claims: exceptions::CLAIMS,
+        },
+        Suite {
+            name: "dns",
+            claims: dns::CLAIMS,
+        },
+        Suite {
+            name: "shapes",
+            claims: shapes::CLAIMS,
+        },
+        Suite {
+            name: "enrolment",
+            claims: enrolment::CLAIMS,
         },
         Suite {
             name: "control",

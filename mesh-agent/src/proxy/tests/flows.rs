@@ -17,14 +17,21 @@ type Ends = Mutex<HashMap<(NetnsCookie, SocketAddr), SocketAddr>>;
 pub(super) struct TestFlows {
     original: Ends,
     true_peer: Ends,
+    resolvers: Ends,
     panics_next: AtomicBool,
     forgotten_late: AtomicUsize,
+    are_open: AtomicBool,
 }
 
 impl TestFlows {
     /// Plays the connect hook.
     pub(super) fn file_original(&self, netns: NetnsCookie, local: SocketAddr, original: SocketAddr) {
         self.original.lock().insert((netns, local), original);
+    }
+
+    /// Plays the DNS hooks: queries for `resolver` go to the listener at `listener`.
+    pub(super) fn file_resolver(&self, netns: NetnsCookie, listener: SocketAddr, resolver: SocketAddr) {
+        self.resolvers.lock().insert((netns, listener), resolver);
     }
 
     /// Plays getpeername: who stands behind `bound`.
@@ -42,6 +49,11 @@ impl TestFlows {
         self.panics_next.store(true, Ordering::Relaxed);
     }
 
+    /// From now on the sockets of clients stay open when they have sent a FIN; before, a FIN is their end.
+    pub(super) fn clients_stay_open(&self) {
+        self.are_open.store(true, Ordering::Relaxed);
+    }
+
     /// Entries that were forgotten after somebody else could have taken their port.
     pub(super) fn forgotten_late(&self) -> usize {
         self.forgotten_late.load(Ordering::Relaxed)
@@ -53,6 +65,10 @@ impl FlowTable for TestFlows {
         Ok(self.original.lock().get(&(netns, local)).copied())
     }
 
+    fn is_open(&self, _: NetnsCookie, _: SocketAddr) -> io::Result<bool> {
+        Ok(self.are_open.load(Ordering::Relaxed))
+    }
+
     fn file_true_peer(&self, netns: NetnsCookie, bound: SocketAddr, peer: SocketAddr) -> io::Result<()> {
         assert!(
             !self.panics_next.swap(false, Ordering::Relaxed),
@@ -60,6 +76,10 @@ impl FlowTable for TestFlows {
         );
         self.true_peer.lock().insert((netns, bound), peer);
         Ok(())
+    }
+
+    fn resolver_behind(&self, netns: NetnsCookie, listener: SocketAddr) -> io::Result<Option<SocketAddr>> {
+        Ok(self.resolvers.lock().get(&(netns, listener)).copied())
     }
 
     fn forget_true_peer(&self, netns: NetnsCookie, bound: SocketAddr) -> io::Result<()> {

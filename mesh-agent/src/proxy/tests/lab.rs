@@ -16,9 +16,11 @@ use super::facts::{self, LabPod, PODS, PORT, WEB};
 use super::flows::TestFlows;
 use crate::capture::door::Captured;
 use crate::capture::listeners::{PodListeners, PodPorts};
-use crate::capture::{Direction, PodHost};
+use crate::capture::{Direction, Leaving, PodHost};
+use crate::dns::Zone;
 use crate::identity::{Certificates, EmbeddedCa};
 use crate::lifecycle::Tasks;
+use crate::mesh::domain::ClusterDomain;
 use crate::mesh::facts::Facts;
 use crate::mesh::service::AppProtocol;
 use crate::pod::LocalPod;
@@ -173,6 +175,7 @@ impl Agent {
                 detect_timeout: Duration::from_millis(100),
                 connect_timeout: Duration::from_secs(5),
                 idle_timeout: Duration::from_mins(1),
+                zone: Zone::new(&ClusterDomain::default(), Duration::from_secs(30)).unwrap(),
             },
             tasks.clone(),
         ));
@@ -201,11 +204,11 @@ impl Agent {
         let listeners = PodListeners::open(&local, PodPorts::ANY).unwrap();
         let outbound = listeners.outbound_addrs().next().unwrap();
         self.outbound.insert(pod.ip, outbound);
-        self.proxy.joined(local, listeners);
+        self.proxy.joined(local, listeners).unwrap();
     }
 
     pub(super) fn leave(&self, pod: LabPod) {
-        self.proxy.left(&pod.workload().uid);
+        self.proxy.left(&pod.workload().uid, Leaving::Unwanted);
     }
 
     /// Publishes a snapshot of changed facts.

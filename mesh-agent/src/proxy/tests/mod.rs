@@ -9,7 +9,9 @@ mod lab;
 
 mod bytes;
 mod cross_node;
+mod dns;
 mod faults;
+mod half_closed;
 mod hostile;
 mod kept;
 mod records;

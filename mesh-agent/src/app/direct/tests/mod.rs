@@ -153,6 +153,7 @@ fn facts(protocol: AppProtocol) -> Facts {
             balancer: BalancerKind::LeastRequest,
         }],
         endpoints: vec![crate::mesh::service::Endpoint {
+            hostname: None,
             service: ServiceName::new("shop", "store"),
             meta,
             port_name: "main".into(),
