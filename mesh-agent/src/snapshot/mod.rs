@@ -19,10 +19,12 @@ use self::routes::Routes;
 use self::services::Services;
 pub use self::upstream::{Picked, Upstream, UpstreamEndpoint};
 use self::workloads::Workloads;
+use crate::mesh::identity::SpiffeId;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::MtlsPolicy;
+use crate::policy::authorization::{Authorization, Connection, Protection, Verdict};
 use crate::route::RouteTable;
 
 /// What a snapshot is built for.
@@ -42,6 +44,7 @@ pub struct Snapshot {
     services: Services,
     routes: Routes,
     mtls: MtlsPolicy,
+    authorization: Authorization,
     /// Addresses of the node that this agent serves.
     own_node: HashSet<IpAddr>,
 }
@@ -157,6 +160,37 @@ impl Snapshot {
     /// What a pod accepts on one of its ports.
     pub fn mtls_mode(&self, workload: &Workload, port: u16) -> MtlsMode {
         self.mtls.mode(workload, port)
+    }
+
+    /// The AuthorizationPolicies that protect a pod.
+    pub fn protection(&self, workload: &Workload) -> Arc<Protection> {
+        self.authorization.of(workload)
+    }
+
+    /// What AuthorizationPolicy says of a connection to a pod's own port before a byte of it is read: allowed or denied
+    /// whatever it carries, or to be brought before the agent, which asks for each request, or has something to record.
+    ///
+    /// `source` is who proved to be at the other end, `None` for plaintext; `source_ip` is the client's own address.
+    pub fn l4_verdict(
+        &self,
+        source: Option<&SpiffeId>,
+        source_ip: IpAddr,
+        destination: &Workload,
+        port: u16,
+    ) -> Verdict {
+        let is_v4 = source_ip.to_canonical().is_ipv4();
+        let mut own = destination.addrs.iter().map(IpAddr::to_canonical);
+        let destination_ip = own
+            .clone()
+            .find(|addr| addr.is_ipv4() == is_v4)
+            .or_else(|| own.next());
+        let connection = Connection::new(source, source_ip, destination_ip.unwrap_or(source_ip), port);
+        let protection = self.protection(destination);
+        let verdict = protection.of_connection(&connection);
+        if verdict == Verdict::Allowed && protection.records() {
+            return Verdict::NeedsRequests;
+        }
+        verdict
     }
 
     /// What is known of a pod's port.
