@@ -1,7 +1,9 @@
 //! What the translation promises, from manifests to facts.
 
+mod authorization;
 mod fields;
 mod hostile;
+mod peer_authentication;
 mod probes;
 mod routes;
 
