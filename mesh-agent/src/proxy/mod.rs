@@ -3,9 +3,11 @@
 //! Place in the walk: they call the other rooms in order: capture, identity, detect, policy, route, balance,
 //! transport, telemetry. Must not know: eBPF, where facts come from.
 
+mod arrival;
 pub mod hop;
 mod http;
 mod inbound;
+mod live;
 mod outbound;
 mod pods;
 pub mod refusal;
