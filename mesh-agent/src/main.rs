@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use mesh_agent::config::{CheckArgs, Cli, Command, RunArgs, StatusArgs, UninstallArgs};
+use mesh_agent::config::{CheckArgs, Cli, Command, RunArgs, StatusArgs, StatusOutput, UninstallArgs};
 use mesh_agent::snapshot::SnapshotSettings;
 use mesh_agent::{admin, app, control, status, telemetry};
 use mimalloc::MiMalloc;
@@ -49,10 +49,9 @@ fn print_status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
         .block_on(admin::client::get(args.admin_addr, "/status"))
         .context("no status; does the agent run here, with this --admin-addr?")?
         .body;
-    let text = if args.json {
-        page
-    } else {
-        status::for_humans(&page)?
+    let text = match args.output {
+        StatusOutput::Json => page,
+        StatusOutput::Table => status::for_humans(&page)?,
     };
     say(&text)?;
     Ok(ExitCode::SUCCESS)

@@ -38,6 +38,7 @@ struct Noted {
     rejections: Vec<Rejection>,
     published: Option<SystemTime>,
     source_error: Option<String>,
+    direct: DirectStatus,
 }
 
 impl StatusBoard {
@@ -66,12 +67,18 @@ impl StatusBoard {
             rejections,
             published: Some(SystemTime::now()),
             source_error: None,
+            direct: std::mem::take(&mut noted.direct),
         };
     }
 
     /// The source as a whole cannot be read.
     pub fn source_failed(&self, error: String) {
         self.0.noted.lock().source_error = Some(error);
+    }
+
+    /// What goes past the agent now.
+    pub fn direct(&self, direct: DirectStatus) {
+        self.0.noted.lock().direct = direct;
     }
 
     /// What was left out of the snapshot in force.
@@ -111,10 +118,35 @@ impl StatusBoard {
             snapshot_unix_s: noted.published.map(unix_seconds),
             source_error: noted.source_error.clone(),
             enrolment: board.enrolment.lock().status(),
+            direct: noted.direct.clone(),
             certificates: certificates.collect(),
             rejections: noted.rejections.clone(),
         }
     }
+}
+
+/// What goes past the agent.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectStatus {
+    /// Why nothing does; `None` where it may.
+    pub off: Option<String>,
+    /// Verdicts that found no room.
+    pub left_out: usize,
+    /// Enrolled pods, by namespace and name.
+    pub pods: Vec<DirectPod>,
+}
+
+/// One pod's part in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectPod {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub pod: String,
+    /// Destinations that it may dial directly.
+    pub verdicts: usize,
+    /// Connections of it that go direct now, some seconds ago at most.
+    pub flows: usize,
 }
 
 /// The status page; `E` is what enrolment says, or the part of it that people are shown.
@@ -128,6 +160,7 @@ struct Status<E> {
     snapshot_unix_s: Option<u64>,
     source_error: Option<String>,
     enrolment: E,
+    direct: DirectStatus,
     certificates: Vec<CertificateLine>,
     rejections: Vec<Rejection>,
 }
@@ -136,6 +169,7 @@ struct Status<E> {
 #[derive(Debug, Deserialize)]
 struct EnrolmentLines {
     pods: Vec<PodLine>,
+    overflows: Vec<(String, u64)>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -172,39 +206,12 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
     if let Some(error) = &status.source_error {
         writeln!(text, "! {error}; the last configuration stays in force")?;
     }
-    writeln!(text, "\nPODS")?;
     let now = unix_seconds(SystemTime::now());
-    for pod in &status.enrolment.pods {
-        let addrs: Vec<String> = pod.addrs.iter().map(ToString::to_string).collect();
-        let state = match (pod.wanted, pod.present) {
-            (true, true) => "enrolled",
-            (true, false) => "NOT ENROLLED",
-            (false, true) => "leaving",
-            (false, false) => "out",
-        };
-        write!(
-            text,
-            "  {}/{} {} {state}",
-            pod.namespace,
-            pod.pod,
-            addrs.join(" ")
-        )?;
-        if let Some(since) = pod.since_s {
-            write!(
-                text,
-                " for {} s, hooks {}",
-                now.saturating_sub(since),
-                pod.hooks.join(" ")
-            )?;
-        }
-        if pod.bypassed > 0 {
-            write!(text, ", {} connections bypassed a dead agent", pod.bypassed)?;
-        }
-        match &pod.why_not {
-            Some(why) => writeln!(text, ": {why}")?,
-            None => writeln!(text)?,
-        }
+    text.push_str(&table_of(&status.enrolment.pods, now)?);
+    for (map, entries) in status.enrolment.overflows.iter().filter(|full| full.1 > 0) {
+        writeln!(text, "  ! the map {map} had no room for {entries} entries")?;
     }
+    write_direct(&mut text, &status.direct)?;
     writeln!(text, "\nCERTIFICATES")?;
     for one in &status.certificates {
         match one.expires_unix_s {
@@ -223,6 +230,133 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// One line a pod, and below it what is wrong with it.
+fn table_of(pods: &[PodLine], now: u64) -> Result<String, std::fmt::Error> {
+    let name = |pod: &PodLine| format!("{}/{}", pod.namespace, pod.pod);
+    let addrs = |pod: &PodLine| {
+        pod.addrs
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let width = |cell: &dyn Fn(&PodLine) -> String, title: &str| {
+        let widths = pods.iter().map(|pod| cell(pod).len());
+        widths.chain([title.len()]).max().unwrap_or_default()
+    };
+    let (names, addresses) = (width(&name, "POD"), width(&addrs, "ADDRESSES"));
+    let mut text = String::new();
+    writeln!(
+        text,
+        "\nPODS\n  {:names$}  {:addresses$}  {:12}  {:>8}  HOOKS",
+        "POD", "ADDRESSES", "STATE", "SINCE"
+    )?;
+    for pod in pods {
+        let since = pod.since_s.map_or_else(
+            || "-".to_owned(),
+            |since| format!("{} s", now.saturating_sub(since)),
+        );
+        let hooks = if pod.hooks.is_empty() {
+            "-".to_owned()
+        } else {
+            pod.hooks.join(" ")
+        };
+        writeln!(
+            text,
+            "  {:names$}  {:addresses$}  {:12}  {since:>8}  {hooks}",
+            name(pod),
+            addrs(pod),
+            pod.state(),
+        )?;
+        if pod.bypassed > 0 {
+            writeln!(text, "    {} connections bypassed a dead agent", pod.bypassed)?;
+        }
+        if let Some(why) = &pod.why_not {
+            writeln!(text, "    ! {why}")?;
+        }
+    }
+    Ok(text)
+}
+
+impl PodLine {
+    fn state(&self) -> &'static str {
+        match (self.wanted, self.present, &self.why_not) {
+            (true, true, None) => "enrolled",
+            (true, true, Some(_)) => "FAULTY",
+            (true, false, _) => "NOT ENROLLED",
+            (false, true, _) => "leaving",
+            (false, false, _) => "out",
+        }
+    }
+}
+
+fn write_direct(text: &mut String, direct: &DirectStatus) -> std::fmt::Result {
+    writeln!(text, "\nDIRECT")?;
+    if let Some(why) = &direct.off {
+        writeln!(text, "  off: {why}")?;
+    }
+    if direct.left_out > 0 {
+        writeln!(
+            text,
+            "  ! {} destinations found no room and go through the agent",
+            direct.left_out
+        )?;
+    }
+    for pod in &direct.pods {
+        let (namespace, name) = (&pod.namespace, &pod.pod);
+        let (flows, verdicts) = (pod.flows, pod.verdicts);
+        writeln!(
+            text,
+            "  {namespace}/{name} may dial {verdicts} directly, {flows} connections do"
+        )?;
+    }
+    Ok(())
+}
+
 fn unix_seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str, present: bool, why_not: Option<&str>) -> PodLine {
+        PodLine {
+            namespace: "shop".to_owned(),
+            pod: name.to_owned(),
+            addrs: vec!["10.0.0.1".parse().unwrap()],
+            wanted: true,
+            present,
+            hooks: if present {
+                vec!["connect4".to_owned()]
+            } else {
+                Vec::new()
+            },
+            since_s: present.then_some(100),
+            bypassed: 0,
+            why_not: why_not.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn pods_are_a_table_with_the_reason_below() {
+        let pods = [
+            pod("a-long-name", true, None),
+            pod("b", false, Some("the pod has no address yet")),
+            pod("c", true, Some("no room")),
+        ];
+        let table = table_of(&pods, 142).unwrap();
+        assert_eq!(
+            table.lines().skip(2).collect::<Vec<_>>(),
+            [
+                "  POD               ADDRESSES  STATE            SINCE  HOOKS",
+                "  shop/a-long-name  10.0.0.1   enrolled          42 s  connect4",
+                "  shop/b            10.0.0.1   NOT ENROLLED         -  -",
+                "    ! the pod has no address yet",
+                "  shop/c            10.0.0.1   FAULTY            42 s  connect4",
+                "    ! no room",
+            ]
+        );
+    }
 }

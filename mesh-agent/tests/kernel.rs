@@ -7,24 +7,35 @@
     reason = "helpers of tests, outside the test functions"
 )]
 
+#[path = "kernel/capacity.rs"]
+mod capacity;
+#[path = "kernel/direct.rs"]
+mod direct;
+#[path = "kernel/enrolment.rs"]
+mod enrolment;
 #[path = "kernel/exclusions.rs"]
 mod exclusions;
 #[path = "kernel/heart.rs"]
 mod heart;
 #[path = "kernel/lab.rs"]
 mod lab;
+#[path = "kernel/places.rs"]
+mod places;
+#[path = "kernel/programs.rs"]
+mod programs;
 #[path = "kernel/relay.rs"]
 mod relay;
 #[path = "kernel/restart.rs"]
 mod restart;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use mesh_agent::capture::door::Accepted;
 use mesh_agent::capture::listeners::{PodListeners, PodPorts};
-use mesh_agent::capture::{Direction, PodHost};
+use mesh_agent::capture::{Direction, Leaving, PodHost};
+use mesh_agent::kernel::capacity::Capacity;
+use mesh_agent::kernel::ebpf::EbpfKernel;
 use mesh_agent::kernel::enrolment::Enrolment;
 use mesh_agent::kernel::status::Change;
 use mesh_agent::kernel::{Hook, Kernel};
@@ -55,8 +66,18 @@ impl Bench {
 
     fn enrolled_with(test: &str, addrs: &[&str], fail_mode: FailMode) -> Result<Self> {
         let lab = Lab::up(test)?;
-        let relay = Relay::new();
         let kernel = lab.kernel()?;
+        Ok(Self::enrolled_by(kernel, lab, addrs, fail_mode))
+    }
+
+    fn enrolled_in(test: &str, capacity: Capacity) -> Result<Self> {
+        let lab = Lab::up(test)?;
+        let kernel = lab.kernel_of(capacity)?;
+        Ok(Self::enrolled_by(kernel, lab, &POD, FailMode::Closed))
+    }
+
+    fn enrolled_by(kernel: EbpfKernel, lab: Lab, addrs: &[&str], fail_mode: FailMode) -> Self {
+        let relay = Relay::new();
         let heart = Heart::start(kernel.pulse());
         let mut enrolment =
             Enrolment::new(Box::new(kernel), Arc::<Relay>::clone(&relay), PodPorts::default());
@@ -68,13 +89,13 @@ impl Bench {
             Some(&Change::Joined),
             "{reports:?}"
         );
-        Ok(Self {
+        Self {
             enrolment,
             heart,
             relay,
             pod,
             lab,
-        })
+        }
     }
 
     /// One connection to a fresh server, seen from both ends.
@@ -238,8 +259,9 @@ fn a_family_that_the_pod_does_not_have_is_refused() {
 #[test]
 fn a_dead_agent_refuses_and_never_leaks() {
     in_lab(async || {
-        let bench = Bench::enrolled("dead")?;
+        let mut bench = Bench::enrolled("dead")?;
         bench.relay.crash().await;
+        bench.enrolment.stop();
         for (from, to) in [(Side::Pod, PEER), (Side::Peer, POD)] {
             for (how, to) in ["v4", "v6"].into_iter().zip(to) {
                 let (_, client) = bench.dial(from, how, to)?;
@@ -335,65 +357,15 @@ fn a_client_that_closes_before_the_agent_accepts_keeps_its_destination() {
     });
 }
 
-#[test]
-fn a_pod_that_vanishes_is_unhooked_and_reported() {
-    in_lab(async || {
-        let mut bench = Bench::enrolled("vanish")?;
-        bench.lab.remove_netns(Side::Pod)?;
-        let wanted = [Arc::clone(&bench.pod)];
-        let reports = bench.enrolment.reconcile(&wanted);
-        let changes: Vec<_> = reports.into_iter().map(|report| report.change).collect();
-        assert!(
-            matches!(&changes[..], [Change::Left, Change::Failed { why }] if why.contains("/run/netns/")),
-            "{changes:?}"
-        );
-        Ok(())
-    });
-}
-
-#[test]
-fn a_place_that_is_not_a_pods_own_is_refused() {
-    in_lab(async || {
-        let lab = Lab::up("cgroup")?;
-        let mut enrolment = Enrolment::new(
-            Box::new(lab.kernel()?),
-            Arc::new(Held::default()),
-            PodPorts::default(),
-        );
-        let own_netns = Placement {
-            netns: "/proc/self/ns/net".into(),
-            cgroup: lab.cgroup(),
-        };
-        let root = lab.cgroup().ancestors().nth(2).ok_or("no root")?.to_owned();
-        let in_cgroup = |cgroup: PathBuf| Placement {
-            netns: lab.netns(Side::Pod),
-            cgroup,
-        };
-        for (placement, expected) in [
-            (in_cgroup(root), "own cgroup is inside"),
-            (in_cgroup("/tmp".into()), "is no cgroup v2 directory"),
-            (own_netns, "is the node's own network namespace"),
-        ] {
-            let mut pod = (*workload(&lab, &POD)).clone();
-            pod.placement = Some(placement);
-            let reports = enrolment.reconcile(&[Arc::new(pod)]);
-            assert!(
-                reports.iter().any(|report| report.to_string().contains(expected)),
-                "{reports:?}"
-            );
-        }
-        Ok(())
-    });
-}
-
 /// Keeps the listeners and accepts nothing.
 #[derive(Default)]
 struct Held(Mutex<Option<(LocalPod, PodListeners)>>);
 
 impl PodHost for Held {
-    fn joined(&self, pod: LocalPod, listeners: PodListeners) {
+    fn joined(&self, pod: LocalPod, listeners: PodListeners) -> std::io::Result<()> {
         *self.0.lock().unwrap() = Some((pod, listeners));
+        Ok(())
     }
 
-    fn left(&self, _: &WorkloadUid) {}
+    fn left(&self, _: &WorkloadUid, _: Leaving) {}
 }

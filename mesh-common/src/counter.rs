@@ -7,7 +7,7 @@ pub enum Counter {
     Captured,
     /// A connect was left alone: loopback, link-local, multicast or the pod itself.
     LeftAlone,
-    /// A connect was refused: no address of the family, or the agent's own port.
+    /// A connect was refused: no address of the family, the agent's own port, or a namespace that is not the pod's.
     Refused,
     /// A destination could not be filed: the connect was refused, or the agent will refuse it.
     Lost,
@@ -21,11 +21,21 @@ pub enum Counter {
     ExcludedOutbound,
     /// An inbound connection was left to the application because the pod's annotations exclude its port.
     ExcludedInbound,
+    /// A connection of the pod's own node to a port that a probe names was left to the application.
+    Probe,
+    /// A connect went direct: to another pod of this node, past the agent.
+    Direct,
+    /// An inbound connection was left to the application because it is a registered direct flow.
+    PassedDirect,
+    /// A connection that a verdict lets go direct could not be remembered: the agent has it, or refuses it.
+    DirectLost,
+    /// A direct flow ended and could not be reported: its last bytes are in no metric.
+    Unreported,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 14] = [
         Self::Captured,
         Self::LeftAlone,
         Self::Refused,
@@ -35,6 +45,11 @@ impl Counter {
         Self::ExcludedOutbound,
         Self::ExcludedInbound,
         Self::Bypassed,
+        Self::Probe,
+        Self::Direct,
+        Self::PassedDirect,
+        Self::DirectLost,
+        Self::Unreported,
     ];
 
     /// Its slot in the array.
@@ -50,6 +65,11 @@ impl Counter {
             Self::ExcludedOutbound => 6,
             Self::ExcludedInbound => 7,
             Self::Bypassed => 8,
+            Self::Probe => 9,
+            Self::Direct => 10,
+            Self::PassedDirect => 11,
+            Self::DirectLost => 12,
+            Self::Unreported => 13,
         }
     }
 
@@ -65,6 +85,11 @@ impl Counter {
             Self::Bypassed => "bypassed",
             Self::ExcludedOutbound => "excluded_outbound",
             Self::ExcludedInbound => "excluded_inbound",
+            Self::Probe => "probe",
+            Self::Direct => "direct",
+            Self::PassedDirect => "passed_direct",
+            Self::DirectLost => "direct_lost",
+            Self::Unreported => "unreported",
         }
     }
 }

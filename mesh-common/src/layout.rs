@@ -2,7 +2,7 @@
 
 /// Counted up when what lies in a map changes its meaning but not its size: an agent does not adopt maps that were
 /// pinned under another number. A changed size is noticed without it.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Port of the in-pod listener that takes captured outbound connections.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -13,6 +13,7 @@ pub const INBOUND_PORT: u16 = 15006;
 /// An address in IPv6 form; IPv4 is mapped (`::ffff:a.b.c.d`). Network byte order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(Hash))]
 pub struct Addr(pub [u32; 4]);
 
 impl Addr {
@@ -35,6 +36,7 @@ impl Addr {
 /// One end of a connection.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(Hash))]
 pub struct Endpoint {
     /// Address.
     pub addr: Addr,

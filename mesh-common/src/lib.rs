@@ -1,6 +1,6 @@
 //! The words that both sides of the kernel boundary speak: map keys and values, ports, counters.
 //!
-//! `no_std`, no I/O, except behind the feature `user`: the socket option that names a network namespace, and `bpf(2)` on
+//! `no_std`, no I/O, except behind the feature `user`: the socket options that name a network namespace and a socket, and `bpf(2)` on
 //! links.
 #![no_std]
 #![expect(
@@ -14,6 +14,9 @@ pub mod counter;
 pub mod direct;
 pub mod exclusion;
 pub mod layout;
+pub mod map;
 #[cfg(feature = "user")]
 pub mod netns_cookie;
 pub mod reach;
+#[cfg(feature = "user")]
+pub mod socket_cookie;

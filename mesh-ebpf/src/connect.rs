@@ -1,28 +1,29 @@
 //! `connect()`: what becomes of the destination that a pod dials.
 //!
-//! An enrolled pod's connection goes to the agent or nowhere: whatever fails here refuses it.
+//! An enrolled pod's connection goes to the agent or nowhere, unless a verdict of the agent lets it go direct: whatever
+//! fails here refuses it.
 
 use mesh_common::counter::Counter;
 use mesh_common::layout::{Addr, Endpoint, INBOUND_PORT, OUTBOUND_PORT, Pod};
 
 use crate::ctx::{Outcome, SockAddr, fail_with};
-use crate::maps;
+use crate::{direct, maps};
 
 #[inline(always)]
 pub(crate) fn decide(sock: &SockAddr) -> Outcome {
     if !sock.is_tcp() {
         return Outcome::Allow;
     }
-    // A process of the pod's cgroup in a namespace that is not the pod's is none of ours.
-    let netns = sock.netns();
-    let Some(pod) = maps::pod(netns) else {
-        return Outcome::Allow;
-    };
     let dialled = sock.peer();
     if dialled.addr.is_left_alone() {
         maps::count(Counter::LeftAlone);
         return Outcome::Allow;
     }
+    // A process of the pod in a network namespace of its own making, or somebody took the pod's entry away.
+    let netns = sock.netns();
+    let Some(pod) = maps::pod(netns) else {
+        return refuse(Counter::Refused, ENETUNREACH);
+    };
     if dialled.addr.is(&pod.v4) || dialled.addr.is(&pod.v6) {
         return own_address(&dialled);
     }
@@ -32,6 +33,9 @@ pub(crate) fn decide(sock: &SockAddr) -> Outcome {
     }
     if maps::is_agent_dead() {
         return without_agent(&pod, netns);
+    }
+    if direct::dial(sock, netns, &dialled) {
+        return Outcome::Allow;
     }
     to_agent(sock, &pod, &dialled)
 }

@@ -6,10 +6,10 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{bpf_sk_lookup, bpf_sock};
 use aya_ebpf::helpers::{
-    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval, bpf_sock_ops_cb_flags_set,
+    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval, bpf_sock_ops_cb_flags_set,
 };
 use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
-use mesh_common::layout::{Addr, Endpoint};
+use mesh_common::layout::{Addr, Endpoint, OUTBOUND_PORT};
 
 /// What a `sock_ops` program returns when it has nothing to say.
 pub(crate) const SOCK_OPS_DONE: u32 = 1;
@@ -157,6 +157,13 @@ pub(crate) fn fail_with(errno: i32) {
     let _: i32 = unsafe { bpf_set_retval(-errno) };
 }
 
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: takes nothing, and may be called by every program.
+    unsafe { bpf_ktime_get_ns() }
+}
+
 /// An event of a TCP socket.
 pub(crate) struct SockEvent {
     ctx: SockOpsContext,
@@ -171,6 +178,42 @@ impl SockEvent {
     #[inline(always)]
     pub(crate) fn op(&self) -> u32 {
         read!(self.ctx.ops, op)
+    }
+
+    /// The state that the socket leaves, in a state-change event.
+    #[inline(always)]
+    pub(crate) fn old_state(&self) -> u32 {
+        read!(self.ctx.ops, __bindgen_anon_1.args[0])
+    }
+
+    /// The state that the socket is in.
+    #[inline(always)]
+    pub(crate) fn state(&self) -> u32 {
+        read!(self.ctx.ops, state)
+    }
+
+    /// Sequence numbers that the other end acknowledged, those of SYN and FIN among them.
+    #[inline(always)]
+    pub(crate) fn bytes_acked(&self) -> u64 {
+        read!(self.ctx.ops, bytes_acked)
+    }
+
+    /// Whether nothing that was sent is unacknowledged.
+    #[inline(always)]
+    pub(crate) fn is_all_acknowledged(&self) -> bool {
+        read!(self.ctx.ops, snd_una) == read!(self.ctx.ops, snd_nxt)
+    }
+
+    /// Smoothed round-trip time; the kernel keeps eight times as much.
+    #[inline(always)]
+    pub(crate) fn srtt_us(&self) -> u32 {
+        read!(self.ctx.ops, srtt_us) >> 3
+    }
+
+    /// Segments that were sent again.
+    #[inline(always)]
+    pub(crate) fn retransmits(&self) -> u32 {
+        read!(self.ctx.ops, total_retrans)
     }
 
     /// The state that the socket goes to, in a state-change event.
@@ -191,6 +234,27 @@ impl SockEvent {
             addr,
             port: read!(self.ctx.ops, local_port),
         }
+    }
+
+    /// The other end; the port comes in network order, in the upper half, here.
+    #[inline(always)]
+    pub(crate) fn remote(&self) -> Endpoint {
+        let addr = of_family(
+            read!(self.ctx.ops, family),
+            read!(self.ctx.ops, remote_ip4),
+            read_v6!(self.ctx.ops, remote_ip6),
+        );
+        Endpoint {
+            addr,
+            port: u32::from_be(read!(self.ctx.ops, remote_port)),
+        }
+    }
+
+    /// Whether the socket connects to the agent's port of the pod's own address.
+    #[inline(always)]
+    pub(crate) fn dials_agent(&self) -> bool {
+        let remote = self.remote();
+        remote.port == u32::from(OUTBOUND_PORT) && remote.addr.is(&self.local().addr)
     }
 
     #[inline(always)]
@@ -247,6 +311,12 @@ impl Lookup {
             remote,
             of_family(family, read!(raw, local_ip4), read_v6!(raw, local_ip6)),
         )
+    }
+
+    /// The port that the packet is from.
+    #[inline(always)]
+    pub(crate) fn remote_port(&self) -> u32 {
+        u32::from(u16::from_be(read!(self.raw(), remote_port)))
     }
 
     /// The port that the packet is for.

@@ -1,8 +1,10 @@
 //! `getpeername()` and the address that `accept()` returns: the application sees whom it really talks to.
 
+use mesh_common::direct::Ends;
 use mesh_common::layout::{Endpoint, OUTBOUND_PORT, SocketKey};
 
 use crate::ctx::SockAddr;
+use crate::flow::LiveFlow;
 use crate::maps;
 
 #[inline(always)]
@@ -14,10 +16,10 @@ pub(crate) fn show(sock: &SockAddr) {
     let Some(pod) = maps::pod(netns) else { return };
     let peer = sock.peer();
     // Both ends of what the agent relays lie on the pod's own address.
-    if !peer.addr.is(&pod.v4) && !peer.addr.is(&pod.v6) {
-        return;
-    }
-    let real = if peer.port == u32::from(OUTBOUND_PORT) {
+    let is_relayed = peer.addr.is(&pod.v4) || peer.addr.is(&pod.v6);
+    let real = if !is_relayed {
+        dialled_direct(sock, netns, &peer)
+    } else if peer.port == u32::from(OUTBOUND_PORT) {
         dialled(sock, netns)
     } else {
         maps::true_peer(&key(netns, &peer))
@@ -32,6 +34,20 @@ pub(crate) fn show(sock: &SockAddr) {
 fn dialled(sock: &SockAddr, netns: u64) -> Option<Endpoint> {
     let local = sock.local()?;
     maps::original(&key(netns, &local)).or_else(|| maps::by_cookie(sock.cookie()))
+}
+
+/// What the client of a direct flow dialled: the address of a Service is replaced in the kernel only.
+#[inline(always)]
+fn dialled_direct(sock: &SockAddr, netns: u64, server: &Endpoint) -> Option<Endpoint> {
+    let ends = Ends {
+        client: sock.local()?,
+        server: *server,
+    };
+    match LiveFlow::find(&ends) {
+        Some(flow) if flow.client_netns() == netns => Some(flow.dialled()),
+        Some(_) => None,
+        None => maps::chosen(sock.cookie()).map(|chosen| chosen.dialled),
+    }
 }
 
 #[inline(always)]

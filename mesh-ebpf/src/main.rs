@@ -9,6 +9,8 @@
 
 mod connect;
 mod ctx;
+mod direct;
+mod flow;
 mod getpeername;
 mod maps;
 mod sk_lookup;
@@ -56,6 +58,12 @@ fn mesh_sock_ops(ctx: SockOpsContext) -> u32 {
 #[sk_lookup]
 fn mesh_sk_lookup(ctx: SkLookupContext) -> u32 {
     sk_lookup::steer(&Lookup::new(ctx)).code()
+}
+
+/// The same of a pod whose address means another pod by now.
+#[sk_lookup]
+fn mesh_sk_refuse(ctx: SkLookupContext) -> u32 {
+    sk_lookup::refuse_all(&Lookup::new(ctx)).code()
 }
 
 #[cfg(target_arch = "bpf")]

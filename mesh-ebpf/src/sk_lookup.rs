@@ -1,12 +1,15 @@
 //! Inbound: steers a new connection for a pod, whatever its port, to the agent's listener in that pod.
 //!
-//! Direct flows (same node, L4 only) will be told apart here, before the steering.
+//! Passes direct flows, which are registered by both ends before their SYN leaves: a source that somebody made up is
+//! registered for nobody.
 
 use aya_ebpf::bindings::sk_action;
 use mesh_common::counter::Counter;
-use mesh_common::layout::Endpoint;
+use mesh_common::direct::Ends;
+use mesh_common::layout::{Addr, Endpoint};
 
 use crate::ctx::Lookup;
+use crate::flow::LiveFlow;
 use crate::maps;
 
 /// What becomes of the packet.
@@ -32,9 +35,7 @@ pub(crate) fn steer(packet: &Lookup) -> Steering {
         return Steering::Pass;
     }
     let (remote, local) = packet.addrs();
-    // From the pod itself: a captured connect on its way to the agent, the agent's delivery, or the pod's own
-    // affair. From outside neither comes: the kernel drops such sources as martians.
-    if remote.is(&local) || remote.is_loopback() || local.is_loopback() {
+    if is_own_affair(&remote, &local) {
         return Steering::Pass;
     }
     // A neighbour on the link that avoids the pod's address would avoid every policy.
@@ -50,6 +51,14 @@ pub(crate) fn steer(packet: &Lookup) -> Steering {
     };
     if maps::is_excluded_inbound(&wanted) {
         maps::count(Counter::ExcludedInbound);
+        return Steering::Pass;
+    }
+    if maps::is_node(&remote) && maps::is_probed(&wanted) {
+        maps::count(Counter::Probe);
+        return Steering::Pass;
+    }
+    if is_direct(packet, &wanted, remote) {
+        maps::count(Counter::PassedDirect);
         return Steering::Pass;
     }
     if maps::is_agent_dead() {
@@ -68,6 +77,36 @@ pub(crate) fn steer(packet: &Lookup) -> Steering {
     }
     maps::count(Counter::Steered);
     Steering::Pass
+}
+
+/// Lets in what the pod itself sends, and nobody else.
+#[inline(always)]
+pub(crate) fn refuse_all(packet: &Lookup) -> Steering {
+    let (remote, local) = packet.addrs();
+    if !packet.is_tcp() || is_own_affair(&remote, &local) {
+        return Steering::Pass;
+    }
+    refuse()
+}
+
+/// From the pod itself: a captured connect on its way to the agent, the agent's delivery, or the pod's own affair.
+/// From outside neither comes: the kernel drops such sources as martians.
+#[inline(always)]
+fn is_own_affair(remote: &Addr, local: &Addr) -> bool {
+    remote.is(local) || remote.is_loopback() || local.is_loopback()
+}
+
+/// Whether a living socket registered this very connection.
+#[inline(always)]
+fn is_direct(packet: &Lookup, wanted: &Endpoint, remote: Addr) -> bool {
+    let ends = Ends {
+        client: Endpoint {
+            addr: remote,
+            port: packet.remote_port(),
+        },
+        server: *wanted,
+    };
+    LiveFlow::find(&ends).is_some_and(LiveFlow::is_open_for_syn)
 }
 
 #[inline(always)]

@@ -1,19 +1,28 @@
-//! TCP events: files a captured socket's original destination before its SYN leaves, and forgets it on close.
+//! TCP events: files a captured socket's original destination before its SYN leaves, and forgets it on close; tells
+//! `crate::direct` of the sockets of direct flows.
 
 use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTT_CB,
     BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
 };
 use mesh_common::counter::Counter;
 use mesh_common::layout::SocketKey;
+use mesh_common::map::MapName;
 
 use crate::ctx::SockEvent;
-use crate::maps;
+use crate::{direct, maps};
 
 #[inline(always)]
 pub(crate) fn on_event(event: &SockEvent) {
     match event.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => before_syn(event),
-        BPF_SOCK_OPS_STATE_CB if event.new_state() == BPF_TCP_CLOSE => maps::close(&key(event)),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => direct::on_connected(event),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => direct::on_accepted(event),
+        BPF_SOCK_OPS_RTT_CB => direct::on_round_trip(event),
+        BPF_SOCK_OPS_STATE_CB if event.new_state() == BPF_TCP_CLOSE => {
+            maps::close(&key(event));
+            direct::on_closed(event);
+        }
         _ => {}
     }
 }
@@ -24,7 +33,15 @@ fn before_syn(event: &SockEvent) {
     let (cookie, key) = (event.cookie(), key(event));
     // Whatever an earlier socket of this local end dialled is over: the agent must never find it for this one.
     maps::forget(&key);
+    if direct::register(event) {
+        return;
+    }
     let Some(original) = maps::by_cookie(cookie) else {
+        // Connects to the agent are made by the hook alone: its entry is gone, and the agent will refuse.
+        if event.dials_agent() {
+            maps::overflowed(MapName::OriginalByCookie);
+            maps::count(Counter::Lost);
+        }
         return;
     };
     // Without an entry the agent refuses the connection: nothing leaks, but it is counted.

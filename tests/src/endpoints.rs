@@ -73,7 +73,8 @@ pub fn slices<'p>(service: &ServicePlan, pods: impl Iterator<Item = &'p PodPlan>
 fn family_slices(service: &ServicePlan, family: &str, pods: &[&PodPlan]) -> Vec<Value> {
     // Pods may have one port name on several numbers; a slice has one number a port.
     let mut by_ports: BTreeMap<String, (Value, Vec<Value>)> = BTreeMap::new();
-    for pod in pods {
+    let of_family = |pod: &&&PodPlan| family == "IPv6" || !pod.is_ipv6_only;
+    for pod in pods.iter().filter(of_family) {
         let ports = target_ports(service, pod);
         let group = by_ports
             .entry(ports.to_string())

@@ -12,7 +12,7 @@ use crate::kubelet::{Cluster, PodPlan, ServicePlan};
 /// The hosts file of one pod. Headless Services answer with their ready pods' addresses.
 pub fn file_for(pod: &PodPlan, cluster: &Cluster) -> String {
     let mut by_address: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
-    for address in [IpAddr::V4(pod.ipv4), IpAddr::V6(pod.ipv6)] {
+    for address in pod.addresses() {
         by_address.entry(address).or_default().push(pod.name.name.clone());
     }
     for service in &cluster.services {
@@ -49,9 +49,7 @@ fn addresses(service: &ServicePlan, cluster: &Cluster) -> Vec<IpAddr> {
                 .iter()
                 .all(|(key, value)| pod.labels.get(key).map(String::as_str) == value.as_str())
     });
-    selected
-        .flat_map(|pod| [IpAddr::V4(pod.ipv4), IpAddr::V6(pod.ipv6)])
-        .collect()
+    selected.flat_map(PodPlan::addresses).collect()
 }
 
 /// The names of a Service as seen from a namespace, as with the search list of a pod's resolver.

@@ -21,6 +21,8 @@ use crate::site::Site;
 pub const NETNS_ANNOTATION: &str = "mesh-agent.dev/netns";
 /// The annotation by which such a pod names its cgroup.
 pub const CGROUP_ANNOTATION: &str = "mesh-agent.dev/cgroup";
+/// The annotation by which a manifest asks the lab for a pod without an IPv4 address; any value does.
+const IPV6_ONLY_ANNOTATION: &str = "/metadata/annotations/lab.test~1ipv6-only";
 
 /// A pod, with all that a kubelet and a network plugin would have given it.
 #[derive(Debug, Clone)]
@@ -33,6 +35,8 @@ pub struct PodPlan {
     pub ipv4: Ipv4Addr,
     /// Its IPv6 address.
     pub ipv6: Ipv6Addr,
+    /// Whether it goes without its IPv4 address.
+    pub is_ipv6_only: bool,
     /// Its `metadata.uid`.
     pub uid: String,
     /// Its labels.
@@ -45,6 +49,14 @@ pub struct PodPlan {
     pub netns: String,
     /// Its cgroup.
     pub cgroup: PathBuf,
+}
+
+impl PodPlan {
+    /// The addresses that it has.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let ipv4 = (!self.is_ipv6_only).then_some(IpAddr::V4(self.ipv4));
+        ipv4.into_iter().chain([IpAddr::V6(self.ipv6)])
+    }
 }
 
 /// A Service, with its addresses.
@@ -162,6 +174,7 @@ fn complete_pod(
         node,
         ipv4: ipv4.unwrap_or_else(|| node_ipv4(node_index, host)),
         ipv6: ipv6.unwrap_or_else(|| node_ipv6(node_index, host)),
+        is_ipv6_only: document.pointer(IPV6_ONLY_ANNOTATION).is_some(),
         uid: match text_at(document, "/metadata/uid") {
             Some(uid) => uid.to_owned(),
             None => new_uid()?,
@@ -196,11 +209,9 @@ fn write_pod(document: &mut Value, pod: &PodPlan, node_index: u8) {
     });
     let (host4, host6) = (fabric_ipv4(node_index), fabric_ipv6(node_index));
     change(object, "status", |status| {
-        status.insert("podIP".to_owned(), json!(pod.ipv4));
-        status.insert(
-            "podIPs".to_owned(),
-            json!([{ "ip": pod.ipv4 }, { "ip": pod.ipv6 }]),
-        );
+        let ips: Vec<_> = pod.addresses().map(|ip| json!({ "ip": ip })).collect();
+        status.insert("podIP".to_owned(), json!(pod.addresses().next()));
+        status.insert("podIPs".to_owned(), json!(ips));
         status.insert("hostIP".to_owned(), json!(host4));
         status.insert("hostIPs".to_owned(), json!([{ "ip": host4 }, { "ip": host6 }]));
         status.entry("phase").or_insert_with(|| json!("Running"));
@@ -392,7 +403,7 @@ spec: { clusterIP: None, selector: { app: web }, ports: [{ port: 80 }] }
     }
 
     #[test]
-    fn each_node_is_declared_with_the_address_that_its_pods_see() {
+    fn each_node_is_declared_with_its_addresses_on_the_wire_only() {
         let cluster = cluster();
         let (_, text) = cluster
             .files
@@ -401,7 +412,7 @@ spec: { clusterIP: None, selector: { app: web }, ports: [{ port: 80 }] }
             .unwrap();
         assert_eq!(text.matches("kind: Node").count(), 2);
         assert!(
-            text.contains("10.244.1.1") && text.contains("fd00:244:2::1"),
+            text.contains("172.31.0.1") && text.contains("fd00:172::2") && !text.contains("10.244"),
             "{text}"
         );
     }

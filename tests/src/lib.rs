@@ -20,6 +20,7 @@ pub mod addresses;
 pub mod agent;
 pub mod cgroup;
 pub mod endpoints;
+pub mod guest;
 pub mod hosts;
 pub mod http;
 pub mod input;

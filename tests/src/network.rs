@@ -70,9 +70,14 @@ pub fn namespaces(site: &Site) -> Result<Vec<String>> {
 /// Removes every namespace of this lab, and with them all that is in them.
 pub fn remove(site: &Site) -> Result<()> {
     for netns in namespaces(site)? {
-        run("ip", &["netns", "delete", &netns])?;
+        delete_namespace(&netns)?;
     }
     Ok(())
+}
+
+/// Removes the name of a namespace.
+pub fn delete_namespace(netns: &str) -> Result<()> {
+    run("ip", &["netns", "delete", netns])
 }
 
 /// Removes the directory that `ip netns` made, if it is empty; for those who saw that it was not there before.
@@ -125,7 +130,8 @@ fn routes(to4: Ipv4Addr, via4: Ipv4Addr, to6: Ipv6Addr, via6: Ipv6Addr) -> Strin
     format!("route add {to4}/24 via {via4}\nroute add {to6}/64 via {via6}\n")
 }
 
-fn add_pod(site: &Site, node: &NodePlan, port: usize, pod: &PodPlan) -> Result<()> {
+/// Joins a pod to its node; `port` tells its wire from the others of the node.
+pub fn add_pod(site: &Site, node: &NodePlan, port: usize, pod: &PodPlan) -> Result<()> {
     add_namespace(&pod.netns)?;
     ip(
         &site.node_netns(&node.name),
@@ -134,15 +140,18 @@ fn add_pod(site: &Site, node: &NodePlan, port: usize, pod: &PodPlan) -> Result<(
             pod.netns
         ),
     )?;
+    let ipv4 = format!(
+        "addr add {}/24 dev eth0\nroute add default via {}\n",
+        pod.ipv4,
+        node_ipv4(node.index, 1),
+    );
     ip(
         &pod.netns,
         &format!(
-            "link set eth0 up\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n\
-             route add default via {}\nroute add ::/0 via {}\n",
-            pod.ipv4,
+            "link set eth0 up\naddr add {}/64 dev eth0 nodad\nroute add ::/0 via {}\n{}",
             pod.ipv6,
-            node_ipv4(node.index, 1),
             node_ipv6(node.index, 1),
+            if pod.is_ipv6_only { "" } else { &ipv4 },
         ),
     )
 }

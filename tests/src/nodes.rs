@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use crate::addresses::{fabric_ipv4, fabric_ipv6, node_index, node_ipv4, node_ipv6};
+use crate::addresses::{fabric_ipv4, fabric_ipv6, node_index};
 use crate::input::{Content, Input};
 use crate::manifest::text_at;
 
@@ -21,14 +21,10 @@ pub fn undeclared(input: &Input) -> Vec<Value> {
         .collect()
 }
 
-/// The addresses of a node: on the wire, and on the bridge of its pods, which is what they see their kubelet come from.
-pub fn addresses(index: u8) -> [IpAddr; 4] {
-    [
-        fabric_ipv4(index).into(),
-        fabric_ipv6(index).into(),
-        node_ipv4(index, 1).into(),
-        node_ipv6(index, 1).into(),
-    ]
+/// The addresses of a node on the wire. Those on the bridge of its pods, which they see their kubelet come from, no Node
+/// object has.
+pub fn addresses(index: u8) -> [IpAddr; 2] {
+    [fabric_ipv4(index).into(), fabric_ipv6(index).into()]
 }
 
 fn node(name: &str, index: u8) -> Value {

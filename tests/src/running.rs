@@ -86,6 +86,8 @@ impl Running {
             ("HOME", "/root"),
             ("LANG", "C.UTF-8"),
             ("PYTHONUNBUFFERED", "1"),
+            // The programs lie in the source tree.
+            ("PYTHONDONTWRITEBYTECODE", "1"),
             ("TERM", "dumb"),
         ]);
         command.envs([

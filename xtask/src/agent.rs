@@ -1,4 +1,4 @@
-//! Builds the agent, kernel programs and all.
+//! Builds the agent, or tests that it is linked to, kernel programs and all.
 //!
 //! It must not run it.
 
@@ -12,15 +12,15 @@ use crate::shell;
 
 /// Builds the agent and says where it is.
 pub(crate) fn build() -> Result<PathBuf> {
-    let mut cargo = shell::cargo(&[
-        "build",
-        "--package",
-        "mesh-agent",
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
+    executable(&["build", "--package", "mesh-agent"], "mesh-agent")
+}
+
+/// Has cargo build something and says where the executable of the target `name` is.
+pub(crate) fn executable(args: &[&str], name: &str) -> Result<PathBuf> {
+    let mut cargo = shell::cargo(args);
     // Progress and compiler messages to the terminal, the list of artifacts to us.
     let child = cargo
+        .args(["--message-format", "json-render-diagnostics"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
@@ -28,15 +28,17 @@ pub(crate) fn build() -> Result<PathBuf> {
     let output = child
         .and_then(std::process::Child::wait_with_output)
         .context("start cargo")?;
-    ensure!(output.status.success(), "the agent does not build");
+    ensure!(output.status.success(), "{name} does not build");
     let lines = String::from_utf8_lossy(&output.stdout).into_owned();
     let artifacts = lines
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let mut executables = artifacts.filter_map(|artifact| {
-        let is_agent = artifact.pointer("/target/name").and_then(Value::as_str) == Some("mesh-agent");
+        let is_wanted = artifact.pointer("/target/name").and_then(Value::as_str) == Some(name);
         let file = artifact.get("executable").and_then(Value::as_str)?;
-        is_agent.then(|| PathBuf::from(file))
+        is_wanted.then(|| PathBuf::from(file))
     });
-    executables.next().context("cargo built no mesh-agent")
+    executables
+        .next()
+        .with_context(|| format!("cargo built no {name}"))
 }

@@ -13,6 +13,7 @@ mod report;
 mod setup;
 mod shell;
 mod test;
+mod vm_test;
 mod workspace;
 
 use std::process::ExitCode;
@@ -43,6 +44,8 @@ enum Command {
     Test(test::Arguments),
     /// Check that the agent's rooms import only what is below them
     Layers,
+    /// The kernel tests on Debian's kernels, each in a virtual machine; minutes a kernel, needs root
+    VmTest(vm_test::Arguments),
     /// Simulated nodes and pods on this machine, to run any program in.
     #[command(subcommand)]
     Lab(lab::Command),
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Check { report } => check::run(&report),
         Command::Test(arguments) => test::run(&arguments),
         Command::Layers => layers::run(),
+        Command::VmTest(arguments) => vm_test::run(&arguments),
         Command::Lab(command) => lab::run(&command),
     });
     match outcome {

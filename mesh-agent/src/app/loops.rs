@@ -8,11 +8,13 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::app::direct::DirectFlows;
 use crate::control::{Reading, Source, SourceError};
 use crate::identity::Certificates;
 use crate::kernel::Pulse;
 use crate::kernel::enrolment::Enrolment;
-use crate::kernel::status::Change;
+use crate::kernel::node_addrs;
+use crate::kernel::status::{Change, Report};
 use crate::lifecycle::{ReadyGuard, Stop, Tasks};
 use crate::mesh::facts::Rejection;
 use crate::proxy::Mesh;
@@ -27,6 +29,7 @@ pub(super) struct ConfigLoop {
     pub(super) snapshots: Arc<SnapshotCell>,
     pub(super) certificates: Arc<Certificates>,
     pub(super) enrolment: Arc<Mutex<Enrolment>>,
+    pub(super) direct: Arc<Mutex<DirectFlows>>,
     pub(super) telemetry: Telemetry,
     pub(super) board: StatusBoard,
     /// Started when the first reading is in force: until then an agent that starts is as good as dead to the hooks.
@@ -39,11 +42,14 @@ impl ConfigLoop {
     pub(super) async fn run(mut self, stop: Stop) {
         let mut audit = interval(AUDIT);
         audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep = interval(VANISHED);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.requested() => return,
                 reading = self.source.next_reading() => self.take(reading).await,
-                // What could not be enrolled is tried again, and pods that vanished are noticed.
+                _ = sweep.tick(), if self.first.is_none() => self.sweep(),
+                // What could not be enrolled is tried again, and what is enrolled is audited.
                 // Before the first reading nobody knows which pods of an earlier agent are wanted.
                 _ = audit.tick(), if self.first.is_none() => self.reconcile(),
             }
@@ -85,6 +91,10 @@ impl ConfigLoop {
         self.certificates
             .want(snapshot.local().iter().map(|pod| pod.identity.clone()));
         self.snapshots.publish(snapshot);
+        // At once for the pods that are enrolled: what is forbidden ends before anything else is waited for.
+        if self.first.is_none() {
+            self.apply_direct();
+        }
         // A pod without a certificate could only refuse: it is better enrolled a moment later.
         if timeout(CERTIFICATE_PATIENCE, self.certificates.ready())
             .await
@@ -101,42 +111,84 @@ impl ConfigLoop {
         self.first = None;
     }
 
+    /// Notices soon which pods are gone.
+    fn sweep(&self) {
+        let reports = self.enrolment.lock().sweep();
+        self.tell(&reports);
+    }
+
+    fn apply_direct(&self) {
+        let present = self.enrolment.lock().present();
+        self.direct.lock().apply(&self.snapshots.load(), present);
+    }
+
     fn reconcile(&self) {
         let snapshot = self.snapshots.load();
         let wanted = snapshot.local();
         let mut enrolment = self.enrolment.lock();
-        for report in enrolment.reconcile(wanted) {
-            match &report.change {
-                Change::Joined => tracing::info!(pod = report.pod, "pod joined the mesh"),
-                Change::Repaired { hooks } => {
-                    tracing::error!(
-                        pod = report.pod,
-                        ?hooks,
-                        "somebody took hooks away; they are linked again"
-                    );
-                    self.telemetry.mesh().hooks_repaired(hooks.len());
-                }
-                Change::Unrepaired { why } => {
-                    tracing::error!(
-                        pod = report.pod,
-                        why,
-                        "hooks are missing and cannot be linked again"
-                    );
-                }
-                Change::Left => tracing::info!(pod = report.pod, "pod left the mesh"),
-                Change::Failed { why } => tracing::error!(pod = report.pod, why, "pod cannot join the mesh"),
-                Change::ExclusionsChanged => tracing::info!(pod = report.pod, "pod excludes something else"),
-                Change::ExclusionsFailed { why } => {
-                    tracing::error!(pod = report.pod, why, "what a pod excludes is not in force");
-                }
-                Change::LeftUncleanly { why } => tracing::error!(pod = report.pod, why, "pod left traces"),
-            }
+        let known = node_addrs::own().and_then(|mut addrs| {
+            addrs.extend(snapshot.own_node());
+            addrs.retain(|addr| snapshot.workload_at(*addr).is_none());
+            enrolment.know_node(&addrs)
+        });
+        if let Err(error) = known {
+            tracing::error!(%error, "probes of the node's kubelet may take the way of any plaintext");
         }
+        let reports = enrolment.reconcile(wanted);
         let status = enrolment.status();
-        let enrolled = status.pods.iter().filter(|pod| pod.present).count();
+        drop(enrolment);
+        self.tell(&reports);
+        let enrolled = status.pods.iter().filter(|pod| pod.is_served()).count();
         self.telemetry.mesh().pods(wanted.len(), enrolled);
         if let Some((_, bypassed)) = status.counters.iter().find(|(name, _)| *name == BYPASSED) {
             self.telemetry.mesh().bypassed(*bypassed);
+        }
+        for (map, entries) in &status.overflows {
+            if self.telemetry.mesh().map_overflowed(map, *entries) {
+                tracing::error!(map, entries, "a map has no room: raise max_flows or max_pods");
+            }
+        }
+        self.count_losses(&status.counters);
+        self.apply_direct();
+    }
+
+    fn tell(&self, reports: &[Report]) {
+        for report in reports {
+            let pod = &report.pod;
+            match &report.change {
+                Change::Joined => tracing::info!(pod, "pod joined the mesh"),
+                Change::Repaired { parts } => {
+                    let names: Vec<_> = parts.iter().map(|part| part.name()).collect();
+                    tracing::error!(
+                        pod,
+                        parts = names.join(" "),
+                        "somebody changed a pod's capture; it is repaired"
+                    );
+                    self.telemetry.mesh().capture_repaired(names);
+                }
+                Change::Unrepaired { why } => {
+                    tracing::error!(pod, why, "a pod's capture was changed and cannot be repaired");
+                }
+                Change::Superseded { why } => tracing::error!(pod, why, "a pod's connections are refused"),
+                Change::Left => tracing::info!(pod, "pod left the mesh"),
+                Change::Failed { why } => tracing::error!(pod, why, "pod cannot join the mesh"),
+                Change::ExceptionsChanged => tracing::info!(pod, "pod lets something else past"),
+                Change::ExceptionsFailed { why } => {
+                    tracing::error!(pod, why, "what a pod lets past is not in force");
+                }
+                Change::LeftUncleanly { why } => tracing::error!(pod, why, "pod left traces"),
+            }
+        }
+    }
+
+    fn count_losses(&self, counters: &[(&'static str, u64)]) {
+        let of = |wanted: Counter| {
+            let mut counters = counters.iter();
+            let found = counters.find(|(name, _)| *name == wanted.name());
+            found.map(|(_, count)| *count)
+        };
+        if let (Some(lost), Some(unreported)) = (of(Counter::DirectLost), of(Counter::Unreported)) {
+            self.telemetry.direct().losses(lost, unreported);
         }
     }
 }
@@ -175,6 +227,32 @@ async fn beat_until(pulse: Arc<dyn Pulse>, stop: Stop) {
     }
     if let Err(error) = pulse.stop() {
         tracing::warn!(%error, "the hooks cannot be told that the agent ends");
+    }
+}
+
+/// Counts the flows that go past the agent, and ends what was missed.
+pub(super) async fn watch_direct(
+    direct: Arc<Mutex<DirectFlows>>,
+    snapshots: Arc<SnapshotCell>,
+    board: StatusBoard,
+    stop: Stop,
+) {
+    let mut tick = interval(LOOK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_seen = true;
+    loop {
+        tokio::select! {
+            () = stop.requested() => return,
+            _ = tick.tick() => {
+                let mut direct = direct.lock();
+                let looked = direct.look(&snapshots.load());
+                if let (true, Err(error)) = (is_seen, &looked) {
+                    tracing::error!(%error, "what goes past the agent cannot be counted; tried again");
+                }
+                is_seen = looked.is_ok();
+                board.direct(direct.status());
+            }
+        }
     }
 }
 
@@ -225,6 +303,10 @@ const KINDS: [&str; 10] = [
 const BYPASSED: &str = Counter::Bypassed.name();
 /// A sixth of what the hooks bear with.
 const BEAT: Duration = Duration::from_millis(500);
+/// Pods that are gone are noticed four times as often as all else.
+const VANISHED: Duration = Duration::from_millis(500);
+/// Every second: live bytes are in metrics ten times as often as they must be.
+const LOOK: Duration = Duration::from_secs(1);
 const AUDIT: Duration = Duration::from_secs(2);
 const SWEEP: Duration = Duration::from_secs(1);
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(3);

@@ -3,6 +3,7 @@
 //! Two runtimes: one thread watches, reconciles, renews and answers the operator; the data threads carry traffic,
 //! so that no amount of configuration stalls a connection.
 
+mod direct;
 mod lock;
 mod loops;
 
@@ -16,13 +17,16 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::AdminServer;
+use crate::app::direct::DirectFlows;
 use crate::app::lock::StateLock;
-use crate::app::loops::{ConfigLoop, Heart, sweep_pools};
+use crate::app::loops::{ConfigLoop, Heart, sweep_pools, watch_direct};
 use crate::capture::PodHost;
 use crate::capture::listeners::PodPorts;
-use crate::config::{AccessLogTarget, Config, UninstallArgs};
+use crate::config::{AccessLogTarget, Config, DirectMode, UninstallArgs};
 use crate::control::file::FileSource;
 use crate::identity::{Certificates, EmbeddedCa};
+use crate::kernel::capacity::Capacity;
+use crate::kernel::direct::sock_diag;
 use crate::kernel::ebpf::EbpfKernel;
 use crate::kernel::enrolment::Enrolment;
 use crate::kernel::uninstall::{self, Removed};
@@ -101,7 +105,7 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
     let telemetry = Telemetry::with_access_log(access_log(&config.access_log)?);
     telemetry.observe_tasks(tasks.clone());
     let admin = AdminServer::bind(config.admin_addr, readiness.clone()).await?;
-    let kernel = EbpfKernel::load(&config.bpf_dir, &config.node_name)?;
+    let kernel = EbpfKernel::load(&config.bpf_dir, &config.node_name, capacity(config))?;
     let ca = EmbeddedCa::open(&config.ca_dir, &config.trust_domain, config.certificate_ttl)?;
     let certificates = Arc::new(Certificates::new(Arc::new(ca), &tasks));
     watch_certificates(&telemetry, &certificates);
@@ -125,20 +129,29 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
         tasks: tasks.clone(),
         data: data.clone(),
     };
+    let direct = Arc::new(Mutex::new(DirectFlows::new(
+        enrolment.lock().direct(),
+        telemetry.clone(),
+        Box::new(sock_diag::destroy),
+        why_not_direct(config.direct),
+    )));
     let board = StatusBoard::new(config, &snapshots, &certificates, &enrolment);
 
     let configuration = ConfigLoop {
         source: Box::new(FileSource::new(config.manifests.clone(), &config.trust_domain)),
         settings: snapshot_settings(config),
-        snapshots,
+        snapshots: Arc::clone(&snapshots),
         certificates,
         enrolment: Arc::clone(&enrolment),
+        direct: Arc::clone(&direct),
         telemetry: telemetry.clone(),
         board: board.clone(),
         heart: Some(heart),
         first: Some(readiness.guard("first configuration")),
     };
     tasks.spawn("config", configuration.run(tasks.stop()));
+    let watching = watch_direct(direct, snapshots, board.clone(), tasks.stop());
+    tasks.spawn("direct", watching);
     tasks.spawn("sweep-pools", sweep_pools(mesh, tasks.stop()));
     let metrics = telemetry.clone();
     admin
@@ -160,6 +173,19 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
     enrolment.lock().stop();
     telemetry.access_log().flush(Duration::from_secs(1));
     Ok(())
+}
+
+/// Why no connection goes past the agent; `None` where some may.
+fn why_not_direct(mode: DirectMode) -> Option<String> {
+    if mode == DirectMode::Off {
+        return Some("switched off by the settings".to_owned());
+    }
+    // What is allowed once must be possible to take back.
+    let error = sock_diag::probe().err()?;
+    tracing::warn!(%error, "this kernel cannot end a pod's connection, so none goes past the agent");
+    Some(format!(
+        "the kernel cannot end a pod's connection (CONFIG_INET_DIAG_DESTROY): {error}"
+    ))
 }
 
 fn access_log(target: &AccessLogTarget) -> anyhow::Result<AccessLog> {
@@ -191,6 +217,13 @@ fn watch_certificates(telemetry: &Telemetry, certificates: &Arc<Certificates>) {
 /// Nothing is known yet: no pod is served, so nothing can go wrong by it.
 fn first_snapshot(config: &Config) -> Snapshot {
     Snapshot::build(&Facts::default(), &snapshot_settings(config), None).0
+}
+
+fn capacity(config: &Config) -> Capacity {
+    Capacity {
+        pods: config.max_pods,
+        flows: config.max_flows,
+    }
 }
 
 fn snapshot_settings(config: &Config) -> SnapshotSettings {

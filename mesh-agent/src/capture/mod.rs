@@ -5,6 +5,8 @@
 pub mod door;
 pub mod listeners;
 
+use std::io;
+
 use crate::capture::listeners::PodListeners;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
@@ -18,13 +20,23 @@ pub enum Direction {
     Inbound,
 }
 
+/// Why a pod is not served any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// It should not be enrolled, or the agent stops: connections that were accepted go on.
+    Unwanted,
+    /// Nobody is there any more to end them: its connections are cut.
+    Gone,
+}
+
 /// Who serves the pods that are enrolled: the proxy.
 ///
 /// Called from the enrolment loop, one call at a time; neither call may block.
 pub trait PodHost: Send + Sync {
-    /// `pod` is hooked: its connections arrive at `listeners` from now on. A pod joins once until it has left.
-    fn joined(&self, pod: LocalPod, listeners: PodListeners);
+    /// `pod` is about to be hooked: its connections will arrive at `listeners`. A pod joins once until it has left.
+    /// Errors: they cannot be accepted from, so the pod must not be hooked; nothing of it is kept.
+    fn joined(&self, pod: LocalPod, listeners: PodListeners) -> io::Result<()>;
 
-    /// The pod's hooks are gone: its listeners may close. Connections that were accepted may go on.
-    fn left(&self, uid: &WorkloadUid);
+    /// The pod's hooks are gone, or refuse: its listeners may close. A pod that is not served is no error.
+    fn left(&self, uid: &WorkloadUid, why: Leaving);
 }

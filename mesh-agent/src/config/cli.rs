@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::settings::{Settings, read_file};
 use super::{
@@ -39,9 +39,18 @@ pub struct StatusArgs {
     /// Address of the agent's admin server.
     #[arg(long, env = "MESH_ADMIN_ADDR", default_value_t = default_admin_addr())]
     pub admin_addr: SocketAddr,
-    /// Print the JSON as the agent gives it.
-    #[arg(long)]
-    pub json: bool,
+    /// A table for people, or the JSON as the agent gives it.
+    #[arg(short, long, value_enum, default_value_t = StatusOutput::Table)]
+    pub output: StatusOutput,
+}
+
+/// How `status` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StatusOutput {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
 }
 
 /// Arguments of `check`.

@@ -9,7 +9,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use self::cli::{CheckArgs, Cli, Command, RunArgs, StatusArgs, UninstallArgs};
+use clap::ValueEnum;
+use serde::Deserialize;
+
+pub use self::cli::{CheckArgs, Cli, Command, RunArgs, StatusArgs, StatusOutput, UninstallArgs};
 
 /// The agent's settings, complete and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +48,25 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Default 24 h.
     pub certificate_ttl: Duration,
+    /// Default `auto`.
+    pub direct: DirectMode,
     /// Default a quarter of the cores, at least two.
     pub data_threads: usize,
+    /// Pods that may be enrolled at a time; sizes maps. Default 4096.
+    pub max_pods: u32,
+    /// Connections that may be captured at a time, in each direction; sizes maps. Default 262144.
+    pub max_flows: u32,
+}
+
+/// Whether connections between pods of this node that need no HTTP go past the agent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DirectMode {
+    /// Where the kernel can end such a connection when it is not allowed any more.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// Where access-log lines go.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{
     AccessLogTarget, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
-    DEFAULT_TRUST_DOMAIN, default_admin_addr,
+    DEFAULT_TRUST_DOMAIN, DirectMode, default_admin_addr,
 };
 
 /// Any of the settings; the same struct is read from flags, the environment and the file.
@@ -62,9 +62,18 @@ pub(super) struct Settings {
     /// Seconds that a workload certificate of the embedded CA is valid (30 to 7776000).
     #[arg(long, env = "MESH_CERTIFICATE_TTL_S")]
     certificate_ttl_s: Option<u64>,
+    /// Whether connections between pods of this node that need no HTTP go past the agent: `auto` or `off`.
+    #[arg(long, env = "MESH_DIRECT")]
+    direct: Option<DirectMode>,
     /// Threads that carry traffic (1 to 1024); by default a quarter of the cores, at least two.
     #[arg(long, env = "MESH_DATA_THREADS")]
     data_threads: Option<usize>,
+    /// Pods of this node that may be enrolled at a time (16 to 65536): sizes the maps of pods and of what they exclude.
+    #[arg(long, env = "MESH_MAX_PODS")]
+    max_pods: Option<u32>,
+    /// Connections of them that may be captured at a time, in each direction (1024 to 4194304): sizes the maps of flows.
+    #[arg(long, env = "MESH_MAX_FLOWS")]
+    max_flows: Option<u32>,
 }
 
 impl Settings {
@@ -86,7 +95,10 @@ impl Settings {
             idle_timeout_s: self.idle_timeout_s.or(lower.idle_timeout_s),
             drain_timeout_s: self.drain_timeout_s.or(lower.drain_timeout_s),
             certificate_ttl_s: self.certificate_ttl_s.or(lower.certificate_ttl_s),
+            direct: self.direct.or(lower.direct),
             data_threads: self.data_threads.or(lower.data_threads),
+            max_pods: self.max_pods.or(lower.max_pods),
+            max_flows: self.max_flows.or(lower.max_flows),
         }
     }
 
@@ -123,6 +135,10 @@ impl Settings {
             1,
             1024,
         )?;
+        let max_pods = self.max_pods.unwrap_or(4_096);
+        ranged("max_pods", max_pods.into(), 16, 65_536)?;
+        let max_flows = self.max_flows.unwrap_or(262_144);
+        ranged("max_flows", max_flows.into(), 1_024, 4_194_304)?;
         Ok(Config {
             node_name: self.node_name.ok_or(ConfigError::Missing("node_name"))?,
             manifests: self.manifests.ok_or(ConfigError::Missing("manifests"))?,
@@ -149,7 +165,10 @@ impl Settings {
             idle_timeout: Duration::from_secs(idle),
             drain_timeout: Duration::from_secs(drain),
             certificate_ttl: Duration::from_secs(ttl),
+            direct: self.direct.unwrap_or_default(),
             data_threads: threads,
+            max_pods,
+            max_flows,
         })
     }
 }
@@ -209,7 +228,7 @@ fn ranged(name: &'static str, value: u64, min: u64, max: u64) -> Result<u64, Con
 }
 
 /// Names of all settings, for suggestions.
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 19] = [
     "node_name",
     "manifests",
     "state_dir",
@@ -225,7 +244,10 @@ const FIELDS: [&str; 16] = [
     "idle_timeout_s",
     "drain_timeout_s",
     "certificate_ttl_s",
+    "direct",
     "data_threads",
+    "max_pods",
+    "max_flows",
 ];
 
 #[cfg(test)]

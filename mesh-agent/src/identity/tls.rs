@@ -39,6 +39,14 @@ impl Alpn {
         }
     }
 
+    /// Whether the connection carries one connection of an application and nothing else.
+    pub const fn is_of_one_client(self) -> bool {
+        match self {
+            Self::H2 => false,
+            Self::H1 | Self::Tcp => true,
+        }
+    }
+
     /// What was agreed on in a handshake; none if it is not ours.
     pub fn from_bytes(protocol: &[u8]) -> Option<Self> {
         [Self::H2, Self::H1, Self::Tcp]

@@ -1,28 +1,28 @@
 //! The real kernel: programs, maps and the links of every pod.
 
-use std::collections::HashMap as Memory;
-use std::fmt;
+use std::collections::{BTreeSet, HashMap as Memory};
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, SockHash};
-use aya::util::nr_cpus;
 use mesh_common::counter::Counter;
-use mesh_common::layout::{Addr, Pod, PodAddr};
+use mesh_common::map::MapName;
 
+use crate::kernel::budget::Verified;
+use crate::kernel::capacity::{Capacity, Overflows};
+use crate::kernel::direct::{DirectTable, EbpfDirect};
 use crate::kernel::error::KernelError;
-use crate::kernel::exclusions::ExclusionMaps;
-use crate::kernel::flow_table::{EbpfFlows, absent_is_fine};
+use crate::kernel::exceptions::ExceptionMaps;
+use crate::kernel::flow_table::EbpfFlows;
 use crate::kernel::links::PodLinks;
 use crate::kernel::loader::Programs;
 use crate::kernel::pins::Pins;
+use crate::kernel::pod_maps::PodMaps;
 use crate::kernel::preflight::Preflight;
 use crate::kernel::pulse::EbpfPulse;
 use crate::kernel::site::Site;
-use crate::kernel::{Entry, Hook, Kernel, Orphan, Pulse};
-use crate::mesh::exclusions::Exclusions;
+use crate::kernel::{Entry, Exceptions, Kernel, Orphan, Part, Pulse};
 use crate::mesh::workload::{FailMode, Placement};
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
@@ -35,44 +35,61 @@ pub struct EbpfKernel {
     pods: Memory<NetnsCookie, Hooked>,
     programs: Programs,
     maps: PodMaps,
-    exclusions: ExclusionMaps,
+    exceptions: ExceptionMaps,
     flows: Arc<EbpfFlows>,
+    direct: Arc<EbpfDirect>,
     pulse: Arc<EbpfPulse>,
+    overflows: Arc<Overflows>,
 }
 
 #[derive(Debug)]
 struct Hooked {
     links: PodLinks,
     addrs: Vec<IpAddr>,
+    fail_mode: FailMode,
 }
 
 impl EbpfKernel {
     /// Checks the machine, then loads the programs over the maps that are pinned for `node` on the BPF file system at
-    /// `bpf_dir`, which is mounted when absent. Errors are one line that says what is missing.
-    pub fn load(bpf_dir: &Path, node: &str) -> Result<Self, KernelError> {
+    /// `bpf_dir`, which is mounted when absent. Maps that are pinned with another `capacity` are replaced. Errors are
+    /// one line that says what is missing.
+    pub fn load(bpf_dir: &Path, node: &str, capacity: Capacity) -> Result<Self, KernelError> {
         let found = Preflight::run()?;
         let pins = Pins::make(bpf_dir, node)?;
-        let mut programs = Programs::load(&found, &pins)?;
-        let flows = Arc::new(EbpfFlows::open(&mut programs)?);
+        let mut programs = Programs::load(&found, &pins, capacity)?;
+        let overflows = Arc::new(Overflows::default());
+        let flows = Arc::new(EbpfFlows::open(&mut programs, &overflows)?);
+        let direct = Arc::new(EbpfDirect::open(&mut programs)?);
         let pulse = Arc::new(EbpfPulse::open(&mut programs)?);
         let maps = PodMaps::open(&mut programs)?;
-        let exclusions = ExclusionMaps::open(&mut programs)?;
+        let exceptions = ExceptionMaps::open(&mut programs)?;
         Ok(Self {
             found,
             pins,
             pods: Memory::new(),
             programs,
             maps,
-            exclusions,
+            exceptions,
             flows,
+            direct,
             pulse,
+            overflows,
         })
+    }
+
+    /// What the verifier needed for each program.
+    pub fn verified(&self) -> Result<Vec<Verified>, KernelError> {
+        self.programs.verified()
     }
 }
 
 impl Kernel for EbpfKernel {
     fn flows(&self) -> Arc<dyn FlowTable> {
         Arc::<EbpfFlows>::clone(&self.flows)
+    }
+
+    fn direct(&self) -> Arc<dyn DirectTable> {
+        Arc::<EbpfDirect>::clone(&self.direct)
     }
 
     fn open(&self, placement: &Placement) -> Result<Site, KernelError> {
@@ -93,13 +110,18 @@ impl Kernel for EbpfKernel {
         if was_hooked {
             self.flows.sweep_peers(cookie)?;
         }
-        let linked = match self.maps.put(cookie, fail_mode, inbound) {
+        let linked = match self.overflows.noted(self.maps.put(cookie, fail_mode, inbound)) {
             Ok(()) => PodLinks::attach(&mut self.programs, &dir, cgroup, netns),
             Err(error) => Err(error),
         };
         match linked {
             Ok(links) => {
-                self.pods.insert(cookie, Hooked { links, addrs });
+                let hooked = Hooked {
+                    links,
+                    addrs,
+                    fail_mode,
+                };
+                self.pods.insert(cookie, hooked);
                 Ok(())
             }
             // Without its entries an adopted pod would be left alone by its hooks, and leak.
@@ -114,31 +136,55 @@ impl Kernel for EbpfKernel {
     }
 
     fn set_fail_mode(&mut self, netns: NetnsCookie, fail_mode: FailMode) -> Result<(), KernelError> {
-        let hooked = self.pods.get(&netns).ok_or(KernelError::ForeignSite(netns))?;
-        self.maps.describe(netns, fail_mode, &hooked.addrs)
+        let hooked = self.pods.get_mut(&netns).ok_or(KernelError::ForeignSite(netns))?;
+        self.overflows
+            .noted(self.maps.describe(netns, fail_mode, &hooked.addrs))?;
+        hooked.fail_mode = fail_mode;
+        Ok(())
+    }
+
+    fn refuse(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
+        let hooked = self.pods.get_mut(&netns).ok_or(KernelError::ForeignSite(netns))?;
+        hooked.links.refuse(&mut self.programs)
     }
 
     fn pulse(&self) -> Arc<dyn Pulse> {
         Arc::<EbpfPulse>::clone(&self.pulse)
     }
 
-    fn exclude(
+    fn except(
         &mut self,
         netns: NetnsCookie,
         addrs: &[IpAddr],
-        wanted: &Exclusions,
+        wanted: &Exceptions,
     ) -> Result<(), KernelError> {
-        self.exclusions.put(netns, addrs, wanted)
+        self.overflows.noted(self.exceptions.put(netns, addrs, wanted))
     }
 
-    fn repair(&mut self, site: &Site) -> Result<Vec<Hook>, KernelError> {
+    fn repair(
+        &mut self,
+        site: &Site,
+        inbound: &[(IpAddr, BorrowedFd<'_>)],
+    ) -> Result<Vec<Part>, KernelError> {
         let cookie = site.netns.cookie();
         let (cgroup, netns) = site.files().ok_or(KernelError::ForeignSite(cookie))?;
         let hooked = self
             .pods
             .get_mut(&cookie)
             .ok_or(KernelError::ForeignSite(cookie))?;
-        hooked.links.repair(&mut self.programs, cgroup, netns)
+        // First what the hooks look into: without it they refuse, or leave alone.
+        let mut mended = self.maps.mend(cookie, hooked.fail_mode, &hooked.addrs, inbound)?;
+        let hooks = hooked.links.repair(&mut self.programs, cgroup, netns)?;
+        mended.extend(hooks.into_iter().map(Part::Hook));
+        Ok(mended)
+    }
+
+    fn repair_exceptions(&mut self) -> Result<Vec<(NetnsCookie, Part)>, KernelError> {
+        self.exceptions.repair()
+    }
+
+    fn know_node(&mut self, addrs: &BTreeSet<IpAddr>) -> Result<(), KernelError> {
+        self.exceptions.know_node(addrs)
     }
 
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
@@ -148,6 +194,7 @@ impl Kernel for EbpfKernel {
             None if dir.exists() => (PodLinks::pinned(&dir)?, self.maps.addrs_of(netns)?),
             None => return Ok(()),
         };
+        let withdrawn = self.direct.withdraw(netns, &addrs);
         let unlinked = links.remove();
         // What an address means to another pod by now stays.
         let own: Vec<_> = addrs
@@ -155,9 +202,13 @@ impl Kernel for EbpfKernel {
             .copied()
             .filter(|addr| self.maps.is_owner(netns, addr))
             .collect();
-        let included = self.exclusions.put(netns, &own, &Exclusions::default());
+        let included = self.exceptions.forget(netns, &own);
         let removed = self.maps.remove(netns, &addrs);
-        self.flows.sweep(netns).and(unlinked).and(removed).and(included)
+        withdrawn
+            .and(self.flows.sweep(netns))
+            .and(unlinked)
+            .and(removed)
+            .and(included)
     }
 
     fn orphans(&self) -> Result<Vec<Orphan>, KernelError> {
@@ -189,165 +240,15 @@ impl Kernel for EbpfKernel {
             .map(|counter| Ok((counter.name(), self.maps.count(counter)?)))
             .collect()
     }
-}
 
-/// The maps that say which pods and addresses are hooked.
-struct PodMaps {
-    pods: HashMap<MapData, u64, Pod>,
-    addrs: HashMap<MapData, Addr, PodAddr>,
-    inbound: SockHash<MapData, Addr>,
-    counters: PerCpuArray<MapData, u64>,
-    bypassed: PerCpuHashMap<MapData, u64, u64>,
-    /// Which pod an address means: a later pod may have taken it over.
-    owners: Memory<IpAddr, NetnsCookie>,
-}
-
-impl PodMaps {
-    fn open(programs: &mut Programs) -> Result<Self, KernelError> {
-        Ok(Self {
-            pods: programs.map("PODS")?,
-            addrs: programs.map("POD_ADDRS")?,
-            inbound: programs.map("INBOUND")?,
-            counters: programs.map("COUNTERS")?,
-            bypassed: programs.map("BYPASSED")?,
-            owners: Memory::new(),
+    fn overflows(&self) -> Result<Vec<(&'static str, u64)>, KernelError> {
+        let maps = MapName::ALL.iter().copied();
+        maps.map(|map| {
+            Ok((
+                map.name(),
+                self.maps.overflows_of(map)? + self.overflows.count(map),
+            ))
         })
-    }
-
-    fn put(
-        &mut self,
-        netns: NetnsCookie,
-        fail_mode: FailMode,
-        inbound: &[(IpAddr, BorrowedFd<'_>)],
-    ) -> Result<(), KernelError> {
-        self.start_bypassed(netns)?;
-        for (ip, listener) in inbound {
-            self.owners.insert(*ip, netns);
-            self.inbound
-                .insert(Addr::from(*ip), listener.as_raw_fd(), 0)
-                .map_err(failed("put", "INBOUND"))?;
-        }
-        let addrs: Vec<IpAddr> = inbound.iter().map(|(ip, _)| *ip).collect();
-        self.describe(netns, fail_mode, &addrs)
-    }
-
-    /// Says what a pod is and what becomes of its connections without an agent.
-    fn describe(
-        &mut self,
-        netns: NetnsCookie,
-        fail_mode: FailMode,
-        addrs: &[IpAddr],
-    ) -> Result<(), KernelError> {
-        let fails_open = u32::from(fail_mode == FailMode::Open);
-        let value = PodAddr {
-            netns: netns.0,
-            fails_open,
-            reserved: 0,
-        };
-        for ip in addrs {
-            self.addrs
-                .insert(Addr::from(*ip), value, 0)
-                .map_err(failed("put", "POD_ADDRS"))?;
-        }
-        let of_family = |is_v4: bool| {
-            let mut ips = addrs.iter();
-            ips.find(|ip| ip.is_ipv4() == is_v4)
-                .map_or(NO_ADDR, |ip| Addr::from(*ip))
-        };
-        let pod = Pod {
-            v4: of_family(true),
-            v6: of_family(false),
-            fails_open,
-            reserved: 0,
-        };
-        self.pods.insert(netns.0, pod, 0).map_err(failed("put", "PODS"))
-    }
-
-    /// Makes the count of a pod's bypasses; what an earlier agent's absence counted stays.
-    fn start_bypassed(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
-        match self.bypassed.get(&netns.0, 0) {
-            Ok(_) => return Ok(()),
-            Err(MapError::KeyNotFound) => {}
-            Err(error) => return Err(failed("read", "BYPASSED")(error)),
-        }
-        let cpus = nr_cpus().map_err(|(path, source)| KernelError::Open {
-            path: path.into(),
-            source,
-        })?;
-        let zero = PerCpuValues::try_from(vec![0; cpus]).map_err(|source| KernelError::Open {
-            path: "/sys/devices/system/cpu/possible".into(),
-            source,
-        })?;
-        self.bypassed
-            .insert(netns.0, zero, 0)
-            .map_err(failed("put", "BYPASSED"))
-    }
-
-    fn bypassed_by(&self, netns: NetnsCookie) -> u64 {
-        match self.bypassed.get(&netns.0, 0) {
-            Ok(of_each_cpu) => of_each_cpu.iter().sum(),
-            Err(error) => {
-                tracing::warn!(%error, netns = netns.0, "cannot read how often a pod's connections bypassed the agent");
-                0
-            }
-        }
-    }
-
-    /// The addresses that a pod was put with, by this agent or an earlier one.
-    fn addrs_of(&self, netns: NetnsCookie) -> Result<Vec<IpAddr>, KernelError> {
-        let pod = match self.pods.get(&netns.0, 0) {
-            Ok(pod) => pod,
-            Err(MapError::KeyNotFound) => return Ok(Vec::new()),
-            Err(error) => return Err(failed("read", "PODS")(error)),
-        };
-        let addrs = [pod.v4, pod.v6].into_iter().filter(|addr| !addr.is_absent());
-        Ok(addrs.map(IpAddr::from).collect())
-    }
-
-    /// Whether an address means this pod. One without an owner was put by an earlier agent.
-    fn is_owner(&self, netns: NetnsCookie, addr: &IpAddr) -> bool {
-        self.owners.get(addr).is_none_or(|owner| *owner == netns)
-    }
-
-    /// Goes on after an error: what can be removed is.
-    fn remove(&mut self, netns: NetnsCookie, addrs: &[IpAddr]) -> Result<(), KernelError> {
-        let mut outcome = absent_is_fine(self.pods.remove(&netns.0))
-            .map_err(failed("remove", "PODS"))
-            .and(absent_is_fine(self.bypassed.remove(&netns.0)).map_err(failed("remove", "BYPASSED")));
-        let own: Vec<_> = addrs.iter().filter(|ip| self.is_owner(netns, ip)).collect();
-        for ip in own {
-            let addr = Addr::from(*ip);
-            outcome = outcome
-                .and(absent_is_fine(self.addrs.remove(&addr)).map_err(failed("remove", "POD_ADDRS")))
-                .and(absent_is_fine(self.inbound.remove(&addr)).map_err(failed("remove", "INBOUND")));
-        }
-        self.owners.retain(|_, owner| *owner != netns);
-        outcome
-    }
-
-    fn count(&self, counter: Counter) -> Result<u64, KernelError> {
-        let of_each_cpu = self
-            .counters
-            .get(&counter.slot(), 0)
-            .map_err(failed("read", "COUNTERS"))?;
-        Ok(of_each_cpu.iter().sum())
+        .collect()
     }
 }
-
-impl fmt::Debug for PodMaps {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PodMaps")
-            .field("owners", &self.owners)
-            .finish_non_exhaustive()
-    }
-}
-
-fn failed(operation: &'static str, map: &'static str) -> impl FnOnce(MapError) -> KernelError {
-    move |source| KernelError::Map {
-        operation,
-        map,
-        source,
-    }
-}
-
-const NO_ADDR: Addr = Addr([0; 4]);

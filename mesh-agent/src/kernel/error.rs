@@ -9,8 +9,11 @@ use aya::EbpfError;
 use aya::maps::MapError;
 use aya::pin::PinError;
 use aya::programs::ProgramError;
+use aya::sys::SyscallError;
+use mesh_common::map::{MapName, Size};
+use nix::errno::Errno;
+use nix::sys::utsname::uname;
 
-use crate::mesh::workload::WorkloadUid;
 use crate::pod::netns::NetnsCookie;
 
 /// Why the kernel programs cannot be used, or a pod cannot be hooked up.
@@ -33,7 +36,20 @@ pub enum KernelError {
     /// The embedded object lacks a program or map of that name: agent and programs differ in version.
     #[error("the eBPF object has no {0}")]
     NoSuchPart(&'static str),
-    /// A program was refused, by the verifier or by the hook.
+    /// The verifier refused a program. The whole log was written at debug level.
+    #[error("Linux {release} refuses {program}: {io_error}; its verifier ends with: {last}")]
+    Refused {
+        /// Which program.
+        program: &'static str,
+        /// `uname -r`.
+        release: String,
+        /// The last lines of the verifier's log, in one.
+        last: String,
+        /// What the system call said.
+        #[source]
+        io_error: io::Error,
+    },
+    /// A program cannot be used, or the hook refused it.
     #[error("{operation} {program}: {}", spelled(source))]
     Program {
         /// What was tried.
@@ -53,6 +69,14 @@ pub enum KernelError {
         /// What the kernel said.
         source: MapError,
     },
+    /// A map has no room for one more entry.
+    #[error("the map {} is full: raise {setting}", map.name())]
+    Full {
+        /// Which map.
+        map: MapName,
+        /// The setting that it is sized by.
+        setting: &'static str,
+    },
     /// Something about a pin failed.
     #[error("{operation} {path}: {source}", path = path.display())]
     Pin {
@@ -71,11 +95,16 @@ pub enum KernelError {
         /// What the kernel said.
         source: PinError,
     },
+    /// The addresses of the node cannot be read.
+    #[error("read the addresses of the node: {0}")]
+    Interfaces(#[source] io::Error),
     /// The pod has no annotations that say where it lives.
-    #[error("no annotations mesh-agent.dev/netns and mesh-agent.dev/cgroup say where the pod lives")]
+    #[error(
+        "nothing says where the pod lives: annotate it with mesh-agent.dev/netns and mesh-agent.dev/cgroup"
+    )]
     NoPlacement,
     /// The pod has no address yet.
-    #[error("the pod has no address yet")]
+    #[error("the pod has no address yet; it is enrolled when status.podIPs has one")]
     NoAddress,
     /// The namespace or cgroup cannot be opened: wrong, not there yet, or gone.
     #[error("open {path}: {source}", path = path.display())]
@@ -89,27 +118,36 @@ pub enum KernelError {
     #[error("inside the pod: {0}")]
     Listen(#[source] io::Error),
     /// The path is not a cgroup v2 directory.
-    #[error("{path} is no cgroup v2 directory", path = .0.display())]
+    #[error("{path} is no cgroup v2 directory: set mesh-agent.dev/cgroup to one", path = .0.display())]
     NotCgroup2(PathBuf),
     /// Hooked there, the agent's own connects would be captured again.
     #[error("the agent's own cgroup is inside {path}: start the agent in a cgroup outside every pod", path = .0.display())]
     AgentInside(PathBuf),
     /// A pod of the host network has no address or namespace of its own to hook.
-    #[error("{path} is the node's own network namespace", path = .0.display())]
+    #[error("{path} is the node's own network namespace: say hostNetwork: true, which is never captured, or correct mesh-agent.dev/netns", path = .0.display())]
     NodeNetns(PathBuf),
     /// Another pod lives in that namespace: the hooks could not tell the two apart.
-    #[error("shares its network namespace with pod {0}")]
-    SharedNetns(WorkloadUid),
-    /// Another pod has taken over the address.
-    #[error("pod {by} has taken over its address {addr}")]
+    #[error(
+        "shares its network namespace with pod {0}, which stays enrolled: give each pod a namespace of its own"
+    )]
+    SharedNetns(String),
+    /// A process would run the hooks of two pods.
+    #[error(
+        "its cgroup is that of pod {0} or lies in it or around it; that pod stays enrolled: give each pod a cgroup of its own"
+    )]
+    SharedCgroup(String),
+    /// Another pod has taken over the address: the elder's connections are refused.
+    #[error(
+        "pod {by} has its address {addr} now: all its connections are refused until one of the two is gone or has another address"
+    )]
     Superseded {
         /// Which address.
         addr: IpAddr,
-        /// The pod that has it now.
-        by: WorkloadUid,
+        /// `namespace/name` of the pod that has it now.
+        by: String,
     },
     /// The namespace or cgroup was there, and is not any more.
-    #[error("its network namespace or cgroup is gone")]
+    #[error("its network namespace or cgroup is gone; it is enrolled again when both are back")]
     Vanished,
     /// The site was opened by another kernel than it was given to.
     #[error("namespace {} was not opened by this kernel", .0.0)]
@@ -118,6 +156,83 @@ pub enum KernelError {
     #[error("{0}")]
     Told(String),
 }
+
+/// Names the map and the operation in an error of aya's, and tells a map that is full from all else.
+pub(in crate::kernel) fn map_failed(
+    operation: &'static str,
+    map: &'static str,
+) -> impl FnOnce(MapError) -> KernelError {
+    move |source| match MapName::named(map).filter(|_| is_full(&source)) {
+        Some(map) => KernelError::Full {
+            map,
+            setting: setting_of(map),
+        },
+        None => KernelError::Map {
+            operation,
+            map,
+            source,
+        },
+    }
+}
+
+/// Whether the kernel had no room for an entry. A trie says `ENOSPC` where a hash map says `E2BIG`; entries that are
+/// made one by one may find no memory.
+pub(in crate::kernel) fn is_full(error: &MapError) -> bool {
+    let MapError::SyscallError(SyscallError { io_error, .. }) = error else {
+        return false;
+    };
+    let errno = io_error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::E2BIG | Errno::ENOSPC | Errno::ENOMEM))
+}
+
+/// What an operator raises when a map is full.
+fn setting_of(map: MapName) -> &'static str {
+    match map.size() {
+        Size::PerPod(_) => "max_pods",
+        Size::PerFlows(_) => "max_flows",
+        Size::Fixed => "nothing, this is a defect",
+    }
+}
+
+/// Puts the end of the verifier's log into one line, and the whole of it into the log.
+pub(in crate::kernel) fn refused(program: &'static str, source: ProgramError) -> KernelError {
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = source
+    else {
+        return KernelError::Program {
+            operation: "load",
+            program,
+            source,
+        };
+    };
+    let log = verifier_log.to_string();
+    tracing::debug!(program, log, "the verifier refused a program");
+    let release = uname().map_or_else(
+        |errno| format!("({errno})"),
+        |name| name.release().to_string_lossy().into_owned(),
+    );
+    KernelError::Refused {
+        program,
+        release,
+        last: last_lines(&log),
+        io_error,
+    }
+}
+
+/// What the verifier said at last: the instruction and the reason. Its statistics say nothing to this.
+fn last_lines(log: &str) -> String {
+    let said = |line: &&str| !line.is_empty() && !STATISTICS.iter().any(|word| line.starts_with(word));
+    let mut lines: Vec<_> = log.lines().map(str::trim).filter(said).rev().take(3).collect();
+    lines.reverse();
+    if lines.is_empty() {
+        return "nothing".to_owned();
+    }
+    lines.join(" | ")
+}
+
+const STATISTICS: [&str; 3] = ["processed ", "verification time", "stack depth"];
 
 /// An error with its causes in one line: aya keeps the errno in the source of the source.
 pub(in crate::kernel) fn spelled(error: &dyn Error) -> String {
@@ -136,25 +251,65 @@ pub(in crate::kernel) fn spelled(error: &dyn Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use aya::sys::SyscallError;
+    use aya_obj::VerifierLog;
 
     use super::*;
 
-    #[test]
-    fn the_errno_is_spelled_out_once() {
-        let io_error = io::Error::from_raw_os_error(1);
+    fn told(map: &'static str, errno: Errno) -> KernelError {
         let source = MapError::SyscallError(SyscallError {
             call: "bpf_map_update_elem",
-            io_error,
+            io_error: errno.into(),
         });
-        let error = KernelError::Map {
-            operation: "put",
-            map: "PODS",
-            source,
-        };
+        map_failed("put", map)(source)
+    }
+
+    #[test]
+    fn the_errno_is_spelled_out_once() {
         assert_eq!(
-            error.to_string(),
+            told("PODS", Errno::EPERM).to_string(),
             "put in map PODS: `bpf_map_update_elem` failed: Operation not permitted (os error 1)"
         );
+    }
+
+    #[test]
+    fn a_full_map_names_the_setting_to_raise() {
+        for (map, errno, line) in [
+            (
+                "POD_ADDRS",
+                Errno::E2BIG,
+                "the map POD_ADDRS is full: raise max_pods",
+            ),
+            (
+                "TRUE_PEER",
+                Errno::E2BIG,
+                "the map TRUE_PEER is full: raise max_flows",
+            ),
+            (
+                "EXCLUDED_BLOCKS",
+                Errno::ENOSPC,
+                "the map EXCLUDED_BLOCKS is full: raise max_pods",
+            ),
+        ] {
+            assert_eq!(told(map, errno).to_string(), line);
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_the_verifier_is_one_line_that_ends_with_its_reason() {
+        let log = "func#0 @0\n0: R1=ctx() R10=fp0\n; let x = 1;\n5: (61) r2 = *(u32 *)(r1 +300)\n\
+                   invalid bpf_context access off=300 size=4\n\
+                   processed 6 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0\n";
+        let error = refused(
+            "mesh_connect4",
+            ProgramError::LoadError {
+                io_error: Errno::EACCES.into(),
+                verifier_log: VerifierLog::new(log.to_owned()),
+            },
+        );
+        let line = error.to_string();
+        assert!(line.starts_with("Linux ") && !line.contains('\n'), "{line}");
+        let end = "refuses mesh_connect4: Permission denied (os error 13); its verifier ends with: ; let x = 1; | \
+                   5: (61) r2 = *(u32 *)(r1 +300) | invalid bpf_context access off=300 size=4";
+        assert!(line.ends_with(end), "{line}");
     }
 }

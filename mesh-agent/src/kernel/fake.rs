@@ -3,17 +3,18 @@
 //! Every pod lives in the namespace of the process under a cookie of its own; a test plays the hooks by filing what
 //! they would have filed and dialling the pod's listeners.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::kernel::direct::DirectTable;
+use crate::kernel::direct::fake::FakeDirect;
 use crate::kernel::error::KernelError;
-use crate::kernel::site::Site;
-use crate::kernel::{Entry, Hook, Kernel, Orphan, Pulse};
-use crate::mesh::exclusions::Exclusions;
+use crate::kernel::site::{Lineage, Site};
+use crate::kernel::{Entry, Exceptions, Hook, Kernel, Orphan, Part, Pulse};
 use crate::mesh::workload::{FailMode, Placement};
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
@@ -23,23 +24,33 @@ use crate::pod::netns::NetnsCookie;
 pub struct FakeKernel {
     state: Arc<Mutex<State>>,
     flows: Arc<FakeFlows>,
+    direct: Arc<FakeDirect>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     cookies: HashMap<PathBuf, NetnsCookie>,
     hooked: HashMap<NetnsCookie, Vec<IpAddr>>,
-    excluded: HashMap<NetnsCookie, Exclusions>,
+    refusing: BTreeSet<u64>,
+    cgroups: HashMap<PathBuf, u64>,
+    excepted: HashMap<NetnsCookie, Exceptions>,
+    tampered: Vec<(NetnsCookie, Part)>,
+    node: BTreeSet<IpAddr>,
     orphans: HashMap<NetnsCookie, Vec<IpAddr>>,
     fail_modes: HashMap<NetnsCookie, FailMode>,
-    broken: Vec<Hook>,
+    broken: Vec<Part>,
     refusal: Option<String>,
 }
 
 impl FakeKernel {
-    /// Refuses every `put` and `exclude` from now on with `reason`; `None` ends it.
+    /// Refuses every `put`, `except` and `repair` that is due from now on with `reason`; `None` ends it.
     pub fn refuse(&self, reason: Option<&str>) {
         self.lock().refusal = reason.map(str::to_owned);
+    }
+
+    /// The name of the namespace at `path`, once it was opened.
+    pub fn cookie_of(&self, path: &str) -> Option<NetnsCookie> {
+        self.lock().cookies.get(std::path::Path::new(path)).copied()
     }
 
     /// The addresses that are hooked for the namespace.
@@ -47,14 +58,29 @@ impl FakeKernel {
         self.lock().hooked.get(&netns).cloned()
     }
 
-    /// What is left alone for the namespace, if that was ever said.
-    pub fn excluded(&self, netns: NetnsCookie) -> Option<Exclusions> {
-        self.lock().excluded.get(&netns).cloned()
+    /// Whether all connections of a hooked pod are refused.
+    pub fn is_refusing(&self, netns: NetnsCookie) -> bool {
+        self.lock().refusing.contains(&netns.0)
     }
 
-    /// Takes hooks away from the pod that is looked at next, as somebody with `bpftool` may.
-    pub fn detach(&self, hooks: &[Hook]) {
-        self.lock().broken = hooks.to_vec();
+    /// What is let past for the namespace, if that was ever said.
+    pub fn excepted(&self, netns: NetnsCookie) -> Option<Exceptions> {
+        self.lock().excepted.get(&netns).cloned()
+    }
+
+    /// The addresses of the node.
+    pub fn node(&self) -> BTreeSet<IpAddr> {
+        self.lock().node.clone()
+    }
+
+    /// Takes parts away from the pod that is looked at next, as somebody with `bpftool` may.
+    pub fn take_away(&self, parts: &[Part]) {
+        self.lock().broken = parts.to_vec();
+    }
+
+    /// Changes what is let past for a pod.
+    pub fn tamper(&self, netns: NetnsCookie, map: &'static str) {
+        self.lock().tampered.push((netns, Part::Entry(map)));
     }
 
     /// As when the agent was killed and another one starts: what is hooked stays.
@@ -73,6 +99,11 @@ impl FakeKernel {
         Arc::clone(&self.flows)
     }
 
+    /// Its direct flows.
+    pub fn fake_direct(&self) -> Arc<FakeDirect> {
+        Arc::clone(&self.direct)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -83,6 +114,10 @@ impl Kernel for FakeKernel {
         self.fake_flows()
     }
 
+    fn direct(&self) -> Arc<dyn DirectTable> {
+        self.fake_direct()
+    }
+
     fn open(&self, placement: &Placement) -> Result<Site, KernelError> {
         let mut state = self.lock();
         let next = NetnsCookie(
@@ -91,7 +126,12 @@ impl Kernel for FakeKernel {
                 .saturating_add(1),
         );
         let cookie = *state.cookies.entry(placement.netns.clone()).or_insert(next);
-        Ok(Site::stand_in(cookie))
+        let lineage = placement.cgroup.ancestors().map(|cgroup| {
+            let next = u64::try_from(state.cgroups.len()).unwrap_or(u64::MAX);
+            (0, *state.cgroups.entry(cgroup.to_owned()).or_insert(next))
+        });
+        let lineage = Lineage(lineage.collect());
+        Ok(Site::stand_in(cookie, lineage))
     }
 
     fn put(
@@ -105,6 +145,7 @@ impl Kernel for FakeKernel {
             return Err(KernelError::Told(reason.clone()));
         }
         state.orphans.remove(&site.netns.cookie());
+        state.refusing.remove(&site.netns.cookie().0);
         state.fail_modes.insert(site.netns.cookie(), fail_mode);
         state
             .hooked
@@ -121,21 +162,30 @@ impl Kernel for FakeKernel {
         Arc::new(FakePulse)
     }
 
-    fn exclude(
+    fn refuse(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
+        let mut state = self.lock();
+        if let Some(reason) = &state.refusal {
+            return Err(KernelError::Told(reason.clone()));
+        }
+        state.refusing.insert(netns.0);
+        Ok(())
+    }
+
+    fn except(
         &mut self,
         netns: NetnsCookie,
         _addrs: &[IpAddr],
-        wanted: &Exclusions,
+        wanted: &Exceptions,
     ) -> Result<(), KernelError> {
         let mut state = self.lock();
         if let Some(reason) = &state.refusal {
             return Err(KernelError::Told(reason.clone()));
         }
-        state.excluded.insert(netns, wanted.clone());
+        state.excepted.insert(netns, wanted.clone());
         Ok(())
     }
 
-    fn repair(&mut self, _: &Site) -> Result<Vec<Hook>, KernelError> {
+    fn repair(&mut self, _: &Site, _: &[(IpAddr, BorrowedFd<'_>)]) -> Result<Vec<Part>, KernelError> {
         let mut state = self.lock();
         match &state.refusal {
             Some(reason) if !state.broken.is_empty() => Err(KernelError::Told(reason.clone())),
@@ -143,10 +193,21 @@ impl Kernel for FakeKernel {
         }
     }
 
+    fn repair_exceptions(&mut self) -> Result<Vec<(NetnsCookie, Part)>, KernelError> {
+        Ok(std::mem::take(&mut self.lock().tampered))
+    }
+
+    fn know_node(&mut self, addrs: &BTreeSet<IpAddr>) -> Result<(), KernelError> {
+        self.lock().node.clone_from(addrs);
+        Ok(())
+    }
+
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
         let mut state = self.lock();
-        state.hooked.remove(&netns);
-        state.excluded.remove(&netns);
+        let addrs = state.hooked.remove(&netns).unwrap_or_default();
+        self.direct.withdraw(netns, &addrs)?;
+        state.excepted.remove(&netns);
+        state.refusing.remove(&netns.0);
         state.orphans.remove(&netns);
         Ok(())
     }
@@ -173,6 +234,10 @@ impl Kernel for FakeKernel {
     }
 
     fn counters(&self) -> Result<Vec<(&'static str, u64)>, KernelError> {
+        Ok(Vec::new())
+    }
+
+    fn overflows(&self) -> Result<Vec<(&'static str, u64)>, KernelError> {
         Ok(Vec::new())
     }
 }

@@ -7,13 +7,15 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, MapData, MapError};
 use aya::sys::SyscallError;
 use mesh_common::layout::{Endpoint, SocketKey};
+use mesh_common::map::MapName;
 
-use crate::kernel::error::KernelError;
+use crate::kernel::capacity::Overflows;
+use crate::kernel::error::{KernelError, is_full};
 use crate::kernel::loader::Programs;
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
@@ -25,15 +27,20 @@ pub struct EbpfFlows {
     living: Handles,
     closed: Ends,
     true_peer: Handles,
+    overflows: Arc<Overflows>,
 }
 
 impl EbpfFlows {
-    /// Takes the maps over that hold flows.
-    pub fn open(programs: &mut Programs) -> Result<Self, KernelError> {
+    /// Takes the maps over that hold flows; what finds no room in them is counted in `overflows`.
+    pub(in crate::kernel) fn open(
+        programs: &mut Programs,
+        overflows: &Arc<Overflows>,
+    ) -> Result<Self, KernelError> {
         Ok(Self {
             living: Handles::open(programs, "ORIGINAL_DST")?,
             closed: programs.map("ORIGINAL_OF_CLOSED")?,
             true_peer: Handles::open(programs, "TRUE_PEER")?,
+            overflows: Arc::clone(overflows),
         })
     }
 
@@ -61,12 +68,21 @@ impl FlowTable for EbpfFlows {
             .transpose()
     }
 
+    fn is_open(&self, netns: NetnsCookie, local: SocketAddr) -> io::Result<bool> {
+        let key = SocketKey::new(netns.0, local);
+        Ok(look_up(&self.living.reader, &key)?.is_some())
+    }
+
     fn file_true_peer(&self, netns: NetnsCookie, bound: SocketAddr, peer: SocketAddr) -> io::Result<()> {
         let key = SocketKey::new(netns.0, bound);
-        self.true_peer
+        let filed = self
+            .true_peer
             .writer(bound.port())
-            .insert(key, Endpoint::from(peer), 0)
-            .map_err(plain)
+            .insert(key, Endpoint::from(peer), 0);
+        if filed.as_ref().is_err_and(is_full) {
+            self.overflows.add(MapName::TruePeer);
+        }
+        filed.map_err(plain)
     }
 
     fn forget_true_peer(&self, netns: NetnsCookie, bound: SocketAddr) -> io::Result<()> {

@@ -18,7 +18,7 @@ use nix::errno::Errno;
 
 use crate::kernel::Hook;
 use crate::kernel::error::KernelError;
-use crate::kernel::loader::{Programs, refused};
+use crate::kernel::loader::{Programs, REFUSER, refused};
 use crate::kernel::pins::{failed, remove_dir, remove_pin};
 
 /// The hooks of one pod. Dropped, they stay linked by their pins.
@@ -27,6 +27,8 @@ pub struct PodLinks {
     dir: PathBuf,
     place: Place,
     links: Vec<Link>,
+    /// New connections from outside are refused, whatever the maps say.
+    is_refusing: bool,
 }
 
 /// Where links lead: inodes, which `fdinfo` shows.
@@ -72,6 +74,7 @@ impl PodLinks {
                 netns: inode(netns)?,
             },
             links: Vec::new(),
+            is_refusing: false,
         };
         let mut fresh = Vec::new();
         for hook in Hook::ALL {
@@ -92,6 +95,7 @@ impl PodLinks {
             dir: dir.to_owned(),
             place: Place { cgroup: 0, netns: 0 },
             links: Vec::new(),
+            is_refusing: false,
         };
         for hook in Hook::ALL {
             let found = open(&links.path(hook))?;
@@ -106,7 +110,8 @@ impl PodLinks {
         linked.map(|link| link.hook).collect()
     }
 
-    /// Links again what somebody else unlinked, pins again what somebody unpinned, and says which hooks that were.
+    /// Links again what somebody else unlinked, pins again what somebody unpinned, puts our program in the place of any
+    /// other, and says which hooks that were.
     pub fn repair(
         &mut self,
         programs: &mut Programs,
@@ -116,18 +121,23 @@ impl PodLinks {
         let mut repaired = Vec::new();
         for hook in Hook::ALL {
             let is_linked = |link: &Link| link.hook == hook && self.is_linked(link);
-            let is_pinned = self.path(hook).exists();
-            match self.links.iter().position(is_linked) {
-                Some(_) if is_pinned => continue,
-                Some(at) => self.pin_again(at)?,
-                None => {
-                    self.links.retain(|link| link.hook != hook);
-                    self.adopt_or_attach(programs, hook, cgroup, netns)?;
-                }
-            }
-            repaired.push(hook);
+            let is_mended = if let Some(at) = self.links.iter().position(is_linked) {
+                self.pin_again(at)? | self.set_program(programs, hook)?
+            } else {
+                self.links.retain(|link| link.hook != hook);
+                self.adopt_or_attach(programs, hook, cgroup, netns)?;
+                self.set_program(programs, hook)?;
+                true
+            };
+            repaired.extend(is_mended.then_some(hook));
         }
         Ok(repaired)
+    }
+
+    /// Refuses every new connection from outside; the other hooks stay as they are.
+    pub(in crate::kernel) fn refuse(&mut self, programs: &mut Programs) -> Result<(), KernelError> {
+        self.is_refusing = true;
+        self.set_program(programs, Hook::SkLookup).map(drop)
     }
 
     /// What the kernel says of each link.
@@ -179,25 +189,57 @@ impl PodLinks {
 
     /// Gives an adopted link our program, unless it has the very same on the very same maps.
     fn up_to_date(&self, programs: &mut Programs, link: Link) -> Result<Link, KernelError> {
-        let path = self.path(link.hook);
-        let found = facts(&link.fd).map_err(failed("look at", &path))?;
-        if !programs.has_new_maps() && found.tag == Some(programs.tag(link.hook)?) {
+        if self.has_program(programs, &link)? && !programs.has_new_maps() {
             return Ok(link);
         }
-        let program = programs.descriptor(link.hook)?;
-        bpf_link::update(link.fd.as_fd(), program.as_fd())
-            .map_err(|errno| failed("change the program of", &path)(io::Error::from_raw_os_error(errno)))?;
-        tracing::info!(link = %path.display(), "the program of an adopted link was replaced");
+        self.update(programs, &link)?;
+        tracing::info!(link = %self.path(link.hook).display(), "the program of an adopted link was replaced");
         Ok(link)
     }
 
-    fn pin_again(&self, at: usize) -> Result<(), KernelError> {
-        let Some(link) = self.links.get(at) else {
-            return Ok(());
+    /// Gives a link our program where somebody gave it another; whether that was due.
+    fn set_program(&self, programs: &mut Programs, hook: Hook) -> Result<bool, KernelError> {
+        let Some(link) = self.links.iter().find(|link| link.hook == hook) else {
+            return Ok(false);
         };
-        fs::create_dir_all(&self.dir).map_err(failed("make", &self.dir))?;
+        if self.has_program(programs, link)? {
+            return Ok(false);
+        }
+        self.update(programs, link).map(|()| true)
+    }
+
+    fn has_program(&self, programs: &mut Programs, link: &Link) -> Result<bool, KernelError> {
+        let found = facts(&link.fd).map_err(failed("look at", &self.path(link.hook)))?;
+        Ok(found.tag == Some(programs.tag(self.program_of(link.hook))?))
+    }
+
+    fn update(&self, programs: &mut Programs, link: &Link) -> Result<(), KernelError> {
+        let program = programs.descriptor(self.program_of(link.hook))?;
+        bpf_link::update(link.fd.as_fd(), program.as_fd()).map_err(|errno| {
+            failed("change the program of", &self.path(link.hook))(io::Error::from_raw_os_error(errno))
+        })
+    }
+
+    fn program_of(&self, hook: Hook) -> &'static str {
+        if self.is_refusing && hook == Hook::SkLookup {
+            REFUSER
+        } else {
+            hook.program()
+        }
+    }
+
+    /// Whether the link's pin was missing.
+    fn pin_again(&self, at: usize) -> Result<bool, KernelError> {
+        let Some(link) = self.links.get(at) else {
+            return Ok(false);
+        };
         let path = self.path(link.hook);
+        if path.exists() {
+            return Ok(false);
+        }
+        fs::create_dir_all(&self.dir).map_err(failed("make", &self.dir))?;
         bpf_link::pin(link.fd.as_fd(), &c_path(&path)?)
+            .map(|()| true)
             .map_err(|errno| failed("pin", &path)(io::Error::from_raw_os_error(errno)))
     }
 

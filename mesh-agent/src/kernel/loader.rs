@@ -9,9 +9,12 @@ use aya::maps::{HashMap, Map, MapData, MapError, MapInfo};
 use aya::programs::{CgroupSockAddr, Program, ProgramError, SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader, Pod};
 use aya_obj::Object;
+use mesh_common::map::MapName;
 
 use crate::kernel::Hook;
-use crate::kernel::error::KernelError;
+use crate::kernel::budget::Verified;
+use crate::kernel::capacity::Capacity;
+use crate::kernel::error::{self, KernelError};
 use crate::kernel::pins::Pins;
 use crate::kernel::preflight::Preflight;
 
@@ -25,14 +28,16 @@ pub struct Programs {
 impl Programs {
     /// Adopts the maps that are pinned, or makes and pins them, and has the kernel verify every program.
     ///
-    /// Pinned maps of another layout are replaced as a whole. Whatever programs an earlier agent left linked go on
+    /// Pinned maps of another layout or capacity are replaced as a whole. Whatever programs an earlier agent left linked go on
     /// with their own maps until their links are adopted.
-    pub fn load(found: &Preflight, pins: &Pins) -> Result<Self, KernelError> {
-        let maps = Declared::of(embedded()?)?;
+    pub fn load(found: &Preflight, pins: &Pins, capacity: Capacity) -> Result<Self, KernelError> {
+        let maps = Declared::of(embedded()?, capacity)?;
         let has_new_maps = !maps.are_adoptable(pins)?;
         let mut loader = EbpfLoader::new();
         for map in &maps.0 {
-            loader.map_pin_path(&map.name, pins.maps().join(&map.name));
+            loader
+                .map_max_entries(&map.name, map.max_entries)
+                .map_pin_path(&map.name, pins.maps().join(&map.name));
         }
         let can_set_retval = u8::from(found.can_set_retval);
         let object = loader
@@ -43,6 +48,7 @@ impl Programs {
         for hook in Hook::ALL {
             programs.verify(hook)?;
         }
+        programs.verify_refuser()?;
         Ok(programs)
     }
 
@@ -51,19 +57,34 @@ impl Programs {
         self.has_new_maps
     }
 
-    /// What the kernel calls the instructions of the program of `hook`: the same for the same program.
-    pub(in crate::kernel) fn tag(&mut self, hook: Hook) -> Result<u64, KernelError> {
-        let info = self.any_program(hook)?.info();
-        info.map(|info| info.tag()).map_err(refused("look at", hook))
+    /// What the verifier needed for each program.
+    pub(in crate::kernel) fn verified(&self) -> Result<Vec<Verified>, KernelError> {
+        let programs = Hook::ALL.into_iter().map(|hook| {
+            let program = self.object.program(hook.program());
+            let program = program.ok_or(KernelError::NoSuchPart(hook.program()))?;
+            let info = program.info().map_err(refused("look at", hook))?;
+            Ok(Verified {
+                program: hook.program().to_owned(),
+                translated_bytes: info.size_translated().unwrap_or_default(),
+                instructions: info.verified_instruction_count(),
+            })
+        });
+        programs.collect()
     }
 
-    /// The descriptor of the program of `hook`.
-    pub(in crate::kernel) fn descriptor(&mut self, hook: Hook) -> Result<BorrowedFd<'_>, KernelError> {
-        let program = self.any_program(hook)?;
-        program
-            .fd()
-            .map(|program| program.as_fd())
-            .map_err(refused("look at", hook))
+    /// What the kernel calls the instructions of a program: the same for the same program.
+    pub(in crate::kernel) fn tag(&mut self, program: &'static str) -> Result<u64, KernelError> {
+        let info = self.named(program)?.info();
+        info.map(|info| info.tag()).map_err(unseen(program))
+    }
+
+    /// The descriptor of a program.
+    pub(in crate::kernel) fn descriptor(
+        &mut self,
+        program: &'static str,
+    ) -> Result<BorrowedFd<'_>, KernelError> {
+        let found = self.named(program)?;
+        found.fd().map(|fd| fd.as_fd()).map_err(unseen(program))
     }
 
     /// Takes the map of that name out, as one of aya's typed maps.
@@ -103,13 +124,24 @@ impl Programs {
     where
         &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
     {
-        self.any_program(hook)?.try_into().map_err(refused("find", hook))
+        self.named(hook.program())?
+            .try_into()
+            .map_err(refused("find", hook))
     }
 
-    fn any_program(&mut self, hook: Hook) -> Result<&mut Program, KernelError> {
+    fn named(&mut self, program: &'static str) -> Result<&mut Program, KernelError> {
         self.object
-            .program_mut(hook.program())
-            .ok_or(KernelError::NoSuchPart(hook.program()))
+            .program_mut(program)
+            .ok_or(KernelError::NoSuchPart(program))
+    }
+
+    fn verify_refuser(&mut self) -> Result<(), KernelError> {
+        let program: &mut SkLookup = self.named(REFUSER)?.try_into().map_err(unseen(REFUSER))?;
+        program.load().map_err(|source| KernelError::Program {
+            operation: "verify",
+            program: REFUSER,
+            source,
+        })
     }
 
     fn verify(&mut self, hook: Hook) -> Result<(), KernelError> {
@@ -120,11 +152,12 @@ impl Programs {
                 self.program::<CgroupSockAddr>(hook)?.load()
             }
         };
-        verified.map_err(refused("verify", hook))
+        verified.map_err(|error| error::refused(hook.program(), error))
     }
 }
 
-/// The maps that the object declares and that are to be pinned: all but its constants.
+/// The maps that the object declares and that are to be pinned: all but its constants. Their sizes are the configured
+/// ones.
 struct Declared(Vec<Shape>);
 
 struct Shape {
@@ -135,14 +168,16 @@ struct Shape {
 }
 
 impl Declared {
-    fn of(object: &[u8]) -> Result<Self, KernelError> {
+    fn of(object: &[u8], capacity: Capacity) -> Result<Self, KernelError> {
         let object = Object::parse(object).map_err(|error| KernelError::Object(error.into()))?;
         let maps = object.maps.into_iter().filter(|(name, _)| !name.starts_with('.'));
         let shapes = maps.map(|(name, map)| Shape {
-            name,
+            max_entries: MapName::named(&name)
+                .and_then(|map| capacity.entries(map))
+                .unwrap_or_else(|| map.max_entries()),
             key_size: map.key_size(),
             value_size: map.value_size(),
-            max_entries: map.max_entries(),
+            name,
         });
         Ok(Self(shapes.collect()))
     }
@@ -201,6 +236,17 @@ pub(in crate::kernel) fn refused(
         source,
     }
 }
+
+fn unseen(program: &'static str) -> impl FnOnce(ProgramError) -> KernelError {
+    move |source| KernelError::Program {
+        operation: "look at",
+        program,
+        source,
+    }
+}
+
+/// Takes the place of the `sk_lookup` program of a pod whose address means another.
+pub(in crate::kernel) const REFUSER: &str = "mesh_sk_refuse";
 
 #[cfg(mesh_ebpf)]
 #[expect(

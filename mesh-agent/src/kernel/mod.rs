@@ -3,21 +3,27 @@
 //! Place in the walk: none; it makes connections come to the walk at all. The only room that knows aya. Must not
 //! know: protocols, policies, routes, how bytes move.
 
+pub mod budget;
+pub mod capacity;
+pub mod direct;
 pub mod ebpf;
 pub mod enrolment;
 pub mod error;
-mod exclusions;
+mod exceptions;
 pub mod fake;
 pub mod flow_table;
 pub mod links;
 pub mod loader;
+pub mod node_addrs;
 pub mod pins;
+mod pod_maps;
 pub mod preflight;
 pub mod pulse;
 pub mod site;
 pub mod status;
 pub mod uninstall;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -25,6 +31,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::kernel::direct::DirectTable;
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
 use crate::mesh::exclusions::Exclusions;
@@ -40,6 +47,9 @@ pub trait Kernel: Send + fmt::Debug {
     /// What the hooks remember of flows; shared with the data path.
     fn flows(&self) -> Arc<dyn FlowTable>;
 
+    /// What the hooks are told of direct flows, and what they tell.
+    fn direct(&self) -> Arc<dyn DirectTable>;
+
     /// How the hooks learn that the agent lives.
     fn pulse(&self) -> Arc<dyn Pulse>;
 
@@ -48,7 +58,7 @@ pub trait Kernel: Send + fmt::Debug {
 
     /// Hooks the pod at `site` up, in the order that never leaks: maps, `sk_lookup`, then the cgroup hooks.
     /// `inbound` are its open listeners. What an earlier agent left of the pod is adopted. On an error nothing new is
-    /// left behind. A site is put once until removed.
+    /// left behind. Putting a site again gives it other listeners, and ends what [`Kernel::refuse`] began.
     fn put(
         &mut self,
         site: &Site,
@@ -59,20 +69,33 @@ pub trait Kernel: Send + fmt::Debug {
     /// Changes what becomes of the connections of a pod, which was put, while the agent is dead.
     fn set_fail_mode(&mut self, netns: NetnsCookie, fail_mode: FailMode) -> Result<(), KernelError>;
 
-    /// Asks the kernel which hooks of the pod at `site`, which was put, are linked and pinned; mends what is not, and
-    /// says which hooks those were.
-    fn repair(&mut self, site: &Site) -> Result<Vec<Hook>, KernelError>;
+    /// Refuses every new connection of a pod, which was put: its hooks stay, and nothing is steered to a listener. For
+    /// a pod whose address means another by now. Doing it twice is no error.
+    fn refuse(&mut self, netns: NetnsCookie) -> Result<(), KernelError>;
 
-    /// Makes what the hooks leave alone for a pod with these addresses equal to `wanted`; connections that exist stay
+    /// Asks the kernel which hooks of the pod at `site`, which was put, are linked and pinned, and whether the maps say
+    /// of it what they should; mends what is wrong, and says which parts those were. `inbound` as it was put.
+    fn repair(&mut self, site: &Site, inbound: &[(IpAddr, BorrowedFd<'_>)])
+    -> Result<Vec<Part>, KernelError>;
+
+    /// Makes what the hooks let past for a pod with these addresses equal to `wanted`; connections that exist stay
     /// as they are. After an error a part of it may hold; calling again is safe.
-    fn exclude(
+    fn except(
         &mut self,
         netns: NetnsCookie,
         addrs: &[IpAddr],
-        wanted: &Exclusions,
+        wanted: &Exceptions,
     ) -> Result<(), KernelError>;
 
-    /// Unhooks what was put, in reverse order, and excludes nothing any more; removing what is not there is no error.
+    /// Compares what the hooks let past with what was told last for every pod, mends it, and says for which pods that
+    /// was due.
+    fn repair_exceptions(&mut self) -> Result<Vec<(NetnsCookie, Part)>, KernelError>;
+
+    /// Whose connections count as probes of the node's kubelet; what was told before is forgotten.
+    fn know_node(&mut self, addrs: &BTreeSet<IpAddr>) -> Result<(), KernelError>;
+
+    /// Unhooks what was put, in reverse order: first nothing may go direct to it or from it any more, last nothing is
+    /// excluded; removing what is not there is no error.
     /// What an address means to another pod by now stays.
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError>;
 
@@ -84,6 +107,10 @@ pub trait Kernel: Send + fmt::Debug {
 
     /// What the hooks counted since they were loaded, by name.
     fn counters(&self) -> Result<Vec<(&'static str, u64)>, KernelError>;
+
+    /// Entries for which each map had no room, by its name: those of hooks since the map was made, those of this agent
+    /// since it started.
+    fn overflows(&self) -> Result<Vec<(&'static str, u64)>, KernelError>;
 }
 
 /// How the hooks learn that the agent lives: while its last beat is older than three seconds they take it for dead.
@@ -93,6 +120,34 @@ pub trait Pulse: Send + Sync + fmt::Debug {
 
     /// Says that it does not serve any more.
     fn stop(&self) -> Result<(), KernelError>;
+}
+
+/// What the hooks let past the agent for one pod.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Exceptions {
+    /// What its annotations exclude.
+    pub exclusions: Exclusions,
+    /// The ports whose application its own node reaches directly.
+    pub probe_ports: BTreeSet<u16>,
+}
+
+/// A part of a pod's capture that the audit compares with what should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// A link or its pin.
+    Hook(Hook),
+    /// What the map of this name says of the pod.
+    Entry(&'static str),
+}
+
+impl Part {
+    /// As logs and metrics show it: the hook, or the map.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hook(hook) => hook.name(),
+            Self::Entry(map) => map,
+        }
+    }
 }
 
 /// A pod that is hooked.
@@ -143,6 +198,18 @@ impl Hook {
         Self::Connect4,
         Self::Connect6,
     ];
+
+    /// As `status`, logs and metrics show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SkLookup => "sk_lookup",
+            Self::SockOps => "sock_ops",
+            Self::Getpeername4 => "getpeername4",
+            Self::Getpeername6 => "getpeername6",
+            Self::Connect4 => "connect4",
+            Self::Connect6 => "connect6",
+        }
+    }
 
     /// Name of its program in the object file.
     pub fn program(self) -> &'static str {

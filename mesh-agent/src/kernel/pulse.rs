@@ -28,13 +28,7 @@ impl EbpfPulse {
 
 impl Pulse for EbpfPulse {
     fn beat(&self) -> Result<(), KernelError> {
-        // The clock of bpf_ktime_get_ns.
-        let now =
-            clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|errno| KernelError::Told(errno.to_string()))?;
-        let seconds = u64::try_from(now.tv_sec()).unwrap_or_default();
-        let rest = u64::try_from(now.tv_nsec()).unwrap_or_default();
-        self.set(seconds.saturating_mul(1_000_000_000).saturating_add(rest))
-            .map_err(failed)
+        self.set(monotonic_ns()?).map_err(failed)
     }
 
     fn stop(&self) -> Result<(), KernelError> {
@@ -46,6 +40,15 @@ impl fmt::Debug for EbpfPulse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EbpfPulse").finish_non_exhaustive()
     }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`.
+pub fn monotonic_ns() -> Result<u64, KernelError> {
+    let now =
+        clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|errno| KernelError::Told(errno.to_string()))?;
+    let seconds = u64::try_from(now.tv_sec()).unwrap_or_default();
+    let rest = u64::try_from(now.tv_nsec()).unwrap_or_default();
+    Ok(seconds.saturating_mul(1_000_000_000).saturating_add(rest))
 }
 
 fn failed(source: MapError) -> KernelError {

@@ -19,6 +19,22 @@ pub struct Site {
     /// Its network namespace.
     pub netns: Arc<Netns>,
     cgroup: Option<File>,
+    lineage: Lineage,
+}
+
+/// Names a directory of this machine, however it is reached: its file system and inode.
+type Directory = (u64, u64);
+
+/// A cgroup and all above it, itself first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lineage(pub Vec<Directory>);
+
+impl Lineage {
+    /// Whether one of the two groups is the other, or lies inside of it: a process would run the hooks of both.
+    fn meets(&self, other: &Self) -> bool {
+        let is_in = |inner: &Self, outer: &Self| outer.0.first().is_some_and(|own| inner.0.contains(own));
+        is_in(self, other) || is_in(other, self)
+    }
 }
 
 impl Site {
@@ -29,13 +45,11 @@ impl Site {
         if kind.filesystem_type() != CGROUP2_SUPER_MAGIC {
             return Err(KernelError::NotCgroup2(placement.cgroup.clone()));
         }
+        let lineage = lineage(&placement.cgroup)?;
         let pod = cgroup.metadata().map_err(failed(&placement.cgroup))?;
         // By inode and not by name: the same hierarchy may be mounted twice.
-        for ancestor in agent_cgroup.ancestors() {
-            let ancestor = std::fs::metadata(ancestor).map_err(failed(ancestor))?;
-            if is_same(&ancestor, &pod) {
-                return Err(KernelError::AgentInside(placement.cgroup.clone()));
-            }
+        if self::lineage(agent_cgroup)?.0.contains(&directory(&pod)) {
+            return Err(KernelError::AgentInside(placement.cgroup.clone()));
         }
         let netns = Netns::open(&placement.netns).map_err(failed(&placement.netns))?;
         let own = Netns::current().map_err(failed(Path::new("/proc/self/ns/net")))?;
@@ -45,15 +59,27 @@ impl Site {
         Ok(Self {
             netns: Arc::new(netns),
             cgroup: Some(cgroup),
+            lineage,
         })
     }
 
-    /// A pod of a fake kernel: the namespace of the process under a name of its own, and no cgroup.
-    pub fn stand_in(name: NetnsCookie) -> Self {
+    /// A pod of a fake kernel: the namespace of the process under a name of its own, and a cgroup in name only.
+    pub fn stand_in(name: NetnsCookie, lineage: Lineage) -> Self {
         Self {
             netns: Arc::new(Netns::stand_in(name)),
             cgroup: None,
+            lineage,
         }
+    }
+
+    /// Whether both are the same network namespace.
+    pub fn shares_netns_with(&self, other: &Self) -> bool {
+        self.netns.cookie() == other.netns.cookie()
+    }
+
+    /// Whether both are the same cgroup, or one lies inside of the other.
+    pub fn shares_cgroup_with(&self, other: &Self) -> bool {
+        self.lineage.meets(&other.lineage)
     }
 
     /// The open cgroup and namespace; `None` for a stand-in.
@@ -78,10 +104,53 @@ fn leads_to(path: &Path, file: &File) -> bool {
 }
 
 fn is_same(one: &Metadata, other: &Metadata) -> bool {
-    (one.dev(), one.ino()) == (other.dev(), other.ino())
+    directory(one) == directory(other)
+}
+
+fn directory(found: &Metadata) -> Directory {
+    (found.dev(), found.ino())
+}
+
+fn lineage(cgroup: &Path) -> Result<Lineage, KernelError> {
+    // Only without links do the names above lead to what is above.
+    let cgroup = cgroup.canonicalize().map_err(failed(cgroup))?;
+    let all = cgroup.ancestors().map(|ancestor| {
+        let found = std::fs::metadata(ancestor).map_err(failed(ancestor))?;
+        Ok(directory(&found))
+    });
+    all.collect::<Result<_, _>>().map(Lineage)
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> KernelError {
     let path = path.to_owned();
     |source| KernelError::Open { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(inodes: &[u64]) -> Lineage {
+        Lineage(inodes.iter().map(|inode| (1, *inode)).collect())
+    }
+
+    #[test]
+    fn cgroups_meet_when_they_are_one_or_nested_and_not_as_neighbours() {
+        let (root, pod, child) = (line(&[1]), line(&[2, 1]), line(&[3, 2, 1]));
+        let neighbour = line(&[4, 1]);
+        for (one, other, meet) in [
+            (&pod, &pod, true),
+            (&pod, &child, true),
+            (&root, &child, true),
+            (&pod, &neighbour, false),
+            (&child, &neighbour, false),
+        ] {
+            assert_eq!(
+                (one.meets(other), other.meets(one)),
+                (meet, meet),
+                "{one:?} {other:?}"
+            );
+        }
+        assert!(!line(&[]).meets(&pod));
+    }
 }

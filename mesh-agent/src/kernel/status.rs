@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::kernel::Hook;
+use crate::kernel::{Hook, Part};
 use crate::mesh::workload::{Workload, WorkloadUid};
 
 /// Everything that enrolment knows.
@@ -16,6 +16,8 @@ pub struct EnrolmentStatus {
     pub pods: Vec<PodStatus>,
     /// What the hooks counted since they were loaded.
     pub counters: Vec<(&'static str, u64)>,
+    /// Entries for which each map had no room.
+    pub overflows: Vec<(&'static str, u64)>,
 }
 
 /// One pod.
@@ -43,6 +45,13 @@ pub struct PodStatus {
     pub why_not: Option<String>,
 }
 
+impl PodStatus {
+    /// Whether its connections go through the agent as they should.
+    pub fn is_served(&self) -> bool {
+        self.present && self.why_not.is_none()
+    }
+}
+
 /// Something that changed for a pod in one reconcile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
@@ -59,14 +68,19 @@ pub struct Report {
 pub enum Change {
     /// It is enrolled: every hook is linked.
     Joined,
-    /// Somebody else had taken hooks away; they are linked again.
+    /// Somebody else had taken hooks or map entries away or changed them; they are as they should be again.
     Repaired {
-        /// Which hooks.
-        hooks: Vec<Hook>,
+        /// Which.
+        parts: Vec<Part>,
     },
-    /// Somebody else took hooks away, and they cannot be linked again; tried at every reconcile, reported when the
-    /// reason changes.
+    /// Somebody else took hooks or map entries away, and they cannot be put back; tried at every reconcile, reported
+    /// when the reason changes.
     Unrepaired {
+        /// The reason.
+        why: String,
+    },
+    /// Another pod has its address: it stays hooked, and its connections are refused.
+    Superseded {
         /// The reason.
         why: String,
     },
@@ -77,11 +91,11 @@ pub enum Change {
         /// The reason.
         why: String,
     },
-    /// What its annotations exclude is in force now; it stayed enrolled.
-    ExclusionsChanged,
-    /// What its annotations exclude is not in force, or in part only; tried again at every reconcile, reported when the
-    /// reason changes.
-    ExclusionsFailed {
+    /// What its facts let past the mesh is in force now; it stayed enrolled.
+    ExceptionsChanged,
+    /// What its facts let past the mesh is not in force, or in part only; tried again at every reconcile, reported when
+    /// the reason changes.
+    ExceptionsFailed {
         /// The reason.
         why: String,
     },
@@ -107,12 +121,16 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.change {
             Change::Joined => write!(f, "{} enrolled", self.pod),
-            Change::Repaired { hooks } => write!(f, "{} repaired: {hooks:?}", self.pod),
+            Change::Repaired { parts } => {
+                let parts: Vec<_> = parts.iter().map(|part| part.name()).collect();
+                write!(f, "{} repaired: {}", self.pod, parts.join(" "))
+            }
             Change::Unrepaired { why } => write!(f, "{} not repaired: {why}", self.pod),
+            Change::Superseded { why } => write!(f, "{} refused: {why}", self.pod),
             Change::Left => write!(f, "{} un-enrolled", self.pod),
             Change::Failed { why } => write!(f, "{} not enrolled: {why}", self.pod),
-            Change::ExclusionsChanged => write!(f, "{} excludes something else", self.pod),
-            Change::ExclusionsFailed { why } => write!(f, "{} not excluded: {why}", self.pod),
+            Change::ExceptionsChanged => write!(f, "{} lets something else past", self.pod),
+            Change::ExceptionsFailed { why } => write!(f, "{} lets not past what it should: {why}", self.pod),
             Change::LeftUncleanly { why } => {
                 write!(f, "{} un-enrolled, entries stay behind: {why}", self.pod)
             }

@@ -53,14 +53,18 @@ pub enum AppProtocol {
 }
 
 impl AppProtocol {
-    /// What is assumed of a port that no manifest describes: well-known protocols in which the server speaks first
-    /// (or that look like nothing else) are left alone, since sniffing would delay them.
+    /// Ports that are opaque where no manifest describes them.
     ///
     /// SMTP, DNS, `MySQL`, `PostgreSQL`, Redis and `MongoDB`; the first three and the last are also Istio's list.
+    pub const WELL_KNOWN_TCP: [u16; 6] = [25, 53, 3306, 5432, 6379, 27017];
+
+    /// What is assumed of a port that no manifest describes: well-known protocols in which the server speaks first
+    /// (or that look like nothing else) are left alone, since sniffing would delay them.
     pub fn of_port(port: u16) -> Self {
-        match port {
-            25 | 53 | 3306 | 5432 | 6379 | 27017 => Self::Tcp,
-            _ => Self::Detect,
+        if Self::WELL_KNOWN_TCP.contains(&port) {
+            Self::Tcp
+        } else {
+            Self::Detect
         }
     }
 }

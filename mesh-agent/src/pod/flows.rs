@@ -15,6 +15,13 @@ pub trait FlowTable: Send + Sync + fmt::Debug {
     /// (the peer address of the connection that the agent accepted). `None` when it was not captured.
     fn original_destination(&self, netns: NetnsCookie, local: SocketAddr) -> io::Result<Option<SocketAddr>>;
 
+    /// Whether the captured socket of `netns` whose local end is `local` is still open, shut for sending or not. A
+    /// table that cannot know says no.
+    fn is_open(&self, netns: NetnsCookie, local: SocketAddr) -> io::Result<bool> {
+        let _ = (netns, local);
+        Ok(false)
+    }
+
     /// Where a connection from `peer`, accepted by an inbound listener of `netns`, was meant to go. The kernel steers
     /// it with both ends intact, so that is its `local` end; a fake, which cannot steer, says otherwise.
     fn inbound_destination(&self, netns: NetnsCookie, peer: SocketAddr, local: SocketAddr) -> SocketAddr {

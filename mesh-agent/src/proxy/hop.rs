@@ -13,7 +13,7 @@ use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::telemetry::{HandshakeSide, PathTaken, Security};
 use crate::transport::deliver::deliver;
-use crate::transport::dial::dial;
+use crate::transport::dial::{Origin, dial};
 use crate::transport::tls::{self, MeshPeer};
 use crate::transport::{ByteStream, DialError};
 
@@ -94,6 +94,10 @@ impl Hop {
         let (hop, mesh, source) = (self.clone(), Arc::clone(mesh), Arc::clone(source));
         Box::pin(async move {
             let limit = mesh.settings.connect_timeout;
+            let origin = Origin {
+                netns: &source.pod.netns,
+                own_end: alpn.is_of_one_client().then_some(client),
+            };
             let stream: Box<dyn ByteStream> = match hop {
                 Self::SameNode(pod) => {
                     Box::new(deliver(&pod.pod, addr, source.client_like(client, addr), limit).await?)
@@ -108,7 +112,7 @@ impl Hop {
                         expected: &expected,
                         alpn,
                     };
-                    let connected = tls::connect(&source.pod.netns, addr, peer, limit).await;
+                    let connected = tls::connect(origin, addr, peer, limit).await;
                     if let Err(DialError::Handshake(error)) = &connected {
                         let reason = HandshakeFailure::of(error).as_str();
                         mesh.telemetry
@@ -117,7 +121,7 @@ impl Hop {
                     }
                     Box::new(connected?)
                 }
-                Self::Plain => Box::new(dial(&source.pod.netns, addr, limit).await?),
+                Self::Plain => Box::new(dial(origin, addr, limit).await?),
             };
             Ok(stream)
         })

@@ -15,16 +15,18 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::capture::door::{Accepted, Captured, Door};
 use crate::capture::listeners::PodListeners;
-use crate::capture::{Direction, PodHost};
+use crate::capture::{Direction, Leaving, PodHost};
 use crate::detect::Prefixed;
 use crate::identity::Certificates;
 use crate::lifecycle::Tasks;
@@ -113,20 +115,15 @@ impl Proxy {
 }
 
 impl PodHost for Proxy {
-    fn joined(&self, pod: LocalPod, listeners: PodListeners) {
+    fn joined(&self, pod: LocalPod, listeners: PodListeners) -> io::Result<()> {
         let _on_data = self.data.enter();
         let tasks = self.mesh.tasks.child();
-        let doors = match listeners.into_doors(&pod) {
-            Ok(doors) => doors,
-            Err(error) => {
-                tracing::error!(%error, pod = %pod.workload.pod_name, "cannot accept on a pod's listeners");
-                return;
-            }
-        };
+        let doors = listeners.into_doors(&pod)?;
         let served = Arc::new(ServedPod {
             pod,
             pool: HttpPool::new(tasks.clone()),
             tasks,
+            cut: CancellationToken::new(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         });
         if let Some(before) = self.mesh.pods.insert(&served) {
@@ -137,11 +134,16 @@ impl PodHost for Proxy {
             let tasks = served.tasks.clone();
             tasks.spawn("accept", async move { accept(&mesh, &served, &door).await });
         }
+        Ok(())
     }
 
-    fn left(&self, uid: &WorkloadUid) {
-        if let Some(served) = self.mesh.pods.remove(uid) {
-            served.retire();
+    fn left(&self, uid: &WorkloadUid, why: Leaving) {
+        let Some(served) = self.mesh.pods.remove(uid) else {
+            return;
+        };
+        served.retire();
+        if why == Leaving::Gone {
+            served.cut.cancel();
         }
     }
 }
@@ -179,13 +181,15 @@ fn serve(mesh: &Arc<Mesh>, served: &Arc<ServedPod>, captured: Captured) {
         return captured.stream.reset_on_close();
     };
     let (mesh, pod) = (Arc::clone(mesh), Arc::clone(served));
+    let cut = served.cut.clone();
     match direction {
         Direction::Outbound => served.tasks.spawn("outbound", async move {
-            outbound::serve(mesh, pod, captured).await;
+            cut.run_until_cancelled(outbound::serve(mesh, pod, captured))
+                .await;
             drop(permit);
         }),
         Direction::Inbound => served.tasks.spawn("inbound", async move {
-            inbound::serve(mesh, pod, captured).await;
+            cut.run_until_cancelled(inbound::serve(mesh, pod, captured)).await;
             drop(permit);
         }),
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::Tasks;
 use crate::mesh::workload::{Workload, WorkloadUid};
@@ -22,6 +23,8 @@ pub struct ServedPod {
     pub pool: HttpPool,
     /// Everything that runs for it; stopped when it leaves.
     pub tasks: Tasks,
+    /// Ends its connections at once, when nobody is left to end them.
+    pub cut: CancellationToken,
     /// One permit for each captured connection, so that a pod, or who dials it, takes no descriptors from its
     /// neighbours.
     pub connections: Arc<Semaphore>,

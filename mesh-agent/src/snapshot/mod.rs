@@ -5,6 +5,7 @@
 
 mod build;
 mod cell;
+mod direct;
 mod routes;
 mod services;
 mod upstream;
@@ -15,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub use self::cell::SnapshotCell;
+pub use self::direct::{DirectLimits, DirectVerdict, DirectVerdicts, Passage};
 use self::routes::Routes;
 use self::services::Services;
 pub use self::upstream::{Picked, Upstream, UpstreamEndpoint};
@@ -84,7 +86,7 @@ impl Snapshot {
         self.version
     }
 
-    /// The pods of this node to be captured: enrolled, placed, and with an address; sorted by namespace and name.
+    /// The enrolled pods of this node, also those that have no place or address yet; sorted by namespace and name.
     pub fn local(&self) -> &[Arc<Workload>] {
         self.workloads.local()
     }
@@ -108,6 +110,11 @@ impl Snapshot {
     /// address is IPv4.
     pub fn is_own_node(&self, addr: IpAddr) -> bool {
         self.own_node.contains(&addr.to_canonical()) && self.workload_at(addr).is_none()
+    }
+
+    /// The addresses that Node objects give the node that this agent serves, unmapped, in no order.
+    pub fn own_node(&self) -> impl Iterator<Item = IpAddr> {
+        self.own_node.iter().copied()
     }
 
     /// Whether plaintext from `client` to a port of `workload`, a pod of this node, is its kubelet's probe: let in
@@ -178,19 +185,27 @@ impl Snapshot {
         destination: &Workload,
         port: u16,
     ) -> Verdict {
-        let is_v4 = source_ip.to_canonical().is_ipv4();
-        let mut own = destination.addrs.iter().map(IpAddr::to_canonical);
-        let destination_ip = own
-            .clone()
-            .find(|addr| addr.is_ipv4() == is_v4)
-            .or_else(|| own.next());
-        let connection = Connection::new(source, source_ip, destination_ip.unwrap_or(source_ip), port);
         let protection = self.protection(destination);
-        let verdict = protection.of_connection(&connection);
+        if protection.is_none() {
+            return Verdict::Allowed;
+        }
+        let verdict = protection.of_connection(&connection(source, source_ip, destination, port));
         if verdict == Verdict::Allowed && protection.records() {
             return Verdict::NeedsRequests;
         }
         verdict
+    }
+
+    /// Whether AuthorizationPolicy lets bytes that are no HTTP into a pod's own port; as [`Self::l4_verdict`].
+    pub fn lets_bytes_in(
+        &self,
+        source: Option<&SpiffeId>,
+        source_ip: IpAddr,
+        destination: &Workload,
+        port: u16,
+    ) -> bool {
+        let connection = connection(source, source_ip, destination, port);
+        self.protection(destination).of_bytes(&connection).is_ok()
     }
 
     /// What is known of a pod's port.
@@ -203,6 +218,20 @@ impl Snapshot {
                 service: None,
             })
     }
+}
+
+/// A connection to the address of `destination` that is of the client's family.
+fn connection<'a>(
+    source: Option<&'a SpiffeId>,
+    source_ip: IpAddr,
+    destination: &Workload,
+    port: u16,
+) -> Connection<'a> {
+    let is_v4 = source_ip.to_canonical().is_ipv4();
+    let mut own = destination.addrs.iter().map(IpAddr::to_canonical);
+    let like = own.clone().find(|addr| addr.is_ipv4() == is_v4);
+    let destination_ip = like.or_else(|| own.next()).unwrap_or(source_ip);
+    Connection::new(source, source_ip, destination_ip, port)
 }
 
 #[cfg(test)]

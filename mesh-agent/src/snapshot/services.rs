@@ -84,6 +84,17 @@ impl Services {
             .flat_map(|service| service.upstreams.values())
     }
 
+    /// The ports of one Service.
+    pub(super) fn of(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<Upstream>> {
+        let known = self.by_name.get(service).into_iter();
+        known.flat_map(|service| service.upstreams.values())
+    }
+
+    /// The ports of a pod that Services tell something of, in no order.
+    pub(super) fn inbound_ports(&self, uid: &WorkloadUid) -> impl Iterator<Item = u16> {
+        self.inbound.get(uid).into_iter().flat_map(HashMap::keys).copied()
+    }
+
     pub(super) fn at(&self, addr: IpAddr) -> Option<&ServiceName> {
         self.by_vip.get(&addr.to_canonical())
     }

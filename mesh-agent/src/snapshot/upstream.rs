@@ -78,6 +78,11 @@ impl Upstream {
         like.pick(rng).or_else(|| unlike.pick(rng))
     }
 
+    /// How it picks.
+    pub fn balancer(&self) -> BalancerKind {
+        self.kind
+    }
+
     /// The endpoints that may be used, sorted by address.
     pub fn endpoints(&self) -> &[Arc<UpstreamEndpoint>] {
         &self.endpoints

@@ -2,10 +2,9 @@
 //!
 //! Place in the walk: who is the source, who is behind a pod address. Must not know: services, policies.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::mesh::facts::Rejection;
@@ -46,7 +45,7 @@ impl Workloads {
             };
             index.claim_addrs(&workload, rejections);
         }
-        index.find_local(node, rejections);
+        index.find_local(node);
         index
     }
 
@@ -88,31 +87,14 @@ impl Workloads {
         }
     }
 
-    fn find_local(&mut self, node: &str, rejections: &mut Vec<Rejection>) {
+    /// Also those that cannot be captured yet: whoever captures says why.
+    fn find_local(&mut self, node: &str) {
         let mut local: Vec<_> = self
             .by_uid
             .values()
-            .filter(|workload| workload.is_enrolled() && !workload.addrs.is_empty())
-            .filter(|workload| workload.node.as_ref() == node && workload.placement.is_some())
+            .filter(|workload| workload.is_enrolled() && workload.node.as_ref() == node)
             .cloned()
             .collect();
-        local.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
-        let mut taken: HashSet<&Path> = HashSet::new();
-        let mut sharing: HashSet<WorkloadUid> = HashSet::new();
-        for workload in &local {
-            let Some(placement) = &workload.placement else {
-                continue;
-            };
-            let is_netns_new = taken.insert(&placement.netns);
-            if !(taken.insert(&placement.cgroup) && is_netns_new) {
-                sharing.insert(workload.uid.clone());
-                rejections.push(workload.meta.reject(
-                    "metadata.annotations",
-                    "another pod has this network namespace or cgroup already; this one is not captured",
-                ));
-            }
-        }
-        local.retain(|workload| !sharing.contains(&workload.uid));
         local.sort_by(|a, b| (&a.namespace, &a.pod_name).cmp(&(&b.namespace, &b.pod_name)));
         self.local = local;
     }

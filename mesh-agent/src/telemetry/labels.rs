@@ -66,6 +66,8 @@ impl Security {
 pub enum PathTaken {
     /// Delivered to a pod of this node by the agent that captured it.
     SameNode,
+    /// From pod to pod of this node, past the agent.
+    Direct,
     /// Over mutual TLS to or from another node's agent.
     OtherNode,
     /// As plaintext to or from a peer outside of the mesh.
@@ -74,12 +76,13 @@ pub enum PathTaken {
 
 impl PathTaken {
     /// Every path, in the order of the variants.
-    pub const ALL: [Self; 3] = [Self::SameNode, Self::OtherNode, Self::Plain];
+    pub const ALL: [Self; 4] = [Self::SameNode, Self::Direct, Self::OtherNode, Self::Plain];
 
     /// The value of label `path`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::SameNode => "same_node",
+            Self::Direct => "direct",
             Self::OtherNode => "other_node",
             Self::Plain => "plain",
         }

@@ -24,14 +24,13 @@ pub struct MeshMetrics {
     config_success: Gauge,
     pods_wanted: Gauge,
     pods_enrolled: Gauge,
-    capture_repairs: Counter,
-    bypassed: Counter,
+    hooks: HookMetrics,
     handshake_failures: Family<[(&'static str, &'static str); 2], Counter>,
     captured: [Counter; 2],
     uncaptured: [Counter; 2],
     policy: PolicyMetrics,
-    request_paths: [Counter; 3],
-    connection_paths: [Counter; 3],
+    request_paths: [Counter; 4],
+    connection_paths: [Counter; 4],
 }
 
 /// One label: its name and its value.
@@ -53,6 +52,14 @@ pub enum HandshakeSide {
     Client,
     /// It accepted.
     Server,
+}
+
+/// What is known of the hooks and their maps.
+#[derive(Debug)]
+struct HookMetrics {
+    repairs: Family<Label, Counter>,
+    bypassed: Counter,
+    map_overflows: Family<Label, Counter>,
 }
 
 impl MeshMetrics {
@@ -82,20 +89,7 @@ impl MeshMetrics {
             config_success: register_success(registry),
             pods_wanted,
             pods_enrolled,
-            capture_repairs: registered(
-                registry,
-                (
-                    "mesh_capture_repairs",
-                    "Hooks of pods that somebody else had taken away and that were linked again",
-                ),
-            ),
-            bypassed: registered(
-                registry,
-                (
-                    "mesh_bypassed_connections",
-                    "Connections of pods that fail open which went past a dead agent, since the maps were made",
-                ),
-            ),
+            hooks: HookMetrics::register(registry),
             handshake_failures: registered(
                 registry,
                 (
@@ -164,13 +158,20 @@ impl MeshMetrics {
 
     /// So many connections went past a dead agent: the kernel counts them, across restarts.
     pub fn bypassed(&self, connections: u64) {
-        self.bypassed.inner().store(connections, Ordering::Relaxed);
+        self.hooks.bypassed.inner().store(connections, Ordering::Relaxed);
     }
 
-    /// Somebody else had taken `hooks` hooks of a pod away: they are linked again.
-    pub fn hooks_repaired(&self, hooks: usize) {
-        self.capture_repairs
-            .inc_by(u64::try_from(hooks).unwrap_or(u64::MAX));
+    /// A map had no room for so many entries until now; whether they are more than before.
+    pub fn map_overflowed(&self, map: &'static str, entries: u64) -> bool {
+        let count = self.hooks.map_overflows.get_or_create_owned(&[("map", map)]);
+        count.inner().swap(entries, Ordering::Relaxed) < entries
+    }
+
+    /// Somebody else had taken these parts of a pod's capture away or changed them: they are as they should be again.
+    pub fn capture_repaired(&self, parts: impl IntoIterator<Item = &'static str>) {
+        for part in parts {
+            self.hooks.repairs.get_or_create_owned(&[("part", part)]).inc();
+        }
     }
 
     /// A TLS handshake failed for `reason`, a word of a closed enum.
@@ -221,6 +222,34 @@ impl MeshMetrics {
     }
 }
 
+impl HookMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        Self {
+            repairs: registered(
+                registry,
+                (
+                    "mesh_capture_repairs",
+                    "Hooks and map entries of pods that somebody else had taken away or changed and that were put back",
+                ),
+            ),
+            bypassed: registered(
+                registry,
+                (
+                    "mesh_bypassed_connections",
+                    "Connections of pods that fail open which went past a dead agent, since the maps were made",
+                ),
+            ),
+            map_overflows: registered(
+                registry,
+                (
+                    "mesh_map_overflow",
+                    "Entries for which a map of the kernel had no room",
+                ),
+            ),
+        }
+    }
+}
+
 fn by_direction<'a>(direction: Direction, outbound: &'a Counter, inbound: &'a Counter) -> &'a Counter {
     match direction {
         Direction::Outbound => outbound,
@@ -228,9 +257,10 @@ fn by_direction<'a>(direction: Direction, outbound: &'a Counter, inbound: &'a Co
     }
 }
 
-fn by_path(path: PathTaken, [same_node, other_node, plain]: &[Counter; 3]) -> &Counter {
+fn by_path(path: PathTaken, [same_node, direct, other_node, plain]: &[Counter; 4]) -> &Counter {
     match path {
         PathTaken::SameNode => same_node,
+        PathTaken::Direct => direct,
         PathTaken::OtherNode => other_node,
         PathTaken::Plain => plain,
     }

@@ -5,6 +5,7 @@
 //! Must not know: how anything is decided or carried; any runtime or HTTP server.
 
 mod access_log;
+mod direct;
 mod encode;
 mod flag;
 mod histogram;
@@ -29,6 +30,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 pub use self::access_log::AccessLog;
+pub use self::direct::{DirectEnd, DirectMetrics, DirectRecord, DirectStart};
 pub use self::flag::ResponseFlag;
 pub use self::http::{HttpRecord, HttpStart};
 pub use self::labels::{FlowLabels, PathTaken, PeerLabels, Reporter, Security};
@@ -55,6 +57,7 @@ struct Shared {
     http: Arc<SeriesTable<HttpLabels, HttpCounters>>,
     tcp: Arc<SeriesTable<TcpLabels, TcpCounters>>,
     mesh: MeshMetrics,
+    direct: DirectMetrics,
     observed: Arc<Observed>,
     access_log: AccessLog,
 }
@@ -73,6 +76,7 @@ impl Telemetry {
         let observed = Arc::<Observed>::default();
         let mut registry = Registry::default();
         let mesh = MeshMetrics::register(&mut registry);
+        let direct = DirectMetrics::register(&mut registry);
         let own = OwnCollector {
             http: Arc::clone(&http),
             tcp: Arc::clone(&tcp),
@@ -94,6 +98,7 @@ impl Telemetry {
                 http,
                 tcp,
                 mesh,
+                direct,
                 observed,
                 access_log,
             }),
@@ -118,6 +123,16 @@ impl Telemetry {
     /// Opens the record of an opaque connection, and counts it as opened.
     pub fn tcp(&self, flow: FlowLabels, start: TcpStart) -> TcpRecord {
         TcpRecord::open(self.clone(), flow, start)
+    }
+
+    /// Opens the record of a connection that goes past the agent; `is_new` says whether it is to be counted as opened.
+    pub fn direct_flow(&self, flow: FlowLabels, start: DirectStart, is_new: bool) -> DirectRecord {
+        DirectRecord::open(self.clone(), flow, start, is_new)
+    }
+
+    /// The families of all direct connections together.
+    pub fn direct(&self) -> &DirectMetrics {
+        &self.shared.direct
     }
 
     /// The agent's own families.

@@ -187,10 +187,10 @@ impl EncodeLabelSet for TcpLabels {
 /// The four families of one label set.
 #[derive(Debug, Default)]
 pub(super) struct TcpCounters {
-    opened: AtomicU64,
-    closed: AtomicU64,
-    sent: AtomicU64,
-    received: AtomicU64,
+    pub(super) opened: AtomicU64,
+    pub(super) closed: AtomicU64,
+    pub(super) sent: AtomicU64,
+    pub(super) received: AtomicU64,
 }
 
 /// Shows the TCP series on each scrape.

@@ -11,8 +11,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::identity::{Alpn, WorkloadTls, peer_identity};
 use crate::mesh::identity::SpiffeId;
-use crate::pod::netns::Netns;
-use crate::transport::dial::dial;
+use crate::transport::dial::{Origin, dial};
 use crate::transport::{ByteStream, DialError};
 
 /// A TLS stream to the agent of another pod.
@@ -32,16 +31,16 @@ pub struct MeshPeer<'a> {
     pub alpn: Alpn,
 }
 
-/// Dials `addr` from `netns` and speaks mTLS with the agent there; both steps have the time of `limit`.
+/// Dials `addr` from `origin` and speaks mTLS with the agent there; both steps have the time of `limit`.
 ///
 /// Fails unless the peer proves `expected` and agrees on the protocol. Cancel-safe.
 pub async fn connect(
-    netns: &Netns,
+    origin: Origin<'_>,
     addr: SocketAddr,
     peer: MeshPeer<'_>,
     limit: Duration,
 ) -> Result<ClientStream, DialError> {
-    let stream = dial(netns, addr, limit).await?;
+    let stream = dial(origin, addr, limit).await?;
     let connector = TlsConnector::from(
         peer.ours
             .client(peer.expected, peer.alpn)

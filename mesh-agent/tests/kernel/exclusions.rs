@@ -33,7 +33,7 @@ impl Bench {
         });
         let reports = self.enrolment.reconcile(&[pod]);
         let changes: Vec<_> = reports.into_iter().map(|report| report.change).collect();
-        assert_eq!(changes, [Change::ExclusionsChanged]);
+        assert_eq!(changes, [Change::ExceptionsChanged]);
     }
 
     fn connect(&self, from: Side, how: &str, server: Server) -> Result<Way> {

@@ -12,12 +12,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use aya::maps::MapData;
+use aya::maps::{HashMap, Map, MapData, SockHash};
 use aya::programs::links::{FdLink, PinnedLink};
 use mesh_agent::kernel::Hook;
+use mesh_agent::kernel::capacity::Capacity;
 use mesh_agent::kernel::ebpf::EbpfKernel;
 use mesh_agent::kernel::pins::Pins;
 use mesh_common::bpf_link;
+use mesh_common::layout::Addr;
 use nix::mount::umount;
 use serde::Deserialize;
 
@@ -37,18 +39,26 @@ pub(crate) struct Lab {
     bpf: PathBuf,
 }
 
-/// Which side of the veth pair.
+/// Where a program runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
+    /// The pod's end of the veth pair, in its cgroup.
     Pod,
+    /// The same, in a cgroup below the pod's, as Kubernetes puts its containers.
+    Container,
+    /// The other end of the veth pair, and no cgroup of ours.
     Peer,
+    /// The other end, in the pod's cgroup: a process of the pod that got itself into a namespace with a way out.
+    Stray,
+    /// A namespace of its own with the pod's addresses, and no cgroup of ours.
+    Twin,
 }
 
 impl Lab {
     pub(crate) fn up(test: &str) -> Result<Self> {
         let name = format!("mesh-k{}-{test}", std::process::id());
         let cgroup = cgroup2()?.join(&name).join("pod");
-        fs::create_dir_all(&cgroup)?;
+        fs::create_dir_all(cgroup.join("container"))?;
         // On it the agent mounts a BPF file system: with that, whatever it pinned goes.
         let bpf = PathBuf::from("/run").join(format!("{name}-bpf"));
         let lab = Self { name, cgroup, bpf };
@@ -86,9 +96,48 @@ impl Lab {
         self.cgroup.clone()
     }
 
+    /// The cgroup of a container of the pod.
+    pub(crate) fn container(&self) -> PathBuf {
+        self.cgroup.join("container")
+    }
+
+    /// The cgroup of a second pod.
+    pub(crate) fn twin_cgroup(&self) -> PathBuf {
+        self.cgroup.with_file_name("twin")
+    }
+
+    /// Makes [`Side::Twin`], its cgroup, and the container's.
+    pub(crate) fn add_twin(&self) -> Result<()> {
+        let twin = self.netns_name(Side::Twin);
+        ip(&["netns", "add", &twin])?;
+        for addr in POD {
+            ip(&["-n", &twin, "addr", "add", addr, "dev", "lo"])?;
+        }
+        ip(&["-n", &twin, "link", "set", "lo", "up"])?;
+        fs::create_dir_all(self.twin_cgroup())?;
+        Ok(())
+    }
+
+    /// A pinned hash map, as anybody with a BPF tool may open it.
+    pub(crate) fn map<K: aya::Pod, V: aya::Pod>(&self, name: &str) -> Result<HashMap<MapData, K, V>> {
+        let map = MapData::from_pin(Pins::at(&self.bpf, NODE).maps().join(name))?;
+        Ok(HashMap::try_from(Map::HashMap(map))?)
+    }
+
+    /// The pinned map of listeners.
+    pub(crate) fn listeners(&self) -> Result<SockHash<MapData, Addr>> {
+        let map = MapData::from_pin(Pins::at(&self.bpf, NODE).maps().join("INBOUND"))?;
+        Ok(SockHash::try_from(Map::SockHash(map))?)
+    }
+
     /// The programs, on the maps that are pinned for this lab, as a starting agent loads them.
     pub(crate) fn kernel(&self) -> Result<EbpfKernel> {
-        Ok(EbpfKernel::load(&self.bpf, NODE)?)
+        self.kernel_of(Capacity::default())
+    }
+
+    /// The same with maps of another size.
+    pub(crate) fn kernel_of(&self, capacity: Capacity) -> Result<EbpfKernel> {
+        Ok(EbpfKernel::load(&self.bpf, NODE, capacity)?)
     }
 
     /// The BPF file system.
@@ -182,32 +231,39 @@ impl Lab {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
-    fn python(&self, side: Side, args: &[&str]) -> Result<Child> {
-        let join = if side == Side::Pod {
-            "echo $$ > \"$0/cgroup.procs\" || exit 1; "
-        } else {
-            ""
+    /// One of the programs of the script below, inside.
+    pub(crate) fn python(&self, side: Side, args: &[&str]) -> Result<Child> {
+        let (join, cgroup) = match side {
+            Side::Pod | Side::Stray => (JOIN, self.cgroup()),
+            Side::Container => (JOIN, self.container()),
+            Side::Peer | Side::Twin => ("", self.cgroup()),
         };
         let script = format!("{join} exec nsenter --net=\"$1\" -- python3 -c \"$2\" \"${{@:3}}\"");
         let child = Command::new("bash")
             .args(["-c", &script])
-            .arg(&self.cgroup)
+            .arg(cgroup)
             .arg(self.netns(side))
             .arg(PYTHON)
             .args(args)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         Ok(child)
     }
 
     fn netns_name(&self, side: Side) -> String {
-        format!("{}-{}", self.name, if side == Side::Pod { "pod" } else { "peer" })
+        let end = match side {
+            Side::Pod | Side::Container => "pod",
+            Side::Peer | Side::Stray => "peer",
+            Side::Twin => "twin",
+        };
+        format!("{}-{end}", self.name)
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for side in [Side::Pod, Side::Peer] {
+        for side in [Side::Pod, Side::Peer, Side::Twin] {
             if self.netns(side).exists()
                 && let Err(error) = ip(&["netns", "del", &self.netns_name(side)])
             {
@@ -220,10 +276,10 @@ impl Drop for Lab {
             eprintln!("left behind: {}: {error}", self.bpf.display());
         }
         let bpf = self.bpf.exists().then_some(self.bpf.as_path());
-        for folder in [Some(self.cgroup.as_path()), self.cgroup.parent(), bpf]
-            .into_iter()
-            .flatten()
-        {
+        let (container, twin) = (self.container(), self.twin_cgroup());
+        let made = [container.as_path(), &twin, &self.cgroup];
+        let made = made.into_iter().map(Some).chain([self.cgroup.parent(), bpf]);
+        for folder in made.flatten().filter(|folder| folder.exists()) {
             if let Err(error) = fs::remove_dir(folder) {
                 eprintln!("left behind: {}: {error}", folder.display());
             }
@@ -296,6 +352,8 @@ pub(crate) fn ips(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
+const JOIN: &str = "echo $$ > \"$0/cgroup.procs\" || exit 1; ";
+
 const PYTHON: &str = r#"
 import errno, ipaddress, json, select, socket, sys, time
 def text(end):
@@ -347,5 +405,21 @@ def client(how, ip, port):
     except OSError as e:
         seen = {"errno": errno.errorcode[e.errno]}
     print(json.dumps(seen), flush=True)
-{"server": server, "client": client}[sys.argv[1]](*sys.argv[2:])
+def held(ip, port):
+    open("/proc/sys/net/ipv4/tcp_fastopen", "w").write("5") # client, and without a cookie
+    c = socket.socket()
+    c.setsockopt(socket.IPPROTO_TCP, 30, 1) # TCP_FASTOPEN_CONNECT
+    c.settimeout(10)
+    c.connect((ip, int(port)))
+    print("held", flush=True)
+    sys.stdin.read()
+    try:
+        c.sendall(b"ahoy!")
+        seen = {"reply": c.recv(5, socket.MSG_WAITALL).decode() or None}
+    except TimeoutError:
+        seen = {"errno": "ETIMEDOUT"}
+    except OSError as e:
+        seen = {"errno": errno.errorcode[e.errno]}
+    print(json.dumps(seen), flush=True)
+{"server": server, "client": client, "held": held}[sys.argv[1]](*sys.argv[2:])
 "#;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use mesh_agent::capture::door::{Accepted, Captured, Door};
 use mesh_agent::capture::listeners::PodListeners;
-use mesh_agent::capture::{Direction, PodHost};
+use mesh_agent::capture::{Direction, Leaving, PodHost};
 use mesh_agent::mesh::workload::WorkloadUid;
 use mesh_agent::pod::LocalPod;
 use nix::errno::Errno;
@@ -51,17 +51,18 @@ impl Relay {
 }
 
 impl PodHost for Relay {
-    fn joined(&self, pod: LocalPod, listeners: PodListeners) {
+    fn joined(&self, pod: LocalPod, listeners: PodListeners) -> io::Result<()> {
         let _inside = self.runtime.enter();
         let mut doors = JoinSet::new();
-        for door in listeners.into_doors(&pod).unwrap() {
+        for door in listeners.into_doors(&pod)? {
             let (flows, strays) = (Arc::clone(&self.flows), Arc::clone(&self.strays));
             doors.spawn_on(serve(door, flows, strays), &self.runtime);
         }
         self.pods.lock().unwrap().insert(pod.workload.uid.clone(), doors);
+        Ok(())
     }
 
-    fn left(&self, uid: &WorkloadUid) {
+    fn left(&self, uid: &WorkloadUid, _: Leaving) {
         self.pods.lock().unwrap().remove(uid);
     }
 }

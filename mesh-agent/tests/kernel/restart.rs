@@ -7,7 +7,7 @@ use mesh_agent::capture::{Direction, PodHost};
 use mesh_agent::kernel::enrolment::Enrolment;
 use mesh_agent::kernel::status::Change;
 use mesh_agent::kernel::uninstall::uninstall;
-use mesh_agent::kernel::{Hook, Kernel};
+use mesh_agent::kernel::{Hook, Kernel, Part};
 use mesh_agent::mesh::workload::FailMode;
 
 use crate::heart::Heart;
@@ -19,6 +19,7 @@ impl Bench {
     /// Ends the agent as `kill -9` does to what it holds, and starts the next one, which is told of no pod yet.
     async fn restart(&mut self) -> Result<()> {
         self.relay.crash().await;
+        self.enrolment.stop();
         self.heart.fail();
         self.relay = Relay::new();
         let host: Arc<dyn PodHost> = Arc::<Relay>::clone(&self.relay);
@@ -108,10 +109,12 @@ fn links_that_somebody_detached_or_unpinned_are_mended() {
             "status shows what the kernel has: {left:?}"
         );
         let reports = bench.enrolment.reconcile(&wanted);
-        let mended = vec![Hook::SkLookup, Hook::Connect4, Hook::Connect6];
+        let mended = [Hook::SkLookup, Hook::Connect4, Hook::Connect6]
+            .map(Part::Hook)
+            .to_vec();
         assert_eq!(
             reports.first().map(|report| &report.change),
-            Some(&Change::Repaired { hooks: mended })
+            Some(&Change::Repaired { parts: mended })
         );
         assert_eq!(hooks(&bench).ok_or("no pod")?.len(), Hook::ALL.len());
         assert_eq!(bench.lab.pinned_links()?.len(), Hook::ALL.len());

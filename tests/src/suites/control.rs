@@ -125,7 +125,7 @@ fn status_is_printed_for_people_and_for_programs(lab: &Running) -> Result<()> {
     ] {
         ensure!(people.contains(word), "it does not show {word}: {people}");
     }
-    let programs: Value = serde_json::from_str(&print(&["--json"])?).context("status --json")?;
+    let programs: Value = serde_json::from_str(&print(&["-o", "json"])?).context("status -o json")?;
     equal(
         "node",
         programs.get("node").and_then(Value::as_str),

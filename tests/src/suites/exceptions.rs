@@ -5,9 +5,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use super::ask::{addresses, curl_on_node, equal, get, until, url};
 use super::{Claim, claims};
+use crate::addresses::node_ipv4;
 use crate::process;
 use crate::running::{EXEC_LIMIT, Running};
 use crate::sandbox;
@@ -16,7 +18,9 @@ pub(super) const CLAIMS: &[Claim] = claims![
     a_probe_of_the_own_node_reaches_the_port_that_it_names_under_strict,
     the_own_node_reaches_no_other_port_under_strict,
     another_node_and_neighbours_do_not_pass_for_the_kubelet,
-    a_probe_is_recorded_as_plaintext_of_nobody,
+    a_probe_reaches_the_application_itself_and_the_agent_sees_nothing_of_it,
+    a_probe_of_a_port_that_nobody_listens_on_is_refused,
+    a_pod_of_the_host_network_is_known_and_not_captured,
     an_excluded_outbound_port_goes_direct_within_a_second,
     an_excluded_block_goes_direct_within_a_second,
     an_excluded_inbound_port_is_the_applications_own_under_strict,
@@ -28,6 +32,8 @@ pub(super) const CLAIMS: &[Claim] = claims![
 const PROBED: &str = "strict/probed";
 const PROBE_PORT: u16 = 8080;
 const OTHER_PORT: u16 = 9100;
+/// A probe names it, and nobody listens there.
+const DEAF_PORT: u16 = 9999;
 const EXEMPT: &str = "shop/exempt";
 const SERVER: &str = "outside/plain";
 const SECOND: Duration = Duration::from_secs(1);
@@ -69,27 +75,86 @@ fn another_node_and_neighbours_do_not_pass_for_the_kubelet(lab: &Running) -> Res
     Ok(())
 }
 
-fn a_probe_is_recorded_as_plaintext_of_nobody(lab: &Running) -> Result<()> {
-    let labels = [
-        ("reporter", "destination"),
-        ("source_workload", "unknown"),
-        ("source_principal", "unknown"),
-        ("destination_workload", "probed"),
-        ("connection_security_policy", "none"),
-        ("response_code", "200"),
-    ];
-    let count = || -> Result<f64> { Ok(lab.metrics("node-b")?.sum("istio_requests_total", &labels)) };
-    let before = count()?;
-    let address = addresses(lab, PROBED)?.into_iter().next().context("no address")?;
-    equal(
-        "status",
-        curl_on_node(lab, "node-b", &url(address, PROBE_PORT, "/"))?.status,
-        200,
-    )?;
-    until(Duration::from_secs(3), "the probe is counted", || {
-        Ok(count()? > before)
-    })
-    .map(|_| ())
+fn a_probe_reaches_the_application_itself_and_the_agent_sees_nothing_of_it(lab: &Running) -> Result<()> {
+    let seen = || -> Result<f64> {
+        let labels = [("destination_workload", "probed")];
+        Ok(lab.metrics("node-b")?.sum("istio_requests_total", &labels))
+    };
+    let before = (seen()?, probes(lab)?);
+    for address in addresses(lab, PROBED)? {
+        let reply = curl_on_node(lab, "node-b", &url(address, PROBE_PORT, "/"))?;
+        ensure!(reply.is_direct()?, "the agent is in between");
+    }
+    equal("probes that the kernel counted", probes(lab)? - before.1, 2)?;
+    equal("requests that the agent counted", seen()?, before.0)
+}
+
+/// Probes that the hooks of node-b let past.
+fn probes(lab: &Running) -> Result<u64> {
+    let status = lab.status("node-b")?;
+    let counters = status
+        .pointer("/enrolment/counters")
+        .and_then(Value::as_array)
+        .context("no counters")?;
+    let probe = counters
+        .iter()
+        .find(|counter| counter.get(0) == Some(&json!("probe")));
+    probe
+        .and_then(|probe| probe.get(1)?.as_u64())
+        .context("no counter of probes")
+}
+
+/// As `tcpSocket` asks: a connection is all that it wants, so the agent must not give it.
+fn a_probe_of_a_port_that_nobody_listens_on_is_refused(lab: &Running) -> Result<()> {
+    for address in addresses(lab, PROBED)? {
+        let reply = curl_on_node(lab, "node-b", &url(address, DEAF_PORT, "/"))?;
+        ensure!(
+            reply.status == 0 && reply.complaint.contains("Failed to connect"),
+            "it was connected: {}",
+            reply.complaint
+        );
+    }
+    Ok(())
+}
+
+/// It speaks from the node's own address: to others as any plaintext, to pods of its node as their kubelet.
+fn a_pod_of_the_host_network_is_known_and_not_captured(lab: &Running) -> Result<()> {
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": "on-host", "namespace": "shop", "uid": "0000-on-host" },
+        "spec": { "nodeName": "node-b", "hostNetwork": true, "containers": [] },
+        "status": { "phase": "Running", "podIP": node_ipv4(2, 1), "podIPs": [{ "ip": node_ipv4(2, 1) }] },
+    });
+    let version = || -> Result<f64> { Ok(lab.metrics("node-b")?.sum("mesh_config_version", &[])) };
+    let before = version()?;
+    lab.put_manifest("on-host.yaml", &pod.to_string())?;
+    let claimed = (|| {
+        let listed = || -> Result<(bool, bool)> {
+            let status = lab.status("node-b")?.to_string();
+            Ok((status.contains("0000-on-host"), status.contains("on-host.yaml")))
+        };
+        until(SECOND, "the agent has read it", || Ok(version()? > before))?;
+        equal("enrolled, rejected", listed()?, (false, false))?;
+        let address = addresses(lab, PROBED)?[0];
+        let dial = |port| curl_on_node(lab, "node-b", &url(address, port, "/"));
+        equal("a probe port", dial(PROBE_PORT)?.status, 200)?;
+        equal("another port", dial(OTHER_PORT)?.status, 0)?;
+        let far = url(addresses(lab, "shop/far")?[0], 8080, "/");
+        equal(
+            "a pod that is PERMISSIVE",
+            curl_on_node(lab, "node-b", &far)?.status,
+            200,
+        )?;
+        let vault = url(addresses(lab, "strict/vault")?[0], 8080, "/");
+        equal(
+            "a pod that is STRICT",
+            curl_on_node(lab, "node-b", &vault)?.status,
+            0,
+        )
+    })();
+    lab.remove_manifest("on-host.yaml")?;
+    claimed
 }
 
 fn an_excluded_outbound_port_goes_direct_within_a_second(lab: &Running) -> Result<()> {

@@ -7,13 +7,17 @@ mod ask;
 pub mod authz;
 mod capture;
 mod control;
+mod direct;
+mod enrolment;
 mod exceptions;
 mod faults;
 mod protocols;
 mod restart;
 mod routes;
 mod security;
+mod shapes;
 mod soak;
+mod talker;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -57,8 +61,11 @@ pub struct Verdict {
     pub seconds: f64,
 }
 
-/// Makes a claim of a function whose name is the claim.
+/// Makes a claim of a function whose name is the claim, of this file or of files below it.
 macro_rules! claims {
+    ($($file:ident { $($check:ident),+ $(,)? })+) => {
+        &[$($($crate::suites::Claim { name: stringify!($check), check: $file::$check }),+),+]
+    };
     ($($check:ident),+ $(,)?) => {
         &[$($crate::suites::Claim { name: stringify!($check), check: $check }),+]
     };
@@ -77,6 +84,10 @@ pub fn all() -> Vec<Suite> {
             claims: protocols::CLAIMS,
         },
         Suite {
+            name: "direct",
+            claims: direct::CLAIMS,
+        },
+        Suite {
             name: "routes",
             claims: routes::CLAIMS,
         },
@@ -91,6 +102,14 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "exceptions",
             claims: exceptions::CLAIMS,
+        },
+        Suite {
+            name: "shapes",
+            claims: shapes::CLAIMS,
+        },
+        Suite {
+            name: "enrolment",
+            claims: enrolment::CLAIMS,
         },
         Suite {
             name: "control",

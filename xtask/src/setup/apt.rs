@@ -17,6 +17,9 @@ pub(crate) const LAB_PACKAGES: &[&str] = &[
     "ca-certificates",
     "curl",
     "iproute2",
+    "mariadb-client",
+    "mariadb-server",
+    "netcat-openbsd",
     "nghttp2-client",
     "nginx-light|nginx",
     "openssl",
@@ -27,6 +30,19 @@ pub(crate) const LAB_PACKAGES: &[&str] = &[
     "tcpdump",
     "util-linux",
     "wrk",
+];
+
+/// What virtual machines are made of, and run by.
+pub(crate) const VM_PACKAGES: &[&str] = &[
+    "binutils",
+    "debian-archive-keyring",
+    "iproute2",
+    "kmod",
+    "python3",
+    "qemu-system-x86",
+    "util-linux",
+    "xz-utils",
+    "zstd",
 ];
 
 const LIMIT: Duration = Duration::from_mins(15);

@@ -24,6 +24,13 @@ pub(crate) fn run() -> Result<()> {
     line("✓ the machine is ready")
 }
 
+/// Makes everything ready to test other kernels than the one that runs.
+pub(crate) fn for_virtual_machines() -> Result<()> {
+    ensure_linux_with_root()?;
+    apt::install(apt::VM_PACKAGES)?;
+    kernel_toolchain::install()
+}
+
 /// One clear line where the machine cannot do it at all.
 fn ensure_linux_with_root() -> Result<()> {
     ensure!(

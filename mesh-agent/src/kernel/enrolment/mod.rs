@@ -2,55 +2,42 @@
 //!
 //! Must not know: where the wish comes from, what the proxy does with a pod.
 
-mod exclusions;
+mod audit;
+mod direct;
+mod exceptions;
+mod present;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::capture::PodHost;
 use crate::capture::listeners::{PodListeners, PodPorts};
-use crate::kernel::enrolment::exclusions::Excluded;
+use crate::capture::{Leaving, PodHost};
+use crate::kernel::enrolment::exceptions::Excepted;
+use crate::kernel::enrolment::present::{Absent, Inbound, Present, Standing, name_of};
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
-use crate::kernel::status::{Change, EnrolmentStatus, PodStatus, Report, epoch_seconds};
-use crate::kernel::{Entry, Hook, Kernel, Pulse};
-use crate::mesh::workload::{FailMode, Placement, Workload, WorkloadUid};
+use crate::kernel::status::{Change, EnrolmentStatus, PodStatus, Report};
+use crate::kernel::{Kernel, Pulse};
+use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::pod::LocalPod;
 
 /// The pods of this node, hooked and not.
 ///
 /// Owned by one task, which calls [`Enrolment::reconcile`] after every change of facts and every few seconds:
-/// failures are tried again there, and pods that vanished are noticed there. Dropped, it stops to serve every pod and
-/// leaves it hooked: until the next agent adopts it, its new connections are refused.
+/// failures are tried again there, and [`Enrolment::sweep`] more often, so that pods that vanished are noticed soon.
+/// Dropped, it stops to serve every pod and leaves it hooked: until the next agent adopts it, its new connections are
+/// refused.
 pub struct Enrolment {
     kernel: Box<dyn Kernel>,
     host: Arc<dyn PodHost>,
     ports: PodPorts,
     present: BTreeMap<WorkloadUid, Present>,
     absent: BTreeMap<WorkloadUid, Absent>,
-}
-
-/// A pod that is hooked.
-struct Present {
-    workload: Arc<Workload>,
-    placement: Placement,
-    site: Site,
-    fail_mode: FailMode,
-    excluded: Excluded,
-    since: SystemTime,
-    /// Why hooks that somebody took away cannot be linked again.
-    unrepaired: Option<String>,
-}
-
-/// A pod that should be hooked and is not.
-struct Absent {
-    workload: Arc<Workload>,
-    why: String,
-    superseded_by: Option<WorkloadUid>,
 }
 
 impl Enrolment {
@@ -76,17 +63,46 @@ impl Enrolment {
     /// failure does not touch another.
     pub fn reconcile(&mut self, wanted: &[Arc<Workload>]) -> Vec<Report> {
         let mut reports = self.leave_unwanted(wanted);
+        reports.extend(self.sweep());
+        self.serve_again(&mut reports);
         self.audit(wanted, &mut reports);
         self.absent
             .retain(|uid, _| wanted.iter().any(|workload| workload.uid == *uid));
-        for workload in wanted {
+        // Whoever comes last has a contested address: after a restart, too, that is the youngest.
+        let mut eldest_first: Vec<_> = wanted.iter().collect();
+        eldest_first.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
+        for workload in eldest_first {
             if !self.present.contains_key(&workload.uid) {
-                self.join(workload, wanted, &mut reports);
+                self.join(workload, &mut reports);
             }
         }
         self.release_orphans();
-        self.keep_exclusions(wanted, &mut reports);
+        self.keep_exceptions(wanted, &mut reports);
         reports
+    }
+
+    /// Un-enrols pods whose namespace or cgroup is gone, and ends their connections: nobody is there any more to end
+    /// them. Two system calls for each pod.
+    pub fn sweep(&mut self) -> Vec<Report> {
+        let gone = self
+            .present
+            .iter()
+            .filter(|(_, pod)| !pod.site.is_at(&pod.placement));
+        let gone: Vec<_> = gone.map(|(uid, _)| uid.clone()).collect();
+        let mut reports = Vec::new();
+        for uid in gone {
+            if let Some(pod) = self.present.remove(&uid) {
+                let why = Absent::new(&pod.workload, &KernelError::Vanished);
+                reports.push(self.leave(&pod, Leaving::Gone));
+                self.absent.insert(uid, why);
+            }
+        }
+        reports
+    }
+
+    /// From which addresses the node's own kubelet probes; never a pod's.
+    pub fn know_node(&mut self, addrs: &BTreeSet<IpAddr>) -> Result<(), KernelError> {
+        self.kernel.know_node(addrs)
     }
 
     /// What is enrolled, what is not, and why.
@@ -100,33 +116,21 @@ impl Enrolment {
             tracing::warn!(%error, "the hooks' counters cannot be read");
             Vec::new()
         });
-        EnrolmentStatus { pods, counters }
+        let overflows = self.kernel.overflows().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what the maps had no room for cannot be read");
+            Vec::new()
+        });
+        EnrolmentStatus {
+            pods,
+            counters,
+            overflows,
+        }
     }
 
     /// Serves no pod any more, as before an orderly stop; all stay hooked for the next agent.
     pub fn stop(&mut self) {
         for uid in std::mem::take(&mut self.present).into_keys() {
-            self.host.left(&uid);
-        }
-    }
-
-    /// Compares the links that should be with those that the kernel has, and mends the difference.
-    fn audit(&mut self, wanted: &[Arc<Workload>], reports: &mut Vec<Report>) {
-        for pod in self.present.values_mut() {
-            let wish = wanted.iter().find(|workload| workload.uid == pod.workload.uid);
-            let fail_mode = wish.map_or(pod.fail_mode, |workload| workload.fail_mode);
-            let change = match pod.mend(fail_mode, self.kernel.as_mut()) {
-                Ok(hooks) => {
-                    pod.unrepaired = None;
-                    (!hooks.is_empty()).then_some(Change::Repaired { hooks })
-                }
-                Err(error) => {
-                    let why = error.to_string();
-                    let before = pod.unrepaired.replace(why.clone());
-                    (before.as_ref() != Some(&why)).then_some(Change::Unrepaired { why })
-                }
-            };
-            reports.extend(change.map(|change| Report::new(&pod.workload, change)));
+            self.host.left(&uid, Leaving::Unwanted);
         }
     }
 
@@ -157,45 +161,36 @@ impl Enrolment {
     }
 
     fn leave_unwanted(&mut self, wanted: &[Arc<Workload>]) -> Vec<Report> {
-        let leaving: Vec<(WorkloadUid, bool)> = self
-            .present
+        let is_wanted = |pod: &Present| {
+            let mut same = wanted.iter().filter(|workload| workload.uid == pod.workload.uid);
+            same.any(|workload| pod.is_enrolled_as(workload))
+        };
+        let unwanted = self.present.extract_if(.., |_, pod| !is_wanted(pod));
+        let unwanted: Vec<_> = unwanted.map(|(_, pod)| pod).collect();
+        unwanted
             .iter()
-            .filter_map(|(uid, pod)| {
-                let still = wanted
-                    .iter()
-                    .find(|workload| workload.uid == *uid && pod.is_enrolled_as(workload));
-                let vanished = !pod.site.is_at(&pod.placement);
-                (still.is_none() || vanished).then(|| (uid.clone(), still.is_some()))
-            })
-            .collect();
-        leaving
-            .into_iter()
-            .filter_map(|(uid, vanished)| self.leave(&uid, vanished.then_some(KernelError::Vanished)))
+            .map(|pod| self.leave(pod, Leaving::Unwanted))
             .collect()
     }
 
-    fn leave(&mut self, uid: &WorkloadUid, unwillingly: Option<KernelError>) -> Option<Report> {
-        let pod = self.present.remove(uid)?;
+    fn leave(&mut self, pod: &Present, why: Leaving) -> Report {
         let removed = self.kernel.remove(pod.site.netns.cookie());
-        self.host.left(uid);
+        self.host.left(&pod.workload.uid, why);
         let change = match removed {
             Ok(()) => Change::Left,
             Err(error) => Change::LeftUncleanly {
                 why: error.to_string(),
             },
         };
-        let report = Report::new(&pod.workload, change);
-        if let Some(why) = unwillingly {
-            self.absent.insert(uid.clone(), Absent::new(&pod.workload, &why));
-        }
-        Some(report)
+        Report::new(&pod.workload, change)
     }
 
-    fn join(&mut self, workload: &Arc<Workload>, wanted: &[Arc<Workload>], reports: &mut Vec<Report>) {
-        match self.hook_up(workload, wanted, reports) {
+    fn join(&mut self, workload: &Arc<Workload>, reports: &mut Vec<Report>) {
+        match self.hook_up(workload) {
             Ok(()) => {
                 self.absent.remove(&workload.uid);
                 reports.push(Report::new(workload, Change::Joined));
+                self.supersede_by(workload, reports);
             }
             Err(error) => {
                 let failed = Absent::new(workload, &error);
@@ -208,90 +203,110 @@ impl Enrolment {
         }
     }
 
-    fn hook_up(
-        &mut self,
-        workload: &Arc<Workload>,
-        wanted: &[Arc<Workload>],
-        reports: &mut Vec<Report>,
-    ) -> Result<(), KernelError> {
+    fn hook_up(&mut self, workload: &Arc<Workload>) -> Result<(), KernelError> {
         let placement = workload.placement.clone().ok_or(KernelError::NoPlacement)?;
         if workload.addrs.is_empty() {
             return Err(KernelError::NoAddress);
         }
-        self.may_claim(workload, wanted)?;
         let site = self.kernel.open(&placement)?;
-        self.claim(workload, &site, reports)?;
+        self.is_alone_at(&site)?;
+        let inbound = self.serve(workload, &site)?;
+        let present = Present {
+            workload: Arc::clone(workload),
+            placement,
+            site,
+            fail_mode: workload.fail_mode,
+            excepted: Excepted::default(),
+            since: SystemTime::now(),
+            standing: Standing::Served(inbound),
+            unrepaired: None,
+        };
+        self.present.insert(workload.uid.clone(), present);
+        Ok(())
+    }
+
+    /// Opens the pod's doors, then hooks it up: who cannot be served is not hooked.
+    fn serve(&mut self, workload: &Arc<Workload>, site: &Site) -> Result<Inbound, KernelError> {
         let pod = LocalPod {
             workload: Arc::clone(workload),
             netns: Arc::clone(&site.netns),
             flows: self.kernel.flows(),
         };
         let listeners = PodListeners::open(&pod, self.ports).map_err(KernelError::Listen)?;
-        let inbound: Vec<_> = listeners.inbound_sockets().collect();
-        self.kernel.put(&site, workload.fail_mode, &inbound)?;
-        drop(inbound);
-        let present = Present {
-            workload: Arc::clone(workload),
-            placement,
-            site,
-            fail_mode: workload.fail_mode,
-            excluded: Excluded::default(),
-            since: SystemTime::now(),
-            unrepaired: None,
-        };
-        self.present.insert(workload.uid.clone(), present);
-        self.host.joined(pod, listeners);
-        Ok(())
-    }
-
-    /// A pod whose address was taken over stays away for as long as the winner is wanted.
-    fn may_claim(&self, workload: &Workload, wanted: &[Arc<Workload>]) -> Result<(), KernelError> {
-        let absent = self.absent.get(&workload.uid);
-        let Some(winner) = absent.and_then(|absent| absent.superseded_by.as_ref()) else {
-            return Ok(());
-        };
-        let Some(winner) = wanted.iter().find(|other| other.uid == *winner) else {
-            return Ok(());
-        };
-        match workload.addrs.iter().find(|addr| winner.addrs.contains(addr)) {
-            Some(addr) => Err(KernelError::Superseded {
-                addr: *addr,
-                by: winner.uid.clone(),
-            }),
-            None => Ok(()),
+        let inbound = Inbound::holding(listeners.inbound_sockets())?;
+        self.host.joined(pod, listeners).map_err(KernelError::Listen)?;
+        if let Err(error) = self.kernel.put(site, workload.fail_mode, &inbound.sockets()) {
+            self.host.left(&workload.uid, Leaving::Unwanted);
+            return Err(error);
         }
+        Ok(inbound)
     }
 
-    /// A uid that is not present takes its addresses over from whoever has them: facts of a pod that is gone may
-    /// linger. Nobody is turned out for a pod whose namespace cannot be opened or belongs to a third.
-    fn claim(
-        &mut self,
-        workload: &Workload,
-        site: &Site,
-        reports: &mut Vec<Report>,
-    ) -> Result<(), KernelError> {
-        let mut losers = Vec::new();
-        for (uid, pod) in &self.present {
-            let taken = workload
-                .addrs
-                .iter()
-                .find(|addr| pod.workload.addrs.contains(addr));
-            match taken {
-                Some(addr) => losers.push((uid.clone(), *addr)),
-                None if pod.site.netns.cookie() == site.netns.cookie() => {
-                    return Err(KernelError::SharedNetns(uid.clone()));
-                }
-                None => {}
+    /// Whoever is hooked first stays: nobody is turned out for a pod that the hooks could not tell from it.
+    fn is_alone_at(&self, site: &Site) -> Result<(), KernelError> {
+        for pod in self.present.values() {
+            if pod.site.shares_netns_with(site) {
+                return Err(KernelError::SharedNetns(name_of(&pod.workload)));
+            }
+            if pod.site.shares_cgroup_with(site) {
+                return Err(KernelError::SharedCgroup(name_of(&pod.workload)));
             }
         }
-        for (uid, addr) in losers {
-            let why = KernelError::Superseded {
-                addr,
-                by: workload.uid.clone(),
-            };
-            reports.extend(self.leave(&uid, Some(why)));
-        }
         Ok(())
+    }
+
+    /// A pod that joined has its addresses: whoever had them before and is still wanted stays hooked and is refused. To
+    /// unhook it would let it speak plaintext; to serve it would show one pod's state to another.
+    fn supersede_by(&mut self, winner: &Workload, reports: &mut Vec<Report>) {
+        for (uid, pod) in &mut self.present {
+            let mut addrs = winner.addrs.iter();
+            let taken = addrs.find(|addr| pod.workload.addrs.contains(addr));
+            let (true, Some(addr)) = (*uid != winner.uid, taken) else {
+                continue;
+            };
+            let why = KernelError::Superseded {
+                addr: *addr,
+                by: name_of(winner),
+            };
+            let why = why.to_string();
+            pod.standing = Standing::Superseded {
+                by: winner.uid.clone(),
+                why: why.clone(),
+            };
+            self.host.left(uid, Leaving::Gone);
+            if let Err(error) = self.kernel.refuse(pod.site.netns.cookie()) {
+                pod.unrepaired = Some(error.to_string());
+            }
+            reports.push(Report::new(&pod.workload, Change::Superseded { why }));
+        }
+    }
+
+    /// Serves pods again whose address means nobody else any more.
+    fn serve_again(&mut self, reports: &mut Vec<Report>) {
+        let superseded = self.present.iter();
+        let free: Vec<_> = superseded
+            .filter(|(_, pod)| {
+                pod.superseded_by()
+                    .is_some_and(|by| !self.present.contains_key(by))
+            })
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for uid in free {
+            let Some(mut pod) = self.present.remove(&uid) else {
+                continue;
+            };
+            match self.serve(&pod.workload, &pod.site) {
+                Ok(inbound) => {
+                    pod.standing = Standing::Served(inbound);
+                    pod.excepted = Excepted::default();
+                    pod.unrepaired = None;
+                    reports.push(Report::new(&pod.workload, Change::Joined));
+                }
+                // Tried again at the next reconcile; until then it is refused as before.
+                Err(error) => pod.unrepaired = Some(error.to_string()),
+            }
+            self.present.insert(uid, pod);
+        }
     }
 }
 
@@ -308,73 +323,5 @@ impl fmt::Debug for Enrolment {
             .field("present", &present)
             .field("absent", &absent)
             .finish_non_exhaustive()
-    }
-}
-
-impl Present {
-    /// Makes the hooks and the fail mode what they should be, and says which hooks were missing.
-    fn mend(&mut self, fail_mode: FailMode, kernel: &mut dyn Kernel) -> Result<Vec<Hook>, KernelError> {
-        if fail_mode != self.fail_mode {
-            kernel.set_fail_mode(self.site.netns.cookie(), fail_mode)?;
-            self.fail_mode = fail_mode;
-        }
-        kernel.repair(&self.site)
-    }
-
-    /// Whether what `workload` says now is what the pod was enrolled with; other facts may change freely.
-    fn is_enrolled_as(&self, workload: &Workload) -> bool {
-        self.workload.addrs == workload.addrs
-            && self.workload.identity == workload.identity
-            && workload.placement.as_ref() == Some(&self.placement)
-    }
-
-    fn status(&self, entries: &[Entry]) -> PodStatus {
-        let cookie = self.site.netns.cookie();
-        let entry = entries.iter().find(|entry| entry.netns == cookie);
-        PodStatus {
-            present: entry.is_some(),
-            hooks: entry.map(|entry| entry.hooks.clone()).unwrap_or_default(),
-            since_s: Some(epoch_seconds(self.since)),
-            bypassed: entry.map_or(0, |entry| entry.bypassed),
-            why_not: self.unrepaired.clone(),
-            ..status_of(&self.workload)
-        }
-    }
-}
-
-impl Absent {
-    fn new(workload: &Arc<Workload>, why: &KernelError) -> Self {
-        let superseded_by = if let KernelError::Superseded { by, .. } = why {
-            Some(by.clone())
-        } else {
-            None
-        };
-        Self {
-            workload: Arc::clone(workload),
-            why: why.to_string(),
-            superseded_by,
-        }
-    }
-
-    fn status(&self) -> PodStatus {
-        PodStatus {
-            why_not: Some(self.why.clone()),
-            ..status_of(&self.workload)
-        }
-    }
-}
-
-fn status_of(workload: &Workload) -> PodStatus {
-    PodStatus {
-        uid: workload.uid.to_string(),
-        namespace: workload.namespace.to_string(),
-        pod: workload.pod_name.to_string(),
-        addrs: workload.addrs.clone(),
-        wanted: true,
-        present: false,
-        hooks: Vec::new(),
-        since_s: None,
-        bypassed: 0,
-        why_not: None,
     }
 }

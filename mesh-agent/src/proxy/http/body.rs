@@ -47,6 +47,9 @@ impl http_body::Body for RequestBody {
         if let Some(Ok(frame)) = &frame {
             self.ledger.request_bytes(data_len(frame));
         }
+        if frame.is_none() || self.inner.is_end_stream() {
+            self.ledger.request_is_whole();
+        }
         Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
     }
 

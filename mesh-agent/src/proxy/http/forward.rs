@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
 
 use crate::identity::Alpn;
@@ -35,6 +35,9 @@ pub(super) async fn carry(
         Hop::OtherNode { .. } => (&plan.via.pool, key_of(&plan, None, Wire::H2)),
         Hop::Plain => (&plan.via.pool, key_of(&plan, None, plan.wire)),
     };
+    if request.body().is_end_stream() {
+        ledger.request_is_whole();
+    }
     let request = ready(request, &plan, key.wire, ledger)?;
     let connect: Connect = {
         let (mesh, via, hop) = (Arc::clone(mesh), Arc::clone(&plan.via), plan.hop.clone());

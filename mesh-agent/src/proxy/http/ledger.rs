@@ -7,6 +7,7 @@ use http::HeaderMap;
 use http::header::HeaderValue;
 
 use crate::mesh::service::ServiceName;
+use crate::proxy::http::half_closed::Turn;
 use crate::proxy::refusal::Refusal;
 use crate::telemetry::{FlowLabels, HttpRecord, HttpStart, PathTaken, ResponseFlag, Telemetry};
 
@@ -18,6 +19,7 @@ pub(super) struct Ledger {
     first: HttpRecord,
     second: OnceLock<HttpRecord>,
     is_grpc: bool,
+    turn: Turn,
 }
 
 impl Ledger {
@@ -26,6 +28,7 @@ impl Ledger {
         flow: FlowLabels,
         start: HttpStart,
         is_grpc: bool,
+        turn: Turn,
     ) -> Arc<Self> {
         let first = telemetry.http(flow, start.clone());
         if is_grpc {
@@ -37,6 +40,7 @@ impl Ledger {
             first,
             second: OnceLock::new(),
             is_grpc,
+            turn,
         })
     }
 
@@ -48,6 +52,16 @@ impl Ledger {
         if self.is_grpc {
             record.request_is_grpc();
         }
+    }
+
+    /// The request was read to its end, and its answer is an ordinary one.
+    pub(super) fn request_is_whole(&self) {
+        self.turn.request_is_whole();
+    }
+
+    /// The answer is given, or none will come: the connection is no HTTP any more.
+    pub(super) fn is_answered(&self) {
+        self.turn.end();
     }
 
     pub(super) fn is_grpc(&self) -> bool {

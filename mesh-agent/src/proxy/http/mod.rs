@@ -3,6 +3,7 @@
 mod body;
 mod decide;
 mod forward;
+mod half_closed;
 mod headers;
 mod ledger;
 pub(super) mod path;
@@ -22,6 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use crate::detect::Spoken;
 use crate::mesh::identity::SpiffeId;
 use crate::proxy::http::decide::Plan;
+use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::inbound::visit;
 use crate::proxy::live::until_newly_refused;
@@ -60,6 +62,7 @@ pub(super) enum Side {
 struct Connection {
     mesh: Arc<Mesh>,
     side: Side,
+    answers: Arc<Answers>,
 }
 
 /// Serves HTTP on `stream` until the client ends it, or gracefully when the pod leaves or the agent stops.
@@ -68,7 +71,17 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
     let tasks = pod.tasks.clone();
     let stop = tasks.stop();
     let idle = mesh.settings.idle_timeout;
-    let connection = Arc::new(Connection { mesh, side });
+    let answers = Arc::<Answers>::default();
+    // Of others than this node's applications nobody knows whether their FIN is a goodbye.
+    let (is_watched, stream): (bool, Box<dyn ByteStream>) = match (&side, spoken) {
+        (Side::Outbound { source, ends }, Spoken::Http1 | Spoken::Opaque) => {
+            let (pod, client) = (source.pod.clone(), ends.client);
+            let watched = HalfClosed::new(stream, pod, client, Arc::clone(&answers));
+            (true, Box::new(watched))
+        }
+        (Side::Outbound { .. } | Side::Inbound { .. }, _) => (false, stream),
+    };
+    let connection = Arc::new(Connection { mesh, side, answers });
     let watched = Arc::clone(&connection);
     let service = service_fn(move |request| {
         let connection = Arc::clone(&connection);
@@ -102,6 +115,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
                 builder
                     .timer(TokioTimer::new())
                     .auto_date_header(false)
+                    .half_close(is_watched)
                     .max_header_size(MAX_HEAD_BYTES)
                     .header_read_timeout(idle);
                 let mut served = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
@@ -144,7 +158,9 @@ impl Connection {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let is_grpc = headers::is_grpc(request.headers());
         let start = self.start_of(&request);
-        let ledger = Ledger::open(&self.mesh.telemetry, decide::first_flow(&self), start, is_grpc);
+        let turn = Turn::new(Arc::clone(&self.answers));
+        let flow = decide::first_flow(&self);
+        let ledger = Ledger::open(&self.mesh.telemetry, flow, start, is_grpc, turn);
         match self.carry(request, &ledger).await {
             Ok(response) => response,
             Err(refusal) => {

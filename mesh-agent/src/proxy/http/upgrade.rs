@@ -63,6 +63,7 @@ pub(super) async fn carry(
     for record in ledger.records() {
         record.respond(StatusCode::SWITCHING_PROTOCOLS.as_u16());
     }
+    ledger.is_answered();
     let upstream_side = hyper::upgrade::on(&mut response);
     let mut headers = std::mem::take(response.headers_mut());
     let agreed = headers.remove(UPGRADE);

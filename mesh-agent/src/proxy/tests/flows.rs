@@ -19,6 +19,7 @@ pub(super) struct TestFlows {
     true_peer: Ends,
     panics_next: AtomicBool,
     forgotten_late: AtomicUsize,
+    are_open: AtomicBool,
 }
 
 impl TestFlows {
@@ -42,6 +43,11 @@ impl TestFlows {
         self.panics_next.store(true, Ordering::Relaxed);
     }
 
+    /// From now on the sockets of clients stay open when they have sent a FIN; before, a FIN is their end.
+    pub(super) fn clients_stay_open(&self) {
+        self.are_open.store(true, Ordering::Relaxed);
+    }
+
     /// Entries that were forgotten after somebody else could have taken their port.
     pub(super) fn forgotten_late(&self) -> usize {
         self.forgotten_late.load(Ordering::Relaxed)
@@ -51,6 +57,10 @@ impl TestFlows {
 impl FlowTable for TestFlows {
     fn original_destination(&self, netns: NetnsCookie, local: SocketAddr) -> io::Result<Option<SocketAddr>> {
         Ok(self.original.lock().get(&(netns, local)).copied())
+    }
+
+    fn is_open(&self, _: NetnsCookie, _: SocketAddr) -> io::Result<bool> {
+        Ok(self.are_open.load(Ordering::Relaxed))
     }
 
     fn file_true_peer(&self, netns: NetnsCookie, bound: SocketAddr, peer: SocketAddr) -> io::Result<()> {

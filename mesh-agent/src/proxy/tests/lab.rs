@@ -16,7 +16,7 @@ use super::facts::{self, LabPod, PODS, PORT, WEB};
 use super::flows::TestFlows;
 use crate::capture::door::Captured;
 use crate::capture::listeners::{PodListeners, PodPorts};
-use crate::capture::{Direction, PodHost};
+use crate::capture::{Direction, Leaving, PodHost};
 use crate::identity::{Certificates, EmbeddedCa};
 use crate::lifecycle::Tasks;
 use crate::mesh::facts::Facts;
@@ -201,11 +201,11 @@ impl Agent {
         let listeners = PodListeners::open(&local, PodPorts::ANY).unwrap();
         let outbound = listeners.outbound_addrs().next().unwrap();
         self.outbound.insert(pod.ip, outbound);
-        self.proxy.joined(local, listeners);
+        self.proxy.joined(local, listeners).unwrap();
     }
 
     pub(super) fn leave(&self, pod: LabPod) {
-        self.proxy.left(&pod.workload().uid);
+        self.proxy.left(&pod.workload().uid, Leaving::Unwanted);
     }
 
     /// Publishes a snapshot of changed facts.

@@ -11,6 +11,7 @@ mod authorization;
 mod bytes;
 mod cross_node;
 mod faults;
+mod half_closed;
 mod hostile;
 mod kept;
 mod records;

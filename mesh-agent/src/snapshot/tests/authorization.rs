@@ -7,7 +7,7 @@ use crate::mesh::policy::authorization::{
     AuthorizationPolicy, Condition, PolicyAction, PolicyRule, PolicyTarget, TextAttribute, TextMatch, Values,
 };
 
-fn policy(action: PolicyAction, of: TextAttribute, text: &str) -> AuthorizationPolicy {
+pub(super) fn policy(action: PolicyAction, of: TextAttribute, text: &str) -> AuthorizationPolicy {
     let condition = Condition::Text {
         of,
         values: Values {
@@ -26,6 +26,13 @@ fn policy(action: PolicyAction, of: TextAttribute, text: &str) -> AuthorizationP
             ..PolicyRule::default()
         }],
         is_dry_run: false,
+    }
+}
+
+pub(super) fn on_trial(policy: AuthorizationPolicy) -> AuthorizationPolicy {
+    AuthorizationPolicy {
+        is_dry_run: true,
+        ..policy
     }
 }
 
@@ -51,10 +58,7 @@ fn a_connection_is_allowed_denied_or_brought_before_the_agent() {
         (policy(PolicyAction::Deny, TextAttribute::Path, "/a"), false, true),
         (policy(PolicyAction::Audit, principal(), client), false, true),
         (
-            AuthorizationPolicy {
-                is_dry_run: true,
-                ..policy(PolicyAction::Deny, principal(), client)
-            },
+            on_trial(policy(PolicyAction::Deny, principal(), client)),
             false,
             true,
         ),

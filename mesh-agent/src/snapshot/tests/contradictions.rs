@@ -92,17 +92,6 @@ fn a_contradiction_is_settled_for_the_elder_whatever_the_order() {
 }
 
 #[test]
-fn a_namespace_or_cgroup_is_captured_for_one_pod_only() {
-    let mut twin = placed("web-9", "10.0.0.9");
-    twin.placement = placed("web-1", "10.0.0.1").placement;
-    let mut facts = web();
-    facts.workloads.push(twin);
-    let (snapshot, rejections) = build(&facts);
-    assert_eq!(fields(&rejections), [("Pod shop/web-9", "metadata.annotations")]);
-    assert_eq!(snapshot.local().len(), 2);
-}
-
-#[test]
 fn an_endpoint_is_used_only_if_the_pod_it_names_is_known_there() {
     for (uid, expected, is_rejected) in [
         (Some("shop/web-1"), true, false),

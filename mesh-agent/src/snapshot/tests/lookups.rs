@@ -61,7 +61,7 @@ fn local_pods_are_enrolled_placed_addressed_and_of_this_node() {
         .iter()
         .map(|workload| workload.pod_name.as_ref())
         .collect();
-    assert_eq!(names, ["a", "b"]);
+    assert_eq!(names, ["a", "b", "starting", "unplaced"]);
     assert_eq!(snapshot.workloads().len(), 6);
 }
 

@@ -2,6 +2,7 @@
 
 mod authorization;
 mod contradictions;
+mod direct;
 mod lookups;
 mod nodes;
 mod rebuilds;

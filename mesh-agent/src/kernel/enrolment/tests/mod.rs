@@ -1,21 +1,30 @@
 //! Enrolment over the fake kernel.
 
+mod contested;
+
+use std::io;
 use std::net::IpAddr;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use super::*;
 use crate::kernel::fake::FakeKernel;
+use crate::kernel::{Hook, Part};
 use crate::mesh::exclusions::Exclusions;
-use crate::mesh::workload::fixture;
+use crate::mesh::workload::{FailMode, Placement, fixture};
 use crate::pod::netns::NetnsCookie;
 
 /// Keeps what joined, until it leaves.
 #[derive(Default)]
-struct Host(Mutex<Vec<(LocalPod, PodListeners)>>);
+struct Host {
+    pods: Mutex<Vec<(LocalPod, PodListeners)>>,
+    reasons: Mutex<Vec<(String, Leaving)>>,
+    refusal: Mutex<Option<String>>,
+}
 
 impl Host {
     fn uids(&self) -> Vec<String> {
-        self.0
+        self.pods
             .lock()
             .unwrap()
             .iter()
@@ -24,7 +33,7 @@ impl Host {
     }
 
     fn netns(&self, uid: &str) -> NetnsCookie {
-        let pods = self.0.lock().unwrap();
+        let pods = self.pods.lock().unwrap();
         pods.iter()
             .find(|(pod, _)| pod.workload.uid == WorkloadUid::new(uid))
             .unwrap()
@@ -35,12 +44,20 @@ impl Host {
 }
 
 impl PodHost for Host {
-    fn joined(&self, pod: LocalPod, listeners: PodListeners) {
-        self.0.lock().unwrap().push((pod, listeners));
+    fn joined(&self, pod: LocalPod, listeners: PodListeners) -> io::Result<()> {
+        if let Some(refusal) = self.refusal.lock().unwrap().as_ref() {
+            return Err(io::Error::other(refusal.clone()));
+        }
+        self.pods.lock().unwrap().push((pod, listeners));
+        Ok(())
     }
 
-    fn left(&self, uid: &WorkloadUid) {
-        self.0.lock().unwrap().retain(|(pod, _)| pod.workload.uid != *uid);
+    fn left(&self, uid: &WorkloadUid, why: Leaving) {
+        self.reasons.lock().unwrap().push((uid.to_string(), why));
+        self.pods
+            .lock()
+            .unwrap()
+            .retain(|(pod, _)| pod.workload.uid != *uid);
     }
 }
 
@@ -120,12 +137,15 @@ fn exclusions_follow_the_facts_without_a_new_enrolment() {
     let netns = host.netns("a");
     for ports in [&[25, 5432][..], &[25], &[]] {
         let pod = excluding(&plain, ports);
-        assert_eq!(said_of(&mut enrolment, &pod), ["test/a excludes something else"]);
+        assert_eq!(said_of(&mut enrolment, &pod), ["test/a lets something else past"]);
         assert_eq!(said_of(&mut enrolment, &pod), [""; 0]);
-        assert_eq!(kernel.excluded(netns), Some(pod.exclusions.clone()));
+        assert_eq!(
+            kernel.excepted(netns).map(|it| it.exclusions),
+            Some(pod.exclusions.clone())
+        );
     }
     assert_eq!(said(&enrolment.reconcile(&[])), ["test/a un-enrolled"]);
-    assert_eq!(kernel.excluded(netns), None);
+    assert_eq!(kernel.excepted(netns), None);
 }
 
 #[test]
@@ -141,16 +161,16 @@ fn exclusions_that_fail_are_reported_once_and_tried_again() {
     kernel.refuse(Some("no room"));
     assert_eq!(
         said(&enrolment.reconcile(&wanted)),
-        ["test/a not excluded: no room"]
+        ["test/a lets not past what it should: no room"]
     );
     assert_eq!(said(&enrolment.reconcile(&wanted)), [""; 0]);
     kernel.refuse(None);
     assert_eq!(
         said(&enrolment.reconcile(&wanted)),
-        ["test/a excludes something else"]
+        ["test/a lets something else past"]
     );
     assert_eq!(
-        kernel.excluded(host.netns("a")),
+        kernel.excepted(host.netns("a")).map(|it| it.exclusions),
         Some(wanted[0].exclusions.clone())
     );
 }
@@ -218,48 +238,52 @@ fn one_pods_failure_does_not_touch_another() {
 }
 
 #[test]
-fn a_new_pod_takes_an_address_over_and_the_old_one_cannot_take_it_back() {
+fn a_pod_that_cannot_be_served_is_not_hooked_and_is_tried_again() {
     let Bench {
         kernel,
         host,
         mut enrolment,
     } = bench();
-    let (old, new) = (
-        pod("old", "/old", &["127.0.0.1"]),
-        pod("new", "/new", &["127.0.0.1"]),
-    );
-    enrolment.reconcile(&[Arc::clone(&old)]);
-    let both = [Arc::clone(&old), new];
+    let wanted = [pod("a", "/a", &["127.0.0.1"])];
+    *host.refusal.lock().unwrap() = Some("no descriptors".to_owned());
     assert_eq!(
-        said(&enrolment.reconcile(&both)),
-        ["test/old un-enrolled", "test/new enrolled"]
+        said(&enrolment.reconcile(&wanted)),
+        ["test/a not enrolled: inside the pod: no descriptors"]
     );
-    assert_eq!(host.uids(), ["new"]);
-    assert_eq!(said(&enrolment.reconcile(&both)), [""; 0]);
-    assert!(kernel.hooked(host.netns("new")).is_some());
-    assert_eq!(
-        said(&enrolment.reconcile(&[old])),
-        ["test/new un-enrolled", "test/old enrolled"]
-    );
+    assert_eq!(kernel.entries(), []);
+    let why_not = enrolment.status().pods.first().unwrap().why_not.clone();
+    assert_eq!(why_not.as_deref(), Some("inside the pod: no descriptors"));
+    *host.refusal.lock().unwrap() = None;
+    assert_eq!(said(&enrolment.reconcile(&wanted)), ["test/a enrolled"]);
 }
 
 #[test]
-fn two_pods_may_not_share_a_namespace() {
+fn a_pod_that_the_kernel_refuses_is_not_served_either() {
     let Bench {
-        host, mut enrolment, ..
+        kernel,
+        host,
+        mut enrolment,
     } = bench();
-    let reports = enrolment.reconcile(&[
-        pod("a", "/same", &["127.0.0.1"]),
-        pod("b", "/same", &["127.0.0.2"]),
-    ]);
+    kernel.refuse(Some("no room"));
+    enrolment.reconcile(&[pod("a", "/a", &["127.0.0.1"])]);
+    assert_eq!(host.uids(), [""; 0]);
+}
+
+#[test]
+fn what_somebody_changed_of_the_exceptions_is_reported_for_the_pod() {
+    let Bench {
+        kernel,
+        host,
+        mut enrolment,
+    } = bench();
+    let wanted = [pod("a", "/a", &["127.0.0.1"]), pod("b", "/b", &["127.0.0.2"])];
+    enrolment.reconcile(&wanted);
+    kernel.tamper(host.netns("b"), "EXCLUDED_PORTS");
     assert_eq!(
-        said(&reports),
-        [
-            "test/a enrolled",
-            "test/b not enrolled: shares its network namespace with pod a"
-        ]
+        said(&enrolment.reconcile(&wanted)),
+        ["test/b repaired: EXCLUDED_PORTS"]
     );
-    assert_eq!(host.uids(), ["a"]);
+    assert_eq!(said(&enrolment.reconcile(&wanted)), [""; 0]);
 }
 
 #[test]
@@ -286,7 +310,7 @@ fn a_hook_that_somebody_took_away_is_linked_again_and_reported_once() {
     let wanted = [pod("a", "/a", &["127.0.0.1"])];
     enrolment.reconcile(&wanted);
     kernel.refuse(Some("no room"));
-    kernel.detach(&[Hook::Connect4]);
+    kernel.take_away(&[Part::Hook(Hook::Connect4), Part::Entry("PODS")]);
     assert_eq!(
         said(&enrolment.reconcile(&wanted)),
         ["test/a not repaired: no room"]
@@ -297,7 +321,7 @@ fn a_hook_that_somebody_took_away_is_linked_again_and_reported_once() {
     kernel.refuse(None);
     assert_eq!(
         said(&enrolment.reconcile(&wanted)),
-        ["test/a repaired: [Connect4]"]
+        ["test/a repaired: connect4 PODS"]
     );
     assert_eq!(said(&enrolment.reconcile(&wanted)), [""; 0]);
     assert_eq!(enrolment.status().pods.first().unwrap().why_not, None);

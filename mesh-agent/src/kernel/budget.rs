@@ -1,0 +1,37 @@
+//! What the verifier may need for each program: a program that outgrows its budget is noticed here, long before an
+//! older kernel refuses it.
+//!
+//! Must not know: what a program does.
+
+/// Instructions that the verifier may walk through until it accepts a program, on every kernel of docs/kernels.md. The
+/// kernel's own limit is a million (`BPF_COMPLEXITY_LIMIT_INSNS`); a figure here is about one and a half times what the
+/// hungriest kernel needs today, and is raised by whoever can say what for.
+pub const BUDGETS: [(&str, u32); 6] = [
+    ("mesh_sk_lookup", 1_000),
+    ("mesh_sock_ops", 12_000),
+    ("mesh_peername4", 500),
+    ("mesh_peername6", 500),
+    ("mesh_connect4", 2_000),
+    ("mesh_connect6", 3_000),
+];
+
+/// What the kernel says that a program is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// Its name in the object file.
+    pub program: String,
+    /// Bytes of its instructions after the verifier rewrote them.
+    pub translated_bytes: u32,
+    /// Instructions that the verifier walked through, those of every path; `None` before Linux 5.16.
+    pub instructions: Option<u32>,
+}
+
+impl Verified {
+    /// What it may need; `None` for a program that nobody gave a budget.
+    pub fn budget(&self) -> Option<u32> {
+        let mut budgets = BUDGETS.iter();
+        budgets
+            .find(|(program, _)| *program == self.program)
+            .map(|(_, budget)| *budget)
+    }
+}

@@ -1,0 +1,158 @@
+//! One pod that is hooked, and one that should be and is not.
+//!
+//! Must not know: other pods.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::kernel::enrolment::exceptions::Excepted;
+use crate::kernel::error::KernelError;
+use crate::kernel::site::Site;
+use crate::kernel::status::{PodStatus, epoch_seconds};
+use crate::kernel::{Entry, Kernel, Part};
+use crate::mesh::workload::{FailMode, Placement, Workload, WorkloadUid};
+
+/// A pod that is hooked.
+pub(super) struct Present {
+    pub(super) workload: Arc<Workload>,
+    pub(super) placement: Placement,
+    pub(super) site: Site,
+    pub(super) fail_mode: FailMode,
+    pub(super) excepted: Excepted,
+    pub(super) since: SystemTime,
+    pub(super) standing: Standing,
+    /// Why hooks or entries that somebody took away cannot be put back.
+    pub(super) unrepaired: Option<String>,
+}
+
+/// What becomes of the connections of a pod that is hooked.
+pub(super) enum Standing {
+    /// They come to its listeners, which are held here too: the audit puts one back that somebody took out of its map.
+    Served(Inbound),
+    /// They are refused: its address means another pod.
+    Superseded {
+        /// The pod that has the address now.
+        by: WorkloadUid,
+        /// The reason, for people.
+        why: String,
+    },
+}
+
+/// The inbound listeners of a pod.
+pub(super) struct Inbound(Vec<(IpAddr, OwnedFd)>);
+
+/// A pod that should be hooked and is not.
+pub(super) struct Absent {
+    pub(super) workload: Arc<Workload>,
+    pub(super) why: String,
+}
+
+impl Inbound {
+    pub(super) fn holding<'a>(
+        listeners: impl Iterator<Item = (IpAddr, BorrowedFd<'a>)>,
+    ) -> Result<Self, KernelError> {
+        let held = listeners.map(|(addr, listener)| Ok((addr, listener.try_clone_to_owned()?)));
+        held.collect::<Result<_, _>>()
+            .map(Self)
+            .map_err(KernelError::Listen)
+    }
+
+    pub(super) fn sockets(&self) -> Vec<(IpAddr, BorrowedFd<'_>)> {
+        let sockets = self.0.iter();
+        sockets
+            .map(|(addr, listener)| (*addr, listener.as_fd()))
+            .collect()
+    }
+}
+
+impl Present {
+    /// Makes the hooks, the map entries and the fail mode what they should be, and says which parts were missing.
+    pub(super) fn mend(
+        &mut self,
+        fail_mode: FailMode,
+        kernel: &mut dyn Kernel,
+    ) -> Result<Vec<Part>, KernelError> {
+        if fail_mode != self.fail_mode {
+            kernel.set_fail_mode(self.site.netns.cookie(), fail_mode)?;
+            self.fail_mode = fail_mode;
+        }
+        match &self.standing {
+            Standing::Served(inbound) => kernel.repair(&self.site, &inbound.sockets()),
+            Standing::Superseded { .. } => {
+                // It may have failed before.
+                kernel.refuse(self.site.netns.cookie())?;
+                kernel.repair(&self.site, &[])
+            }
+        }
+    }
+
+    /// Whether what `workload` says now is what the pod was enrolled with; other facts may change freely.
+    pub(super) fn is_enrolled_as(&self, workload: &Workload) -> bool {
+        self.workload.addrs == workload.addrs
+            && self.workload.identity == workload.identity
+            && workload.placement.as_ref() == Some(&self.placement)
+    }
+
+    /// The pod that has its address now.
+    pub(super) fn superseded_by(&self) -> Option<&WorkloadUid> {
+        match &self.standing {
+            Standing::Served(_) => None,
+            Standing::Superseded { by, .. } => Some(by),
+        }
+    }
+
+    pub(super) fn status(&self, entries: &[Entry]) -> PodStatus {
+        let cookie = self.site.netns.cookie();
+        let entry = entries.iter().find(|entry| entry.netns == cookie);
+        let superseded = match &self.standing {
+            Standing::Served(_) => None,
+            Standing::Superseded { why, .. } => Some(why),
+        };
+        PodStatus {
+            present: entry.is_some(),
+            hooks: entry.map(|entry| entry.hooks.clone()).unwrap_or_default(),
+            since_s: Some(epoch_seconds(self.since)),
+            bypassed: entry.map_or(0, |entry| entry.bypassed),
+            why_not: self.unrepaired.as_ref().or(superseded).cloned(),
+            ..status_of(&self.workload)
+        }
+    }
+}
+
+impl Absent {
+    pub(super) fn new(workload: &Arc<Workload>, why: &KernelError) -> Self {
+        Self {
+            workload: Arc::clone(workload),
+            why: why.to_string(),
+        }
+    }
+
+    pub(super) fn status(&self) -> PodStatus {
+        PodStatus {
+            why_not: Some(self.why.clone()),
+            ..status_of(&self.workload)
+        }
+    }
+}
+
+/// `namespace/name`, as people know a pod.
+pub(super) fn name_of(workload: &Workload) -> String {
+    format!("{}/{}", workload.namespace, workload.pod_name)
+}
+
+fn status_of(workload: &Workload) -> PodStatus {
+    PodStatus {
+        uid: workload.uid.to_string(),
+        namespace: workload.namespace.to_string(),
+        pod: workload.pod_name.to_string(),
+        addrs: workload.addrs.clone(),
+        wanted: true,
+        present: false,
+        hooks: Vec::new(),
+        since_s: None,
+        bypassed: 0,
+        why_not: None,
+    }
+}
