@@ -83,11 +83,10 @@ impl Snapshot {
         let who = Some(&source.identity);
         match self.l4_verdict(who, addr, destination, port) {
             Verdict::Allowed => Passage::Direct,
-            Verdict::Denied(_) => Passage::Forbidden("authorization"),
             Verdict::NeedsRequests if self.lets_bytes_in(who, addr, destination, port) => {
                 Passage::ThroughAgent
             }
-            Verdict::NeedsRequests => Passage::Forbidden("authorization"),
+            Verdict::NeedsRequests | Verdict::Denied(_) => Passage::Forbidden("authorization"),
         }
     }
 
