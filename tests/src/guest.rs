@@ -55,6 +55,7 @@ impl Guest {
             node,
         };
         let plan = PodPlan {
+            is_ipv6_only: false,
             name: guest.name.clone(),
             node: guest.node.name.clone(),
             ipv4: guest.ipv4,
@@ -63,7 +64,6 @@ impl Guest {
             labels: std::collections::BTreeMap::new(),
             ports: std::collections::BTreeMap::new(),
             is_ready: true,
-            is_ipv6_only: false,
             netns: guest.netns.clone(),
             cgroup: guest.cgroup.clone(),
         };

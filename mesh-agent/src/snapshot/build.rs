@@ -9,6 +9,7 @@ use super::routes::Routes;
 use super::services::Services;
 use super::workloads::Workloads;
 use super::{Snapshot, SnapshotSettings};
+use crate::dns::names::Names;
 use crate::mesh::facts::{Facts, Rejection};
 use crate::policy::MtlsPolicy;
 use crate::policy::authorization::Authorization;
@@ -69,6 +70,7 @@ impl Snapshot {
                 routes,
                 mtls,
                 authorization,
+                names: Names::index(facts),
                 own_node,
             },
             rejections,

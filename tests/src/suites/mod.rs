@@ -8,6 +8,8 @@ pub mod authz;
 mod capture;
 mod control;
 mod direct;
+mod direct_counts;
+mod dns;
 mod enrolment;
 mod exceptions;
 mod faults;
@@ -102,6 +104,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "exceptions",
             claims: exceptions::CLAIMS,
+        },
+        Suite {
+            name: "dns",
+            claims: dns::CLAIMS,
         },
         Suite {
             name: "shapes",

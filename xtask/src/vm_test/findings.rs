@@ -17,12 +17,33 @@ pub(crate) struct Findings {
     pub(crate) refused: Option<String>,
     /// Features of the kernel that were looked for, and what was found.
     pub(crate) features: BTreeMap<String, String>,
-    /// Programs: instructions that the verifier walked through.
-    pub(crate) programs: BTreeMap<String, String>,
+    /// Programs: instructions that the verifier walked through, and how many it may.
+    pub(crate) programs: BTreeMap<String, Instructions>,
     /// Claims by their words: whether they hold.
     pub(crate) claims: BTreeMap<String, bool>,
     /// Whether the guest came to its end.
     pub(crate) is_whole: bool,
+}
+
+/// Of one program on one kernel.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Instructions {
+    walked: String,
+    budget: String,
+}
+
+impl Instructions {
+    /// Reads `walked=1 budget=2`, with other words between them.
+    fn of(facts: &str) -> Self {
+        let fact = |name: &str| {
+            let word = facts.split_whitespace().find_map(|word| word.strip_prefix(name));
+            word.unwrap_or("?").to_owned()
+        };
+        Self {
+            walked: fact("walked="),
+            budget: fact("budget="),
+        }
+    }
 }
 
 impl Findings {
@@ -35,11 +56,7 @@ impl Findings {
             self.features.insert(name.replace('_', " "), value.to_owned());
         } else if let Some(rest) = line.strip_prefix("program ") {
             let (name, facts) = rest.split_once(' ').unwrap_or((rest, ""));
-            let walked = facts
-                .split_whitespace()
-                .find_map(|word| word.strip_prefix("walked="));
-            self.programs
-                .insert(name.to_owned(), walked.unwrap_or("?").to_owned());
+            self.programs.insert(name.to_owned(), Instructions::of(facts));
         } else if let Some(why) = line.strip_prefix("refused: ") {
             self.refused = Some(why.to_owned());
         }
@@ -119,8 +136,11 @@ pub(crate) fn table(findings: &[Findings]) -> String {
     }
     let programs: BTreeSet<&String> = findings.iter().flat_map(|one| one.programs.keys()).collect();
     for program in programs {
-        let cells = findings.iter().map(|one| one.programs.get(program).cloned());
-        rows.push(row(&format!("instructions of `{program}`"), cells.map(or_dash)));
+        let known = || findings.iter().map(|one| one.programs.get(program));
+        let budget = known().flatten().map(|facts| facts.budget.as_str()).next();
+        let cells = known().map(|facts| facts.map(|facts| facts.walked.clone()));
+        let label = format!("instructions of `{program}`, budget {}", budget.unwrap_or("?"));
+        rows.push(row(&label, cells.map(or_dash)));
     }
     let claims: BTreeSet<&String> = findings.iter().flat_map(|one| one.claims.keys()).collect();
     for claim in claims {
@@ -175,12 +195,10 @@ mod tests {
             [("links are kept", true), ("mends", false), ("noisy", true)]
         );
         assert_eq!(seen.failures(true), ["mends"]);
-        assert_eq!(
-            seen.programs.get("mesh_connect4").map(String::as_str),
-            Some("674")
-        );
         let table = table(&[seen]);
         assert!(table.contains("| bpf set retval | yes |\n"), "{table}");
+        let program = "| instructions of `mesh_connect4`, budget 2000 | 674 |\n";
+        assert!(table.contains(program), "{table}");
         assert!(table.contains("| mends | **no** |\n"), "{table}");
     }
 
