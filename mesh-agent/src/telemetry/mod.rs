@@ -15,6 +15,7 @@ pub mod log;
 mod log_line;
 mod mesh;
 mod observed;
+mod policy;
 mod process;
 mod series;
 mod tcp;
