@@ -4,8 +4,8 @@
 //! Must not know: what a program does.
 
 /// Instructions that the verifier may walk through until it accepts a program, on every kernel of docs/kernels.md. The
-/// kernel's own limit is a million (`BPF_COMPLEXITY_LIMIT_INSNS`); a figure here is about one and a half times what the
-/// hungriest kernel needs today, and is raised by whoever can say what for.
+/// kernel's own limit is a million (`BPF_COMPLEXITY_LIMIT_INSNS`); a figure here is two to three times what the hungriest
+/// kernel needs today, and is raised by whoever can say what for.
 pub const BUDGETS: [(&str, u32); 6] = [
     ("mesh_sk_lookup", 1_000),
     ("mesh_sock_ops", 12_000),
