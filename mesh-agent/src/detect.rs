@@ -97,6 +97,11 @@ impl<S> Prefixed<S> {
         }
     }
 
+    /// Puts bytes that were read from a stream back in front of it.
+    pub fn new(first: Bytes, inner: S) -> Self {
+        Self { first, inner }
+    }
+
     /// The stream underneath.
     pub fn inner(&self) -> &S {
         &self.inner

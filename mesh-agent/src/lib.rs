@@ -19,7 +19,7 @@
 //! |---|---|
 //! | `mesh` facts as plain data, `lifecycle` tasks, stop, readiness | 1 |
 //! | `identity` who, `telemetry` what happened, `admin` pages, `pod` the way into a pod, `config` settings | 2 |
-//! | `capture` in, `detect` what is spoken, `policy` may it, `route` where to, `balance` which one, `transport` out | 3 |
+//! | `capture` in, `detect` what is spoken, `dns` names, `policy` may it, `route` where to, `balance` which one, `transport` out | 3 |
 //! | `snapshot` all that a walk needs to know | 4 |
 //! | `control` facts to snapshots, `kernel` snapshots to hooks, `proxy` the walks | 5 |
 //! | `status` what the operator is shown | 6 |
@@ -40,6 +40,7 @@ pub mod telemetry;
 pub mod balance;
 pub mod capture;
 pub mod detect;
+pub mod dns;
 pub mod policy;
 pub mod route;
 pub mod transport;

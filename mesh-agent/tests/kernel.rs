@@ -11,6 +11,8 @@
 mod capacity;
 #[path = "kernel/direct.rs"]
 mod direct;
+#[path = "kernel/dns.rs"]
+mod dns;
 #[path = "kernel/enrolment.rs"]
 mod enrolment;
 #[path = "kernel/exclusions.rs"]
@@ -29,11 +31,11 @@ mod relay;
 mod restart;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use mesh_agent::capture::Direction;
 use mesh_agent::capture::door::Accepted;
-use mesh_agent::capture::listeners::{PodListeners, PodPorts};
-use mesh_agent::capture::{Direction, Leaving, PodHost};
+use mesh_agent::capture::listeners::PodPorts;
 use mesh_agent::kernel::capacity::Capacity;
 use mesh_agent::kernel::ebpf::EbpfKernel;
 use mesh_agent::kernel::enrolment::Enrolment;
@@ -42,12 +44,11 @@ use mesh_agent::kernel::{Hook, Kernel};
 use mesh_agent::mesh::facts::ObjectMeta;
 use mesh_agent::mesh::identity::SpiffeId;
 use mesh_agent::mesh::workload::{FailMode, Membership, Placement, Workload, WorkloadNaming, WorkloadUid};
-use mesh_agent::pod::LocalPod;
 use tokio::io::AsyncReadExt;
 
 use crate::heart::Heart;
 use crate::lab::{Lab, PEER, POD, Result, Seen, Server, Side, ips};
-use crate::relay::Relay;
+use crate::relay::{Held, Relay};
 
 /// A pod, enrolled or about to be.
 struct Bench {
@@ -147,6 +148,7 @@ fn workload(lab: &Lab, addrs: &[&str]) -> Arc<Workload> {
         probe_ports: std::collections::BTreeSet::new(),
         membership: Membership::Enrolled,
         fail_mode: FailMode::Closed,
+        dns_capture: None,
         placement: Some(Placement {
             netns: lab.netns(Side::Pod),
             cgroup: lab.cgroup(),
@@ -355,17 +357,4 @@ fn a_client_that_closes_before_the_agent_accepts_keeps_its_destination() {
         drop(enrolment);
         Ok(())
     });
-}
-
-/// Keeps the listeners and accepts nothing.
-#[derive(Default)]
-struct Held(Mutex<Option<(LocalPod, PodListeners)>>);
-
-impl PodHost for Held {
-    fn joined(&self, pod: LocalPod, listeners: PodListeners) -> std::io::Result<()> {
-        *self.0.lock().unwrap() = Some((pod, listeners));
-        Ok(())
-    }
-
-    fn left(&self, _: &WorkloadUid, _: Leaving) {}
 }

@@ -31,11 +31,15 @@ pub enum Counter {
     DirectLost,
     /// A direct flow ended and could not be reported: its last bytes are in no metric.
     Unreported,
+    /// A DNS socket or datagram was sent to the agent.
+    DnsCaptured,
+    /// DNS went past the agent: the pod asks more resolvers than there are listeners.
+    DnsPassed,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Captured,
         Self::LeftAlone,
         Self::Refused,
@@ -50,6 +54,8 @@ impl Counter {
         Self::PassedDirect,
         Self::DirectLost,
         Self::Unreported,
+        Self::DnsCaptured,
+        Self::DnsPassed,
     ];
 
     /// Its slot in the array.
@@ -70,6 +76,8 @@ impl Counter {
             Self::PassedDirect => 11,
             Self::DirectLost => 12,
             Self::Unreported => 13,
+            Self::DnsCaptured => 14,
+            Self::DnsPassed => 15,
         }
     }
 
@@ -90,6 +98,8 @@ impl Counter {
             Self::PassedDirect => "passed_direct",
             Self::DirectLost => "direct_lost",
             Self::Unreported => "unreported",
+            Self::DnsCaptured => "dns_captured",
+            Self::DnsPassed => "dns_passed",
         }
     }
 }

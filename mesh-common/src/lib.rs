@@ -12,6 +12,7 @@
 pub mod bpf_link;
 pub mod counter;
 pub mod direct;
+pub mod dns;
 pub mod exclusion;
 pub mod layout;
 pub mod map;

@@ -112,6 +112,10 @@ maps! {
     ClosedFlows = "CLOSED_FLOWS", Size::Fixed;
     /// What of direct flows is in metrics.
     Counted = "COUNTED", Size::PerFlows(2);
+    /// Pods whose DNS is captured.
+    DnsPods = "DNS_PODS", Size::PerPod(1);
+    /// Resolvers by in-pod DNS listener: eight for each address.
+    Resolvers = "RESOLVERS", Size::PerPod(16);
 }
 
 impl MapName {

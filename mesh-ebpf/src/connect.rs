@@ -4,18 +4,22 @@
 //! fails here refuses it.
 
 use mesh_common::counter::Counter;
+use mesh_common::dns::DNS_PORT;
 use mesh_common::layout::{Addr, Endpoint, INBOUND_PORT, OUTBOUND_PORT, Pod};
 
 use crate::ctx::{Outcome, SockAddr, fail_with};
-use crate::{direct, maps};
+use crate::{direct, dns, maps};
 
 #[inline(always)]
 pub(crate) fn decide(sock: &SockAddr) -> Outcome {
+    if sock.is_udp() {
+        return dns::connect(sock);
+    }
     if !sock.is_tcp() {
         return Outcome::Allow;
     }
     let dialled = sock.peer();
-    if dialled.addr.is_left_alone() {
+    if dialled.addr.is_left_alone() && !is_dns(sock, &dialled) {
         maps::count(Counter::LeftAlone);
         return Outcome::Allow;
     }
@@ -40,9 +44,15 @@ pub(crate) fn decide(sock: &SockAddr) -> Outcome {
     to_agent(sock, &pod, &dialled)
 }
 
+/// DNS over TCP goes wherever DNS over UDP would.
+#[inline(always)]
+fn is_dns(sock: &SockAddr, dialled: &Endpoint) -> bool {
+    dialled.port == u32::from(DNS_PORT) && !dialled.addr.is_no_resolver() && maps::captures_dns(sock.netns())
+}
+
 /// Nobody is there to be sent to, or nobody that answers.
 #[inline(always)]
-fn without_agent(pod: &Pod, netns: u64) -> Outcome {
+pub(crate) fn without_agent(pod: &Pod, netns: u64) -> Outcome {
     if pod.fails_open == 0 {
         return refuse(Counter::Refused, ECONNREFUSED);
     }
@@ -54,7 +64,7 @@ fn without_agent(pod: &Pod, netns: u64) -> Outcome {
 #[inline(always)]
 fn own_address(dialled: &Endpoint) -> Outcome {
     if dialled.port == u32::from(OUTBOUND_PORT) || dialled.port == u32::from(INBOUND_PORT) {
-        return refuse(Counter::Refused, ECONNREFUSED);
+        return refuse_port();
     }
     maps::count(Counter::LeftAlone);
     Outcome::Allow
@@ -79,6 +89,12 @@ fn to_agent(sock: &SockAddr, pod: &Pod, dialled: &Endpoint) -> Outcome {
     });
     maps::count(Counter::Captured);
     Outcome::Allow
+}
+
+/// A port of the agent that the pod may not talk to.
+#[inline(always)]
+pub(crate) fn refuse_port() -> Outcome {
+    refuse(Counter::Refused, ECONNREFUSED)
 }
 
 #[inline(always)]

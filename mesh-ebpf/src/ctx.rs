@@ -84,6 +84,11 @@ impl SockAddr {
         matches!(read!(self.ctx.sock_addr, protocol), IPPROTO_TCP | IPPROTO_MPTCP)
     }
 
+    #[inline(always)]
+    pub(crate) fn is_udp(&self) -> bool {
+        read!(self.ctx.sock_addr, protocol) == IPPROTO_UDP
+    }
+
     /// The other end, as the hook was given it.
     #[inline(always)]
     pub(crate) fn peer(&self) -> Endpoint {
@@ -301,6 +306,11 @@ impl Lookup {
         read!(self.raw(), protocol) == IPPROTO_TCP
     }
 
+    #[inline(always)]
+    pub(crate) fn is_udp(&self) -> bool {
+        read!(self.raw(), protocol) == IPPROTO_UDP
+    }
+
     /// Source and destination address of the packet.
     #[inline(always)]
     pub(crate) fn addrs(&self) -> (Addr, Addr) {
@@ -350,5 +360,6 @@ const fn swap_port(port: u32) -> u32 {
 
 const AF_INET: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
 /// RFC 8684; Go's `net/http` listens and dials with it.
 const IPPROTO_MPTCP: u32 = 262;

@@ -5,10 +5,13 @@ use mesh_common::layout::{Endpoint, OUTBOUND_PORT, SocketKey};
 
 use crate::ctx::SockAddr;
 use crate::flow::LiveFlow;
-use crate::maps;
+use crate::{dns, maps};
 
 #[inline(always)]
 pub(crate) fn show(sock: &SockAddr) {
+    if sock.is_udp() {
+        return dns::show(sock);
+    }
     if !sock.is_tcp() {
         return;
     }

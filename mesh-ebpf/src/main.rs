@@ -10,6 +10,7 @@
 mod connect;
 mod ctx;
 mod direct;
+mod dns;
 mod flow;
 mod getpeername;
 mod maps;
@@ -44,6 +45,32 @@ fn mesh_peername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 fn mesh_peername6(ctx: SockAddrContext) -> i32 {
     getpeername::show(&SockAddr::v6(ctx));
+    ctx::Outcome::Allow.code()
+}
+
+/// A datagram to an IPv4 address, of a socket of either family.
+#[cgroup_sock_addr(sendmsg4)]
+fn mesh_sendmsg4(ctx: SockAddrContext) -> i32 {
+    dns::send(&SockAddr::v4(ctx)).code()
+}
+
+/// A datagram to an IPv6 address.
+#[cgroup_sock_addr(sendmsg6)]
+fn mesh_sendmsg6(ctx: SockAddrContext) -> i32 {
+    dns::send(&SockAddr::v6(ctx)).code()
+}
+
+/// Whom an IPv4 socket hears from.
+#[cgroup_sock_addr(recvmsg4)]
+fn mesh_recvmsg4(ctx: SockAddrContext) -> i32 {
+    dns::show(&SockAddr::v4(ctx));
+    ctx::Outcome::Allow.code()
+}
+
+/// Whom an IPv6 socket hears from.
+#[cgroup_sock_addr(recvmsg6)]
+fn mesh_recvmsg6(ctx: SockAddrContext) -> i32 {
+    dns::show(&SockAddr::v6(ctx));
     ctx::Outcome::Allow.code()
 }
 

@@ -10,7 +10,7 @@ use mesh_common::layout::{Addr, Endpoint};
 
 use crate::ctx::Lookup;
 use crate::flow::LiveFlow;
-use crate::maps;
+use crate::{dns, maps};
 
 /// What becomes of the packet.
 #[derive(Clone, Copy)]
@@ -31,6 +31,9 @@ impl Steering {
 
 #[inline(always)]
 pub(crate) fn steer(packet: &Lookup) -> Steering {
+    if packet.is_udp() {
+        return dns::guard(packet);
+    }
     if !packet.is_tcp() {
         return Steering::Pass;
     }
@@ -92,7 +95,7 @@ pub(crate) fn refuse_all(packet: &Lookup) -> Steering {
 /// From the pod itself: a captured connect on its way to the agent, the agent's delivery, or the pod's own affair.
 /// From outside neither comes: the kernel drops such sources as martians.
 #[inline(always)]
-fn is_own_affair(remote: &Addr, local: &Addr) -> bool {
+pub(crate) fn is_own_affair(remote: &Addr, local: &Addr) -> bool {
     remote.is(local) || remote.is_loopback() || local.is_loopback()
 }
 
@@ -110,7 +113,7 @@ fn is_direct(packet: &Lookup, wanted: &Endpoint, remote: Addr) -> bool {
 }
 
 #[inline(always)]
-fn refuse() -> Steering {
+pub(crate) fn refuse() -> Steering {
     maps::count(Counter::Dropped);
     Steering::Drop
 }

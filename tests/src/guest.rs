@@ -55,6 +55,7 @@ impl Guest {
             node,
         };
         let plan = PodPlan {
+            is_ipv6_only: false,
             name: guest.name.clone(),
             node: guest.node.name.clone(),
             ipv4: guest.ipv4,

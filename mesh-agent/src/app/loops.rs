@@ -176,6 +176,10 @@ impl ConfigLoop {
                 Change::ExceptionsFailed { why } => {
                     tracing::error!(pod, why, "what a pod lets past is not in force");
                 }
+                Change::DnsChanged { is_captured } => {
+                    tracing::info!(pod, is_captured, "DNS capture of a pod changed");
+                }
+                Change::DnsFailed { why } => tracing::error!(pod, why, "DNS of a pod cannot be captured"),
                 Change::LeftUncleanly { why } => tracing::error!(pod, why, "pod left traces"),
             }
         }

@@ -24,6 +24,7 @@ use crate::capture::PodHost;
 use crate::capture::listeners::PodPorts;
 use crate::config::{AccessLogTarget, Config, DirectMode, UninstallArgs};
 use crate::control::file::FileSource;
+use crate::dns::Zone;
 use crate::identity::{Certificates, EmbeddedCa};
 use crate::kernel::capacity::Capacity;
 use crate::kernel::direct::sock_diag;
@@ -115,15 +116,12 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
         Arc::clone(&snapshots),
         Arc::clone(&certificates),
         telemetry.clone(),
-        proxy_settings(config),
+        proxy_settings(config)?,
         tasks.clone(),
     ));
     let host: Arc<dyn PodHost> = Arc::new(Proxy::new(Arc::clone(&mesh), data.clone()));
-    let enrolment = Arc::new(Mutex::new(Enrolment::new(
-        Box::new(kernel),
-        host,
-        PodPorts::default(),
-    )));
+    let enrolment = Enrolment::new(Box::new(kernel), host, PodPorts::default());
+    let enrolment = Arc::new(Mutex::new(enrolment.capturing_dns(config.dns_capture)));
     let heart = Heart {
         pulse: enrolment.lock().pulse(),
         tasks: tasks.clone(),
@@ -233,11 +231,13 @@ fn snapshot_settings(config: &Config) -> SnapshotSettings {
     }
 }
 
-fn proxy_settings(config: &Config) -> ProxySettings {
-    ProxySettings {
+fn proxy_settings(config: &Config) -> anyhow::Result<ProxySettings> {
+    let zone = Zone::new(&config.cluster_domain, config.dns_ttl);
+    Ok(ProxySettings {
         node: config.node_name.as_str().into(),
         detect_timeout: config.detect_timeout,
         connect_timeout: config.connect_timeout,
         idle_timeout: config.idle_timeout,
-    }
+        zone: zone.context("cluster_domain is too long for a name")?,
+    })
 }

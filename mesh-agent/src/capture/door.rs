@@ -205,6 +205,10 @@ mod tests {
             Ok(())
         }
 
+        fn resolver_behind(&self, _: NetnsCookie, _: SocketAddr) -> io::Result<Option<SocketAddr>> {
+            Ok(None)
+        }
+
         fn forget_true_peer(&self, _: NetnsCookie, _: SocketAddr) -> io::Result<()> {
             Ok(())
         }
@@ -304,6 +308,7 @@ mod tests {
         let ports = PodPorts {
             outbound: port,
             inbound: 0,
+            dns: 0,
         };
         let error = PodListeners::open(&pod(OneFlow(own_addr(), own_addr())), ports).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);

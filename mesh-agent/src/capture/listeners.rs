@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use mesh_common::dns::FIRST_DNS_LISTENER;
 use mesh_common::layout::{INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -20,6 +21,8 @@ pub struct PodPorts {
     pub outbound: u16,
     /// Where steered connections would go by port; the steering itself does not look at it.
     pub inbound: u16,
+    /// Where captured DNS goes: the first port of several.
+    pub dns: u16,
 }
 
 impl PodPorts {
@@ -27,6 +30,7 @@ impl PodPorts {
     pub const ANY: Self = Self {
         outbound: 0,
         inbound: 0,
+        dns: 0,
     };
 }
 
@@ -36,6 +40,7 @@ impl Default for PodPorts {
         Self {
             outbound: OUTBOUND_PORT,
             inbound: INBOUND_PORT,
+            dns: FIRST_DNS_LISTENER,
         }
     }
 }

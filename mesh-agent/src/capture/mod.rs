@@ -2,11 +2,13 @@
 //!
 //! Place in the walk: the first room of every connection. Must not know: maps and programs, protocols, policies.
 
+pub mod dns;
 pub mod door;
 pub mod listeners;
 
 use std::io;
 
+use crate::capture::dns::DnsListeners;
 use crate::capture::listeners::PodListeners;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
@@ -31,11 +33,15 @@ pub enum Leaving {
 
 /// Who serves the pods that are enrolled: the proxy.
 ///
-/// Called from the enrolment loop, one call at a time; neither call may block.
+/// Called from the enrolment loop, one call at a time; no call may block.
 pub trait PodHost: Send + Sync {
     /// `pod` is about to be hooked: its connections will arrive at `listeners`. A pod joins once until it has left.
     /// Errors: they cannot be accepted from, so the pod must not be hooked; nothing of it is kept.
     fn joined(&self, pod: LocalPod, listeners: PodListeners) -> io::Result<()>;
+
+    /// `Some`: DNS of the pod, which joined, arrives at these listeners from now on. `None`: none of it is captured any
+    /// more, and the listeners may close.
+    fn resolve(&self, uid: &WorkloadUid, listeners: Option<DnsListeners>);
 
     /// The pod's hooks are gone, or refuse: its listeners may close. A pod that is not served is no error.
     fn left(&self, uid: &WorkloadUid, why: Leaving);

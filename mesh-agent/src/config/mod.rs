@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::mesh::domain::ClusterDomain;
 use clap::ValueEnum;
 use serde::Deserialize;
 
@@ -52,6 +53,12 @@ pub struct Config {
     pub direct: DirectMode,
     /// Default a quarter of the cores, at least two.
     pub data_threads: usize,
+    /// Whether DNS of pods that say nothing about it is captured. Default no.
+    pub dns_capture: bool,
+    /// Below which Services have their names. Default `cluster.local`.
+    pub cluster_domain: ClusterDomain,
+    /// Default 30 s.
+    pub dns_ttl: Duration,
     /// Pods that may be enrolled at a time; sizes maps. Default 4096.
     pub max_pods: u32,
     /// Connections that may be captured at a time, in each direction; sizes maps. Default 262144.
@@ -103,6 +110,16 @@ pub enum ConfigError {
     /// A setting that has no default is absent.
     #[error("{name} is not set: give --{flag}, {env} or {name} in the config file", name = .0, flag = .0.replace('_', "-"), env = env_name(.0))]
     Missing(&'static str),
+    /// A word is not one of those that are known.
+    #[error("{name} is {value:?}: {expected}")]
+    Word {
+        /// Which setting.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// What may be given.
+        expected: String,
+    },
     /// A number is outside its range.
     #[error("{name} is {value}, but must lie between {min} and {max}")]
     Range {

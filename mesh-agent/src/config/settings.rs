@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 
+use crate::mesh::domain::{ClusterDomain, InvalidDomain};
+
 use super::{
     AccessLogTarget, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
     DEFAULT_TRUST_DOMAIN, DirectMode, default_admin_addr,
@@ -68,6 +70,15 @@ pub(super) struct Settings {
     /// Threads that carry traffic (1 to 1024); by default a quarter of the cores, at least two.
     #[arg(long, env = "MESH_DATA_THREADS")]
     data_threads: Option<usize>,
+    /// Whether the DNS of enrolled pods is captured: `on` or `off`; an annotation of a Pod or Namespace wins.
+    #[arg(long, env = "MESH_DNS_CAPTURE")]
+    dns_capture: Option<String>,
+    /// Domain below which the cluster's Services have their names.
+    #[arg(long, env = "MESH_CLUSTER_DOMAIN")]
+    cluster_domain: Option<String>,
+    /// Seconds that the agent's DNS answers may be kept (0 to 86400); those about headless Services 5 at most.
+    #[arg(long, env = "MESH_DNS_TTL_S")]
+    dns_ttl_s: Option<u64>,
     /// Pods of this node that may be enrolled at a time (16 to 65536): sizes the maps of pods and of what they exclude.
     #[arg(long, env = "MESH_MAX_PODS")]
     max_pods: Option<u32>,
@@ -97,6 +108,9 @@ impl Settings {
             certificate_ttl_s: self.certificate_ttl_s.or(lower.certificate_ttl_s),
             direct: self.direct.or(lower.direct),
             data_threads: self.data_threads.or(lower.data_threads),
+            dns_capture: self.dns_capture.or(lower.dns_capture),
+            cluster_domain: self.cluster_domain.or(lower.cluster_domain),
+            dns_ttl_s: self.dns_ttl_s.or(lower.dns_ttl_s),
             max_pods: self.max_pods.or(lower.max_pods),
             max_flows: self.max_flows.or(lower.max_flows),
         }
@@ -128,6 +142,7 @@ impl Settings {
             30,
             7_776_000,
         )?;
+        let dns_ttl = ranged("dns_ttl_s", self.dns_ttl_s.unwrap_or(30), 0, 86_400)?;
         let threads = self.data_threads.unwrap_or_else(|| (cores / 4).max(2));
         ranged(
             "data_threads",
@@ -167,6 +182,9 @@ impl Settings {
             certificate_ttl: Duration::from_secs(ttl),
             direct: self.direct.unwrap_or_default(),
             data_threads: threads,
+            dns_capture: on_or_off("dns_capture", self.dns_capture.as_deref().unwrap_or("off"))?,
+            cluster_domain: domain(self.cluster_domain)?,
+            dns_ttl: Duration::from_secs(dns_ttl),
             max_pods,
             max_flows,
         })
@@ -227,8 +245,31 @@ fn ranged(name: &'static str, value: u64, min: u64, max: u64) -> Result<u64, Con
     }
 }
 
+fn on_or_off(name: &'static str, value: &str) -> Result<bool, ConfigError> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        other => Err(ConfigError::Word {
+            name,
+            value: other.to_owned(),
+            expected: "use on or off".to_owned(),
+        }),
+    }
+}
+
+fn domain(written: Option<String>) -> Result<ClusterDomain, ConfigError> {
+    let Some(value) = written else {
+        return Ok(ClusterDomain::default());
+    };
+    value.parse().map_err(|invalid: InvalidDomain| ConfigError::Word {
+        name: "cluster_domain",
+        value,
+        expected: invalid.to_string(),
+    })
+}
+
 /// Names of all settings, for suggestions.
-const FIELDS: [&str; 19] = [
+const FIELDS: [&str; 22] = [
     "node_name",
     "manifests",
     "state_dir",
@@ -246,6 +287,9 @@ const FIELDS: [&str; 19] = [
     "certificate_ttl_s",
     "direct",
     "data_threads",
+    "dns_capture",
+    "cluster_domain",
+    "dns_ttl_s",
     "max_pods",
     "max_flows",
 ];
@@ -315,6 +359,21 @@ mod tests {
             error,
             "node_name is not set: give --node-name, MESH_NODE_NAME or node_name in the config file"
         );
+    }
+
+    #[test]
+    fn dns_capture_is_on_or_off_and_off_unless_said() {
+        let complete = |line: &str| {
+            parse(&format!("node_name: a\nmanifests: /m\n{line}"))
+                .unwrap()
+                .complete(1)
+        };
+        assert!(!complete("").unwrap().dns_capture);
+        assert!(complete("dns_capture: on").unwrap().dns_capture);
+        assert!(!complete("dns_capture: off").unwrap().dns_capture);
+        let error = complete("dns_capture: maybe").unwrap_err().to_string();
+        assert_eq!(error, "dns_capture is \"maybe\": use on or off");
+        assert!(complete("cluster_domain: a_b").is_err());
     }
 
     #[test]

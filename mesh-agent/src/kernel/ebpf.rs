@@ -12,6 +12,7 @@ use mesh_common::map::MapName;
 use crate::kernel::budget::Verified;
 use crate::kernel::capacity::{Capacity, Overflows};
 use crate::kernel::direct::{DirectTable, EbpfDirect};
+use crate::kernel::dns::DnsMaps;
 use crate::kernel::error::KernelError;
 use crate::kernel::exceptions::ExceptionMaps;
 use crate::kernel::flow_table::EbpfFlows;
@@ -36,6 +37,7 @@ pub struct EbpfKernel {
     programs: Programs,
     maps: PodMaps,
     exceptions: ExceptionMaps,
+    dns: DnsMaps,
     flows: Arc<EbpfFlows>,
     direct: Arc<EbpfDirect>,
     pulse: Arc<EbpfPulse>,
@@ -63,6 +65,7 @@ impl EbpfKernel {
         let pulse = Arc::new(EbpfPulse::open(&mut programs)?);
         let maps = PodMaps::open(&mut programs)?;
         let exceptions = ExceptionMaps::open(&mut programs)?;
+        let dns = DnsMaps::open(&mut programs)?;
         Ok(Self {
             found,
             pins,
@@ -70,6 +73,7 @@ impl EbpfKernel {
             programs,
             maps,
             exceptions,
+            dns,
             flows,
             direct,
             pulse,
@@ -161,6 +165,10 @@ impl Kernel for EbpfKernel {
         self.overflows.noted(self.exceptions.put(netns, addrs, wanted))
     }
 
+    fn capture_dns(&mut self, netns: NetnsCookie, is_captured: bool) -> Result<(), KernelError> {
+        self.overflows.noted(self.dns.set(netns, is_captured))
+    }
+
     fn repair(
         &mut self,
         site: &Site,
@@ -204,12 +212,14 @@ impl Kernel for EbpfKernel {
             .filter(|addr| self.maps.is_owner(netns, addr))
             .collect();
         let included = self.exceptions.forget(netns, &own);
+        let forgotten = self.dns.remove(netns);
         let removed = self.maps.remove(netns, &addrs);
         withdrawn
             .and(self.flows.sweep(netns))
             .and(unlinked)
             .and(removed)
             .and(included)
+            .and(forgotten)
     }
 
     fn orphans(&self) -> Result<Vec<Orphan>, KernelError> {

@@ -38,6 +38,7 @@ struct State {
     node: BTreeSet<IpAddr>,
     orphans: HashMap<NetnsCookie, Vec<IpAddr>>,
     fail_modes: HashMap<NetnsCookie, FailMode>,
+    dns: HashMap<NetnsCookie, bool>,
     broken: Vec<Part>,
     refusal: Option<String>,
 }
@@ -92,6 +93,11 @@ impl FakeKernel {
     /// What becomes of a pod's connections without an agent.
     pub fn fail_mode(&self, netns: NetnsCookie) -> Option<FailMode> {
         self.lock().fail_modes.get(&netns).copied()
+    }
+
+    /// Whether the namespace's DNS goes to the agent, if that was ever said.
+    pub fn captures_dns(&self, netns: NetnsCookie) -> Option<bool> {
+        self.lock().dns.get(&netns).copied()
     }
 
     /// What the hooks would remember.
@@ -185,6 +191,15 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
+    fn capture_dns(&mut self, netns: NetnsCookie, is_captured: bool) -> Result<(), KernelError> {
+        let mut state = self.lock();
+        if let Some(reason) = &state.refusal {
+            return Err(KernelError::Told(reason.clone()));
+        }
+        state.dns.insert(netns, is_captured);
+        Ok(())
+    }
+
     fn repair(&mut self, _: &Site, _: &[(IpAddr, BorrowedFd<'_>)]) -> Result<Vec<Part>, KernelError> {
         let mut state = self.lock();
         match &state.refusal {
@@ -208,6 +223,7 @@ impl Kernel for FakeKernel {
         self.direct.withdraw(netns, &addrs)?;
         state.excepted.remove(&netns);
         state.refusing.remove(&netns.0);
+        state.dns.remove(&netns);
         state.orphans.remove(&netns);
         Ok(())
     }
@@ -261,6 +277,7 @@ impl Pulse for FakePulse {
 pub struct FakeFlows {
     original: Mutex<HashMap<(NetnsCookie, SocketAddr), SocketAddr>>,
     true_peer: Mutex<HashMap<(NetnsCookie, SocketAddr), SocketAddr>>,
+    resolvers: Mutex<HashMap<(NetnsCookie, SocketAddr), SocketAddr>>,
 }
 
 impl FakeFlows {
@@ -268,6 +285,11 @@ impl FakeFlows {
     /// is the application, into it the remote one. Bind, file, connect, so that it is there before the connection.
     pub fn file_original(&self, netns: NetnsCookie, local: SocketAddr, original: SocketAddr) {
         lock(&self.original).insert((netns, local), original);
+    }
+
+    /// Plays the hooks: queries for `resolver` go to the DNS listener at `listener`.
+    pub fn file_resolver(&self, netns: NetnsCookie, listener: SocketAddr, resolver: SocketAddr) {
+        lock(&self.resolvers).insert((netns, listener), resolver);
     }
 
     /// Plays getpeername: who stands behind `bound`, as the agent filed it.
@@ -288,6 +310,10 @@ impl FlowTable for FakeFlows {
     fn file_true_peer(&self, netns: NetnsCookie, bound: SocketAddr, peer: SocketAddr) -> io::Result<()> {
         lock(&self.true_peer).insert((netns, bound), peer);
         Ok(())
+    }
+
+    fn resolver_behind(&self, netns: NetnsCookie, listener: SocketAddr) -> io::Result<Option<SocketAddr>> {
+        Ok(lock(&self.resolvers).get(&(netns, listener)).copied())
     }
 
     fn forget_true_peer(&self, netns: NetnsCookie, bound: SocketAddr) -> io::Result<()> {

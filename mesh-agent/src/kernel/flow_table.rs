@@ -6,15 +6,17 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, MapData, MapError};
 use aya::sys::SyscallError;
-use mesh_common::layout::{Endpoint, SocketKey};
+use mesh_common::dns::DNS_PORT;
+use mesh_common::layout::{Addr, Endpoint, SocketKey};
 use mesh_common::map::MapName;
 
 use crate::kernel::capacity::Overflows;
+use crate::kernel::dns::RESOLVERS;
 use crate::kernel::error::{KernelError, is_full};
 use crate::kernel::loader::Programs;
 use crate::pod::flows::FlowTable;
@@ -27,6 +29,7 @@ pub struct EbpfFlows {
     living: Handles,
     closed: Ends,
     true_peer: Handles,
+    resolvers: HashMap<MapData, SocketKey, Addr>,
     overflows: Arc<Overflows>,
 }
 
@@ -40,6 +43,7 @@ impl EbpfFlows {
             living: Handles::open(programs, "ORIGINAL_DST")?,
             closed: programs.map("ORIGINAL_OF_CLOSED")?,
             true_peer: Handles::open(programs, "TRUE_PEER")?,
+            resolvers: programs.hash_map_handle(RESOLVERS)?,
             overflows: Arc::clone(overflows),
         })
     }
@@ -83,6 +87,14 @@ impl FlowTable for EbpfFlows {
             self.overflows.add(MapName::TruePeer);
         }
         filed.map_err(plain)
+    }
+
+    fn resolver_behind(&self, netns: NetnsCookie, listener: SocketAddr) -> io::Result<Option<SocketAddr>> {
+        match self.resolvers.get(&SocketKey::new(netns.0, listener), 0) {
+            Ok(addr) => Ok(Some(SocketAddr::new(IpAddr::from(addr), DNS_PORT))),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(plain(error)),
+        }
     }
 
     fn forget_true_peer(&self, netns: NetnsCookie, bound: SocketAddr) -> io::Result<()> {

@@ -244,11 +244,10 @@ impl PodLinks {
     }
 
     fn is_linked(&self, link: &Link) -> bool {
-        let wanted = match link.hook {
-            Hook::SkLookup => self.place.netns,
-            Hook::SockOps | Hook::Getpeername4 | Hook::Getpeername6 | Hook::Connect4 | Hook::Connect6 => {
-                self.place.cgroup
-            }
+        let wanted = if link.hook.is_of_netns() {
+            self.place.netns
+        } else {
+            self.place.cgroup
         };
         match facts(&link.fd) {
             Ok(facts) => facts.target == Some(wanted),
@@ -304,7 +303,14 @@ fn attach(programs: &mut Programs, hook: Hook, cgroup: &File, netns: &File) -> R
             let link = program.take_link(id).map_err(refused("link", hook))?;
             link.try_into().map_err(|_| no_links(hook))
         }
-        Hook::Getpeername4 | Hook::Getpeername6 | Hook::Connect4 | Hook::Connect6 => {
+        Hook::Getpeername4
+        | Hook::Getpeername6
+        | Hook::Recvmsg4
+        | Hook::Recvmsg6
+        | Hook::Sendmsg4
+        | Hook::Sendmsg6
+        | Hook::Connect4
+        | Hook::Connect6 => {
             let program: &mut CgroupSockAddr = programs.program(hook)?;
             let id = program.attach(cgroup, SINGLE).map_err(refused("link", hook))?;
             let link = program.take_link(id).map_err(refused("link", hook))?;

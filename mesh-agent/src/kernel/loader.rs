@@ -148,9 +148,14 @@ impl Programs {
         let verified = match hook {
             Hook::SkLookup => self.program::<SkLookup>(hook)?.load(),
             Hook::SockOps => self.program::<SockOps>(hook)?.load(),
-            Hook::Getpeername4 | Hook::Getpeername6 | Hook::Connect4 | Hook::Connect6 => {
-                self.program::<CgroupSockAddr>(hook)?.load()
-            }
+            Hook::Getpeername4
+            | Hook::Getpeername6
+            | Hook::Recvmsg4
+            | Hook::Recvmsg6
+            | Hook::Sendmsg4
+            | Hook::Sendmsg6
+            | Hook::Connect4
+            | Hook::Connect6 => self.program::<CgroupSockAddr>(hook)?.load(),
         };
         verified.map_err(|error| error::refused(hook.program(), error))
     }

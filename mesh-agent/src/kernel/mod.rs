@@ -6,6 +6,7 @@
 pub mod budget;
 pub mod capacity;
 pub mod direct;
+mod dns;
 pub mod ebpf;
 pub mod enrolment;
 pub mod error;
@@ -86,6 +87,10 @@ pub trait Kernel: Send + fmt::Debug {
         addrs: &[IpAddr],
         wanted: &Exceptions,
     ) -> Result<(), KernelError>;
+
+    /// Says whether the DNS of a pod, which was put, goes to its in-pod DNS listeners. Which resolvers they stand for stays
+    /// known until the pod is removed.
+    fn capture_dns(&mut self, netns: NetnsCookie, is_captured: bool) -> Result<(), KernelError>;
 
     /// Compares what the hooks let past with what was told last for every pod, mends it, and says for which pods that
     /// was due.
@@ -182,6 +187,14 @@ pub enum Hook {
     Getpeername4,
     /// The peer that IPv6 sockets of the cgroup see.
     Getpeername6,
+    /// Whom the cgroup's IPv4 sockets hear from.
+    Recvmsg4,
+    /// Whom the cgroup's IPv6 sockets hear from.
+    Recvmsg6,
+    /// Datagrams of the cgroup to IPv4 addresses.
+    Sendmsg4,
+    /// Datagrams of the cgroup to IPv6 addresses.
+    Sendmsg6,
     /// Connects of the cgroup's IPv4 sockets.
     Connect4,
     /// Connects of the cgroup's IPv6 sockets.
@@ -190,14 +203,23 @@ pub enum Hook {
 
 impl Hook {
     /// Every hook, in the order in which a pod is hooked up: connects last, when all that they lead to is there.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::SkLookup,
         Self::SockOps,
         Self::Getpeername4,
         Self::Getpeername6,
+        Self::Recvmsg4,
+        Self::Recvmsg6,
+        Self::Sendmsg4,
+        Self::Sendmsg6,
         Self::Connect4,
         Self::Connect6,
     ];
+
+    /// Whether its program is linked to the namespace; the others are linked to the cgroup.
+    pub fn is_of_netns(self) -> bool {
+        self == Self::SkLookup
+    }
 
     /// As `status`, logs and metrics show it.
     pub fn name(self) -> &'static str {
@@ -206,6 +228,10 @@ impl Hook {
             Self::SockOps => "sock_ops",
             Self::Getpeername4 => "getpeername4",
             Self::Getpeername6 => "getpeername6",
+            Self::Recvmsg4 => "recvmsg4",
+            Self::Recvmsg6 => "recvmsg6",
+            Self::Sendmsg4 => "sendmsg4",
+            Self::Sendmsg6 => "sendmsg6",
             Self::Connect4 => "connect4",
             Self::Connect6 => "connect6",
         }
@@ -218,6 +244,10 @@ impl Hook {
             Self::SockOps => "mesh_sock_ops",
             Self::Getpeername4 => "mesh_peername4",
             Self::Getpeername6 => "mesh_peername6",
+            Self::Recvmsg4 => "mesh_recvmsg4",
+            Self::Recvmsg6 => "mesh_recvmsg6",
+            Self::Sendmsg4 => "mesh_sendmsg4",
+            Self::Sendmsg6 => "mesh_sendmsg6",
             Self::Connect4 => "mesh_connect4",
             Self::Connect6 => "mesh_connect6",
         }

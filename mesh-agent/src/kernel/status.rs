@@ -99,6 +99,17 @@ pub enum Change {
         /// The reason.
         why: String,
     },
+    /// Its DNS goes to the agent from now on, or does not any more; it stayed enrolled.
+    DnsChanged {
+        /// Which of the two.
+        is_captured: bool,
+    },
+    /// Its DNS is not what it should be: not captured, where that could be had; tried again at every reconcile, reported
+    /// when the reason changes.
+    DnsFailed {
+        /// The reason.
+        why: String,
+    },
     /// It is unhooked, but something of it could not be removed.
     LeftUncleanly {
         /// The reason.
@@ -131,6 +142,9 @@ impl fmt::Display for Report {
             Change::Failed { why } => write!(f, "{} not enrolled: {why}", self.pod),
             Change::ExceptionsChanged => write!(f, "{} lets something else past", self.pod),
             Change::ExceptionsFailed { why } => write!(f, "{} lets not past what it should: {why}", self.pod),
+            Change::DnsChanged { is_captured: true } => write!(f, "{} has its DNS captured", self.pod),
+            Change::DnsChanged { is_captured: false } => write!(f, "{} has its DNS left alone", self.pod),
+            Change::DnsFailed { why } => write!(f, "{} has no captured DNS: {why}", self.pod),
             Change::LeftUncleanly { why } => {
                 write!(f, "{} un-enrolled, entries stay behind: {why}", self.pod)
             }

@@ -122,6 +122,8 @@ pub struct Endpoint {
     pub condition: EndpointCondition,
     /// `targetRef.uid` when the endpoint is a Pod; without it the address names the pod.
     pub workload: Option<WorkloadUid>,
+    /// `hostname` in the slice: what DNS calls it below a headless Service, as pods of a `StatefulSet` have one.
+    pub hostname: Option<Arc<str>>,
 }
 
 /// `conditions` of an endpoint (discovery/v1; KEP-1669 for terminating ones).

@@ -62,6 +62,9 @@ pub struct Workload {
     pub placement: Option<Placement>,
     /// What becomes of its new connections while the agent is dead.
     pub fail_mode: FailMode,
+    /// Annotation `mesh-agent.dev/dns-capture` of the Pod, else of its Namespace; without either the agent's setting
+    /// counts.
+    pub dns_capture: Option<bool>,
 }
 
 /// Annotation `mesh-agent.dev/fail-mode`: what becomes of a pod's new connections while no agent lives on its node.
@@ -147,6 +150,7 @@ pub(crate) mod fixture {
             membership: Membership::Enrolled,
             placement: None,
             fail_mode: FailMode::Closed,
+            dns_capture: None,
         }
     }
 }

@@ -33,6 +33,9 @@ pub trait FlowTable: Send + Sync + fmt::Debug {
     /// stands `peer`: `accept()` and `getpeername()` of the application then show `peer`.
     fn file_true_peer(&self, netns: NetnsCookie, bound: SocketAddr, peer: SocketAddr) -> io::Result<()>;
 
+    /// The resolver that the in-pod DNS listener at `listener` stands for. `None` when no captured query ever went there.
+    fn resolver_behind(&self, netns: NetnsCookie, listener: SocketAddr) -> io::Result<Option<SocketAddr>>;
+
     /// Forgets what was filed for `bound`; forgetting twice is not an error.
     fn forget_true_peer(&self, netns: NetnsCookie, bound: SocketAddr) -> io::Result<()>;
 }

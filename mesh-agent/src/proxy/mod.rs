@@ -3,6 +3,7 @@
 //! Place in the walk: they call the other rooms in order: capture, identity, detect, policy, route, balance,
 //! transport, telemetry. Must not know: eBPF, where facts come from.
 
+mod dns;
 pub mod hop;
 mod http;
 mod inbound;
@@ -22,14 +23,17 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::capture::dns::DnsListeners;
 use crate::capture::door::{Accepted, Captured, Door};
 use crate::capture::listeners::PodListeners;
 use crate::capture::{Direction, Leaving, PodHost};
 use crate::detect::Prefixed;
+use crate::dns::Zone;
 use crate::identity::Certificates;
 use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
+use crate::proxy::dns::PodDns;
 use crate::proxy::pods::{MAX_CONNECTIONS, ServedPod, ServedPods};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::{self, Telemetry};
@@ -62,6 +66,8 @@ pub struct ProxySettings {
     pub connect_timeout: Duration,
     /// How long a TCP connection may be silent in both directions (Envoy's and Istio's default: 1 h).
     pub idle_timeout: Duration,
+    /// What is answered to captured DNS questions.
+    pub zone: Zone,
 }
 
 impl Mesh {
@@ -123,6 +129,7 @@ impl PodHost for Proxy {
             tasks,
             cut: CancellationToken::new(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            dns: PodDns::default(),
         });
         if let Some(before) = self.mesh.pods.insert(&served) {
             before.retire();
@@ -133,6 +140,13 @@ impl PodHost for Proxy {
             tasks.spawn("accept", async move { accept(&mesh, &served, &door).await });
         }
         Ok(())
+    }
+
+    fn resolve(&self, uid: &WorkloadUid, listeners: Option<DnsListeners>) {
+        let _on_data = self.data.enter();
+        if let Some(served) = self.mesh.pods.find(uid) {
+            served.dns.set(&self.mesh, &served, listeners);
+        }
     }
 
     fn left(&self, uid: &WorkloadUid, why: Leaving) {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use mesh_common::dns::DNS_PORT;
 use tokio::net::TcpStream;
 
 use crate::balance::Pick;
@@ -13,6 +14,7 @@ use crate::identity::Alpn;
 use crate::lifecycle::Stop;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
+use crate::proxy::dns::{Stream, answer_stream};
 use crate::proxy::hop::Hop;
 use crate::proxy::http::{Side, serve_http};
 use crate::proxy::pods::ServedPod;
@@ -29,6 +31,9 @@ pub(super) async fn serve(mesh: Arc<Mesh>, source: Arc<ServedPod>, captured: Cap
         client: captured.peer,
         original: captured.original,
     };
+    if ends.original.port() == DNS_PORT && source.dns.is_captured() {
+        return Box::pin(dns_stream(&mesh, &source, ends, captured.stream)).await;
+    }
     let protocol = protocol_of(&mesh.snapshots.load().destination(ends.original));
     let stop = source.tasks.stop();
     let (stream, http) = match read_protocol(protocol, captured.stream, &mesh, &stop).await {
@@ -44,6 +49,15 @@ pub(super) async fn serve(mesh: Arc<Mesh>, source: Arc<ServedPod>, captured: Cap
             Box::pin(serve_http(mesh, side, Box::new(stream), wire)).await;
         }
         None => Box::pin(tcp(&mesh, &source, ends, stream)).await,
+    }
+}
+
+/// DNS over TCP: what is not answered here goes on to the resolver, as opaque bytes.
+async fn dns_stream(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: TcpStream) {
+    match answer_stream(mesh, source, stream).await {
+        Ok(Stream::Over) => {}
+        Ok(Stream::Onward(stream)) => tcp(mesh, source, ends, stream).await,
+        Err(error) => tracing::debug!(%error, client = %ends.client, "DNS over TCP failed"),
     }
 }
 

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
+use crate::proxy::dns::PodDns;
 use crate::transport::pool::HttpPool;
 
 /// A pod that joined, with its own connections and tasks: nothing of it is shared with its neighbours.
@@ -27,6 +28,8 @@ pub struct ServedPod {
     /// One permit for each captured connection, so that a pod, or who dials it, takes no descriptors from its
     /// neighbours.
     pub connections: Arc<Semaphore>,
+    /// Its DNS, where that is captured.
+    pub(super) dns: PodDns,
 }
 
 /// Captured connections that one pod may have at a time, both directions together; more are reset and counted.

@@ -9,6 +9,7 @@ use super::routes::Routes;
 use super::services::Services;
 use super::workloads::Workloads;
 use super::{Snapshot, SnapshotSettings};
+use crate::dns::names::Names;
 use crate::mesh::facts::{Facts, Rejection};
 use crate::policy::MtlsPolicy;
 
@@ -57,6 +58,7 @@ impl Snapshot {
                 services,
                 routes,
                 mtls,
+                names: Names::index(facts),
                 own_node,
             },
             rejections,

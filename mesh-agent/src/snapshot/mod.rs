@@ -21,6 +21,7 @@ use self::routes::Routes;
 use self::services::Services;
 pub use self::upstream::{Picked, Upstream, UpstreamEndpoint};
 use self::workloads::Workloads;
+use crate::dns::names::Names;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::{Workload, WorkloadUid};
@@ -44,6 +45,7 @@ pub struct Snapshot {
     services: Services,
     routes: Routes,
     mtls: MtlsPolicy,
+    names: Names,
     /// Addresses of the node that this agent serves.
     own_node: HashSet<IpAddr>,
 }
@@ -149,6 +151,11 @@ impl Snapshot {
     /// A port of a Service.
     pub fn upstream(&self, service: &ServiceName, port: u16) -> Option<&Arc<Upstream>> {
         self.services.upstream(service, port)
+    }
+
+    /// What DNS answers about Services.
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 
     /// All ports of all Services, in no order.

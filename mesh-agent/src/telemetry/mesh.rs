@@ -30,6 +30,7 @@ pub struct MeshMetrics {
     denials: Family<Label, Counter>,
     request_paths: [Counter; 4],
     connection_paths: [Counter; 4],
+    dns: [Counter; 4],
 }
 
 /// One label: its name and its value.
@@ -42,6 +43,19 @@ pub enum Direction {
     Outbound,
     /// To a pod of this node.
     Inbound,
+}
+
+/// What became of a captured DNS question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DnsOutcome {
+    /// It was about a Service that is known.
+    Answered,
+    /// The pod's own resolver answered it; of DNS over TCP, it went there together with all that followed.
+    Forwarded,
+    /// The resolver did not answer, or too many questions waited for it.
+    Failed,
+    /// It was no question, and was dropped.
+    Malformed,
 }
 
 /// Which role the agent had in a TLS handshake.
@@ -118,6 +132,7 @@ impl MeshMetrics {
                 ("mesh_requests_path", "Requests by the way they took"),
                 ("path", PathTaken::ALL.map(PathTaken::as_str)),
             ),
+            dns: register_dns(registry),
             connection_paths: family(
                 registry,
                 ("mesh_connections_path", "Connections by the way they took"),
@@ -201,6 +216,18 @@ impl MeshMetrics {
         self.denials.get_or_create(&[("reason", reason)]).inc();
     }
 
+    /// A captured DNS question was dealt with.
+    pub fn dns_request(&self, outcome: DnsOutcome) {
+        let [answered, forwarded, failed, malformed] = &self.dns;
+        let counter = match outcome {
+            DnsOutcome::Answered => answered,
+            DnsOutcome::Forwarded => forwarded,
+            DnsOutcome::Failed => failed,
+            DnsOutcome::Malformed => malformed,
+        };
+        counter.inc();
+    }
+
     pub(super) fn request_took(&self, path: PathTaken) {
         by_path(path, &self.request_paths).inc();
     }
@@ -275,6 +302,18 @@ where
 {
     let family: Family<Label, M> = registered(registry, name_and_help);
     values.map(|value| family.get_or_create_owned(&[(label, value)]))
+}
+
+/// In the order of [`DnsOutcome`].
+fn register_dns(registry: &mut Registry) -> [Counter; 4] {
+    family(
+        registry,
+        (
+            "mesh_dns_requests",
+            "Captured DNS questions by what became of them",
+        ),
+        ("outcome", ["answered", "forwarded", "failed", "malformed"]),
+    )
 }
 
 fn register_success(registry: &mut Registry) -> Gauge {

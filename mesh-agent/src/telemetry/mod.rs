@@ -33,7 +33,7 @@ pub use self::direct::{DirectEnd, DirectMetrics, DirectRecord, DirectStart};
 pub use self::flag::ResponseFlag;
 pub use self::http::{HttpRecord, HttpStart};
 pub use self::labels::{FlowLabels, PathTaken, PeerLabels, Reporter, Security};
-pub use self::mesh::{Direction, HandshakeSide, MeshMetrics};
+pub use self::mesh::{Direction, DnsOutcome, HandshakeSide, MeshMetrics};
 pub use self::observed::CertificateFacts;
 pub use self::tcp::{TcpRecord, TcpStart};
 

@@ -23,7 +23,7 @@ const SERVICE: [&str; 2] = ["10.96.7.7:80", "[fd00:96:7::7]:80"];
 impl Bench {
     fn key(&self, dialled: SocketAddr) -> DirectKey {
         DirectKey {
-            netns: self.enrolment.present()[0].netns.cookie().0,
+            netns: self.enrolment.present().first().unwrap().netns.cookie().0,
             dialled: dialled.into(),
             reserved: 0,
         }

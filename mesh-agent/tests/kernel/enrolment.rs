@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use mesh_agent::kernel::Hook;
 use mesh_agent::kernel::status::Change;
 use mesh_agent::mesh::exclusions::Exclusions;
 use mesh_agent::mesh::workload::{FailMode, Placement, Workload, WorkloadUid};
@@ -100,7 +101,7 @@ fn a_pod_whose_address_another_took_over_is_refused_both_ways_until_it_has_it_ag
         );
         assert_eq!(bench.changes(&both), []);
         // The elder's links are all there, and nothing of it is steered to the younger.
-        assert_eq!(bench.lab.pinned_links()?.len(), 12);
+        assert_eq!(bench.lab.pinned_links()?.len(), 2 * Hook::ALL.len());
         for (from, to) in [(Side::Pod, PEER), (Side::Peer, POD)] {
             for to in to {
                 let errno = bench.is_refused(from, to)?;
@@ -149,7 +150,7 @@ fn a_pod_in_another_pods_namespace_or_cgroup_is_refused_and_leaves_nothing() {
                 matches!(&changes[..], [Change::Failed { why }] if why.contains(says)),
                 "{changes:?}"
             );
-            assert_eq!(bench.lab.pinned_links()?.len(), 6);
+            assert_eq!(bench.lab.pinned_links()?.len(), Hook::ALL.len());
             let first = [Arc::clone(&bench.pod)];
             assert_eq!(bench.changes(&first), []);
         }

@@ -233,6 +233,11 @@ impl Lab {
 
     /// One of the programs of the script below, inside.
     pub(crate) fn python(&self, side: Side, args: &[&str]) -> Result<Child> {
+        self.script(side, PYTHON, args)
+    }
+
+    /// Starts a Python program inside; what it prints can be read.
+    pub(crate) fn script(&self, side: Side, python: &str, args: &[&str]) -> Result<Child> {
         let (join, cgroup) = match side {
             Side::Pod | Side::Stray => (JOIN, self.cgroup()),
             Side::Container => (JOIN, self.container()),
@@ -243,7 +248,7 @@ impl Lab {
             .args(["-c", &script])
             .arg(cgroup)
             .arg(self.netns(side))
-            .arg(PYTHON)
+            .arg(python)
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use mesh_agent::capture::dns::DnsListeners;
 use mesh_agent::capture::door::{Accepted, Captured, Door};
 use mesh_agent::capture::listeners::PodListeners;
 use mesh_agent::capture::{Direction, Leaving, PodHost};
@@ -15,6 +16,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::dns;
+
 /// Direction, peer and original destination of a captured connection.
 pub(crate) type Flow = (Direction, SocketAddr, SocketAddr);
 
@@ -23,7 +26,13 @@ pub(crate) struct Relay {
     runtime: tokio::runtime::Handle,
     flows: Arc<Mutex<Vec<Flow>>>,
     strays: Arc<Mutex<Vec<String>>>,
-    pods: Mutex<HashMap<WorkloadUid, JoinSet<()>>>,
+    pods: Mutex<HashMap<WorkloadUid, Served>>,
+}
+
+struct Served {
+    pod: LocalPod,
+    doors: JoinSet<()>,
+    resolving: JoinSet<()>,
 }
 
 impl Relay {
@@ -44,10 +53,26 @@ impl Relay {
     /// Ends every door, as a crashed agent would.
     pub(crate) async fn crash(&self) {
         let pods: Vec<_> = self.pods.lock().unwrap().drain().collect();
-        for (_, mut doors) in pods {
-            doors.shutdown().await;
+        for (_, mut served) in pods {
+            served.doors.shutdown().await;
+            served.resolving.shutdown().await;
         }
     }
+}
+
+/// Keeps the listeners and accepts nothing.
+#[derive(Default)]
+pub(crate) struct Held(pub(crate) Mutex<Option<(LocalPod, PodListeners)>>);
+
+impl PodHost for Held {
+    fn joined(&self, pod: LocalPod, listeners: PodListeners) -> io::Result<()> {
+        *self.0.lock().unwrap() = Some((pod, listeners));
+        Ok(())
+    }
+
+    fn resolve(&self, _: &WorkloadUid, _: Option<DnsListeners>) {}
+
+    fn left(&self, _: &WorkloadUid, _: Leaving) {}
 }
 
 impl PodHost for Relay {
@@ -58,8 +83,25 @@ impl PodHost for Relay {
             let (flows, strays) = (Arc::clone(&self.flows), Arc::clone(&self.strays));
             doors.spawn_on(serve(door, flows, strays), &self.runtime);
         }
-        self.pods.lock().unwrap().insert(pod.workload.uid.clone(), doors);
+        let uid = pod.workload.uid.clone();
+        let served = Served {
+            pod,
+            doors,
+            resolving: JoinSet::new(),
+        };
+        self.pods.lock().unwrap().insert(uid, served);
         Ok(())
+    }
+
+    fn resolve(&self, uid: &WorkloadUid, listeners: Option<DnsListeners>) {
+        let _inside = self.runtime.enter();
+        let mut pods = self.pods.lock().unwrap();
+        let served = pods.get_mut(uid).unwrap();
+        served.resolving.abort_all();
+        for listener in listeners.into_iter().flat_map(dns::on_runtime) {
+            let answering = dns::name_resolvers(served.pod.clone(), listener);
+            served.resolving.spawn_on(answering, &self.runtime);
+        }
     }
 
     fn left(&self, uid: &WorkloadUid, _: Leaving) {

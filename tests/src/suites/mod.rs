@@ -7,6 +7,8 @@ mod ask;
 mod capture;
 mod control;
 mod direct;
+mod direct_counts;
+mod dns;
 mod enrolment;
 mod exceptions;
 mod faults;
@@ -97,6 +99,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "exceptions",
             claims: exceptions::CLAIMS,
+        },
+        Suite {
+            name: "dns",
+            claims: dns::CLAIMS,
         },
         Suite {
             name: "shapes",

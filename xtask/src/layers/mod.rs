@@ -24,6 +24,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("config", 2),
     ("capture", 3),
     ("detect", 3),
+    ("dns", 3),
     ("policy", 3),
     ("route", 3),
     ("balance", 3),

@@ -14,8 +14,10 @@ use crate::shell::{find, line, show, step};
 
 /// What the lab, its programs and its captures are made of.
 pub(crate) const LAB_PACKAGES: &[&str] = &[
+    "bind9-dnsutils",
     "ca-certificates",
     "curl",
+    "dnsmasq-base",
     "iproute2",
     "mariadb-client",
     "mariadb-server",

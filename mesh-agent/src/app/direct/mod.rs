@@ -287,10 +287,11 @@ impl DirectFlows {
             let patience = if is_over { MISSED_NS } else { LONE_END_NS };
             return seen.now_ns.saturating_sub(flow.ended_ns) > patience;
         }
-        let is_wanted = snapshot
-            .workload_at(seen.client.ip())
-            .is_some_and(|pod| snapshot.local().iter().any(|local| local.uid == pod.uid));
-        !self.present.contains_key(&flow.client_netns) && !is_wanted
+        if self.present.contains_key(&flow.client_netns) {
+            return false;
+        }
+        let wanted = snapshot.workload_at(seen.client.ip());
+        wanted.is_none_or(|pod| snapshot.local().iter().all(|local| local.uid != pod.uid))
     }
 
     /// A flow of a pod that left the mesh while it lives is left alone, but where its server takes no plaintext.

@@ -52,6 +52,7 @@ pub(super) fn translate(
             .as_ref()
             .filter(|target| target.kind.as_deref() == Some("Pod"));
         let workload = pod.and_then(|pod| pod.uid.as_deref()).map(WorkloadUid::new);
+        let hostname: Option<Arc<str>> = endpoint.hostname.as_deref().map(Into::into);
         endpoints.extend(ports.iter().map(|(port_name, port)| Endpoint {
             service: service.clone(),
             meta: Arc::clone(&object.meta),
@@ -59,6 +60,7 @@ pub(super) fn translate(
             addr: SocketAddr::new(addr, *port),
             condition: condition(endpoint.conditions.as_ref()),
             workload: workload.clone(),
+            hostname: hostname.clone(),
         }));
     }
     Ok(endpoints)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as api;
 
 use super::exclusions::exclusions;
-use super::namespace::{Dataplane, Namespaces, dataplane};
+use super::namespace::{Dataplane, Namespaces, dataplane, dns_capture};
 use super::object::Object;
 use super::probes;
 use super::service::own_addr;
@@ -71,6 +71,8 @@ pub(super) fn translate(
         },
         placement: placement(object, pod.metadata.annotations.as_ref())?,
         fail_mode: fail_mode(object, pod.metadata.annotations.as_ref(), rejections),
+        dns_capture: dns_capture(object, pod.metadata.annotations.as_ref(), rejections)
+            .or_else(|| namespaces.dns_capture(&object.namespace)),
     }))
 }
 

@@ -1,4 +1,4 @@
-//! Ends sockets of pods by `SOCK_DESTROY` (sock_diag(7), CONFIG_INET_DIAG_DESTROY).
+//! Ends sockets of pods by `SOCK_DESTROY` (`sock_diag(7)`, `CONFIG_INET_DIAG_DESTROY`).
 //!
 //! Must not know: why a socket must end.
 
@@ -35,12 +35,10 @@ pub struct Victim {
 /// Synchronous: the kernel answers within the call. Errors: the kernel cannot, or may not.
 pub fn destroy(netns: &Netns, victim: Victim) -> io::Result<bool> {
     let socket = netns.run(|| {
-        let kind = (SockType::Datagram, SockFlag::SOCK_CLOEXEC);
-        let (kind, flags) = kind;
         Ok(socket(
             AddressFamily::Netlink,
-            kind,
-            flags,
+            SockType::Datagram,
+            SockFlag::SOCK_CLOEXEC,
             SockProtocol::NetlinkSockDiag,
         )?)
     })?;
@@ -86,13 +84,13 @@ fn ask(socket: &OwnedFd, victim: Victim) -> io::Result<()> {
     let answer = answer.get(..length).unwrap_or_default();
     let answer: NetlinkMessage<SockDiagDestroy> =
         NetlinkMessage::deserialize(answer).map_err(io::Error::other)?;
-    match answer.payload {
-        // Code zero is the acknowledgement.
-        NetlinkPayload::Error(error) => match error.code {
-            None => Ok(()),
-            Some(code) => Err(Errno::from_raw(code.get().saturating_neg()).into()),
-        },
-        _ => Err(io::Error::other("an answer that is none")),
+    let NetlinkPayload::Error(answer) = answer.payload else {
+        return Err(io::Error::other("the kernel's answer is none"));
+    };
+    // No code is the acknowledgement.
+    match answer.code {
+        None => Ok(()),
+        Some(code) => Err(Errno::from_raw(code.get().saturating_neg()).into()),
     }
 }
 

@@ -85,9 +85,10 @@ impl DirectTable for EbpfDirect {
         let mut maps = self.maps.lock();
         let mut closed = Vec::new();
         while let Some(item) = maps.closed.next() {
-            match ClosedFlow::from_bytes(&item) {
-                Some(flow) => closed.push(flow),
-                None => tracing::error!(bytes = item.len(), "a report of a direct flow is of another size"),
+            if let Some(flow) = ClosedFlow::from_bytes(&item) {
+                closed.push(flow);
+            } else {
+                tracing::error!(bytes = item.len(), "a report of a direct flow is of another size");
             }
         }
         Ok(closed)

@@ -4,6 +4,7 @@
 
 mod audit;
 mod direct;
+mod dns;
 mod exceptions;
 mod present;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use std::time::SystemTime;
 
 use crate::capture::listeners::{PodListeners, PodPorts};
 use crate::capture::{Leaving, PodHost};
+use crate::kernel::enrolment::dns::Dns;
 use crate::kernel::enrolment::exceptions::Excepted;
 use crate::kernel::enrolment::present::{Absent, Inbound, Present, Standing, name_of};
 use crate::kernel::error::KernelError;
@@ -36,6 +38,7 @@ pub struct Enrolment {
     kernel: Box<dyn Kernel>,
     host: Arc<dyn PodHost>,
     ports: PodPorts,
+    captures_dns: bool,
     present: BTreeMap<WorkloadUid, Present>,
     absent: BTreeMap<WorkloadUid, Absent>,
 }
@@ -47,9 +50,17 @@ impl Enrolment {
             kernel,
             host,
             ports,
+            captures_dns: false,
             present: BTreeMap::new(),
             absent: BTreeMap::new(),
         }
+    }
+
+    /// Whether DNS of pods whose facts say nothing about it is captured; it is not unless said here.
+    #[must_use]
+    pub fn capturing_dns(mut self, captures_dns: bool) -> Self {
+        self.captures_dns = captures_dns;
+        self
     }
 
     /// How the hooks learn that the agent lives.
@@ -78,6 +89,7 @@ impl Enrolment {
         }
         self.release_orphans();
         self.keep_exceptions(wanted, &mut reports);
+        self.keep_dns(wanted, &mut reports);
         reports
     }
 
@@ -217,6 +229,7 @@ impl Enrolment {
             site,
             fail_mode: workload.fail_mode,
             excepted: Excepted::default(),
+            dns: Dns::default(),
             since: SystemTime::now(),
             standing: Standing::Served(inbound),
             unrepaired: None,
@@ -299,6 +312,7 @@ impl Enrolment {
                 Ok(inbound) => {
                     pod.standing = Standing::Served(inbound);
                     pod.excepted = Excepted::default();
+                    pod.dns = Dns::default();
                     pod.unrepaired = None;
                     reports.push(Report::new(&pod.workload, Change::Joined));
                 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::kernel::enrolment::dns::Dns;
 use crate::kernel::enrolment::exceptions::Excepted;
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
@@ -21,6 +22,7 @@ pub(super) struct Present {
     pub(super) site: Site,
     pub(super) fail_mode: FailMode,
     pub(super) excepted: Excepted,
+    pub(super) dns: Dns,
     pub(super) since: SystemTime,
     pub(super) standing: Standing,
     /// Why hooks or entries that somebody took away cannot be put back.

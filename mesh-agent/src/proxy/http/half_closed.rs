@@ -218,6 +218,10 @@ mod tests {
             Ok(())
         }
 
+        fn resolver_behind(&self, _: NetnsCookie, _: SocketAddr) -> io::Result<Option<SocketAddr>> {
+            Ok(None)
+        }
+
         fn forget_true_peer(&self, _: NetnsCookie, _: SocketAddr) -> io::Result<()> {
             Ok(())
         }

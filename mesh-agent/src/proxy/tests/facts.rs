@@ -123,6 +123,7 @@ pub(super) fn endpoint(service: &str, addr: SocketAddr) -> Endpoint {
         addr,
         condition: EndpointCondition::Ready,
         workload: None,
+        hostname: None,
     }
 }
 

@@ -17,6 +17,7 @@ type Ends = Mutex<HashMap<(NetnsCookie, SocketAddr), SocketAddr>>;
 pub(super) struct TestFlows {
     original: Ends,
     true_peer: Ends,
+    resolvers: Ends,
     panics_next: AtomicBool,
     forgotten_late: AtomicUsize,
     are_open: AtomicBool,
@@ -26,6 +27,11 @@ impl TestFlows {
     /// Plays the connect hook.
     pub(super) fn file_original(&self, netns: NetnsCookie, local: SocketAddr, original: SocketAddr) {
         self.original.lock().insert((netns, local), original);
+    }
+
+    /// Plays the DNS hooks: queries for `resolver` go to the listener at `listener`.
+    pub(super) fn file_resolver(&self, netns: NetnsCookie, listener: SocketAddr, resolver: SocketAddr) {
+        self.resolvers.lock().insert((netns, listener), resolver);
     }
 
     /// Plays getpeername: who stands behind `bound`.
@@ -70,6 +76,10 @@ impl FlowTable for TestFlows {
         );
         self.true_peer.lock().insert((netns, bound), peer);
         Ok(())
+    }
+
+    fn resolver_behind(&self, netns: NetnsCookie, listener: SocketAddr) -> io::Result<Option<SocketAddr>> {
+        Ok(self.resolvers.lock().get(&(netns, listener)).copied())
     }
 
     fn forget_true_peer(&self, netns: NetnsCookie, bound: SocketAddr) -> io::Result<()> {

@@ -17,8 +17,10 @@ use super::flows::TestFlows;
 use crate::capture::door::Captured;
 use crate::capture::listeners::{PodListeners, PodPorts};
 use crate::capture::{Direction, Leaving, PodHost};
+use crate::dns::Zone;
 use crate::identity::{Certificates, EmbeddedCa};
 use crate::lifecycle::Tasks;
+use crate::mesh::domain::ClusterDomain;
 use crate::mesh::facts::Facts;
 use crate::mesh::service::AppProtocol;
 use crate::pod::LocalPod;
@@ -173,6 +175,7 @@ impl Agent {
                 detect_timeout: Duration::from_millis(100),
                 connect_timeout: Duration::from_secs(5),
                 idle_timeout: Duration::from_mins(1),
+                zone: Zone::new(&ClusterDomain::default(), Duration::from_secs(30)).unwrap(),
             },
             tasks.clone(),
         ));

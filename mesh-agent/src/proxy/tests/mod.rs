@@ -9,6 +9,7 @@ mod lab;
 
 mod bytes;
 mod cross_node;
+mod dns;
 mod faults;
 mod half_closed;
 mod hostile;

@@ -72,6 +72,7 @@ fn endpoint(service: &str, addr: &str, condition: EndpointCondition) -> Endpoint
         addr: addr.parse().unwrap(),
         condition,
         workload: None,
+        hostname: None,
     }
 }
 

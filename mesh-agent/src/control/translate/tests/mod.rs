@@ -1,5 +1,6 @@
 //! What the translation promises, from manifests to facts.
 
+mod dns;
 mod fields;
 mod hostile;
 mod probes;

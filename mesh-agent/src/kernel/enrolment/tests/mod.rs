@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
+use crate::capture::dns::DnsListeners;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::{Hook, Part};
 use crate::mesh::exclusions::Exclusions;
@@ -16,10 +17,11 @@ use crate::pod::netns::NetnsCookie;
 
 /// Keeps what joined, until it leaves.
 #[derive(Default)]
-struct Host {
+pub(super) struct Host {
     pods: Mutex<Vec<(LocalPod, PodListeners)>>,
     reasons: Mutex<Vec<(String, Leaving)>>,
     refusal: Mutex<Option<String>>,
+    pub(in crate::kernel::enrolment) resolved: Mutex<BTreeMap<WorkloadUid, DnsListeners>>,
 }
 
 impl Host {
@@ -32,7 +34,7 @@ impl Host {
             .collect()
     }
 
-    fn netns(&self, uid: &str) -> NetnsCookie {
+    pub(in crate::kernel::enrolment) fn netns(&self, uid: &str) -> NetnsCookie {
         let pods = self.pods.lock().unwrap();
         pods.iter()
             .find(|(pod, _)| pod.workload.uid == WorkloadUid::new(uid))
@@ -52,7 +54,16 @@ impl PodHost for Host {
         Ok(())
     }
 
+    fn resolve(&self, uid: &WorkloadUid, listeners: Option<DnsListeners>) {
+        let mut resolved = self.resolved.lock().unwrap();
+        match listeners {
+            Some(listeners) => resolved.insert(uid.clone(), listeners),
+            None => resolved.remove(uid),
+        };
+    }
+
     fn left(&self, uid: &WorkloadUid, why: Leaving) {
+        self.resolve(uid, None);
         self.reasons.lock().unwrap().push((uid.to_string(), why));
         self.pods
             .lock()
@@ -61,13 +72,13 @@ impl PodHost for Host {
     }
 }
 
-struct Bench {
-    kernel: FakeKernel,
-    host: Arc<Host>,
-    enrolment: Enrolment,
+pub(super) struct Bench {
+    pub(super) kernel: FakeKernel,
+    pub(super) host: Arc<Host>,
+    pub(super) enrolment: Enrolment,
 }
 
-fn bench() -> Bench {
+pub(super) fn bench() -> Bench {
     let (kernel, host) = (FakeKernel::default(), Arc::new(Host::default()));
     let enrolment = Enrolment::new(Box::new(kernel.clone()), Arc::<Host>::clone(&host), PodPorts::ANY);
     Bench {
@@ -77,7 +88,7 @@ fn bench() -> Bench {
     }
 }
 
-fn pod(uid: &str, netns: &str, addrs: &[&str]) -> Arc<Workload> {
+pub(super) fn pod(uid: &str, netns: &str, addrs: &[&str]) -> Arc<Workload> {
     let mut pod = fixture::pod("test", uid);
     pod.uid = WorkloadUid::new(uid);
     pod.addrs = addrs.iter().map(|addr| addr.parse::<IpAddr>().unwrap()).collect();
@@ -88,7 +99,7 @@ fn pod(uid: &str, netns: &str, addrs: &[&str]) -> Arc<Workload> {
     Arc::new(pod)
 }
 
-fn said(reports: &[Report]) -> Vec<String> {
+pub(super) fn said(reports: &[Report]) -> Vec<String> {
     reports.iter().map(ToString::to_string).collect()
 }
 
