@@ -60,7 +60,6 @@ impl Guest {
             node: guest.node.name.clone(),
             ipv4: guest.ipv4,
             ipv6: guest.ipv6,
-            is_ipv6_only: false,
             uid: guest.uid.clone(),
             labels: std::collections::BTreeMap::new(),
             ports: std::collections::BTreeMap::new(),
