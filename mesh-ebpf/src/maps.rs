@@ -91,7 +91,7 @@ static EXCLUDED_INBOUND: HashMap<Endpoint, u32> = HashMap::with_max_entries(65_5
 /// Writer: agent. Reader: `sk_lookup`. Size: fixed, 65,536. Evicts: never. Full: probes from that address are steered to
 /// the agent, and `status` says so.
 #[map]
-static NODE_ADDRS: HashMap<Addr, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+static NODE_ADDRS: HashMap<Addr, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
 /// Pods whose DNS goes to the agent, by netns cookie; the value is reserved.
 ///
@@ -149,7 +149,8 @@ static DIRECT: HashMap<DirectKey, Verdict> = HashMap::with_max_entries(MAX_VERDI
 /// Between a direct `connect` and its SYN: socket cookie to what was chosen.
 ///
 /// Writer: connect, taken by `sock_ops`. Reader: `sock_ops`, getpeername. Size: `max_flows` / 16. Evicts: least recently
-/// used, as a connect that never sends its SYN leaves an entry behind. Full: the connect goes to the agent.
+/// used, as a connect that never sends its SYN leaves an entry behind. Full: a connection whose entry was evicted is
+/// steered to the agent of the server, for which it is plaintext.
 #[map]
 static DIRECT_BY_COOKIE: LruHashMap<u64, Chosen> = LruHashMap::with_max_entries(16_384, 0);
 

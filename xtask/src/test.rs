@@ -24,6 +24,9 @@ pub(crate) struct Arguments {
     /// Run only lab claims whose suite or words contain this, and no in-process tests
     #[arg(long, value_name = "WORDS")]
     only: Option<String>,
+    /// Run only the lab claims of this suite, and no in-process tests
+    #[arg(long, value_name = "NAME", conflicts_with = "only")]
+    suite: Option<String>,
     /// Name of the labs, so that two checkouts can be tested side by side; ends in -lab
     #[arg(long, value_name = "NAME", default_value = SITE)]
     lab: String,
@@ -39,7 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         is_whole: true,
         ..in_process::Counts::default()
     };
-    if arguments.only.is_none() {
+    if arguments.only.is_none() && arguments.suite.is_none() {
         line("▶ unit and in-process tests")?;
         counts = in_process::run(&mut in_process::command())?;
     }
@@ -49,17 +52,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         agent: Some(agent),
         tools: workspace::lab_tools(),
     };
-    let verdicts = run_suites(&options, arguments.only.as_deref())?;
+    let verdicts = run_suites(&options, arguments)?;
     summarize(arguments, counts, &verdicts)
 }
 
-fn run_suites(options: &Options, only: Option<&str>) -> Result<Vec<Verdict>> {
-    let words = only.unwrap_or_default().replace(' ', "_");
+fn run_suites(options: &Options, arguments: &Arguments) -> Result<Vec<Verdict>> {
+    let words = arguments.only.as_deref().unwrap_or_default().replace(' ', "_");
     let logs = workspace::target().join("lab-logs");
     let mut verdicts = Vec::new();
     for suite in suites::all() {
         interrupt::check()?;
-        let is_picked = |claim: &Claim| suite.name.contains(&words) || claim.name.contains(&words);
+        let is_suite = arguments.suite.as_ref().is_none_or(|name| name == suite.name);
+        let is_picked =
+            |claim: &Claim| is_suite && (suite.name.contains(&words) || claim.name.contains(&words));
         if !suite.claims.iter().any(is_picked) {
             continue;
         }
@@ -94,11 +99,14 @@ fn summarize(arguments: &Arguments, counts: in_process::Counts, verdicts: &[Verd
     let failed_in_labs = u64::try_from(failures.len())?;
     let held_in_labs = u64::try_from(verdicts.len())? - failed_in_labs;
     let (passed, failed) = (counts.passed + held_in_labs, counts.failed + failed_in_labs);
+    let matrix = suites::authz::outcome().unwrap_or_default();
     arguments.report.write(&json!({
         "passed": passed,
         "failed": failed,
         "in_process": counts,
         "suites": by_suite,
+        "cells": matrix.cells,
+        "wrong": matrix.wrong,
     }))?;
     line("")?;
     for failure in &failures {
@@ -106,7 +114,7 @@ fn summarize(arguments: &Arguments, counts: in_process::Counts, verdicts: &[Verd
     }
     line(&format!("{passed} passed, {failed} failed"))?;
     if verdicts.is_empty() {
-        bail!("no claim contains the words of --only");
+        bail!("no claim is picked by --only or --suite");
     }
     if !counts.is_whole {
         bail!("cargo test did not come to its end");

@@ -291,7 +291,7 @@ fn kind_of(object: &str) -> &'static str {
     KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
 }
 
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "Namespace",
     "Node",
     "Pod",
@@ -299,6 +299,7 @@ const KINDS: [&str; 9] = [
     "EndpointSlice",
     "HTTPRoute",
     "PeerAuthentication",
+    "AuthorizationPolicy",
     "DestinationRule",
     "List",
 ];

@@ -93,7 +93,7 @@ mod tests {
         let overflows = Overflows::default();
         let full = KernelError::Full {
             map: MapName::Pods,
-            setting: "max_pods",
+            cure: "raise max_pods",
         };
         assert!(overflows.noted::<()>(Err(full)).is_err());
         assert!(overflows.noted::<()>(Err(KernelError::Vanished)).is_err());

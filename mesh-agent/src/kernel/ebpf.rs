@@ -61,7 +61,7 @@ impl EbpfKernel {
         let mut programs = Programs::load(&found, &pins, capacity)?;
         let overflows = Arc::new(Overflows::default());
         let flows = Arc::new(EbpfFlows::open(&mut programs, &overflows)?);
-        let direct = Arc::new(EbpfDirect::open(&mut programs)?);
+        let direct = Arc::new(EbpfDirect::open(&mut programs, &overflows)?);
         let pulse = Arc::new(EbpfPulse::open(&mut programs)?);
         let maps = PodMaps::open(&mut programs)?;
         let exceptions = ExceptionMaps::open(&mut programs)?;
@@ -181,18 +181,19 @@ impl Kernel for EbpfKernel {
             .get_mut(&cookie)
             .ok_or(KernelError::ForeignSite(cookie))?;
         // First what the hooks look into: without it they refuse, or leave alone.
-        let mut mended = self.maps.mend(cookie, hooked.fail_mode, &hooked.addrs, inbound)?;
+        let mended = self.maps.mend(cookie, hooked.fail_mode, &hooked.addrs, inbound);
+        let mut mended = self.overflows.noted(mended)?;
         let hooks = hooked.links.repair(&mut self.programs, cgroup, netns)?;
         mended.extend(hooks.into_iter().map(Part::Hook));
         Ok(mended)
     }
 
     fn repair_exceptions(&mut self) -> Result<Vec<(NetnsCookie, Part)>, KernelError> {
-        self.exceptions.repair()
+        self.overflows.noted(self.exceptions.repair())
     }
 
     fn know_node(&mut self, addrs: &BTreeSet<IpAddr>) -> Result<(), KernelError> {
-        self.exceptions.know_node(addrs)
+        self.overflows.noted(self.exceptions.know_node(addrs))
     }
 
     fn remove(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {

@@ -70,12 +70,12 @@ pub enum KernelError {
         source: MapError,
     },
     /// A map has no room for one more entry.
-    #[error("the map {} is full: raise {setting}", map.name())]
+    #[error("the map {} is full: {cure}", map.name())]
     Full {
         /// Which map.
         map: MapName,
-        /// The setting that it is sized by.
-        setting: &'static str,
+        /// What to do about it.
+        cure: &'static str,
     },
     /// Something about a pin failed.
     #[error("{operation} {path}: {source}", path = path.display())]
@@ -165,7 +165,7 @@ pub(in crate::kernel) fn map_failed(
     move |source| match MapName::named(map).filter(|_| is_full(&source)) {
         Some(map) => KernelError::Full {
             map,
-            setting: setting_of(map),
+            cure: cure_of(map),
         },
         None => KernelError::Map {
             operation,
@@ -185,12 +185,12 @@ pub(in crate::kernel) fn is_full(error: &MapError) -> bool {
     matches!(errno, Some(Errno::E2BIG | Errno::ENOSPC | Errno::ENOMEM))
 }
 
-/// What an operator raises when a map is full.
-fn setting_of(map: MapName) -> &'static str {
+/// What an operator can do when a map is full.
+fn cure_of(map: MapName) -> &'static str {
     match map.size() {
-        Size::PerPod(_) => "max_pods",
-        Size::PerFlows(_) => "max_flows",
-        Size::Fixed => "nothing, this is a defect",
+        Size::PerPod(_) => "raise max_pods",
+        Size::PerFlows(_) => "raise max_flows",
+        Size::Fixed => "its size is fixed",
     }
 }
 
@@ -278,6 +278,11 @@ mod tests {
                 "POD_ADDRS",
                 Errno::E2BIG,
                 "the map POD_ADDRS is full: raise max_pods",
+            ),
+            (
+                "DIRECT",
+                Errno::E2BIG,
+                "the map DIRECT is full: its size is fixed",
             ),
             (
                 "TRUE_PEER",

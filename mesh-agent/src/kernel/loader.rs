@@ -59,12 +59,10 @@ impl Programs {
 
     /// What the verifier needed for each program.
     pub(in crate::kernel) fn verified(&self) -> Result<Vec<Verified>, KernelError> {
-        let programs = Hook::ALL.into_iter().map(|hook| {
-            let program = self.object.program(hook.program());
-            let program = program.ok_or(KernelError::NoSuchPart(hook.program()))?;
-            let info = program.info().map_err(refused("look at", hook))?;
+        let programs = self.object.programs().map(|(name, program)| {
+            let info = program.info().map_err(unseen("one of the programs"))?;
             Ok(Verified {
-                program: hook.program().to_owned(),
+                program: name.to_owned(),
                 translated_bytes: info.size_translated().unwrap_or_default(),
                 instructions: info.verified_instruction_count(),
             })
@@ -137,11 +135,7 @@ impl Programs {
 
     fn verify_refuser(&mut self) -> Result<(), KernelError> {
         let program: &mut SkLookup = self.named(REFUSER)?.try_into().map_err(unseen(REFUSER))?;
-        program.load().map_err(|source| KernelError::Program {
-            operation: "verify",
-            program: REFUSER,
-            source,
-        })
+        program.load().map_err(|error| error::refused(REFUSER, error))
     }
 
     fn verify(&mut self, hook: Hook) -> Result<(), KernelError> {

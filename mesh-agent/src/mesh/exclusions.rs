@@ -40,6 +40,31 @@ impl Cidr {
     pub fn bits(&self) -> u8 {
         self.bits
     }
+
+    /// The block of one address.
+    pub fn of_host(addr: IpAddr) -> Self {
+        let first = addr.to_canonical();
+        Self {
+            first,
+            bits: if first.is_ipv4() { 32 } else { 128 },
+        }
+    }
+
+    /// The block of `bits` leading bits that holds `addr`; `None` when its family has fewer.
+    pub fn round(addr: IpAddr, bits: u8) -> Option<Self> {
+        let is_mapped = addr.to_canonical() != addr;
+        let most = if addr.is_ipv4() { 32 } else { 128 };
+        (bits <= most && !is_mapped).then(|| Self {
+            first: masked(addr, bits),
+            bits,
+        })
+    }
+
+    /// Whether it holds an address; an IPv4-mapped one is IPv4.
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        let addr = addr.to_canonical();
+        addr.is_ipv4() == self.first.is_ipv4() && masked(addr, self.bits) == self.first
+    }
 }
 
 impl fmt::Display for Cidr {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mesh::node::Node;
 use crate::mesh::policy::PeerAuthentication;
+use crate::mesh::policy::authorization::AuthorizationPolicy;
 use crate::mesh::route::HttpRoute;
 use crate::mesh::service::{Endpoint, Service};
 use crate::mesh::workload::Workload;
@@ -27,6 +28,8 @@ pub struct Facts {
     pub http_routes: Vec<HttpRoute>,
     /// PeerAuthentication policies.
     pub peer_authentications: Vec<PeerAuthentication>,
+    /// AuthorizationPolicies.
+    pub authorization_policies: Vec<AuthorizationPolicy>,
 }
 
 /// Where a fact was read, what it is called there, and since when it exists.

@@ -1,7 +1,10 @@
-//! Decides what a connection must prove: PeerAuthentication compiled into one answer for each workload port.
+//! Decides what a connection must prove, and in [`authorization`] what it may then ask: policies compiled into one
+//! answer for each workload.
 //!
 //! Place in the walk: after detection has told mTLS from plaintext, before routing. Must not know: certificates,
 //! sockets, or how policies were read.
+
+pub mod authorization;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;

@@ -10,16 +10,15 @@ use crate::detect::{Look, Prefixed, Spoken, look};
 use crate::identity::hello::{Hello, hello};
 use crate::identity::{Alpn, HandshakeFailure, WorkloadTls};
 use crate::mesh::identity::SpiffeId;
-use crate::mesh::policy::MtlsMode;
 use crate::mesh::service::AppProtocol;
+use crate::proxy::arrival::Visit;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::{Side, serve_http};
+use crate::proxy::live::until_refused;
 use crate::proxy::outbound::read_protocol;
 use crate::proxy::pods::ServedPod;
-use crate::proxy::refusal::Refusal;
 use crate::proxy::tcp::{TcpLedger, carry};
 use crate::proxy::{Ends, Mesh};
-use crate::snapshot::Snapshot;
 use crate::telemetry::{FlowLabels, HandshakeSide, PathTaken, PeerLabels, Reporter, Security, TcpStart};
 use crate::transport::ByteStream;
 use crate::transport::dial::tune;
@@ -128,21 +127,21 @@ async fn handshake(
 
 async fn plaintext(mesh: Arc<Mesh>, pod: Arc<ServedPod>, ends: Ends, stream: Prefixed<TcpStream>) {
     let port = ends.original.port();
-    let (is_forbidden, protocol) = {
+    let (judged, protocol) = {
         let snapshot = mesh.snapshots.load();
-        let workload = current_workload(&snapshot, &pod);
+        let workload = pod.as_known(&snapshot);
         let is_probe = snapshot.is_probe(workload, ends.client.ip(), port);
         if is_probe {
             tracing::debug!(pod = %workload.pod_name, client = %ends.client, port, "probe of the pod's own node");
         }
-        (
-            is_plaintext_forbidden(&snapshot, &pod, ends),
-            snapshot.inbound(workload, port).protocol,
-        )
+        let visit = visit(&pod, ends, None);
+        let arrival = visit.arrival();
+        let judged = arrival
+            .judge_plaintext(&snapshot)
+            .inspect_err(|refusal| arrival.refused(&mesh, refusal));
+        (judged, snapshot.inbound(workload, port).protocol)
     };
-    if is_forbidden {
-        let refusal = Refusal::Plaintext;
-        mesh.telemetry.mesh().denied(refusal.details());
+    if let Err(refusal) = judged {
         tcp_ledger(&mesh, &pod, ends, None).refuse(&refusal);
         return stream.reset_on_close();
     }
@@ -171,6 +170,12 @@ async fn tcp(
     peer: Option<&SpiffeId>,
 ) {
     let ledger = tcp_ledger(mesh, pod, ends, peer);
+    let visit = visit(pod, ends, peer);
+    let arrival = visit.arrival();
+    if let Err(refusal) = arrival.admit_bytes(mesh) {
+        ledger.refuse(&refusal);
+        return stream.reset_on_close();
+    }
     let hop = Hop::SameNode(Arc::clone(pod));
     match hop
         .connect(mesh, pod, ends.client, ends.original, Alpn::Tcp)
@@ -180,9 +185,9 @@ async fn tcp(
             let idle = mesh.settings.idle_timeout;
             tokio::select! {
                 () = carry(stream, upstream, idle, &ledger) => {}
-                () = forbidden(mesh, pod, ends), if peer.is_none() => {
-                    mesh.telemetry.mesh().denied(Refusal::Plaintext.details());
-                    ledger.refuse(&Refusal::Plaintext);
+                refusal = until_refused(mesh, |snapshot| arrival.judge_bytes(snapshot)) => {
+                    arrival.refused(mesh, &refusal);
+                    ledger.refuse(&refusal);
                 }
             }
         }
@@ -194,23 +199,14 @@ async fn tcp(
     }
 }
 
-/// Whether the pod refuses a client that proved nothing. Its own node may probe it; an excluded port comes here only
-/// until the kernel knows of it.
-pub(super) fn is_plaintext_forbidden(snapshot: &Snapshot, pod: &ServedPod, ends: Ends) -> bool {
-    let (workload, port) = (current_workload(snapshot, pod), ends.original.port());
-    snapshot.mtls_mode(workload, port) == MtlsMode::Strict
-        && workload.is_meshed_at(port)
-        && !snapshot.is_probe(workload, ends.client.ip(), port)
-}
-
-/// Returns when a new snapshot forbids a plaintext connection that is under way. Cancel-safe.
-async fn forbidden(mesh: &Mesh, pod: &ServedPod, ends: Ends) {
-    let mut published = mesh.snapshots.subscribe();
-    // The cell lives as long as the mesh, so this ends only by being forbidden.
-    while !is_plaintext_forbidden(&mesh.snapshots.load(), pod, ends) {
-        if published.changed().await.is_err() {
-            return std::future::pending().await;
-        }
+/// A connection of the inbound walk, as the pod's policies see it.
+pub(super) fn visit(pod: &Arc<ServedPod>, ends: Ends, peer: Option<&SpiffeId>) -> Visit {
+    Visit {
+        pod: Arc::clone(pod),
+        peer: peer.cloned(),
+        client: ends.client.ip(),
+        addr: ends.original,
+        is_all: true,
     }
 }
 
@@ -244,7 +240,7 @@ pub(super) fn destination_flow(
     FlowLabels {
         reporter: Reporter::Destination,
         source: Arc::new(client.with_principal(peer)),
-        destination: Arc::new(PeerLabels::of(current_workload(&snapshot, pod))),
+        destination: Arc::new(PeerLabels::of(pod.as_known(&snapshot))),
         service: snapshot.inbound(&pod.pod.workload, ends.original.port()).service,
         security: if peer.is_some() {
             Security::MutualTls
@@ -252,11 +248,4 @@ pub(super) fn destination_flow(
             Security::None
         },
     }
-}
-
-/// The pod as the snapshot knows it now: labels may have changed since it joined.
-fn current_workload<'a>(snapshot: &'a Snapshot, pod: &'a ServedPod) -> &'a crate::mesh::workload::Workload {
-    snapshot
-        .workload(&pod.pod.workload.uid)
-        .unwrap_or(&pod.pod.workload)
 }

@@ -3,10 +3,12 @@
 //! Place in the walk: they call the other rooms in order: capture, identity, detect, policy, route, balance,
 //! transport, telemetry. Must not know: eBPF, where facts come from.
 
+mod arrival;
 mod dns;
 pub mod hop;
 mod http;
 mod inbound;
+mod live;
 mod outbound;
 mod pods;
 pub mod refusal;

@@ -14,9 +14,11 @@ use crate::identity::Alpn;
 use crate::lifecycle::Stop;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
+use crate::proxy::arrival::{Arrival, Visit};
 use crate::proxy::dns::{Stream, answer_stream};
 use crate::proxy::hop::Hop;
 use crate::proxy::http::{Side, serve_http};
+use crate::proxy::live::until_refused;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::tcp::{TcpLedger, carry};
@@ -185,16 +187,51 @@ async fn tcp(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Pref
         record.upstream(choice.addr);
     }
     ledger.path_taken(hop.path());
+    let visit = same_node(&hop, source, ends, choice.addr);
+    let arrival = visit.as_ref().map(Visit::arrival);
+    if let Some(Err(refusal)) = arrival.map(|arrival| arrival.admit_bytes(mesh)) {
+        ledger.refuse(&refusal);
+        return stream.reset_on_close();
+    }
     match hop
         .connect(mesh, source, ends.client, choice.addr, Alpn::Tcp)
         .await
     {
-        Ok(upstream) => carry(stream, upstream, mesh.settings.idle_timeout, &ledger).await,
+        Ok(upstream) => {
+            tokio::select! {
+                () = carry(stream, upstream, mesh.settings.idle_timeout, &ledger) => {}
+                refusal = refused_midway(mesh, arrival) => ledger.refuse(&refusal),
+            }
+        }
         Err(error) => {
             tracing::debug!(%error, cause = ?error, addr = %choice.addr, "upstream connection failed");
             ledger.refuse(&error.into());
             stream.reset_on_close();
         }
+    }
+}
+
+/// Returns when the policies of a pod of this node begin to refuse the connection.
+async fn refused_midway(mesh: &Mesh, arrival: Option<Arrival<'_>>) -> Refusal {
+    let Some(arrival) = arrival else {
+        return std::future::pending().await;
+    };
+    let refusal = until_refused(mesh, |snapshot| arrival.judge_bytes(snapshot)).await;
+    arrival.refused(mesh, &refusal);
+    refusal
+}
+
+/// The arrival at a pod of this node, whose policies nobody else asks; `addr` is the pod's own address and port.
+pub(super) fn same_node(hop: &Hop, source: &ServedPod, ends: Ends, addr: SocketAddr) -> Option<Visit> {
+    match hop {
+        Hop::SameNode(pod) => Some(Visit {
+            pod: Arc::clone(pod),
+            peer: Some(source.pod.workload.identity.clone()),
+            client: source.client_like(ends.client, addr).ip(),
+            addr,
+            is_all: false,
+        }),
+        Hop::OtherNode { .. } | Hop::Plain => None,
     }
 }
 

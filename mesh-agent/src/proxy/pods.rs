@@ -9,9 +9,10 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::Tasks;
-use crate::mesh::workload::WorkloadUid;
+use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::pod::LocalPod;
 use crate::proxy::dns::PodDns;
+use crate::snapshot::Snapshot;
 use crate::transport::pool::HttpPool;
 
 /// A pod that joined, with its own connections and tasks: nothing of it is shared with its neighbours.
@@ -40,6 +41,13 @@ impl ServedPod {
     pub(super) fn retire(&self) {
         self.tasks.request_stop();
         self.pool.close();
+    }
+
+    /// The pod as `snapshot` knows it: labels may have changed since it joined.
+    pub(super) fn as_known<'s>(&'s self, snapshot: &'s Snapshot) -> &'s Workload {
+        snapshot
+            .workload(&self.pod.workload.uid)
+            .unwrap_or(&self.pod.workload)
     }
 
     /// `client` in the address family of `to`, so that the application can be shown it: the pod's own address of

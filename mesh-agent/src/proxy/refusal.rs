@@ -1,9 +1,11 @@
 //! Every reason why the agent does not carry a connection or request, and what each looks like from outside.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::StatusCode;
 
+use crate::policy::authorization::Denial;
 use crate::telemetry::ResponseFlag;
 use crate::transport::DialError;
 use crate::transport::pool::SendError;
@@ -41,6 +43,9 @@ pub enum Refusal {
     /// The pod accepts only mTLS of the mesh, and this was plaintext.
     #[error("plaintext is refused by policy")]
     Plaintext,
+    /// An AuthorizationPolicy of the destination; the words are Envoy's.
+    #[error("RBAC: access denied")]
+    Denied(Denial),
     /// CONNECT is not offered.
     #[error("CONNECT is not allowed")]
     ConnectMethod,
@@ -56,7 +61,7 @@ impl Refusal {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::InvalidBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            Self::Plaintext | Self::ConnectMethod => StatusCode::FORBIDDEN,
+            Self::Plaintext | Self::Denied(_) | Self::ConnectMethod => StatusCode::FORBIDDEN,
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::NoEndpoint
             | Self::NoSuchPort
@@ -76,12 +81,22 @@ impl Refusal {
             Self::Unreachable(_) => ResponseFlag::Uf,
             Self::Broken(_) | Self::NoAnswer => ResponseFlag::Uc,
             Self::TimedOut => ResponseFlag::Ut,
+            Self::Denied(_) => ResponseFlag::Uaex,
             Self::ConnectMethod | Self::Malformed => ResponseFlag::Dpe,
         }
     }
 
-    /// `response_code_details` of the access log: which of several reasons behind one flag it was.
-    pub fn details(&self) -> &'static str {
+    /// `response_code_details` of the access log: which of several reasons behind one flag it was. Besides words of
+    /// the program it holds only names that the API server has checked.
+    pub fn details(&self) -> Cow<'static, str> {
+        if let Self::Denied(denial) = self {
+            return denial.to_string().into();
+        }
+        self.reason().into()
+    }
+
+    /// The reason as a word of a closed set, for a metric's label.
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::NoRoute => "route_not_found",
             Self::InvalidBackend => "backend_invalid",
@@ -100,6 +115,7 @@ impl Refusal {
             Self::NoAnswer => "upstream_protocol_error",
             Self::TimedOut => "response_timeout",
             Self::Plaintext => "plaintext_refused",
+            Self::Denied(_) => "authorization_denied",
             Self::ConnectMethod => "connect_not_allowed",
             Self::Malformed => "malformed_request",
         }
@@ -110,7 +126,7 @@ impl Refusal {
         match self {
             Self::NoRoute => 12,
             Self::TimedOut => 4,
-            Self::Plaintext | Self::ConnectMethod => 7,
+            Self::Plaintext | Self::Denied(_) | Self::ConnectMethod => 7,
             Self::InvalidBackend | Self::Malformed => 13,
             Self::NoEndpoint
             | Self::NoSuchPort

@@ -1,5 +1,6 @@
 //! Opaque connections: bytes in, the same bytes out.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::proxy::refusal::Refusal;
@@ -12,10 +13,11 @@ use crate::transport::relay::{Meter, RelayEnd, relay};
 pub(super) struct TcpLedger(pub(super) Vec<TcpRecord>);
 
 impl TcpLedger {
-    pub(super) fn flag(&self, flag: ResponseFlag, details: &'static str) {
+    pub(super) fn flag(&self, flag: ResponseFlag, details: impl Into<Cow<'static, str>>) {
+        let details = details.into();
         for record in &self.0 {
             record.flag(flag);
-            record.details(details);
+            record.details(details.clone());
         }
     }
 

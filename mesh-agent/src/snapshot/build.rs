@@ -12,6 +12,7 @@ use super::{Snapshot, SnapshotSettings};
 use crate::dns::names::Names;
 use crate::mesh::facts::{Facts, Rejection};
 use crate::policy::MtlsPolicy;
+use crate::policy::authorization::Authorization;
 
 impl Snapshot {
     /// Indexes `facts`, leaves out and names what contradicts itself, and takes over from `previous` what must
@@ -44,6 +45,16 @@ impl Snapshot {
             &facts.workloads,
         );
         rejections.extend(of_policies);
+        let (authorization, of_policies) = Authorization::compile(
+            &facts.authorization_policies,
+            &settings.root_namespace,
+            workloads
+                .all()
+                .map(AsRef::as_ref)
+                .filter(|workload| workload.node == settings.node),
+            |service| services.pods(service),
+        );
+        rejections.extend(of_policies);
         let own_node = facts.nodes.iter().filter(|node| node.name == settings.node);
         let own_node = own_node
             .flat_map(|node| node.addrs.iter().map(IpAddr::to_canonical))
@@ -58,6 +69,7 @@ impl Snapshot {
                 services,
                 routes,
                 mtls,
+                authorization,
                 names: Names::index(facts),
                 own_node,
             },

@@ -3,13 +3,14 @@
 //! Place in the walk: none; `kernel` is told ahead of it. Must not know: maps, hooks, sockets.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::upstream::{Upstream, UpstreamEndpoint};
 use super::{Destination, InboundPort, Snapshot};
 use crate::mesh::service::{AppProtocol, BalancerKind};
 use crate::mesh::workload::{Workload, WorkloadUid};
+use crate::policy::authorization::Verdict;
 
 /// What is said of a flow between two pods of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +69,25 @@ impl Snapshot {
         if !is_pair || !destination.is_meshed_at(port) {
             return Passage::ThroughAgent;
         }
-        Passage::Direct
+        let addrs = source.addrs.iter();
+        let passages = addrs.map(|addr| self.is_let_past(source, *addr, destination, port));
+        passages.fold(Passage::Direct, |worst, passage| match (worst, passage) {
+            (Passage::Forbidden(_), _) | (Passage::ThroughAgent, Passage::Direct) => worst,
+            (Passage::Direct | Passage::ThroughAgent, _) => passage,
+        })
+    }
+
+    /// What `AuthorizationPolicy` says of a flow of opaque bytes. One that only needs to be recorded, or that a rule about
+    /// requests might concern, is begun through the agent.
+    fn is_let_past(&self, source: &Workload, addr: IpAddr, destination: &Workload, port: u16) -> Passage {
+        let who = Some(&source.identity);
+        match self.l4_verdict(who, addr, destination, port) {
+            Verdict::Allowed => Passage::Direct,
+            Verdict::NeedsRequests if self.lets_bytes_in(who, addr, destination, port) => {
+                Passage::ThroughAgent
+            }
+            Verdict::NeedsRequests | Verdict::Denied(_) => Passage::Forbidden("authorization"),
+        }
     }
 
     /// Whether a connection of `source` to `dialled` needs what only the agent does: HTTP, routes.

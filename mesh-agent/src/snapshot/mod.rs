@@ -22,10 +22,12 @@ use self::services::Services;
 pub use self::upstream::{Picked, Upstream, UpstreamEndpoint};
 use self::workloads::Workloads;
 use crate::dns::names::Names;
+use crate::mesh::identity::SpiffeId;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::MtlsPolicy;
+use crate::policy::authorization::{Authorization, Connection, Protection, Verdict};
 use crate::route::RouteTable;
 
 /// What a snapshot is built for.
@@ -45,6 +47,7 @@ pub struct Snapshot {
     services: Services,
     routes: Routes,
     mtls: MtlsPolicy,
+    authorization: Authorization,
     names: Names,
     /// Addresses of the node that this agent serves.
     own_node: HashSet<IpAddr>,
@@ -173,6 +176,45 @@ impl Snapshot {
         self.mtls.mode(workload, port)
     }
 
+    /// The AuthorizationPolicies that protect a pod.
+    pub fn protection(&self, workload: &Workload) -> Arc<Protection> {
+        self.authorization.of(workload)
+    }
+
+    /// What AuthorizationPolicy says of a connection to a pod's own port before a byte of it is read: allowed or denied
+    /// whatever it carries, or to be brought before the agent, which asks for each request, or has something to record.
+    ///
+    /// `source` is who proved to be at the other end, `None` for plaintext; `source_ip` is the client's own address.
+    pub fn l4_verdict(
+        &self,
+        source: Option<&SpiffeId>,
+        source_ip: IpAddr,
+        destination: &Workload,
+        port: u16,
+    ) -> Verdict {
+        let protection = self.protection(destination);
+        if protection.is_none() {
+            return Verdict::Allowed;
+        }
+        let verdict = protection.of_connection(&connection(source, source_ip, destination, port));
+        if verdict == Verdict::Allowed && protection.records() {
+            return Verdict::NeedsRequests;
+        }
+        verdict
+    }
+
+    /// Whether AuthorizationPolicy lets bytes that are no HTTP into a pod's own port; as [`Self::l4_verdict`].
+    pub fn lets_bytes_in(
+        &self,
+        source: Option<&SpiffeId>,
+        source_ip: IpAddr,
+        destination: &Workload,
+        port: u16,
+    ) -> bool {
+        let connection = connection(source, source_ip, destination, port);
+        self.protection(destination).of_bytes(&connection).is_ok()
+    }
+
     /// What is known of a pod's port.
     pub fn inbound(&self, workload: &Workload, port: u16) -> InboundPort {
         self.services
@@ -183,6 +225,20 @@ impl Snapshot {
                 service: None,
             })
     }
+}
+
+/// A connection to the address of `destination` that is of the client's family.
+fn connection<'a>(
+    source: Option<&'a SpiffeId>,
+    source_ip: IpAddr,
+    destination: &Workload,
+    port: u16,
+) -> Connection<'a> {
+    let is_v4 = source_ip.to_canonical().is_ipv4();
+    let mut own = destination.addrs.iter().map(IpAddr::to_canonical);
+    let like = own.clone().find(|addr| addr.is_ipv4() == is_v4);
+    let destination_ip = like.or_else(|| own.next()).unwrap_or(source_ip);
+    Connection::new(source, source_ip, destination_ip, port)
 }
 
 #[cfg(test)]

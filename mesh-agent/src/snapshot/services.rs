@@ -25,6 +25,8 @@ pub(super) struct Services {
     by_name: HashMap<ServiceName, KnownService>,
     by_vip: HashMap<IpAddr, ServiceName>,
     inbound: HashMap<WorkloadUid, HashMap<u16, InboundPort>>,
+    /// The ports of pods behind a Service, ready or not.
+    pods: HashMap<ServiceName, Vec<(WorkloadUid, u16)>>,
     loads: HashMap<LoadKey, Arc<Load>>,
 }
 
@@ -99,6 +101,12 @@ impl Services {
 
     pub(super) fn vips(&self) -> impl ExactSizeIterator<Item = (IpAddr, &ServiceName)> {
         self.by_vip.iter().map(|(addr, service)| (*addr, service))
+    }
+
+    /// The ports of pods behind a Service, those that are not ready too; `None` when there is no such Service.
+    pub(super) fn pods(&self, service: &ServiceName) -> Option<Vec<(WorkloadUid, u16)>> {
+        self.by_name.get(service)?;
+        Some(self.pods.get(service).cloned().unwrap_or_default())
     }
 
     pub(super) fn inbound(&self, uid: &WorkloadUid, port: u16) -> Option<&InboundPort> {
@@ -235,6 +243,8 @@ impl Indexing<'_> {
     }
 
     fn learn_inbound(&mut self, workload: &Workload, pod_port: u16, service: &Service, port: &ServicePort) {
+        let pods = self.index.pods.entry(service.name.clone()).or_default();
+        pods.push((workload.uid.clone(), pod_port));
         let ports = self.index.inbound.entry(workload.uid.clone()).or_default();
         match ports.entry(pod_port) {
             Entry::Vacant(vacant) => {

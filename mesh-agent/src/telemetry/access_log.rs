@@ -1,5 +1,6 @@
 //! Where access-log lines go: a bounded queue in front of one writing thread.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -46,7 +47,7 @@ pub(super) struct Entry {
     pub(super) flag: Option<ResponseFlag>,
     pub(super) upstream: Option<SocketAddr>,
     pub(super) route: Option<String>,
-    pub(super) details: Option<&'static str>,
+    pub(super) details: Option<Cow<'static, str>>,
     pub(super) path: Option<PathTaken>,
     pub(super) received: u64,
     pub(super) sent: u64,

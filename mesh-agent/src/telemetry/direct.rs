@@ -108,7 +108,7 @@ impl DirectRecord {
             flag: end.fault.map(|(flag, _)| flag),
             upstream: Some(self.start.upstream),
             route: None,
-            details: end.fault.map(|(_, details)| details),
+            details: end.fault.map(|(_, details)| details.into()),
             path,
             received: end.received,
             sent: end.sent,

@@ -1,5 +1,6 @@
 //! One HTTP request, from its head to the end of its response body.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -71,7 +72,7 @@ struct Late {
     flag: Option<ResponseFlag>,
     upstream: Option<SocketAddr>,
     route: Option<String>,
-    details: Option<&'static str>,
+    details: Option<Cow<'static, str>>,
     path: Option<PathTaken>,
 }
 
@@ -158,9 +159,9 @@ impl HttpRecord {
         self.response_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Envoy's `response_code_details`: one fixed word for the cause. The first stays.
-    pub fn details(&self, details: &'static str) {
-        self.late().details.get_or_insert(details);
+    /// Envoy's `response_code_details`: the cause, in words of the program or of a policy. The first stays.
+    pub fn details(&self, details: impl Into<Cow<'static, str>>) {
+        self.late().details.get_or_insert(details.into());
     }
 
     /// Which way the request took. Tell it on one side only, the source's where both are in this agent, so that
@@ -211,7 +212,7 @@ impl Drop for HttpRecord {
             flag,
             upstream: late.upstream,
             route: late.route.take(),
-            details: late.details,
+            details: late.details.take(),
             path: late.path,
             received,
             sent,

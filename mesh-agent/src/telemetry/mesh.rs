@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 use super::labels::PathTaken;
+use super::policy::PolicyMetrics;
 
 /// Families that engines write. Values of labels are `&'static str`: words of the program, never of a peer.
 #[derive(Debug)]
@@ -27,14 +28,14 @@ pub struct MeshMetrics {
     handshake_failures: Family<[(&'static str, &'static str); 2], Counter>,
     captured: [Counter; 2],
     uncaptured: [Counter; 2],
-    denials: Family<Label, Counter>,
+    policy: PolicyMetrics,
     request_paths: [Counter; 4],
     connection_paths: [Counter; 4],
     dns: [Counter; 4],
 }
 
 /// One label: its name and its value.
-type Label = [(&'static str, &'static str); 1];
+pub(super) type Label = [(&'static str, &'static str); 1];
 
 /// Which way a captured connection goes, seen from the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -126,7 +127,7 @@ impl MeshMetrics {
                 ),
                 ("direction", DIRECTIONS),
             ),
-            denials: registered(registry, ("mesh_policy_denials", "Flows that policy refused")),
+            policy: PolicyMetrics::register(registry),
             request_paths: family(
                 registry,
                 ("mesh_requests_path", "Requests by the way they took"),
@@ -213,7 +214,18 @@ impl MeshMetrics {
 
     /// Policy refused a flow for `reason`, a word of a closed enum.
     pub fn denied(&self, reason: &'static str) {
-        self.denials.get_or_create(&[("reason", reason)]).inc();
+        self.policy.denials.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// An AUDIT policy matched.
+    pub fn audited(&self) {
+        self.policy.audits.inc();
+    }
+
+    /// Policies on trial were asked.
+    pub fn dry_run(&self, would_deny: bool) {
+        let [allow, deny] = &self.policy.dry_runs;
+        if would_deny { deny } else { allow }.inc();
     }
 
     /// A captured DNS question was dealt with.
@@ -282,7 +294,7 @@ fn by_path(path: PathTaken, [same_node, direct, other_node, plain]: &[Counter; 4
 }
 
 /// Registers a metric, or a family whose members come with use.
-fn registered<M>(registry: &mut Registry, (name, help): (&'static str, &'static str)) -> M
+pub(super) fn registered<M>(registry: &mut Registry, (name, help): (&'static str, &'static str)) -> M
 where
     M: Metric + Clone + Default,
 {
@@ -292,7 +304,7 @@ where
 }
 
 /// Registers one metric for each value of a label, all shown from the start at zero.
-fn family<M, const N: usize>(
+pub(super) fn family<M, const N: usize>(
     registry: &mut Registry,
     name_and_help: (&'static str, &'static str),
     (label, values): (&'static str, [&'static str; N]),

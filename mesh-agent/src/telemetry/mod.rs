@@ -16,6 +16,7 @@ pub mod log;
 mod log_line;
 mod mesh;
 mod observed;
+mod policy;
 mod process;
 mod series;
 mod tcp;

@@ -1,5 +1,6 @@
 //! One opaque connection, from its acceptance to its last byte.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,7 +50,7 @@ pub struct TcpRecord {
 struct Late {
     flag: Option<ResponseFlag>,
     upstream: Option<SocketAddr>,
-    details: Option<&'static str>,
+    details: Option<Cow<'static, str>>,
     path: Option<PathTaken>,
 }
 
@@ -95,9 +96,9 @@ impl TcpRecord {
         self.late().upstream = Some(addr);
     }
 
-    /// One fixed word for the cause. The first stays.
-    pub fn details(&self, details: &'static str) {
-        self.late().details.get_or_insert(details);
+    /// The cause, in words of the program or of a policy. The first stays.
+    pub fn details(&self, details: impl Into<Cow<'static, str>>) {
+        self.late().details.get_or_insert(details.into());
     }
 
     /// Which way the connection took; on one side only, as for requests.
@@ -137,7 +138,7 @@ impl Drop for TcpRecord {
             flag: late.flag,
             upstream: late.upstream,
             route: None,
-            details: late.details,
+            details: late.details.take(),
             path: late.path,
             received: self.received.load(Ordering::Relaxed),
             sent: self.sent.load(Ordering::Relaxed),

@@ -58,7 +58,7 @@ impl Lab {
     }
 
     /// Dials without sending the SYN: with TCP Fast Open that goes with the first bytes, for which the client waits.
-    fn held_client(&self, side: Side, to: SocketAddr) -> Result<HeldClient> {
+    pub(crate) fn held_client(&self, side: Side, to: SocketAddr) -> Result<HeldClient> {
         let mut child = self.python(side, &["held", &to.ip().to_string(), &to.port().to_string()])?;
         let mut lines = BufReader::new(child.stdout.take().ok_or("no stdout")?);
         let mut held = String::new();
@@ -71,14 +71,14 @@ impl Lab {
 }
 
 /// A client that has dialled, and whose SYN is not sent yet.
-struct HeldClient {
+pub(crate) struct HeldClient {
     child: Child,
     lines: BufReader<ChildStdout>,
 }
 
 impl HeldClient {
     /// Lets it go on, and says what it saw.
-    fn release(mut self) -> Result<Seen> {
+    pub(crate) fn release(mut self) -> Result<Seen> {
         drop(self.child.stdin.take());
         let mut line = String::new();
         self.lines.read_line(&mut line)?;

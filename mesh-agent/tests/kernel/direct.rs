@@ -44,6 +44,13 @@ impl Bench {
         tokio::task::block_in_place(|| Ok((self.lab.client(Side::Pod, how, service)?, server.seen()?)))
     }
 
+    /// Connections that could not be registered.
+    fn lost(&self) -> u64 {
+        let counters = self.enrolment.status().counters;
+        let mut counters = counters.into_iter();
+        counters.find(|(name, _)| *name == "direct_lost").unwrap().1
+    }
+
     fn peer_server(&self, ip: &str) -> Result<Server> {
         tokio::task::block_in_place(|| self.lab.server(Side::Peer, ip))
     }
@@ -148,6 +155,33 @@ fn what_no_verdict_names_goes_to_the_agent() {
         assert_eq!(bench.relay.take().len(), 1);
         allowed.stop()?;
         other.stop()
+    });
+}
+
+#[test]
+fn a_verdict_that_is_taken_back_between_connect_and_syn_registers_nothing() {
+    in_lab(async || {
+        let bench = Bench::enrolled("late")?;
+        for is_taken_back in [false, true] {
+            let lost = bench.lost();
+            let (server, service) = (bench.peer_server(PEER[0])?, SERVICE[0].parse()?);
+            bench.allow(&[(service, server.addr)])?;
+            let client = tokio::task::block_in_place(|| bench.lab.held_client(Side::Pod, service))?;
+            if is_taken_back {
+                bench.allow(&[])?;
+            }
+            // The server is no pod: whoever reaches it is served. A pod's agent would have the unregistered one.
+            let seen = tokio::task::block_in_place(|| client.release())?;
+            assert_eq!(seen.reply.as_deref(), Some("hello"), "{seen:?}");
+            tokio::task::block_in_place(|| server.seen())?;
+            assert_eq!(bench.lost() - lost, u64::from(is_taken_back));
+            if !is_taken_back {
+                bench.closed(1).await?;
+            }
+            let direct = bench.enrolment.direct();
+            assert_eq!((direct.flows()?, direct.closed()?), (vec![], vec![]));
+        }
+        Ok(())
     });
 }
 

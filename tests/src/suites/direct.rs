@@ -26,6 +26,7 @@ pub(super) const CLAIMS: &[Claim] = claims![
     nobody_else_passes_even_from_the_same_port,
     a_port_that_becomes_http_ends_its_connections_within_a_second,
     a_route_ends_the_connections_to_its_service_within_a_second,
+    an_mptcp_connection_is_ended_too,
     a_dead_agent_leaves_direct_connections_alone_and_the_next_one_counts_them_once,
     a_pod_that_leaves_the_mesh_keeps_its_connections,
     status_tells_what_each_pod_may_dial_and_does,
@@ -181,6 +182,7 @@ fn a_port_that_becomes_http_ends_its_connections_within_a_second(lab: &Running) 
     ensure!(http != before, "{file} has no such port");
     ends_within_a_second(
         lab,
+        &[],
         || lab.put_manifest(file, &http),
         || lab.put_manifest(file, &before),
     )
@@ -190,6 +192,17 @@ fn a_route_ends_the_connections_to_its_service_within_a_second(lab: &Running) ->
     let file = "greeter-route.yaml";
     ends_within_a_second(
         lab,
+        &[],
+        || lab.put_manifest(file, ROUTE),
+        || lab.remove_manifest(file),
+    )
+}
+
+fn an_mptcp_connection_is_ended_too(lab: &Running) -> Result<()> {
+    let file = "greeter-route.yaml";
+    ends_within_a_second(
+        lab,
+        &["--mptcp"],
         || lab.put_manifest(file, ROUTE),
         || lab.remove_manifest(file),
     )
@@ -198,13 +211,14 @@ fn a_route_ends_the_connections_to_its_service_within_a_second(lab: &Running) ->
 /// Forbids what a connection does and sees it end; then allows it again.
 fn ends_within_a_second(
     lab: &Running,
+    how: &[&str],
     forbid: impl FnOnce() -> Result<()>,
     allow: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let revoked = || -> Result<f64> { Ok(lab.metrics(NODE)?.sum("mesh_direct_revoked_total", &[])) };
     let verdicts = || -> Result<f64> { Ok(lab.metrics(NODE)?.sum("mesh_direct_verdicts", &[])) };
     let (direct, before, may) = (counter(lab, "direct")?, revoked()?, verdicts()?);
-    let mut talker = Talker::start(lab, CLIENT, &["greeter", "7000"])?;
+    let mut talker = Talker::start(lab, CLIENT, &[how, &["greeter", "7000"]].concat())?;
     greet(&mut talker, "to be ended")?;
     ensure!(counter(lab, "direct")? > direct, "it does not go direct");
     let began = Instant::now();

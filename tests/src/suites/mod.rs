@@ -4,6 +4,7 @@
 //! it must not look inside of the agent. A suite whose lab does not come up has failed, it is never skipped.
 
 mod ask;
+pub mod authz;
 mod ca;
 mod capture;
 mod control;
@@ -96,6 +97,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "security",
             claims: security::CLAIMS,
+        },
+        Suite {
+            name: "authz",
+            claims: authz::CLAIMS,
         },
         Suite {
             name: "exceptions",

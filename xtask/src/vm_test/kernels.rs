@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::shell::{command, read, show};
 use crate::workspace;
@@ -78,8 +78,10 @@ pub(crate) fn fetch(line: &Line) -> Result<Kernel> {
     if !root.exists() {
         apt.unpack(&package, &root)?;
     }
-    let image = root.join("boot").join(format!("vmlinuz-{release}"));
-    ensure!(image.is_file(), "{} is not in {package}", image.display());
+    let in_modules = root.join("usr/lib/modules").join(&release).join("vmlinuz");
+    let in_boot = root.join("boot").join(format!("vmlinuz-{release}"));
+    let image = [in_boot, in_modules].into_iter().find(|file| file.is_file());
+    let image = image.with_context(|| format!("there is no kernel in {package}"))?;
     Ok(Kernel {
         modules: modules(&root, &release)?,
         release,
@@ -216,7 +218,7 @@ fn field<'d>(description: &'d str, name: &str) -> Option<&'d str> {
 
 /// The flavour for virtual machines: the same kernel with few drivers.
 const META: &str = "linux-image-cloud-amd64";
-/// Since 7.0 a kernel comes in parts.
+/// Since 7.0 a kernel comes in parts, and lies with its modules.
 const PARTS: &[&str] = &["linux-binary-", "linux-modules-"];
 /// What the lab needs and Debian does not build in.
 const MODULES: &[&str] = &["veth", "inet_diag", "tcp_diag"];

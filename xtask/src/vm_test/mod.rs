@@ -45,10 +45,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut failures = Vec::new();
     for one in lines {
         interrupt::check()?;
-        let seen = test_on(one, &guest)?;
-        let broken = seen.failures(one.is_served);
-        failures.extend(broken.into_iter().map(|what| format!("{}: {what}", seen.release)));
-        all.push(seen);
+        match test_on(one, &guest) {
+            Ok(seen) => {
+                let broken = seen.failures(one.is_served).into_iter();
+                failures.extend(broken.map(|what| format!("{}: {what}", seen.release)));
+                all.push(seen);
+            }
+            // What was found out about the others is shown all the same.
+            Err(error) => failures.push(format!("{}: {error:#}", one.name)),
+        }
     }
     line("")?;
     line(&findings::table(&all))?;

@@ -5,8 +5,11 @@
 //!
 //! What is wrong is named by field. A malformed object is left out whole; a field that is understood but not
 //! supported yet is ignored where that is harmless, and otherwise makes the rule that holds it answer 500, so that
-//! no request goes where the object did not send it.
+//! no request goes where the object did not send it. Security policies are never left out: what cannot be read of them
+//! refuses.
 
+mod authorization_policy;
+mod authorization_rule;
 mod destination_rule;
 mod endpoint_slice;
 mod exclusions;
@@ -123,7 +126,14 @@ impl Translation {
             "PeerAuthentication" => {
                 facts
                     .peer_authentications
-                    .push(peer_authentication::translate(object, rejections)?);
+                    .push(peer_authentication::translate(object, rejections));
+            }
+            "AuthorizationPolicy" => {
+                facts.authorization_policies.push(authorization_policy::translate(
+                    object,
+                    trust_domain,
+                    rejections,
+                ));
             }
             "DestinationRule" => {
                 self.destination_rules

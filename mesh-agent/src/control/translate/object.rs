@@ -110,6 +110,15 @@ impl Object {
         self.value.get("spec").unwrap_or(&Value::Null)
     }
 
+    /// An annotation, if it is a text.
+    pub(super) fn annotation(&self, name: &str) -> Option<&str> {
+        self.value
+            .get("metadata")?
+            .get("annotations")?
+            .get(name)?
+            .as_str()
+    }
+
     pub(super) fn reject(&self, field: &str, reason: impl Into<String>) -> Rejection {
         self.meta.reject(field, reason)
     }
@@ -161,7 +170,7 @@ fn known(api_version: &str, kind: &str) -> Option<KnownKind> {
         "Namespace" | "Node" | "Pod" | "Service" => ("", &["v1"]),
         "EndpointSlice" => ("discovery.k8s.io", &["v1"]),
         "HTTPRoute" => ("gateway.networking.k8s.io", &["v1", "v1beta1"]),
-        "PeerAuthentication" => ("security.istio.io", &["v1", "v1beta1"]),
+        "PeerAuthentication" | "AuthorizationPolicy" => ("security.istio.io", &["v1", "v1beta1"]),
         "DestinationRule" => ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
         _ => return None,
     };
@@ -176,8 +185,7 @@ fn group_of(api_version: &str) -> &str {
 /// Whether an object of a kind that the mesh does not read would have changed traffic if it did.
 fn is_missed(api_version: &str, kind: &str, value: &Value) -> bool {
     match (group_of(api_version), kind) {
-        ("security.istio.io", "AuthorizationPolicy" | "RequestAuthentication")
-        | ("networking.istio.io", "VirtualService") => true,
+        ("security.istio.io", "RequestAuthentication") | ("networking.istio.io", "VirtualService") => true,
         // Routes of a Gateway are the Gateway's business.
         ("gateway.networking.k8s.io", "GRPCRoute" | "TLSRoute" | "TCPRoute") => {
             let parents = value.pointer("/spec/parentRefs").and_then(Value::as_array);

@@ -3,6 +3,7 @@
 use std::collections::HashMap as Memory;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use aya::Pod;
 use aya::maps::{HashMap, MapData, MapError, RingBuf};
@@ -10,14 +11,18 @@ use mesh_common::direct::{ClosedFlow, Counted, DirectKey, Ends, Flow, Verdict};
 use mesh_common::layout::Addr;
 use parking_lot::Mutex;
 
+use crate::kernel::capacity::Overflows;
 use crate::kernel::direct::{DirectTable, leads_to};
-use crate::kernel::error::KernelError;
+use crate::kernel::error::{KernelError, map_failed as failed};
 use crate::kernel::flow_table::absent_is_fine;
 use crate::kernel::loader::Programs;
 use crate::pod::netns::NetnsCookie;
 
 /// The maps of direct flows. One lock: only the control thread comes here, some times a second.
-pub(in crate::kernel) struct EbpfDirect(Mutex<Maps>);
+pub(in crate::kernel) struct EbpfDirect {
+    maps: Mutex<Maps>,
+    overflows: Arc<Overflows>,
+}
 
 struct Maps {
     verdicts: HashMap<MapData, DirectKey, Verdict>,
@@ -29,20 +34,27 @@ struct Maps {
 }
 
 impl EbpfDirect {
-    pub(in crate::kernel) fn open(programs: &mut Programs) -> Result<Self, KernelError> {
-        Ok(Self(Mutex::new(Maps {
+    pub(in crate::kernel) fn open(
+        programs: &mut Programs,
+        overflows: &Arc<Overflows>,
+    ) -> Result<Self, KernelError> {
+        let maps = Maps {
             verdicts: programs.map(DIRECT)?,
             allowed: None,
             flows: programs.map(FLOWS)?,
             closed: programs.map("CLOSED_FLOWS")?,
             counted: programs.map(COUNTED)?,
-        })))
+        };
+        Ok(Self {
+            maps: Mutex::new(maps),
+            overflows: Arc::clone(overflows),
+        })
     }
 }
 
 impl DirectTable for EbpfDirect {
     fn allow(&self, wanted: &Memory<DirectKey, Verdict>) -> Result<(), KernelError> {
-        self.0.lock().change(|allowed| {
+        let changed = self.maps.lock().change(|allowed| {
             let gone = allowed.keys().filter(|key| !wanted.contains_key(*key)).copied();
             let new = wanted
                 .iter()
@@ -51,12 +63,13 @@ impl DirectTable for EbpfDirect {
                 gone.collect(),
                 new.map(|(key, verdict)| (*key, *verdict)).collect(),
             )
-        })
+        });
+        self.overflows.noted(changed)
     }
 
     fn withdraw(&self, netns: NetnsCookie, addrs: &[IpAddr]) -> Result<(), KernelError> {
         let addrs: Vec<Addr> = addrs.iter().copied().map(Addr::from).collect();
-        self.0.lock().change(|allowed| {
+        self.maps.lock().change(|allowed| {
             let of_pod = allowed
                 .iter()
                 .filter(|(key, verdict)| key.netns == netns.0 || leads_to(verdict, &addrs));
@@ -65,11 +78,11 @@ impl DirectTable for EbpfDirect {
     }
 
     fn flows(&self) -> Result<Vec<(Ends, Flow)>, KernelError> {
-        entries(&self.0.lock().flows).map_err(failed("read", FLOWS))
+        entries(&self.maps.lock().flows).map_err(failed("read", FLOWS))
     }
 
     fn closed(&self) -> Result<Vec<ClosedFlow>, KernelError> {
-        let mut maps = self.0.lock();
+        let mut maps = self.maps.lock();
         let mut closed = Vec::new();
         while let Some(item) = maps.closed.next() {
             if let Some(flow) = ClosedFlow::from_bytes(&item) {
@@ -83,20 +96,23 @@ impl DirectTable for EbpfDirect {
 
     fn forget(&self, ends: &Ends) -> Result<bool, KernelError> {
         // In one operation: a hook may report and remove it at the same time.
-        let removed = self.0.lock().flows.remove(ends);
+        let removed = self.maps.lock().flows.remove(ends);
         let was_there = removed.is_ok();
         absent_is_fine(removed).map_err(failed("remove", FLOWS))?;
         Ok(was_there)
     }
 
     fn counted(&self, ends: &Ends) -> Result<Option<Counted>, KernelError> {
-        read(&self.0.lock().counted, ends).map_err(failed("read", COUNTED))
+        read(&self.maps.lock().counted, ends).map_err(failed("read", COUNTED))
     }
 
     fn count(&self, ends: &Ends, counted: Option<Counted>) -> Result<(), KernelError> {
-        let map = &mut self.0.lock().counted;
+        let map = &mut self.maps.lock().counted;
         match counted {
-            Some(counted) => map.insert(ends, counted, 0).map_err(failed("put", COUNTED)),
+            Some(counted) => {
+                let put = map.insert(ends, counted, 0).map_err(failed("put", COUNTED));
+                self.overflows.noted(put)
+            }
             None => absent_is_fine(map.remove(ends)).map_err(failed("remove", COUNTED)),
         }
     }
@@ -157,14 +173,6 @@ fn read<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, key: &K) -> Result<Option<
         Ok(value) => Ok(Some(value)),
         Err(MapError::KeyNotFound) => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-fn failed(operation: &'static str, map: &'static str) -> impl FnOnce(MapError) -> KernelError {
-    move |source| KernelError::Map {
-        operation,
-        map,
-        source,
     }
 }
 

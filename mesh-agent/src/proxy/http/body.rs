@@ -1,17 +1,23 @@
 //! Bodies on their way through: passed on frame by frame, never buffered, counted.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use futures_util::future::BoxFuture;
 use http_body::{Frame, SizeHint};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::balance::Pick;
+use crate::proxy::Mesh;
+use crate::proxy::arrival::Visit;
 use crate::proxy::http::ledger::Ledger;
+use crate::proxy::live::until_refused;
+use crate::proxy::refusal::Refusal;
 use crate::telemetry::ResponseFlag;
 use crate::transport::http::BodyError;
 use crate::transport::pool::Leased;
@@ -62,6 +68,7 @@ pub(super) struct ResponseBody {
     inner: Leased,
     ledger: Arc<Ledger>,
     deadline: Option<Pin<Box<Sleep>>>,
+    watch: Option<Watch>,
     ended: bool,
     _pick: Option<Pick>,
 }
@@ -72,12 +79,14 @@ impl ResponseBody {
         ledger: Arc<Ledger>,
         deadline: Option<Instant>,
         pick: Option<Pick>,
+        watch: Option<Watch>,
     ) -> Self {
         let ended = inner.is_end_stream();
         Self {
             inner,
             ledger,
             deadline: deadline.map(|at| Box::pin(sleep_until(at))),
+            watch,
             ended,
             _pick: pick,
         }
@@ -110,13 +119,20 @@ impl http_body::Body for ResponseBody {
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
         }
-        if let Some(deadline) = &mut self.deadline {
-            ready!(deadline.as_mut().poll(cx));
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
             self.ended = true;
             self.ledger.flag(ResponseFlag::Ut, "response_timeout");
             return Poll::Ready(Some(Err(
                 "the route's request timeout passed during the response".into(),
             )));
+        }
+        if let Some(watch) = &mut self.watch {
+            let refusal = ready!(watch.poll(cx));
+            self.ended = true;
+            self.ledger.flag(refusal.flag(), refusal.details());
+            return Poll::Ready(Some(Err("policy changed during the response".into())));
         }
         Poll::Pending
     }
@@ -135,6 +151,39 @@ impl Drop for ResponseBody {
         if !self.ended {
             self.ledger.flag(ResponseFlag::Dc, "downstream_remote_disconnect");
         }
+    }
+}
+
+/// Waits for a policy that forbids what is under way between two pods of this node; begun only when a response keeps
+/// its client waiting, since most do not.
+pub(super) enum Watch {
+    /// Nobody has had to wait yet.
+    Idle(Arc<Mesh>, Visit),
+    /// Somebody waits.
+    Waiting(BoxFuture<'static, Refusal>),
+}
+
+impl Watch {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
+        if let Self::Idle(mesh, visit) = self {
+            let (mesh, visit) = (Arc::clone(mesh), visit.clone());
+            *self = Self::Waiting(Box::pin(async move {
+                let arrival = visit.arrival();
+                let refusal = until_refused(&mesh, |snapshot| arrival.judge_connection(snapshot)).await;
+                arrival.refused(&mesh, &refusal);
+                refusal
+            }));
+        }
+        match self {
+            Self::Waiting(refused) => refused.as_mut().poll(cx),
+            Self::Idle(..) => Poll::Pending,
+        }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").finish_non_exhaustive()
     }
 }
 

@@ -8,14 +8,16 @@ use http::{HeaderValue, Request, Version};
 use tokio::time::Instant;
 
 use crate::balance::Pick;
+use crate::mesh::identity::SpiffeId;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
+use crate::proxy::arrival::Visit;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, authority};
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::{Connection, Side};
-use crate::proxy::inbound::{destination_flow, is_plaintext_forbidden};
-use crate::proxy::outbound::source_flow;
+use crate::proxy::inbound::{destination_flow, visit};
+use crate::proxy::outbound::{same_node, source_flow};
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
@@ -43,6 +45,8 @@ pub(super) struct Plan {
     pub(super) deadline: Option<Instant>,
     /// Counts the request as active at its endpoint.
     pub(super) pick: Option<Pick>,
+    /// The arrival at a pod of this node, for as long as the request is under way.
+    pub(super) visit: Option<Visit>,
 }
 
 impl Plan {
@@ -59,7 +63,7 @@ impl Plan {
                 if peer.is_none() {
                     ledger.path_taken(PathTaken::Plain);
                 }
-                inbound(mesh, pod, *ends, peer.is_some(), request)
+                inbound(mesh, pod, *ends, peer.as_ref(), request)
             }
         }
     }
@@ -121,6 +125,12 @@ fn outbound(
         record.upstream(choice.addr);
     }
     ledger.path_taken(hop.path());
+    let visit = same_node(&hop, source, ends, choice.addr);
+    if let Some(visit) = &visit {
+        visit
+            .arrival()
+            .admit_request(mesh, &snapshot, request, &authority)?;
+    }
     Ok(Plan {
         hop,
         addr: choice.addr,
@@ -130,6 +140,7 @@ fn outbound(
         authority,
         deadline: choice.deadline,
         pick: choice.pick,
+        visit,
     })
 }
 
@@ -211,15 +222,17 @@ fn inbound(
     mesh: &Mesh,
     pod: &Arc<ServedPod>,
     ends: Ends,
-    from_agent: bool,
+    peer: Option<&SpiffeId>,
     request: &Request<impl Sized>,
 ) -> Result<Plan, Refusal> {
     let snapshot = mesh.snapshots.load();
+    let authority = authority_or(request, ends.original)?;
     // Asked for each request: the policy may have changed since the connection was accepted.
-    if !from_agent && is_plaintext_forbidden(&snapshot, pod, ends) {
-        mesh.telemetry.mesh().denied(Refusal::Plaintext.details());
-        return Err(Refusal::Plaintext);
-    }
+    let visit = visit(pod, ends, peer);
+    visit
+        .arrival()
+        .admit_request(mesh, &snapshot, request, &authority)?;
+    let from_agent = peer.is_some();
     let port = snapshot.inbound(&pod.pod.workload, ends.original.port());
     let original_version = request.headers().get(ORIGINAL_VERSION).filter(|_| from_agent);
     let version = match original_version.map(HeaderValue::as_bytes) {
@@ -232,9 +245,10 @@ fn inbound(
         via: Arc::clone(pod),
         client: ends.client,
         wire: wire_for(port.protocol, version),
-        authority: authority_or(request, ends.original)?,
+        authority,
         deadline: None,
         pick: None,
+        visit: Some(visit),
     })
 }
 

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::identity::Alpn;
 use crate::proxy::Mesh;
 use crate::proxy::hop::Hop;
-use crate::proxy::http::body::{RequestBody, ResponseBody};
+use crate::proxy::http::body::{RequestBody, ResponseBody, Watch};
 use crate::proxy::http::decide::Plan;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, prepare, prepare_response};
 use crate::proxy::http::ledger::Ledger;
@@ -50,7 +50,7 @@ pub(super) async fn carry(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Refusal::NoAnswer);
     }
-    Ok(answer(response, plan, ledger))
+    Ok(answer(mesh, response, plan, ledger))
 }
 
 /// Makes the request what the next connection must see.
@@ -76,14 +76,22 @@ pub(super) fn ready(
 }
 
 /// Notes the response and lets its body hold what must live as long.
-pub(super) fn answer(mut response: Response<Leased>, plan: Plan, ledger: &Arc<Ledger>) -> Response<Body> {
+pub(super) fn answer(
+    mesh: &Arc<Mesh>,
+    mut response: Response<Leased>,
+    plan: Plan,
+    ledger: &Arc<Ledger>,
+) -> Response<Body> {
     for record in ledger.records() {
         record.respond(response.status().as_u16());
     }
     ledger.grpc_status_in(response.headers());
     prepare_response(response.headers_mut());
     *response.version_mut() = http::Version::HTTP_11;
-    response.map(|body| ResponseBody::new(body, Arc::clone(ledger), plan.deadline, plan.pick).boxed_unsync())
+    let visit = plan.visit.filter(|visit| !visit.is_all);
+    let watch = visit.map(|visit| Watch::Idle(Arc::clone(mesh), visit));
+    let body = |body| ResponseBody::new(body, Arc::clone(ledger), plan.deadline, plan.pick, watch);
+    response.map(|inner| body(inner).boxed_unsync())
 }
 
 /// Waits for `work`, at most until the route's deadline.

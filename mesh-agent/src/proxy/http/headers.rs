@@ -1,5 +1,7 @@
 //! What a request and a response must look like on the next connection (RFC 9110 section 7.6, RFC 9113 section 8.2).
 
+use std::borrow::Cow;
+
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
@@ -7,6 +9,7 @@ use http::header::{
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Uri, Version};
 
+use crate::proxy::http::path;
 use crate::proxy::refusal::Refusal;
 use crate::transport::pool::Wire;
 
@@ -44,6 +47,23 @@ fn named_authority(request: &Request<impl Sized>) -> Result<Option<Authority>, R
     }
 }
 
+/// Brings the path into the form in which it is routed, judged and sent on.
+pub(super) fn normalise_path(request: &mut Request<impl Sized>) -> Result<(), Refusal> {
+    let normal = match path::normal(request.uri().path()) {
+        Some(Cow::Borrowed(_)) => return Ok(()),
+        Some(Cow::Owned(normal)) => normal,
+        None => return Err(Refusal::Malformed),
+    };
+    let target = match request.uri().query() {
+        Some(query) => format!("{normal}?{query}"),
+        None => normal,
+    };
+    let mut parts = request.uri().clone().into_parts();
+    parts.path_and_query = Some(target.parse().map_err(|_invalid| Refusal::Malformed)?);
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_invalid| Refusal::Malformed)?;
+    Ok(())
+}
+
 /// Makes `request` ready for a connection that speaks `wire`.
 pub(super) fn prepare(
     request: &mut Request<impl Sized>,
@@ -79,17 +99,29 @@ pub(super) fn prepare(
     Ok(())
 }
 
+/// Takes away the fields that `Connection` names, but for those that frame the message and name its target.
+pub(super) fn remove_named_by_connection(headers: &mut HeaderMap) {
+    for name in named_by_connection(headers) {
+        if ![HOST, CONTENT_LENGTH, TRANSFER_ENCODING, TE, UPGRADE].contains(&name) {
+            headers.remove(name);
+        }
+    }
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect()
+}
+
 /// Takes away what belongs to one connection only: what `Connection` names, and the fields known to.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .collect();
-        for name in named {
+        for name in named_by_connection(headers) {
             headers.remove(name);
         }
         headers.remove(CONNECTION);

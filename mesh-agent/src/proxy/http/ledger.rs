@@ -1,5 +1,6 @@
 //! The records of one request: one for each reporter that this agent is.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use http::HeaderMap;
@@ -72,10 +73,11 @@ impl Ledger {
         std::iter::once(&self.first).chain(self.second.get())
     }
 
-    pub(super) fn flag(&self, flag: ResponseFlag, details: &'static str) {
+    pub(super) fn flag(&self, flag: ResponseFlag, details: impl Into<Cow<'static, str>>) {
+        let details = details.into();
         for record in self.records() {
             record.flag(flag);
-            record.details(details);
+            record.details(details.clone());
         }
     }
 

@@ -6,6 +6,7 @@ mod forward;
 mod half_closed;
 mod headers;
 mod ledger;
+pub(super) mod path;
 mod reply;
 mod upgrade;
 
@@ -24,6 +25,8 @@ use crate::mesh::identity::SpiffeId;
 use crate::proxy::http::decide::Plan;
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
 use crate::proxy::http::ledger::Ledger;
+use crate::proxy::inbound::visit;
+use crate::proxy::live::until_newly_refused;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
@@ -79,49 +82,57 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
         (Side::Outbound { .. } | Side::Inbound { .. }, _) => (false, stream),
     };
     let connection = Arc::new(Connection { mesh, side, answers });
+    let watched = Arc::clone(&connection);
     let service = service_fn(move |request| {
         let connection = Arc::clone(&connection);
         async move { Ok::<_, Infallible>(Box::pin(connection.answer(request)).await) }
     });
     let io = TokioIo::new(stream);
-    let served = match spoken {
-        Spoken::Http2 => {
-            let mut builder = http2::Builder::new(TaskExecutor(tasks));
-            builder
-                .timer(TokioTimer::new())
-                .auto_date_header(false)
-                .max_concurrent_streams(MAX_STREAMS)
-                .max_header_list_size(MAX_HEAD)
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .keep_alive_interval(PING_INTERVAL)
-                .keep_alive_timeout(PING_TIMEOUT);
-            let mut served = std::pin::pin!(builder.serve_connection(io, service));
-            tokio::select! {
-                result = served.as_mut() => result,
-                () = stop.requested() => {
-                    served.as_mut().graceful_shutdown();
-                    served.await
+    let serving = async {
+        match spoken {
+            Spoken::Http2 => {
+                let mut builder = http2::Builder::new(TaskExecutor(tasks));
+                builder
+                    .timer(TokioTimer::new())
+                    .auto_date_header(false)
+                    .max_concurrent_streams(MAX_STREAMS)
+                    .max_header_list_size(MAX_HEAD)
+                    .initial_stream_window_size(STREAM_WINDOW)
+                    .initial_connection_window_size(CONNECTION_WINDOW)
+                    .keep_alive_interval(PING_INTERVAL)
+                    .keep_alive_timeout(PING_TIMEOUT);
+                let mut served = std::pin::pin!(builder.serve_connection(io, service));
+                tokio::select! {
+                    result = served.as_mut() => result,
+                    () = stop.requested() => {
+                        served.as_mut().graceful_shutdown();
+                        served.await
+                    }
+                }
+            }
+            Spoken::Http1 | Spoken::Opaque => {
+                let mut builder = http1::Builder::new();
+                builder
+                    .timer(TokioTimer::new())
+                    .auto_date_header(false)
+                    .half_close(is_watched)
+                    .max_header_size(MAX_HEAD_BYTES)
+                    .header_read_timeout(idle);
+                let mut served = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
+                tokio::select! {
+                    result = served.as_mut() => result,
+                    () = stop.requested() => {
+                        served.as_mut().graceful_shutdown();
+                        served.await
+                    }
                 }
             }
         }
-        Spoken::Http1 | Spoken::Opaque => {
-            let mut builder = http1::Builder::new();
-            builder
-                .timer(TokioTimer::new())
-                .auto_date_header(false)
-                .half_close(is_watched)
-                .max_header_size(MAX_HEAD_BYTES)
-                .header_read_timeout(idle);
-            let mut served = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
-            tokio::select! {
-                result = served.as_mut() => result,
-                () = stop.requested() => {
-                    served.as_mut().graceful_shutdown();
-                    served.await
-                }
-            }
-        }
+    };
+    let served = tokio::select! {
+        served = serving => served,
+        // Dropped in the middle: what is under way on it ends too.
+        () = watched.forbidden() => return,
     };
     if let Err(error) = served {
         tracing::debug!(%error, "client connection ended");
@@ -129,6 +140,20 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
 }
 
 impl Connection {
+    /// Returns when policies change so that no request on the connection would be let in any more. Requests of a
+    /// connection that was refused from the start are told so one by one.
+    async fn forbidden(&self) {
+        let Side::Inbound { pod, ends, peer } = &self.side else {
+            // It leads to many destinations, each with policies of its own.
+            return std::future::pending().await;
+        };
+        let visit = visit(pod, *ends, peer.as_ref());
+        let arrival = visit.arrival();
+        let refusal = until_newly_refused(&self.mesh, |snapshot| arrival.judge_connection(snapshot)).await;
+        // Not counted: perhaps nobody was going to ask anything.
+        tracing::debug!(client = %ends.client, details = %refusal.details(), "connection closed by policy");
+    }
+
     /// One request, answered by the application or by the agent; never fails.
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let is_grpc = headers::is_grpc(request.headers());
@@ -148,14 +173,18 @@ impl Connection {
 
     async fn carry(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         ledger: &Arc<Ledger>,
     ) -> Result<Response<Body>, Refusal> {
         if request.method() == Method::CONNECT {
             return Err(Refusal::ConnectMethod);
         }
+        headers::normalise_path(&mut request)?;
+        let upgrade = headers::upgrade_of(&request);
+        // Before anything is decided by headers: what does not travel on must not count.
+        headers::remove_named_by_connection(request.headers_mut());
         let plan = Plan::decide(&self.mesh, &self.side, &request, ledger)?;
-        if let Some(protocol) = headers::upgrade_of(&request) {
+        if let Some(protocol) = upgrade {
             return Box::pin(upgrade::carry(&self.mesh, request, plan, ledger, protocol)).await;
         }
         Box::pin(forward::carry(&self.mesh, request, plan, ledger)).await

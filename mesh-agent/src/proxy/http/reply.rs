@@ -15,16 +15,31 @@ pub(super) fn refuse(refusal: &Refusal, is_grpc: bool) -> Response<Body> {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", HeaderValue::from(refusal.grpc_status()));
-        headers.insert("grpc-message", HeaderValue::from_static(refusal.details()));
+        headers.insert("grpc-message", message(refusal));
         return response;
     }
-    let text = Bytes::from(format!("{refusal}\n"));
+    // To the letter what Envoy answers to what a policy denies: others compare it.
+    let end = if matches!(refusal, Refusal::Denied(_)) {
+        ""
+    } else {
+        "\n"
+    };
+    let text = Bytes::from(format!("{refusal}{end}"));
     let mut response = Response::new(Full::new(text).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = refusal.status();
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response
+}
+
+/// What a gRPC client is told; of a policy not which one it was.
+fn message(refusal: &Refusal) -> HeaderValue {
+    HeaderValue::from_static(if matches!(refusal, Refusal::Denied(_)) {
+        "RBAC: access denied"
+    } else {
+        refusal.reason()
+    })
 }
 
 /// The answer that lets both sides change protocol.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use http::uri::Authority;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -18,12 +19,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::balance::Pick;
 use crate::identity::Alpn;
 use crate::proxy::Mesh;
+use crate::proxy::arrival::Visit;
 use crate::proxy::http::decide::Plan;
 use crate::proxy::http::forward::{answer, ready, within};
 use crate::proxy::http::headers::prepare_response;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::reply::switching;
+use crate::proxy::live::until_refused;
 use crate::proxy::refusal::Refusal;
+use crate::snapshot::Snapshot;
 use crate::telemetry::ResponseFlag;
 use crate::transport::ByteStream;
 use crate::transport::http::{Body, start_h1};
@@ -39,6 +43,7 @@ pub(super) async fn carry(
     protocol: HeaderValue,
 ) -> Result<Response<Body>, Refusal> {
     let client_side = hyper::upgrade::on(&mut request);
+    let asked = Asked::of(&request, &plan);
     let mut request = ready(request, &plan, Wire::H1, ledger)?;
     request
         .headers_mut()
@@ -53,7 +58,7 @@ pub(super) async fn carry(
         .await?
         .map_err(Refusal::Broken)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(answer(response.map(Leased::unpooled), plan, ledger));
+        return Ok(answer(mesh, response.map(Leased::unpooled), plan, ledger));
     }
     for record in ledger.records() {
         record.respond(StatusCode::SWITCHING_PROTOCOLS.as_u16());
@@ -73,6 +78,7 @@ pub(super) async fn carry(
         ledger: Arc::clone(ledger),
         mesh: Arc::clone(mesh),
         pick: plan.pick,
+        asked,
     };
     plan.via.tasks.spawn("upgraded", tunnel.run());
     Ok(switching(headers))
@@ -85,6 +91,45 @@ struct Tunnel {
     ledger: Arc<Ledger>,
     mesh: Arc<Mesh>,
     pick: Option<Pick>,
+    asked: Option<Asked>,
+}
+
+/// What was let in at a pod of this node, to be judged again when policies change.
+struct Asked {
+    visit: Visit,
+    head: Request<()>,
+    authority: Authority,
+}
+
+impl Asked {
+    fn of(request: &Request<Incoming>, plan: &Plan) -> Option<Self> {
+        let visit = plan.visit.clone()?;
+        let mut head = Request::new(());
+        *head.method_mut() = request.method().clone();
+        *head.uri_mut() = request.uri().clone();
+        *head.headers_mut() = request.headers().clone();
+        Some(Self {
+            visit,
+            head,
+            authority: plan.authority.clone(),
+        })
+    }
+
+    async fn forbidden(asked: Option<&Self>, mesh: &Mesh) -> Refusal {
+        let Some(Self {
+            visit,
+            head,
+            authority,
+        }) = asked
+        else {
+            return std::future::pending().await;
+        };
+        let arrival = visit.arrival();
+        let judge = |snapshot: &Snapshot| arrival.judge_request(snapshot, head, authority);
+        let refusal = until_refused(mesh, judge).await;
+        arrival.refused(mesh, &refusal);
+        refusal
+    }
 }
 
 impl Tunnel {
@@ -98,14 +143,15 @@ impl Tunnel {
             }
         };
         let idle = self.mesh.settings.idle_timeout;
-        match relay(
-            UpgradedStream::new(client),
-            UpgradedStream::new(upstream),
-            idle,
-            &*self.ledger,
-        )
-        .await
-        {
+        let (client, upstream) = (UpgradedStream::new(client), UpgradedStream::new(upstream));
+        let ended = tokio::select! {
+            ended = relay(client, upstream, idle, &*self.ledger) => ended,
+            refusal = Asked::forbidden(self.asked.as_ref(), &self.mesh) => {
+                self.ledger.flag(refusal.flag(), refusal.details());
+                return;
+            }
+        };
+        match ended {
             RelayEnd::Finished => {}
             RelayEnd::ClientFailed(_) => self.ledger.flag(ResponseFlag::Dc, "downstream_reset"),
             RelayEnd::UpstreamFailed(_) => self.ledger.flag(ResponseFlag::Uc, "upstream_reset"),

@@ -99,8 +99,8 @@ async fn plaintext_that_becomes_forbidden_ends() {
 
     lab.change(|facts| facts.peer_authentications.push(strict()));
 
-    assert_eq!(one.fetch(get("/")).await.status, 403);
-    assert_eq!(two.fetch(get2("/")).await.status, 403);
+    eventually("HTTP/1.1 ends", || one.0.is_closed()).await;
+    eventually("HTTP/2 ends", || two.0.is_closed()).await;
     // Closed, with or without a reset.
     let _closed = exchange(&mut opaque, b"").await;
     assert_eq!(app.seen().len(), 2);

@@ -7,6 +7,7 @@ mod facts;
 mod flows;
 mod lab;
 
+mod authorization;
 mod bytes;
 mod cross_node;
 mod dns;

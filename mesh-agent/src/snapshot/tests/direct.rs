@@ -234,3 +234,50 @@ fn verdicts_that_find_no_room_are_counted_and_not_made() {
     assert_eq!(some.verdicts, all.verdicts[..3]);
     assert_eq!(some.left_out, all.verdicts.len() - 3);
 }
+
+#[test]
+fn a_pair_may_where_authorization_lets_its_bytes_in_and_has_nothing_to_record() {
+    use super::authorization::{on_trial, policy};
+    use crate::mesh::policy::authorization::{PolicyAction, TextAttribute};
+
+    let (client, store) = (placed("client", "10.0.0.1"), placed("store", "10.0.0.2"));
+    let own = "cluster.local/ns/shop/sa/default";
+    let of = |action, name| policy(action, TextAttribute::Principal, name);
+    for (what, policies, passage) in [
+        ("none", vec![], Passage::Direct),
+        ("ALLOW", vec![of(PolicyAction::Allow, own)], Passage::Direct),
+        (
+            "DENY of another",
+            vec![of(PolicyAction::Deny, "other")],
+            Passage::Direct,
+        ),
+        (
+            "DENY",
+            vec![of(PolicyAction::Deny, own)],
+            Passage::Forbidden("authorization"),
+        ),
+        (
+            "ALLOW of another",
+            vec![of(PolicyAction::Allow, "other")],
+            Passage::Forbidden("authorization"),
+        ),
+        (
+            "DENY of a path",
+            vec![policy(PolicyAction::Deny, TextAttribute::Path, "/a")],
+            Passage::Forbidden("authorization"),
+        ),
+        ("AUDIT", vec![of(PolicyAction::Audit, own)], Passage::ThroughAgent),
+        (
+            "a dry run",
+            vec![on_trial(of(PolicyAction::Deny, own))],
+            Passage::ThroughAgent,
+        ),
+    ] {
+        let (snapshot, _) = build(&Facts {
+            workloads: vec![client.clone(), store.clone()],
+            authorization_policies: policies,
+            ..Facts::default()
+        });
+        assert_eq!(snapshot.may_go_direct(&client, &store, 7000), passage, "{what}");
+    }
+}

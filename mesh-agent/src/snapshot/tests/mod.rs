@@ -1,5 +1,6 @@
 //! What a snapshot promises: lookups, endpoint selection, what survives a rebuild, what contradictions do.
 
+mod authorization;
 mod contradictions;
 mod direct;
 mod lookups;

@@ -209,21 +209,21 @@ const WRONG: &[(&str, &str, &str, &[&str], bool)] = &[
         "PeerAuthentication",
         "metadata: {name: a}, spec: {mtls: {mode: NEVER}}",
         &["spec.mtls.mode"],
-        false,
+        true,
     ),
     (
         "security.istio.io/v1",
         "PeerAuthentication",
         "metadata: {name: a}, spec: {selector: {matchExpressions: []}}",
         &["spec.selector.matchExpressions"],
-        false,
+        true,
     ),
     (
         "security.istio.io/v1",
         "PeerAuthentication",
         "metadata: {name: a}, spec: {selector: {matchLabels: {a: b}}, portLevelMtls: {http: {mode: STRICT}}}",
         &["spec.portLevelMtls[http]"],
-        false,
+        true,
     ),
     (
         "security.istio.io/v1",
@@ -241,7 +241,7 @@ const WRONG: &[(&str, &str, &str, &[&str], bool)] = &[
     ),
     (
         "security.istio.io/v1",
-        "AuthorizationPolicy",
+        "RequestAuthentication",
         "metadata: {name: a}",
         &["kind"],
         false,

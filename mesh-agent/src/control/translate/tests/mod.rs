@@ -1,8 +1,10 @@
 //! What the translation promises, from manifests to facts.
 
+mod authorization;
 mod dns;
 mod fields;
 mod hostile;
+mod peer_authentication;
 mod probes;
 mod routes;
 

@@ -1,5 +1,7 @@
 //! Security policies in declared form.
 
+pub mod authorization;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,0 +1,227 @@
+//! Istio's AuthorizationPolicy: who may ask what of which workloads.
+//!
+//! Place in the walk: becomes the protection of workloads. Must not know: which workloads exist.
+//!
+//! Nothing here is left out: what cannot be read refuses (ADR 0013). A part of a rule that is wrong or not supported
+//! errs towards refusing in that rule; a policy that is wrong as a whole refuses all for the workloads that it selects,
+//! and one whose selection is wrong does so in its whole namespace.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::authorization_rule;
+use super::object::{Object, unknown_fields};
+use crate::mesh::facts::Rejection;
+use crate::mesh::policy::authorization::{AuthorizationPolicy, PolicyAction, PolicyRule, PolicyTarget};
+use crate::mesh::service::ServiceName;
+
+pub(super) fn translate(
+    object: &Object,
+    trust_domain: &str,
+    rejections: &mut Vec<Rejection>,
+) -> AuthorizationPolicy {
+    let is_dry_run = is_dry_run(object, rejections);
+    let mut reading = Spec {
+        object,
+        rejections,
+        is_whole: true,
+    };
+    let target = reading.target();
+    let action = reading.action();
+    let rules = reading.rules(action, trust_domain);
+    for field in unknown_fields(object.spec(), &FIELDS) {
+        reading.refuse(&format!("spec.{field}"), "is not a field of this kind");
+    }
+    let (action, rules) = if reading.is_whole {
+        (action, rules)
+    } else {
+        (PolicyAction::Deny, vec![PolicyRule::default()])
+    };
+    AuthorizationPolicy {
+        namespace: Arc::clone(&object.namespace),
+        name: Arc::clone(&object.name),
+        meta: Arc::clone(&object.meta),
+        target,
+        action,
+        rules,
+        is_dry_run,
+    }
+}
+
+fn is_dry_run(object: &Object, rejections: &mut Vec<Rejection>) -> bool {
+    match object.annotation(DRY_RUN) {
+        Some("true") => true,
+        Some("false") | None => false,
+        Some(_) => {
+            let field = format!("metadata.annotations[{DRY_RUN}]");
+            rejections.push(object.reject(&field, "write \"true\" or \"false\"; the policy is enforced"));
+            false
+        }
+    }
+}
+
+/// A `spec` that is being read.
+struct Spec<'a> {
+    object: &'a Object,
+    rejections: &'a mut Vec<Rejection>,
+    /// Nothing was wrong that concerns the policy as a whole.
+    is_whole: bool,
+}
+
+impl Spec<'_> {
+    fn field(&self, name: &str) -> Option<&Value> {
+        self.object.spec().get(name).filter(|value| !value.is_null())
+    }
+
+    /// Reports what makes the policy refuse all that it would have judged.
+    fn refuse(&mut self, field: &str, what: &str) {
+        self.is_whole = false;
+        let reason = format!("{what}; until this is right, all is refused for the workloads of the policy");
+        self.rejections.push(self.object.reject(field, reason));
+    }
+
+    fn target(&mut self) -> PolicyTarget {
+        let everybody = PolicyTarget::Selector(BTreeMap::new());
+        let object = self.object;
+        if !(object.spec().is_object() || object.spec().is_null()) {
+            self.refuse("spec", "expected a mapping");
+            return everybody;
+        }
+        let listed = object.spec().get("targetRefs").filter(|refs| !refs.is_null());
+        let single = object.spec().get("targetRef").filter(|one| !one.is_null());
+        let selector = object
+            .spec()
+            .get("selector")
+            .filter(|selector| !selector.is_null());
+        let references: Vec<(String, &Value)> = match (listed, single) {
+            (None, None) => return selector.map_or(everybody, |selector| self.selector(selector)),
+            (Some(Value::Array(refs)), None) if !refs.is_empty() => {
+                let named = |(index, one)| (format!("spec.targetRefs[{index}]"), one);
+                refs.iter().enumerate().map(named).collect()
+            }
+            (None, Some(one)) => vec![("spec.targetRef".to_owned(), one)],
+            (Some(_), _) => {
+                self.refuse("spec.targetRefs", "expected a list of targets, and no targetRef");
+                return everybody;
+            }
+        };
+        if selector.is_some() {
+            self.refuse("spec.selector", "a policy has a selector or targets, not both");
+            return everybody;
+        }
+        let mut services = BTreeSet::new();
+        for (at, reference) in references {
+            match self.service(&at, reference) {
+                Ok(service) => services.extend(service),
+                Err(()) => return everybody,
+            }
+        }
+        PolicyTarget::Services(services)
+    }
+
+    fn selector(&mut self, selector: &Value) -> PolicyTarget {
+        if !selector.is_object() {
+            self.refuse("spec.selector", "expected a mapping");
+        }
+        for field in unknown_fields(selector, &["matchLabels"]) {
+            self.refuse(&format!("spec.selector.{field}"), "is not a field of a selector");
+        }
+        let labels = selector.get("matchLabels").unwrap_or(&Value::Null);
+        let labels = self
+            .object
+            .parse_part::<Option<BTreeMap<String, String>>>(labels, "spec.selector.matchLabels");
+        match labels {
+            Ok(labels) => PolicyTarget::Selector(labels.unwrap_or_default()),
+            Err(rejection) => {
+                self.refuse(&rejection.field, &rejection.reason);
+                PolicyTarget::Selector(BTreeMap::new())
+            }
+        }
+    }
+
+    /// `None` for a target that no pod stands behind.
+    fn service(&mut self, at: &str, reference: &Value) -> Result<Option<ServiceName>, ()> {
+        let text = |field: &str| reference.get(field).and_then(Value::as_str);
+        if let Some(field) = unknown_fields(reference, &["group", "kind", "name", "namespace"]).next() {
+            self.refuse(&format!("{at}.{field}"), "is not a field of a target");
+            return Err(());
+        }
+        let (Some(kind), Some(name)) = (text("kind"), text("name")) else {
+            self.refuse(at, "expected kind and name");
+            return Err(());
+        };
+        let namespace = text("namespace").filter(|namespace| !namespace.is_empty());
+        if namespace.is_some_and(|namespace| namespace != self.object.namespace.as_ref()) {
+            self.refuse(
+                &format!("{at}.namespace"),
+                "a policy's target is in its own namespace",
+            );
+            return Err(());
+        }
+        if kind == "Service" && matches!(text("group"), None | Some("" | "core")) {
+            return Ok(Some(ServiceName::new(&self.object.namespace, name)));
+        }
+        self.rejections.push(self.object.reject(
+            &format!("{at}.kind"),
+            "only Services can be targets here; this target has no effect on pods",
+        ));
+        Ok(None)
+    }
+
+    fn action(&mut self) -> PolicyAction {
+        let action = match self.field("action").map(Value::as_str) {
+            None | Some(Some("ALLOW")) => PolicyAction::Allow,
+            Some(Some("DENY")) => PolicyAction::Deny,
+            Some(Some("AUDIT")) => PolicyAction::Audit,
+            Some(Some("CUSTOM")) => {
+                self.rejections.push(self.object.reject(
+                    "spec.action",
+                    "CUSTOM needs external authorization, which is not supported yet; what its rules match is refused",
+                ));
+                PolicyAction::Custom
+            }
+            Some(_) => {
+                self.refuse("spec.action", "write ALLOW, DENY, AUDIT or CUSTOM");
+                PolicyAction::Deny
+            }
+        };
+        if self.field("provider").is_some() && action != PolicyAction::Custom {
+            self.refuse("spec.provider", "only CUSTOM has a provider");
+        }
+        action
+    }
+
+    fn rules(&mut self, action: PolicyAction, trust_domain: &str) -> Vec<PolicyRule> {
+        let rules = match self.object.spec().get("rules") {
+            None | Some(Value::Null) => return Vec::new(),
+            Some(Value::Array(rules)) => rules,
+            Some(_) => {
+                self.refuse("spec.rules", "expected a list");
+                return Vec::new();
+            }
+        };
+        let mut translated = Vec::with_capacity(rules.len());
+        for (index, rule) in rules.iter().enumerate() {
+            let mut reading = authorization_rule::Reading {
+                object: self.object,
+                trust_domain,
+                action,
+                rejections: self.rejections,
+            };
+            translated.push(reading.rule(&format!("spec.rules[{index}]"), rule));
+        }
+        translated
+    }
+}
+
+const FIELDS: [&str; 6] = [
+    "selector",
+    "targetRef",
+    "targetRefs",
+    "action",
+    "provider",
+    "rules",
+];
+const DRY_RUN: &str = "istio.io/dry-run";

@@ -1,0 +1,129 @@
+//! Decides who may ask what of a workload: AuthorizationPolicy compiled into one list for each workload of this node.
+//!
+//! Place in the walk: at the destination, after the peer has proved who it is; for HTTP once a request. Must not know:
+//! sockets, certificates, how policies were read, or whether the client is on this node.
+
+mod asked;
+mod matcher;
+mod protection;
+mod rules;
+mod selection;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+pub use self::asked::{Connection, Host, Request};
+pub use self::protection::Protection;
+use self::selection::{Selected, Selection};
+use crate::mesh::facts::Rejection;
+use crate::mesh::policy::authorization::AuthorizationPolicy;
+use crate::mesh::service::ServiceName;
+use crate::mesh::workload::{Workload, WorkloadUid};
+
+/// All AuthorizationPolicies, and those of each workload of this node.
+#[derive(Debug, Default)]
+pub struct Authorization {
+    policies: Vec<Arc<AuthorizationPolicy>>,
+    selection: Selection,
+    of_workload: HashMap<WorkloadUid, Arc<Protection>>,
+}
+
+impl Authorization {
+    /// Compiles all policies; `local` are the workloads that will be asked about often, and `pods` tells which ports of
+    /// which workloads stand behind a Service, `None` where there is no such Service.
+    pub fn compile<'w>(
+        policies: &[AuthorizationPolicy],
+        root_namespace: &str,
+        local: impl Iterator<Item = &'w Workload>,
+        pods: impl Fn(&ServiceName) -> Option<Vec<(WorkloadUid, u16)>>,
+    ) -> (Self, Vec<Rejection>) {
+        let mut policies: Vec<_> = policies.iter().cloned().map(Arc::new).collect();
+        // Which rule is named for a refusal must not depend on the order of the facts.
+        policies.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        let (selection, rejections) = Selection::index(&policies, root_namespace, pods);
+        let mut shared: HashMap<Selected, Arc<Protection>> = HashMap::new();
+        let mut of_workload = HashMap::new();
+        for workload in local {
+            // Pods of one Deployment have one list, and so have all that have none.
+            let protection = shared
+                .entry(selection.of(workload))
+                .or_insert_with_key(|selected| Arc::new(Protection::compile(selected, &policies)));
+            of_workload.insert(workload.uid.clone(), Arc::clone(protection));
+        }
+        let compiled = Self {
+            policies,
+            selection,
+            of_workload,
+        };
+        (compiled, rejections)
+    }
+
+    /// The policies that protect `workload`; compiled for the occasion for one that the snapshot does not count as this
+    /// node's, so that a connection to a pod on its way out is not judged by no policy.
+    pub fn of(&self, workload: &Workload) -> Arc<Protection> {
+        match self.of_workload.get(&workload.uid) {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(Protection::compile(&self.selection.of(workload), &self.policies)),
+        }
+    }
+}
+
+/// What the policies of a workload say of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Whatever is sent on it, it may.
+    Allowed,
+    /// Whatever is sent on it, it may not.
+    Denied(Denial),
+    /// Each HTTP request on it must be asked about; bytes that are no HTTP are refused.
+    NeedsRequests,
+}
+
+/// Why policy refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denial {
+    /// A rule of a DENY or CUSTOM policy matches.
+    Matched {
+        /// The policy.
+        policy: Arc<AuthorizationPolicy>,
+        /// The index of the rule.
+        rule: usize,
+    },
+    /// There are ALLOW policies, and none matches.
+    NotAllowed,
+}
+
+/// In Envoy's words: `rbac_access_denied_matched_policy[…]`.
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Matched { policy, rule } => write!(
+                f,
+                "rbac_access_denied_matched_policy[ns[{}]-policy[{}]-rule[{rule}]]",
+                policy.namespace, policy.name
+            ),
+            Self::NotAllowed => f.write_str("rbac_access_denied_matched_policy[none]"),
+        }
+    }
+}
+
+/// What is only recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Recorded {
+    /// An AUDIT policy matches.
+    pub is_audited: bool,
+    /// What the policies on trial would have decided alone; `None` where there are none.
+    pub dry_run: Option<DryRun>,
+}
+
+/// What the policies with the dry-run annotation would have decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DryRun {
+    /// They would have let it in.
+    WouldAllow,
+    /// They would have refused it.
+    WouldDeny,
+}

@@ -1,0 +1,120 @@
+//! Which policies protect which workloads.
+//!
+//! Place in the walk: used when a snapshot is built. Must not know: rules, connections.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::mesh::facts::Rejection;
+use crate::mesh::policy::authorization::{AuthorizationPolicy, PolicyTarget};
+use crate::mesh::service::ServiceName;
+use crate::mesh::workload::{Workload, WorkloadUid};
+use crate::policy::selects;
+
+/// Policies by what they select; a policy is its index.
+#[derive(Debug, Default)]
+pub(super) struct Selection {
+    /// Those of the root namespace: they act in all.
+    mesh: Scope,
+    namespaces: HashMap<Arc<str>, Scope>,
+    /// By the pods behind their Services.
+    by_pod: HashMap<WorkloadUid, Selected>,
+}
+
+/// The policies of one namespace.
+#[derive(Debug, Default)]
+struct Scope {
+    everybody: Vec<usize>,
+    /// By the first label of their selector, so that one workload looks at few of many.
+    by_label: HashMap<(String, String), Vec<Selective>>,
+}
+
+#[derive(Debug)]
+struct Selective {
+    policy: usize,
+    selector: BTreeMap<String, String>,
+}
+
+/// The policies of one workload, each with the ports on which it acts; `None` is all.
+pub(super) type Selected = BTreeMap<usize, Option<BTreeSet<u16>>>;
+
+impl Selection {
+    pub(super) fn index(
+        policies: &[Arc<AuthorizationPolicy>],
+        root_namespace: &str,
+        pods: impl Fn(&ServiceName) -> Option<Vec<(WorkloadUid, u16)>>,
+    ) -> (Self, Vec<Rejection>) {
+        let mut index = Self::default();
+        let mut rejections = Vec::new();
+        for (policy, declared) in policies.iter().enumerate() {
+            match &declared.target {
+                PolicyTarget::Selector(selector) => {
+                    let scope = if declared.namespace.as_ref() == root_namespace {
+                        &mut index.mesh
+                    } else {
+                        index
+                            .namespaces
+                            .entry(Arc::clone(&declared.namespace))
+                            .or_default()
+                    };
+                    scope.add(policy, selector);
+                }
+                PolicyTarget::Services(services) => {
+                    for service in services {
+                        match pods(service) {
+                            Some(pods) => index.add_pods(policy, pods),
+                            None => rejections.push(declared.meta.reject(
+                                "spec.targetRefs",
+                                format!("Service {service} is not known; the policy protects no pod of it"),
+                            )),
+                        }
+                    }
+                }
+            }
+        }
+        (index, rejections)
+    }
+
+    pub(super) fn of(&self, workload: &Workload) -> Selected {
+        let mut selected = self.by_pod.get(&workload.uid).cloned().unwrap_or_default();
+        let scopes = [Some(&self.mesh), self.namespaces.get(&workload.namespace)];
+        for policy in scopes.into_iter().flatten().flat_map(|scope| scope.of(workload)) {
+            selected.insert(policy, None);
+        }
+        selected
+    }
+
+    fn add_pods(&mut self, policy: usize, pods: Vec<(WorkloadUid, u16)>) {
+        for (pod, port) in pods {
+            let ports = self.by_pod.entry(pod).or_default().entry(policy);
+            if let Some(ports) = ports.or_insert_with(|| Some(BTreeSet::new())) {
+                ports.insert(port);
+            }
+        }
+    }
+}
+
+impl Scope {
+    fn add(&mut self, policy: usize, selector: &BTreeMap<String, String>) {
+        match selector.first_key_value() {
+            None => self.everybody.push(policy),
+            Some((key, value)) => {
+                let first = (key.clone(), value.clone());
+                self.by_label.entry(first).or_default().push(Selective {
+                    policy,
+                    selector: selector.clone(),
+                });
+            }
+        }
+    }
+
+    fn of<'s>(&'s self, workload: &'s Workload) -> impl Iterator<Item = usize> + 's {
+        let labels = workload.labels.iter();
+        let by_label = labels
+            .filter_map(|(key, value)| self.by_label.get(&(key.clone(), value.clone())))
+            .flatten()
+            .filter(|selective| selects(&selective.selector, workload))
+            .map(|selective| selective.policy);
+        self.everybody.iter().copied().chain(by_label)
+    }
+}

@@ -1,0 +1,220 @@
+//! A connection that reaches a pod of this node, as the pod's policies see it: from another node, from this one, or in
+//! plaintext.
+//!
+//! Place in the walk: asked at the destination before anything is delivered, and again whenever policies change. Must
+//! not know: routes, how bytes move.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::Request;
+use http::uri::Authority;
+
+use crate::mesh::identity::SpiffeId;
+use crate::mesh::policy::MtlsMode;
+use crate::mesh::workload::Workload;
+use crate::policy::authorization::{self, Connection, DryRun, Host, Protection, Recorded, Verdict};
+use crate::proxy::Mesh;
+use crate::proxy::http::path;
+use crate::proxy::pods::ServedPod;
+use crate::proxy::refusal::Refusal;
+use crate::snapshot::Snapshot;
+
+/// Who arrives where.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrival<'a> {
+    /// The pod that is reached.
+    pub(super) pod: &'a ServedPod,
+    /// Who proved to come, by a certificate or by being a pod of this node; `None` for plaintext.
+    pub(super) peer: Option<&'a SpiffeId>,
+    /// The true client.
+    pub(super) client: IpAddr,
+    /// The pod's own address and port.
+    pub(super) addr: SocketAddr,
+}
+
+/// An arrival that outlives the call that decided on it.
+#[derive(Debug, Clone)]
+pub(super) struct Visit {
+    pub(super) pod: Arc<ServedPod>,
+    pub(super) peer: Option<SpiffeId>,
+    pub(super) client: IpAddr,
+    pub(super) addr: SocketAddr,
+    /// Whether the client's whole connection leads to the pod, so that it is watched as one.
+    pub(super) is_all: bool,
+}
+
+impl Visit {
+    pub(super) fn arrival(&self) -> Arrival<'_> {
+        Arrival {
+            pod: &self.pod,
+            peer: self.peer.as_ref(),
+            client: self.client,
+            addr: self.addr,
+        }
+    }
+}
+
+impl Arrival<'_> {
+    /// Whether something that may be sent on the connection is let in; asked when there is nothing more to see yet.
+    pub(super) fn judge_connection(&self, snapshot: &Snapshot) -> Result<(), Refusal> {
+        let Some(protection) = self.protection(snapshot)? else {
+            return Ok(());
+        };
+        match protection.of_connection(&self.connection()) {
+            Verdict::Allowed | Verdict::NeedsRequests => Ok(()),
+            Verdict::Denied(denial) => Err(Refusal::Denied(denial)),
+        }
+    }
+
+    /// Whether bytes that are no HTTP are let in.
+    pub(super) fn judge_bytes(&self, snapshot: &Snapshot) -> Result<(), Refusal> {
+        let Some(protection) = self.protection(snapshot)? else {
+            return Ok(());
+        };
+        protection.of_bytes(&self.connection()).map_err(Refusal::Denied)
+    }
+
+    /// Whether a request is let in; its path is in its normal form.
+    ///
+    /// It is asked for each way in which an application may read that path, and must be let in for all.
+    pub(super) fn judge_request(
+        &self,
+        snapshot: &Snapshot,
+        request: &Request<impl Sized>,
+        authority: &Authority,
+    ) -> Result<(), Refusal> {
+        let Some(protection) = self.protection(snapshot)? else {
+            return Ok(());
+        };
+        let connection = self.connection();
+        let mut asked = self.asked(request, authority);
+        for path in path::readings(request.uri().path()) {
+            asked.path = path;
+            protection
+                .of_request(&connection, &asked)
+                .map_err(Refusal::Denied)?;
+        }
+        Ok(())
+    }
+
+    /// Lets bytes that are no HTTP in or not, and counts what policies want counted.
+    pub(super) fn admit_bytes(&self, mesh: &Mesh) -> Result<(), Refusal> {
+        let snapshot = mesh.snapshots.load();
+        if let Ok(Some(protection)) = self.protection(&snapshot) {
+            self.record(mesh, protection.recorded(&self.connection(), None));
+        }
+        self.judge_bytes(&snapshot)
+            .inspect_err(|refusal| self.refused(mesh, refusal))
+    }
+
+    /// Lets a request in or not, and counts what policies want counted.
+    pub(super) fn admit_request(
+        &self,
+        mesh: &Mesh,
+        snapshot: &Snapshot,
+        request: &Request<impl Sized>,
+        authority: &Authority,
+    ) -> Result<(), Refusal> {
+        if let Ok(Some(protection)) = self.protection(snapshot)
+            && protection.records()
+        {
+            let asked = self.asked(request, authority);
+            self.record(mesh, protection.recorded(&self.connection(), Some(&asked)));
+        }
+        self.judge_request(snapshot, request, authority)
+            .inspect_err(|refusal| self.refused(mesh, refusal))
+    }
+
+    /// Counts and logs a refusal.
+    pub(super) fn refused(&self, mesh: &Mesh, refusal: &Refusal) {
+        mesh.telemetry.mesh().denied(refusal.reason());
+        tracing::debug!(
+            pod = %self.pod.pod.workload.pod_name,
+            peer = self.peer.map(tracing::field::display),
+            client = %self.client,
+            port = self.addr.port(),
+            details = %refusal.details(),
+            "refused by policy"
+        );
+    }
+
+    fn record(&self, mesh: &Mesh, recorded: Recorded) {
+        let Recorded { is_audited, dry_run } = recorded;
+        if is_audited {
+            mesh.telemetry.mesh().audited();
+        }
+        if let Some(result) = dry_run {
+            let would_deny = result == DryRun::WouldDeny;
+            mesh.telemetry.mesh().dry_run(would_deny);
+            if would_deny {
+                tracing::info!(
+                    pod = %self.pod.pod.workload.pod_name,
+                    peer = self.peer.map(tracing::field::display),
+                    client = %self.client,
+                    port = self.addr.port(),
+                    "a policy on trial would have refused this"
+                );
+            }
+        }
+    }
+
+    /// What PeerAuthentication says of a client that proved nothing. Its own node may probe the pod; an excluded port
+    /// comes here only until the kernel knows of it.
+    pub(super) fn judge_plaintext(&self, snapshot: &Snapshot) -> Result<(), Refusal> {
+        let (workload, port) = (self.workload(snapshot), self.addr.port());
+        let is_forbidden = self.peer.is_none()
+            && snapshot.mtls_mode(workload, port) == MtlsMode::Strict
+            && workload.is_meshed_at(port)
+            && !self.is_probe(snapshot);
+        if is_forbidden {
+            Err(Refusal::Plaintext)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The policies to be asked; `None` where there are none, or none that holds for this client.
+    fn protection(&self, snapshot: &Snapshot) -> Result<Option<Arc<Protection>>, Refusal> {
+        self.judge_plaintext(snapshot)?;
+        let protection = snapshot.protection(self.workload(snapshot));
+        Ok(Some(protection).filter(|protection| !protection.is_none() && !self.is_probe(snapshot)))
+    }
+
+    /// No policy keeps the kubelet of the pod's own node from its probes.
+    fn is_probe(&self, snapshot: &Snapshot) -> bool {
+        self.peer.is_none() && snapshot.is_probe(self.workload(snapshot), self.client, self.addr.port())
+    }
+
+    /// The pod as the snapshot knows it now: labels may have changed since it joined.
+    fn workload<'s>(&'s self, snapshot: &'s Snapshot) -> &'s Workload {
+        self.pod.as_known(snapshot)
+    }
+
+    fn connection(&self) -> Connection<'_> {
+        Connection::new(self.peer, self.client, self.addr.ip(), self.addr.port())
+    }
+
+    /// The request in the form in which it is sent on.
+    fn asked<'r>(
+        &self,
+        request: &'r Request<impl Sized>,
+        authority: &Authority,
+    ) -> authorization::Request<'r> {
+        authorization::Request {
+            method: request.method().as_str(),
+            path: Cow::Borrowed(request.uri().path()),
+            host: Host::new(authority.as_str()),
+            headers: request.headers(),
+            remote_ip: forwarded_for(request.headers()).unwrap_or(self.client),
+        }
+    }
+}
+
+/// The last entry of `x-forwarded-for`: who the nearest proxy says it served (Istio with `numTrustedProxies` 0).
+fn forwarded_for(headers: &http::HeaderMap) -> Option<IpAddr> {
+    let last_line = headers.get_all("x-forwarded-for").iter().next_back()?;
+    let last = last_line.to_str().ok()?.rsplit(',').next()?.trim();
+    last.parse().ok()
+}
