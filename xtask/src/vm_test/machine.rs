@@ -119,7 +119,8 @@ impl Lines {
 }
 
 /// A triple fault is a way to reset that needs no driver.
-const KERNEL_COMMAND: &str = "console=ttyS0 quiet panic=-1 reboot=t mitigations=off random.trust_cpu=on";
+const KERNEL_COMMAND: &str =
+    "console=ttyS0 quiet oops=panic panic=-1 reboot=t mitigations=off random.trust_cpu=on";
 /// In which a kernel starts its first process: 3 s on an idle machine.
 const BOOT: Duration = Duration::from_mins(2);
 /// Emulation is slow, and the machine may be busy.
