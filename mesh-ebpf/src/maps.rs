@@ -11,9 +11,7 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
 use mesh_common::counter::Counter;
-use mesh_common::direct::{
-    Chosen, ClosedFlow, Counted, DirectKey, Ends, Flow, MAX_FLOWS, MAX_VERDICTS, Verdict,
-};
+use mesh_common::direct::{Chosen, ClosedFlow, Counted, DirectKey, Ends, Flow, MAX_VERDICTS, Verdict};
 use mesh_common::exclusion::{OutboundBlock, OutboundPort};
 use mesh_common::layout::{Addr, Endpoint, Pod, PodAddr, SocketKey, is_dead};
 use mesh_common::map::MapName;
@@ -160,7 +158,7 @@ static DIRECT_BY_COOKIE: LruHashMap<u64, Chosen> = LruHashMap::with_max_entries(
 /// `sk_lookup`, getpeername, agent. Size: `max_flows` / 4. Evicts: never. Full: the connection is steered to the agent of
 /// the server, for which it is plaintext.
 #[map]
-static FLOWS: HashMap<Ends, Flow> = HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
+static FLOWS: HashMap<Ends, Flow> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
 /// Direct flows that ended, as [`ClosedFlow`], some 22,000.
 ///

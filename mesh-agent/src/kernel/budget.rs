@@ -7,17 +7,17 @@
 /// kernel's own limit is a million (`BPF_COMPLEXITY_LIMIT_INSNS`); a figure here is at least a third above what the
 /// hungriest kernel needs today, and is raised by whoever can say what for.
 pub const BUDGETS: [(&str, u32); 11] = [
-    ("mesh_sk_lookup", 1_000),
+    ("mesh_sk_lookup", 1_500),
     ("mesh_sk_refuse", 500),
     ("mesh_sock_ops", 20_000),
     ("mesh_peername4", 500),
     ("mesh_peername6", 500),
     ("mesh_recvmsg4", 500),
     ("mesh_recvmsg6", 500),
-    ("mesh_sendmsg4", 7_500),
-    ("mesh_sendmsg6", 10_000),
-    ("mesh_connect4", 10_000),
-    ("mesh_connect6", 16_000),
+    ("mesh_sendmsg4", 12_000),
+    ("mesh_sendmsg6", 20_000),
+    ("mesh_connect4", 15_000),
+    ("mesh_connect6", 25_000),
 ];
 
 /// What the kernel says that a program is.

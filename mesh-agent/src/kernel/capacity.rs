@@ -121,7 +121,9 @@ mod tests {
                     .collect::<Vec<_>>()
                     .join(" ");
                 let (name, rest) = after.split_once(':').unwrap();
-                let (_, size) = rest.split_once("with_max_entries(").unwrap();
+                // A ring buffer is made with a size in bytes.
+                let (_, size) = rest.split_once("::with_").unwrap();
+                let (_, size) = size.split_once('(').unwrap();
                 (name, comment, size.split([',', ')']).next().unwrap())
             })
             .collect()

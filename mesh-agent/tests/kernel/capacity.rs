@@ -5,7 +5,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::process::{Child, ChildStdout};
 use std::sync::Arc;
 
-use aya::maps::{HashMap, Map, MapData, MapInfo};
+use aya::maps::{HashMap, Map, MapData, MapError, MapInfo};
+use aya::sys::SyscallError;
 use mesh_agent::capture::Direction;
 use mesh_agent::capture::listeners::PodPorts;
 use mesh_agent::kernel::Kernel;
@@ -15,6 +16,7 @@ use mesh_agent::kernel::pins::Pins;
 use mesh_agent::kernel::status::Change;
 use mesh_common::layout::{Endpoint, Pod, SocketKey};
 use mesh_common::map::MapName;
+use nix::errno::Errno;
 
 use crate::heart::Heart;
 use crate::lab::{Lab, NODE, PEER, POD, Result, Seen, Side};
@@ -52,7 +54,12 @@ impl Lab {
             let key = SocketKey::new(0, SocketAddr::from((addr, 0)));
             match flows.insert(key, nowhere, 0) {
                 Ok(()) => entries += 1,
-                Err(_) => return Ok(entries),
+                Err(error) => match errno(&error) {
+                    Some(Errno::E2BIG) => return Ok(entries),
+                    // The kernel refills what it takes entries from a moment later.
+                    Some(Errno::ENOMEM) => std::thread::yield_now(),
+                    _ => return Err(error.into()),
+                },
             }
         }
     }
@@ -85,6 +92,13 @@ impl HeldClient {
         self.child.wait()?;
         Ok(serde_json::from_str(&line)?)
     }
+}
+
+fn errno(error: &MapError) -> Option<Errno> {
+    let MapError::SyscallError(SyscallError { io_error, .. }) = error else {
+        return None;
+    };
+    io_error.raw_os_error().map(Errno::from_raw)
 }
 
 fn overflows(enrolment: &Enrolment, map: MapName) -> u64 {

@@ -49,15 +49,20 @@ impl Instructions {
 impl Findings {
     /// Takes in one line of the console; the claim that it decides, if it does.
     pub(crate) fn take(&mut self, line: &str, unfinished: &mut Option<String>) -> Option<(String, bool)> {
+        // What a test says first follows its name.
+        let named = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.split_once(" ... "));
+        let fact = named.map_or(line, |(_, fact)| fact);
         if line == "guest done" {
             self.is_whole = true;
-        } else if let Some(rest) = line.strip_prefix("feature ") {
+        } else if let Some(rest) = fact.strip_prefix("feature ") {
             let (name, value) = rest.split_once('=').unwrap_or((rest, "yes"));
             self.features.insert(name.replace('_', " "), value.to_owned());
-        } else if let Some(rest) = line.strip_prefix("program ") {
+        } else if let Some(rest) = fact.strip_prefix("program ") {
             let (name, facts) = rest.split_once(' ').unwrap_or((rest, ""));
             self.programs.insert(name.to_owned(), Instructions::of(facts));
-        } else if let Some(why) = line.strip_prefix("refused: ") {
+        } else if let Some(why) = fact.strip_prefix("refused: ") {
             self.refused = Some(why.to_owned());
         }
         let (claim, holds) = verdict(line, unfinished)?;
@@ -204,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_right_only_where_it_is_expected() {
-        let refused = findings("refused: kernel too old: use Linux 5.15\ntest x ... ok\nguest done\n");
+        let refused = findings("test x ... refused: kernel too old: use Linux 5.15\nok\nguest done\n");
         assert_eq!(refused.failures(false), [""; 0]);
         assert_eq!(refused.failures(true).len(), 2);
         let served = findings("test x ... ok\ntest y ... ok\nguest done\n");
