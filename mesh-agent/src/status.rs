@@ -14,6 +14,7 @@ use crate::admin::Page;
 use crate::config::Config;
 use crate::identity::Certificates;
 use crate::kernel::enrolment::Enrolment;
+use crate::kernel::splice::{SpliceBoard, SpliceStatus};
 use crate::kernel::status::EnrolmentStatus;
 use crate::mesh::facts::Rejection;
 use crate::snapshot::SnapshotCell;
@@ -30,6 +31,7 @@ struct Board {
     snapshots: Arc<SnapshotCell>,
     certificates: Arc<Certificates>,
     enrolment: Arc<Mutex<Enrolment>>,
+    splice: SpliceBoard,
     noted: Mutex<Noted>,
 }
 
@@ -48,6 +50,7 @@ impl StatusBoard {
         snapshots: &Arc<SnapshotCell>,
         certificates: &Arc<Certificates>,
         enrolment: &Arc<Mutex<Enrolment>>,
+        splice: SpliceBoard,
     ) -> Self {
         Self(Arc::new(Board {
             node: config.node_name.clone(),
@@ -56,6 +59,7 @@ impl StatusBoard {
             snapshots: Arc::clone(snapshots),
             certificates: Arc::clone(certificates),
             enrolment: Arc::clone(enrolment),
+            splice,
             noted: Mutex::default(),
         }))
     }
@@ -119,6 +123,7 @@ impl StatusBoard {
             source_error: noted.source_error.clone(),
             enrolment: board.enrolment.lock().status(),
             direct: noted.direct.clone(),
+            splice: board.splice.status(),
             certificates: certificates.collect(),
             rejections: noted.rejections.clone(),
         }
@@ -161,6 +166,7 @@ struct Status<E> {
     source_error: Option<String>,
     enrolment: E,
     direct: DirectStatus,
+    splice: SpliceStatus,
     certificates: Vec<CertificateLine>,
     rejections: Vec<Rejection>,
 }
@@ -212,6 +218,7 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
         writeln!(text, "  ! the map {map} had no room for {entries} entries")?;
     }
     write_direct(&mut text, &status.direct)?;
+    write_splice(&mut text, &status.splice)?;
     writeln!(text, "\nCERTIFICATES")?;
     for one in &status.certificates {
         match one.expires_unix_s {
@@ -309,6 +316,20 @@ fn write_direct(text: &mut String, direct: &DirectStatus) -> std::fmt::Result {
             text,
             "  {namespace}/{name} may dial {verdicts} directly, {flows} connections do"
         )?;
+    }
+    Ok(())
+}
+
+fn write_splice(text: &mut String, splice: &SpliceStatus) -> std::fmt::Result {
+    writeln!(text, "\nSPLICE: {}", splice.state)?;
+    if !splice.why.is_empty() {
+        writeln!(text, "  ! {}", splice.why)?;
+    }
+    for check in &splice.checks {
+        match &check.failure {
+            None => writeln!(text, "  {} ({} ms)", check.claim, check.took_ms)?,
+            Some(why) => writeln!(text, "  ! not so: {}: {why} ({} ms)", check.claim, check.took_ms)?,
+        }
     }
     Ok(())
 }

@@ -29,6 +29,8 @@ mod programs;
 mod relay;
 #[path = "kernel/restart.rs"]
 mod restart;
+#[path = "kernel/splice.rs"]
+mod splice;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -31,9 +31,6 @@ pub struct DirectKey {
 /// The most verdicts of a node; connects to whatever has none go to the agent.
 pub const MAX_VERDICTS: u32 = 65_536;
 
-/// The most direct flows that live at once; more cannot be registered.
-pub const MAX_FLOWS: u32 = 65_536;
-
 /// The most endpoints that a verdict holds; behind a Service with more the agent chooses.
 pub const MAX_ENDPOINTS: usize = 8;
 

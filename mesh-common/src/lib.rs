@@ -21,3 +21,6 @@ pub mod netns_cookie;
 pub mod reach;
 #[cfg(feature = "user")]
 pub mod socket_cookie;
+pub mod splice;
+#[cfg(feature = "user")]
+pub mod unread;

@@ -112,6 +112,16 @@ maps! {
     ClosedFlows = "CLOSED_FLOWS", Size::Fixed;
     /// What of direct flows is in metrics.
     Counted = "COUNTED", Size::PerFlows(2);
+    /// Sockets that may be spliced to.
+    Splice = "SPLICE", Size::PerFlows(4);
+    /// Sockets that may splice.
+    Writers = "WRITERS", Size::PerFlows(4);
+    /// What sockets read.
+    Readers = "READERS", Size::PerFlows(4);
+    /// How the sockets of an application are read.
+    Habits = "HABITS", Size::PerFlows(16);
+    /// Whether messages may be spliced.
+    SpliceSwitch = "SPLICE_SWITCH", Size::Fixed;
     /// Pods whose DNS is captured.
     DnsPods = "DNS_PODS", Size::PerPod(1);
     /// Resolvers by in-pod DNS listener: eight for each address.

@@ -8,8 +8,10 @@ use aya_ebpf::bindings::{bpf_sk_lookup, bpf_sock};
 use aya_ebpf::helpers::{
     bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval, bpf_sock_ops_cb_flags_set,
 };
+use aya_ebpf::maps::SockHash;
 use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
 use mesh_common::layout::{Addr, Endpoint, OUTBOUND_PORT};
+use mesh_common::splice::SocketEnds;
 
 /// What a `sock_ops` program returns when it has nothing to say.
 pub(crate) const SOCK_OPS_DONE: u32 = 1;
@@ -45,6 +47,8 @@ macro_rules! write {
         unsafe { field.write_volatile($value) }
     }};
 }
+
+pub(crate) use {read, read_v6};
 
 /// What a cgroup address hook answers.
 #[derive(Clone, Copy)]
@@ -282,6 +286,14 @@ impl SockEvent {
         let code = unsafe { bpf_sock_ops_cb_flags_set(self.ctx.ops, flags.cast_signed()) };
         code == 0
     }
+
+    /// Puts the socket into `sockets`; whether it could be.
+    #[inline(always)]
+    pub(crate) fn join(&self, sockets: &SockHash<SocketEnds>, ends: SocketEnds) -> bool {
+        // SAFETY: the context of this very program, which nothing else refers to during the call.
+        let ops = unsafe { &mut *self.ctx.ops };
+        sockets.update(ends, ops, 0).is_ok()
+    }
 }
 
 /// A packet that looks for a listening socket.
@@ -344,7 +356,7 @@ impl Lookup {
 /// Chooses between addresses that were both read: a read in a branch would be merged with the other branch's into one
 /// load from a computed pointer. The fields of the other family hold no address, but may be read.
 #[inline(always)]
-fn of_family(family: u32, v4: u32, v6: Addr) -> Addr {
+pub(crate) fn of_family(family: u32, v4: u32, v6: Addr) -> Addr {
     if family == AF_INET { Addr::v4(v4) } else { v6 }
 }
 

@@ -14,11 +14,18 @@ mod dns;
 mod flow;
 mod getpeername;
 mod maps;
+mod message;
+mod pipes;
+mod reads;
 mod sk_lookup;
+mod sk_msg;
 mod sock_ops;
+mod splice;
 
-use aya_ebpf::macros::{cgroup_sock_addr, sk_lookup, sock_ops};
-use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_sock_addr, sk_lookup, sk_msg, sock_ops};
+use aya_ebpf::programs::{
+    BtfTracePointContext, SkLookupContext, SkMsgContext, SockAddrContext, SockOpsContext,
+};
 
 use crate::ctx::{Lookup, SockAddr, SockEvent};
 
@@ -79,6 +86,20 @@ fn mesh_recvmsg6(ctx: SockAddrContext) -> i32 {
 fn mesh_sock_ops(ctx: SockOpsContext) -> u32 {
     sock_ops::on_event(&SockEvent::new(ctx));
     ctx::SOCK_OPS_DONE
+}
+
+/// A message of a joined socket.
+#[sk_msg]
+fn mesh_sk_msg(ctx: SkMsgContext) -> u32 {
+    sk_msg::route(&message::Message::new(ctx));
+    message::PASS
+}
+
+/// A socket was read.
+#[btf_tracepoint(function = "sock_recv_length")]
+fn mesh_read(ctx: BtfTracePointContext) -> i32 {
+    reads::on_read(&message::Read::new(ctx));
+    0
 }
 
 /// A new connection for a socket of the pod's network namespace.

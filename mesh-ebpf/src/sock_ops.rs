@@ -10,18 +10,25 @@ use mesh_common::layout::SocketKey;
 use mesh_common::map::MapName;
 
 use crate::ctx::SockEvent;
-use crate::{direct, maps};
+use crate::{direct, maps, splice};
 
 #[inline(always)]
 pub(crate) fn on_event(event: &SockEvent) {
     match event.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => before_syn(event),
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => direct::on_connected(event),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => direct::on_accepted(event),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
+            direct::on_connected(event);
+            splice::join_client(event);
+        }
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            direct::on_accepted(event);
+            splice::join_server(event);
+        }
         BPF_SOCK_OPS_RTT_CB => direct::on_round_trip(event),
         BPF_SOCK_OPS_STATE_CB if event.new_state() == BPF_TCP_CLOSE => {
             maps::close(&key(event));
             direct::on_closed(event);
+            splice::part(event);
         }
         _ => {}
     }

@@ -8,6 +8,7 @@ mod direct;
 mod issuance;
 mod lock;
 mod loops;
+mod splice;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,7 +109,8 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
     let telemetry = Telemetry::with_access_log(access_log(&config.access_log)?);
     telemetry.observe_tasks(tasks.clone());
     let admin = AdminServer::bind(config.admin_addr, readiness.clone()).await?;
-    let kernel = EbpfKernel::load(&config.bpf_dir, &config.node_name, capacity(config))?;
+    let mut kernel = EbpfKernel::load(&config.bpf_dir, &config.node_name, capacity(config))?;
+    let splice = splice::start(&mut kernel, config.splice, &tasks, &telemetry)?;
     let certificates = Arc::new(issuance::certificates(config, &tasks)?);
     watch_certificates(&telemetry, &certificates);
 
@@ -134,7 +136,7 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
         Box::new(sock_diag::destroy),
         why_not_direct(config.direct),
     )));
-    let board = StatusBoard::new(config, &snapshots, &certificates, &enrolment);
+    let board = StatusBoard::new(config, &snapshots, &certificates, &enrolment, splice);
 
     let configuration = ConfigLoop {
         source: Box::new(FileSource::new(config.manifests.clone(), &config.trust_domain)),

@@ -61,6 +61,8 @@ pub struct Config {
     pub trust_domain_aliases: Vec<String>,
     /// Default `auto`.
     pub direct: DirectMode,
+    /// Default `auto`.
+    pub splice: SpliceMode,
     /// Default a quarter of the cores, at least two.
     pub data_threads: usize,
     /// Whether DNS of pods that say nothing about it is captured. Default no.
@@ -95,6 +97,17 @@ pub enum AccessLogTarget {
     Off,
     /// Appended to a file.
     File(PathBuf),
+}
+
+/// Whether connections that go past the agent may also go past TCP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum SpliceMode {
+    /// Where a trial at start finds no harm on this kernel.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// Why the settings cannot be used.

@@ -11,7 +11,7 @@ use crate::mesh::domain::{ClusterDomain, InvalidDomain};
 
 use super::{
     AccessLogTarget, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
-    DEFAULT_TRUST_DOMAIN, DirectMode, Issuance, default_admin_addr, issuance,
+    DEFAULT_TRUST_DOMAIN, DirectMode, Issuance, SpliceMode, default_admin_addr, issuance,
 };
 
 /// Any of the settings; the same struct is read from flags, the environment and the file.
@@ -85,6 +85,10 @@ pub(super) struct Settings {
     /// Whether connections between pods of this node that need no HTTP go past the agent: `auto` or `off`.
     #[arg(long, env = "MESH_DIRECT")]
     direct: Option<DirectMode>,
+    /// Whether connections that go past the agent may also go past TCP: `auto`, where a trial at start finds no harm on
+    /// this kernel, or `off`.
+    #[arg(long, env = "MESH_SPLICE")]
+    splice: Option<SpliceMode>,
     /// Threads that carry traffic (1 to 1024); by default a quarter of the cores, at least two.
     #[arg(long, env = "MESH_DATA_THREADS")]
     data_threads: Option<usize>,
@@ -131,6 +135,7 @@ impl Settings {
             crl_file: self.crl_file.or(lower.crl_file),
             trust_domain_aliases: self.trust_domain_aliases.or(lower.trust_domain_aliases),
             direct: self.direct.or(lower.direct),
+            splice: self.splice.or(lower.splice),
             data_threads: self.data_threads.or(lower.data_threads),
             dns_capture: self.dns_capture.or(lower.dns_capture),
             cluster_domain: self.cluster_domain.or(lower.cluster_domain),
@@ -214,6 +219,7 @@ impl Settings {
             drain_timeout: Duration::from_secs(drain),
             certificate_ttl: Duration::from_secs(ttl),
             direct: self.direct.unwrap_or_default(),
+            splice: self.splice.unwrap_or_default(),
             data_threads: threads,
             dns_capture: on_or_off("dns_capture", self.dns_capture.as_deref().unwrap_or("off"))?,
             cluster_domain: domain(self.cluster_domain)?,
@@ -302,7 +308,7 @@ fn domain(written: Option<String>) -> Result<ClusterDomain, ConfigError> {
 }
 
 /// Names of all settings, for suggestions.
-const FIELDS: [&str; 28] = [
+const FIELDS: [&str; 29] = [
     "node_name",
     "manifests",
     "state_dir",
@@ -325,6 +331,7 @@ const FIELDS: [&str; 28] = [
     "crl_file",
     "trust_domain_aliases",
     "direct",
+    "splice",
     "data_threads",
     "dns_capture",
     "cluster_domain",

@@ -22,6 +22,14 @@ impl Capacity {
     pub fn entries(&self, map: MapName) -> Option<u32> {
         map.size().entries(self.pods, self.flows)
     }
+
+    /// The entries of a map that grows with pods or flows; none of another.
+    pub(in crate::kernel) fn most(&self, map: MapName) -> usize {
+        let entries = self
+            .entries(map)
+            .and_then(|entries| usize::try_from(entries).ok());
+        entries.unwrap_or_default()
+    }
 }
 
 impl Default for Capacity {
@@ -104,7 +112,10 @@ mod tests {
     }
     /// The declarations of the kernel side: name, what its comment says in one line, and the size without settings.
     fn declared() -> Vec<(&'static str, String, &'static str)> {
-        let source = include_str!("../../../mesh-ebpf/src/maps.rs");
+        let source = concat!(
+            include_str!("../../../mesh-ebpf/src/maps.rs"),
+            include_str!("../../../mesh-ebpf/src/pipes.rs")
+        );
         let parts: Vec<&str> = source.split("#[map]\nstatic ").collect();
         let pairs = parts.iter().zip(parts.iter().skip(1));
         pairs

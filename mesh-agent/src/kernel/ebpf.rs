@@ -23,6 +23,7 @@ use crate::kernel::pod_maps::PodMaps;
 use crate::kernel::preflight::Preflight;
 use crate::kernel::pulse::EbpfPulse;
 use crate::kernel::site::Site;
+use crate::kernel::splice::{self, SpliceSwitch};
 use crate::kernel::{Entry, Exceptions, Kernel, Orphan, Part, Pulse};
 use crate::mesh::workload::{FailMode, Placement};
 use crate::pod::flows::FlowTable;
@@ -61,7 +62,7 @@ impl EbpfKernel {
         let mut programs = Programs::load(&found, &pins, capacity)?;
         let overflows = Arc::new(Overflows::default());
         let flows = Arc::new(EbpfFlows::open(&mut programs, &overflows)?);
-        let direct = Arc::new(EbpfDirect::open(&mut programs, &overflows)?);
+        let direct = Arc::new(EbpfDirect::open(&mut programs, &overflows, capacity)?);
         let pulse = Arc::new(EbpfPulse::open(&mut programs)?);
         let maps = PodMaps::open(&mut programs)?;
         let exceptions = ExceptionMaps::open(&mut programs)?;
@@ -84,6 +85,18 @@ impl EbpfKernel {
     /// What the verifier needed for each program.
     pub fn verified(&self) -> Result<Vec<Verified>, KernelError> {
         self.programs.verified()
+    }
+
+    /// The switch of the splice, turned off: what an earlier agent found out may not hold any more.
+    pub fn splice_switch(&mut self) -> Result<SpliceSwitch, KernelError> {
+        SpliceSwitch::open(&mut self.programs)
+    }
+
+    /// Attaches what splices. The programs stay attached as long as `self`; without them everything takes TCP.
+    ///
+    /// Errors: this kernel cannot splice, and why.
+    pub fn attach_splice(&mut self) -> Result<(), KernelError> {
+        splice::attach(&self.found, self.programs.object()).map(drop)
     }
 }
 

@@ -40,8 +40,11 @@ impl Programs {
                 .map_pin_path(&map.name, pins.maps().join(&map.name));
         }
         let can_set_retval = u8::from(found.can_set_retval);
+        let offsets = found.offsets.clone().unwrap_or_default();
         let object = loader
             .override_global("CAN_SET_RETVAL", &can_set_retval, true)
+            .override_global("WRITE_SEQ", &offsets.write_seq, true)
+            .override_global("COPIED_SEQ", &offsets.copied_seq, true)
             .load(embedded()?)
             .map_err(KernelError::Object)?;
         let mut programs = Self { object, has_new_maps };
@@ -52,6 +55,11 @@ impl Programs {
         Ok(programs)
     }
 
+    /// The object, for whoever loads programs of it that are no hooks of pods.
+    pub(in crate::kernel) fn object(&mut self) -> &mut Ebpf {
+        &mut self.object
+    }
+
     /// Whether the maps were made just now: no program that was linked before uses them.
     pub(in crate::kernel) fn has_new_maps(&self) -> bool {
         self.has_new_maps
@@ -59,7 +67,8 @@ impl Programs {
 
     /// What the verifier needed for each program.
     pub(in crate::kernel) fn verified(&self) -> Result<Vec<Verified>, KernelError> {
-        let programs = self.object.programs().map(|(name, program)| {
+        let loaded = self.object.programs().filter(|(_, program)| program.fd().is_ok());
+        let programs = loaded.map(|(name, program)| {
             let info = program.info().map_err(unseen("one of the programs"))?;
             Ok(Verified {
                 program: name.to_owned(),
@@ -252,7 +261,7 @@ pub(in crate::kernel) const REFUSER: &str = "mesh_sk_refuse";
     clippy::unnecessary_wraps,
     reason = "the build without programs has none to give"
 )]
-fn embedded() -> Result<&'static [u8], KernelError> {
+pub(in crate::kernel) fn embedded() -> Result<&'static [u8], KernelError> {
     Ok(aya::include_bytes_aligned!(concat!(
         env!("OUT_DIR"),
         "/mesh-ebpf.o"
@@ -260,6 +269,6 @@ fn embedded() -> Result<&'static [u8], KernelError> {
 }
 
 #[cfg(not(mesh_ebpf))]
-fn embedded() -> Result<&'static [u8], KernelError> {
+pub(in crate::kernel) fn embedded() -> Result<&'static [u8], KernelError> {
     Err(KernelError::NotBuiltIn)
 }

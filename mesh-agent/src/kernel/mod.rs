@@ -21,6 +21,7 @@ mod pod_maps;
 pub mod preflight;
 pub mod pulse;
 pub mod site;
+pub mod splice;
 pub mod status;
 pub mod uninstall;
 

@@ -7,6 +7,7 @@ use aya::programs::{ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported, is_program_supported};
 
 use crate::kernel::error::{KernelError, spelled};
+use crate::kernel::splice::offsets::Offsets;
 
 /// What was found out about this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Preflight {
     pub agent_cgroup: PathBuf,
     /// Whether a refused `connect` can tell why (`bpf_set_retval`, Linux 5.18).
     pub can_set_retval: bool,
+    /// Where the kernel keeps what the splice reads; the reason where it does not say.
+    pub offsets: Result<Offsets, String>,
 }
 
 impl Preflight {
@@ -35,6 +38,7 @@ impl Preflight {
         Ok(Self {
             agent_cgroup,
             can_set_retval,
+            offsets: Offsets::of_this_kernel(),
         })
     }
 }

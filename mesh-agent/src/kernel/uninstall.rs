@@ -15,6 +15,7 @@ use aya::programs::{ProgramError, loaded_links, loaded_programs};
 use crate::kernel::error::{KernelError, spelled};
 use crate::kernel::links::PodLinks;
 use crate::kernel::pins::{Pins, remove_pin};
+use crate::kernel::splice::{SWITCH, SpliceSwitch};
 
 /// What was removed from a node, and what could not be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +58,12 @@ pub fn uninstall(bpf_dir: &Path, node: &str) -> Result<Removed, KernelError> {
         }
         note(links.remove());
     }
-    for map in pins.all_maps()? {
+    let maps = pins.all_maps()?;
+    // Connections that are spliced keep what splices until they end: from here on they take TCP.
+    for switch in maps.iter().filter(|map| map.ends_with(SWITCH)) {
+        note(SpliceSwitch::pinned(switch).and_then(|switch| switch.set(false)));
+    }
+    for map in maps {
         let info = MapInfo::from_pin(&map).map_err(|source| KernelError::Map {
             operation: "look at",
             map: "pinned",
@@ -66,6 +72,7 @@ pub fn uninstall(bpf_dir: &Path, node: &str) -> Result<Removed, KernelError> {
         known.maps.insert(info.id());
         note(remove_pin(&map));
     }
+    note(known.add_users_of_maps());
     note(pins.remove_dirs());
     left.extend(known.still_there()?);
     Ok(Removed {
@@ -78,6 +85,26 @@ pub fn uninstall(bpf_dir: &Path, node: &str) -> Result<Removed, KernelError> {
 }
 
 impl Known {
+    /// A program that uses one of the maps is the mesh's, too, though no link holds it.
+    fn add_users_of_maps(&mut self) -> Result<(), KernelError> {
+        for program in loaded_programs() {
+            let used = match program {
+                Ok(program) => program
+                    .map_ids()
+                    .map(|maps| (program.id(), maps.unwrap_or_default())),
+                Err(error) => Err(error),
+            };
+            match used {
+                Ok((id, maps)) if maps.iter().any(|map| self.maps.contains(map)) => {
+                    self.programs.insert(id);
+                }
+                Ok(_) => {}
+                Err(error) => unless_gone(error)?,
+            }
+        }
+        Ok(())
+    }
+
     /// What the kernel still has when it was given time: it frees programs and maps behind a grace period.
     fn still_there(&self) -> Result<Vec<String>, KernelError> {
         let patience = Instant::now() + PATIENCE;

@@ -25,6 +25,7 @@ pub struct MeshMetrics {
     pods_wanted: Gauge,
     pods_enrolled: Gauge,
     hooks: HookMetrics,
+    splice: Gauge,
     handshake_failures: Family<[(&'static str, &'static str); 2], Counter>,
     captured: [Counter; 2],
     uncaptured: [Counter; 2],
@@ -104,6 +105,13 @@ impl MeshMetrics {
             pods_wanted,
             pods_enrolled,
             hooks: HookMetrics::register(registry),
+            splice: registered(
+                registry,
+                (
+                    "mesh_splice_enabled",
+                    "Whether direct flows are spliced past TCP: 1 when the trial on this kernel passed",
+                ),
+            ),
             handshake_failures: registered(
                 registry,
                 (
@@ -174,6 +182,11 @@ impl MeshMetrics {
     /// So many connections went past a dead agent: the kernel counts them, across restarts.
     pub fn bypassed(&self, connections: u64) {
         self.hooks.bypassed.inner().store(connections, Ordering::Relaxed);
+    }
+
+    /// Whether direct flows are spliced.
+    pub fn splice(&self, is_on: bool) {
+        self.splice.set(i64::from(is_on));
     }
 
     /// A map had no room for so many entries until now; whether they are more than before.

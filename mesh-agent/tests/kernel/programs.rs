@@ -53,7 +53,9 @@ fn feature(name: &str, is_there: bool) {
 fn every_program_stays_within_its_budget_of_instructions() {
     in_lab(async || {
         let lab = Lab::up("budget")?;
-        let verified = lab.kernel()?.verified()?;
+        let mut kernel = lab.kernel()?;
+        let can_splice = kernel.attach_splice().is_ok();
+        let verified = kernel.verified()?;
         for program in &verified {
             eprintln!("{}", row(program));
         }
@@ -71,7 +73,12 @@ fn every_program_stays_within_its_budget_of_instructions() {
             );
         }
         let loaded: BTreeSet<&str> = verified.iter().map(|one| one.program.as_str()).collect();
-        let budgeted = BUDGETS.iter().map(|(program, _)| *program).collect();
+        let is_here = |program: &&str| can_splice || !["mesh_sk_msg", "mesh_read"].contains(program);
+        let budgeted = BUDGETS
+            .iter()
+            .map(|(program, _)| *program)
+            .filter(is_here)
+            .collect();
         assert_eq!(
             loaded, budgeted,
             "each program has a budget, each budget a program"

@@ -12,7 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mesh_common::direct::{DirectKey, Ends, Flow, MAX_FLOWS};
+use mesh_common::direct::{DirectKey, Ends, Flow};
 use mesh_common::layout::Endpoint;
 
 use self::ledger::{Ledger, Seen};
@@ -162,7 +162,7 @@ impl DirectFlows {
 
     /// Allows nothing new while the flows nearly fill their map: a flow that cannot be registered would be refused.
     fn make_room(&mut self, snapshot: &Snapshot, flows: usize) -> Result<(), KernelError> {
-        let most = usize::try_from(MAX_FLOWS).unwrap_or(usize::MAX);
+        let most = self.table.most_flows();
         let limit = if self.is_crowded { most / 2 } else { most / 8 * 7 };
         let is_crowded = flows > limit;
         if is_crowded == self.is_crowded {

@@ -42,7 +42,14 @@ impl FakeDirect {
     }
 }
 
+/// Room for flows in the fake.
+pub const MOST_FLOWS: u32 = 1024;
+
 impl DirectTable for FakeDirect {
+    fn most_flows(&self) -> usize {
+        usize::try_from(MOST_FLOWS).unwrap_or(usize::MAX)
+    }
+
     fn allow(&self, wanted: &HashMap<DirectKey, Verdict>) -> Result<(), KernelError> {
         self.0.lock().allowed.clone_from(wanted);
         Ok(())

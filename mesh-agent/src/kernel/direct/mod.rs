@@ -30,6 +30,9 @@ pub trait DirectTable: Send + Sync + fmt::Debug {
     /// Removes every verdict that lets the pod dial, or be dialled at one of these addresses.
     fn withdraw(&self, netns: NetnsCookie, addrs: &[IpAddr]) -> Result<(), KernelError>;
 
+    /// How many flows may live at once; more cannot be registered.
+    fn most_flows(&self) -> usize;
+
     /// The flows that live, as far as the hooks saw.
     fn flows(&self) -> Result<Vec<(Ends, Flow)>, KernelError>;
 

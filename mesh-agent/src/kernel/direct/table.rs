@@ -9,9 +9,10 @@ use aya::Pod;
 use aya::maps::{HashMap, MapData, MapError, RingBuf};
 use mesh_common::direct::{ClosedFlow, Counted, DirectKey, Ends, Flow, Verdict};
 use mesh_common::layout::Addr;
+use mesh_common::map::MapName;
 use parking_lot::Mutex;
 
-use crate::kernel::capacity::Overflows;
+use crate::kernel::capacity::{Capacity, Overflows};
 use crate::kernel::direct::{DirectTable, leads_to};
 use crate::kernel::error::{KernelError, map_failed as failed};
 use crate::kernel::flow_table::absent_is_fine;
@@ -22,6 +23,7 @@ use crate::pod::netns::NetnsCookie;
 pub(in crate::kernel) struct EbpfDirect {
     maps: Mutex<Maps>,
     overflows: Arc<Overflows>,
+    most_flows: usize,
 }
 
 struct Maps {
@@ -37,6 +39,7 @@ impl EbpfDirect {
     pub(in crate::kernel) fn open(
         programs: &mut Programs,
         overflows: &Arc<Overflows>,
+        capacity: Capacity,
     ) -> Result<Self, KernelError> {
         let maps = Maps {
             verdicts: programs.map(DIRECT)?,
@@ -48,11 +51,16 @@ impl EbpfDirect {
         Ok(Self {
             maps: Mutex::new(maps),
             overflows: Arc::clone(overflows),
+            most_flows: capacity.most(MapName::Flows),
         })
     }
 }
 
 impl DirectTable for EbpfDirect {
+    fn most_flows(&self) -> usize {
+        self.most_flows
+    }
+
     fn allow(&self, wanted: &Memory<DirectKey, Verdict>) -> Result<(), KernelError> {
         let changed = self.maps.lock().change(|allowed| {
             let gone = allowed.keys().filter(|key| !wanted.contains_key(*key)).copied();

@@ -1,6 +1,7 @@
 //! What may go direct, and what is ended.
 
 use super::*;
+use crate::kernel::direct::fake::MOST_FLOWS;
 use crate::mesh::policy::PeerAuthentication;
 
 #[test]
@@ -109,13 +110,13 @@ fn a_map_that_is_nearly_full_lets_nothing_new_in_until_half_of_it_is_free() {
         },
         server: end("10.0.0.2:7000"),
     };
-    let many = MAX_FLOWS / 8 * 7 + 1;
+    let many = MOST_FLOWS / 8 * 7 + 1;
     for number in 0..many {
         bench.table.live(at(number), flow(1, 1));
     }
     bench.look_at(2);
     assert!(bench.table.allowed().is_empty());
-    for number in MAX_FLOWS / 2 + 1..many {
+    for number in MOST_FLOWS / 2 + 1..many {
         bench.table.end(at(number), closed(flow(1, 1), 2));
     }
     bench.look_at(3);

@@ -1,0 +1,256 @@
+//! The splice: what lies in its maps, and when a message may take it.
+//!
+//! A message that is spliced goes into a queue of the receiving socket that is read before TCP's. So it may be spliced only
+//! while nothing that was sent before it waits in TCP: what the reader took out of TCP last is what the writer put in last.
+//! Must not know: who allowed the flow.
+
+use crate::direct::Ends;
+use crate::layout::Endpoint;
+
+/// A message of at least this many bytes takes TCP, which moves large ones faster.
+pub const LARGE_MESSAGE: u32 = 16 * 1024;
+
+/// How many spliced bytes may wait for a reader. What comes on top takes TCP, which makes the writer wait.
+pub const WINDOW: u64 = 32 * 1024;
+
+/// How often a socket must have been read with `recvmsg` before anything is spliced to it: whoever blocks in it,
+/// reads with `splice(2)` or out of band has shown it by then.
+pub const READS_BEFORE: u32 = 32;
+
+/// Both ends of a socket, as it names them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketEnds {
+    /// Its own.
+    pub local: Endpoint,
+    /// The other's.
+    pub remote: Endpoint,
+}
+
+impl SocketEnds {
+    /// The same as the other socket names them.
+    #[inline(always)]
+    #[must_use]
+    pub const fn turned(&self) -> Self {
+        Self {
+            local: self.remote,
+            remote: self.local,
+        }
+    }
+
+    /// The flow that it is an end of: the dialling one or the accepting one.
+    #[inline(always)]
+    pub const fn of_flow(&self, is_client: bool) -> Ends {
+        let (client, server) = if is_client {
+            (self.local, self.remote)
+        } else {
+            (self.remote, self.local)
+        };
+        Ends { client, server }
+    }
+}
+
+/// What is known of a socket that writes; key: its [`SocketEnds`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writer {
+    /// Cookie of the socket itself.
+    pub own: u64,
+    /// Cookie of the socket that reads; 0 until it can be spliced to.
+    pub reader: u64,
+    /// Bytes that were spliced.
+    pub spliced: u64,
+    /// 1 when it is the end that dialled, else 0.
+    pub is_client: u32,
+    /// Always zero: keeps the size a multiple of eight.
+    pub reserved: u32,
+}
+
+/// What is known of a socket that reads; key: its cookie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reader {
+    /// Spliced bytes that were read.
+    pub spliced: u64,
+    /// Up to which sequence number it read what came over TCP, as of its last read.
+    pub copied_seq: u32,
+    /// How often it was read.
+    pub reads: u32,
+    /// 1 when it is read in a way that only TCP serves, else 0.
+    pub needs_tcp: u32,
+    /// Always zero: keeps the size a multiple of eight.
+    pub reserved: u32,
+    /// What its reads say of sockets like it.
+    pub habit: HabitKey,
+}
+
+/// Sockets that one application of a pod reads: those that it accepts at an end, or those that it dials to one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HabitKey {
+    /// The pod's netns cookie.
+    pub netns: u64,
+    /// The accepting end, in this pod or in another one.
+    pub server: Endpoint,
+    /// 1 when the pod dials, 0 when it accepts.
+    pub is_client: u32,
+}
+
+/// How such sockets are read. Only what never blocks in a read may be joined: the kernel ends a blocking read of a joined
+/// socket with `EAGAIN` whenever anything wakes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Habit {
+    /// 1 when a socket was read [`READS_BEFORE`] times without a fault.
+    pub is_known: u32,
+    /// 1 when any was read in a way that only TCP serves.
+    pub needs_tcp: u32,
+}
+
+impl Habit {
+    /// Whether a new socket of that kind may be joined.
+    #[inline(always)]
+    pub const fn is_good(&self) -> bool {
+        self.is_known != 0 && self.needs_tcp == 0
+    }
+}
+
+impl Reader {
+    /// A socket that nobody read yet.
+    #[inline(always)]
+    pub const fn new(habit: HabitKey) -> Self {
+        Self {
+            spliced: 0,
+            copied_seq: 0,
+            reads: 0,
+            needs_tcp: 0,
+            reserved: 0,
+            habit,
+        }
+    }
+
+    /// Whether a message of `size` bytes may be spliced to it by a writer that spliced `spliced` bytes so far and whose
+    /// TCP goes on at `write_seq`.
+    #[inline(always)]
+    pub const fn may_get(&self, size: u32, spliced: u64, write_seq: u32) -> bool {
+        // Bytes that were counted twice or not at all only ever make this smaller.
+        let waiting = spliced.wrapping_sub(self.spliced);
+        size < LARGE_MESSAGE
+            && self.needs_tcp == 0
+            && self.reads >= READS_BEFORE
+            && self.copied_seq == write_seq
+            && waiting <= WINDOW
+    }
+
+    /// How many of `read` bytes were spliced ones, when TCP had been read up to `copied_seq` afterwards.
+    #[inline(always)]
+    pub const fn spliced_of(&self, read: u32, copied_seq: u32) -> u32 {
+        // Nothing is spliced before the first read, so what it took came over TCP.
+        if self.reads == 0 {
+            return 0;
+        }
+        read.saturating_sub(copied_seq.wrapping_sub(self.copied_seq))
+    }
+}
+
+#[cfg(feature = "user")]
+mod user {
+    use super::{Habit, HabitKey, Reader, SocketEnds, Writer};
+
+    // SAFETY: `repr(C)`, ten `u32`s: no padding, every bit pattern valid.
+    unsafe impl aya::Pod for SocketEnds {}
+    // SAFETY: `repr(C)`, 3 * 8 + 2 * 4 bytes aligned to 8: no padding, every bit pattern valid.
+    unsafe impl aya::Pod for Writer {}
+    // SAFETY: `repr(C)`, 8 + 4 * 4 + 32 bytes aligned to 8: no padding, every bit pattern valid.
+    unsafe impl aya::Pod for Reader {}
+    // SAFETY: `repr(C)`, 8 + 20 + 4 bytes aligned to 8: no padding, every bit pattern valid.
+    unsafe impl aya::Pod for HabitKey {}
+    // SAFETY: `repr(C)`, two `u32`s: no padding, every bit pattern valid.
+    unsafe impl aya::Pod for Habit {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Addr;
+
+    const READ: Reader = Reader {
+        spliced: 1000,
+        copied_seq: 77,
+        reads: READS_BEFORE,
+        needs_tcp: 0,
+        reserved: 0,
+        habit: HABIT,
+    };
+    const HABIT: HabitKey = HabitKey {
+        netns: 1,
+        server: Endpoint {
+            addr: Addr([0; 4]),
+            port: 1,
+        },
+        is_client: 0,
+    };
+
+    #[test]
+    fn only_what_is_known_and_never_failed_is_a_good_habit() {
+        for (is_known, needs_tcp, is_good) in [(0, 0, false), (1, 0, true), (1, 1, false), (0, 1, false)] {
+            assert_eq!(Habit { is_known, needs_tcp }.is_good(), is_good);
+        }
+    }
+
+    #[test]
+    fn a_small_message_is_spliced_to_a_reader_that_is_known_and_read_all_of_tcp() {
+        assert!(READ.may_get(64, 1000, 77));
+    }
+
+    #[test]
+    fn everything_else_takes_tcp() {
+        let cases = [
+            ("large", READ, LARGE_MESSAGE, 1000, 77),
+            ("TCP holds bytes", READ, 64, 1000, 78),
+            ("TCP held bytes of the last round", READ, 64, 1000, 76),
+            ("the window is full", READ, 64, 1001 + WINDOW, 77),
+            ("a count went wrong", READ, 64, 999, 77),
+            (
+                "not known yet",
+                Reader {
+                    reads: READS_BEFORE - 1,
+                    ..READ
+                },
+                64,
+                1000,
+                77,
+            ),
+            (
+                "read with splice(2)",
+                Reader { needs_tcp: 1, ..READ },
+                64,
+                1000,
+                77,
+            ),
+        ];
+        for (why, reader, size, spliced, write_seq) in cases {
+            assert!(!reader.may_get(size, spliced, write_seq), "{why}");
+        }
+    }
+
+    #[test]
+    fn tells_spliced_bytes_from_those_of_tcp() {
+        for (read, copied_seq, spliced) in [(10, 77, 10), (10, 87, 0), (10, 80, 7), (10, 100, 0)] {
+            assert_eq!(READ.spliced_of(read, copied_seq), spliced, "{read} {copied_seq}");
+        }
+        assert_eq!(Reader::new(HABIT).spliced_of(10, 5), 0);
+        let wrapping = Reader {
+            copied_seq: u32::MAX,
+            ..READ
+        };
+        assert_eq!(wrapping.spliced_of(10, 3), 6);
+    }
+
+    #[test]
+    fn keys_and_values_have_no_padding() {
+        assert_eq!(size_of::<SocketEnds>(), 40);
+        assert_eq!(size_of::<Writer>(), 32);
+        assert_eq!(size_of::<Reader>(), 56);
+    }
+}
