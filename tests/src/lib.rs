@@ -35,6 +35,7 @@ pub mod network;
 pub mod nodes;
 pub mod pcap;
 pub mod process;
+pub mod row;
 pub mod running;
 pub mod sandbox;
 pub mod site;

@@ -49,15 +49,17 @@ impl ProcessId {
 /// Start time of a process that is not a zombie.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    start_time_in(&stat)
+    // While other threads of a killed process still end, its files are open and its locks held.
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    start_time_in(&stat, threads > 1)
 }
 
-fn start_time_in(stat: &str) -> Option<u64> {
+fn start_time_in(stat: &str, has_other_threads: bool) -> Option<u64> {
     // The second field is the command in brackets and may hold anything, brackets too.
     let after_command = stat.rsplit_once(')')?.1;
     let mut fields = after_command.split_whitespace();
     let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
+    if matches!(state, "Z" | "X") && !has_other_threads {
         return None;
     }
     // `state` is field 3, the start time is field 22.
@@ -185,13 +187,18 @@ mod tests {
     #[test]
     fn reads_the_start_time_past_a_command_with_brackets() {
         let stat = "42 (a) (b c) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3";
-        assert_eq!(start_time_in(stat), Some(987_654));
+        assert_eq!(start_time_in(stat, false), Some(987_654));
     }
 
     #[test]
     fn a_zombie_is_not_alive() {
         let stat = "42 (a) Z 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3";
-        assert_eq!(start_time_in(stat), None);
+        assert_eq!(start_time_in(stat, false), None);
+        assert_eq!(
+            start_time_in(stat, true),
+            Some(987_654),
+            "other threads still run"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod bench;
 mod check;
 mod demo;
 mod in_process;
@@ -42,6 +43,9 @@ enum Command {
     },
     /// Unit and in-process tests, then every claim in labs with the real kernel; needs root
     Test(test::Arguments),
+    /// What the mesh costs and saves, against the same pods without it
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Check that the agent's rooms import only what is below them
     Layers,
     /// The kernel tests on Debian's kernels, each in a virtual machine; minutes a kernel, needs root
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::run(),
         Command::Check { report } => check::run(&report),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Bench(command) => bench::run(&command),
         Command::Layers => layers::run(),
         Command::VmTest(arguments) => vm_test::run(&arguments),
         Command::Lab(command) => lab::run(&command),

@@ -20,6 +20,7 @@ mod routes;
 mod security;
 mod shapes;
 mod soak;
+mod splice;
 mod talker;
 
 use std::path::Path;
@@ -89,6 +90,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "direct",
             claims: direct::CLAIMS,
+        },
+        Suite {
+            name: "splice",
+            claims: splice::CLAIMS,
         },
         Suite {
             name: "routes",
