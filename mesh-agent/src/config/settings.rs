@@ -185,10 +185,7 @@ impl Settings {
             self.ca_token_file,
             self.certificate_dir,
         )?;
-        let max_pods = self.max_pods.unwrap_or(4_096);
-        ranged("max_pods", max_pods.into(), 16, 65_536)?;
-        let max_flows = self.max_flows.unwrap_or(262_144);
-        ranged("max_flows", max_flows.into(), 1_024, 4_194_304)?;
+        let (max_pods, max_flows) = capacity(self.max_pods, self.max_flows)?;
         Ok(Config {
             issuance,
             crl_file: self.crl_file,
@@ -228,6 +225,14 @@ impl Settings {
             max_flows,
         })
     }
+}
+
+/// How many pods and flows the kernel's maps are made for.
+fn capacity(pods: Option<u32>, flows: Option<u32>) -> Result<(u32, u32), ConfigError> {
+    let (pods, flows) = (pods.unwrap_or(4_096), flows.unwrap_or(262_144));
+    ranged("max_pods", pods.into(), 16, 65_536)?;
+    ranged("max_flows", flows.into(), 1_024, 4_194_304)?;
+    Ok((pods, flows))
 }
 
 /// Reads the settings of a file.

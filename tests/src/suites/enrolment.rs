@@ -110,7 +110,7 @@ fn a_pod_that_joins_and_leaves_keeps_every_connection_it_has(lab: &Running) -> R
         Started::talk(lab, STRANGER, &leaver[0].to_string(), "old-in")?,
         Started::talk(lab, STRANGER, &leaver[1].to_string(), "old-in6")?,
     ];
-    old.iter_mut().try_for_each(|one| one.goes_on())?;
+    old.iter_mut().try_for_each(Started::goes_on)?;
 
     let joining = "mesh-agent.dev/dataplane: disabled";
     ensure!(before.contains(joining), "{file} does not say {joining}");
@@ -127,12 +127,12 @@ fn a_pod_that_joins_and_leaves_keeps_every_connection_it_has(lab: &Running) -> R
             Started::talk(lab, STRANGER, &leaver[0].to_string(), "new-in")?,
         ];
         // The agent takes the place of the client's socket on both ways.
-        captured.iter_mut().try_for_each(|one| one.goes_on())?;
+        captured.iter_mut().try_for_each(Started::goes_on)?;
         ensure!(
             is_relayed_both_ways(lab)?,
             "the new connections do not go through the agent"
         );
-        old.iter_mut().try_for_each(|one| one.goes_on())?;
+        old.iter_mut().try_for_each(Started::goes_on)?;
         lab.put_manifest(file, &before)?;
         until(TWO_SECONDS, "nothing of the pod is left", || {
             let listens = [
@@ -140,8 +140,8 @@ fn a_pod_that_joins_and_leaves_keeps_every_connection_it_has(lab: &Running) -> R
             ];
             Ok(shown(lab, &uid)?.is_none() && lab.exec(LEAVER, &listens)?.success()?.stdout.is_empty())
         })?;
-        captured.iter_mut().try_for_each(|one| one.goes_on())?;
-        old.iter_mut().try_for_each(|one| one.goes_on())?;
+        captured.iter_mut().try_for_each(Started::goes_on)?;
+        old.iter_mut().try_for_each(Started::goes_on)?;
         Started::talk(lab, LEAVER, &plain[0].to_string(), "after-out")?.goes_on()
     })();
     lab.put_manifest(file, &before)?;
