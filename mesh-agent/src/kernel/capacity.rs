@@ -24,7 +24,7 @@ impl Capacity {
     }
 
     /// The entries of a map that grows with pods or flows; none of another.
-    pub(in crate::kernel) fn most(&self, map: MapName) -> usize {
+    pub(in crate::kernel) fn most(self, map: MapName) -> usize {
         let entries = self
             .entries(map)
             .and_then(|entries| usize::try_from(entries).ok());
