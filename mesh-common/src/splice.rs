@@ -17,6 +17,9 @@ pub const WINDOW: u64 = 32 * 1024;
 /// reads with `splice(2)` or out of band has shown it by then.
 pub const READS_BEFORE: u32 = 32;
 
+/// Sockets whose reads return at least this many bytes on average are left to TCP, which moves bulk faster.
+pub const BULK_READ: u32 = 8 * 1024;
+
 /// Both ends of a socket, as it names them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +81,8 @@ pub struct Reader {
     pub reads: u32,
     /// 1 when it is read in a way that only TCP serves, else 0.
     pub needs_tcp: u32,
-    /// Always zero: keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// Bytes that its reads returned since they last told a habit.
+    pub bytes: u32,
     /// What its reads say of sockets like it.
     pub habit: HabitKey,
 }
@@ -101,8 +104,9 @@ pub struct HabitKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Habit {
-    /// 1 when a socket was read [`READS_BEFORE`] times without a fault.
-    pub is_known: u32,
+    /// 1 when the last of them that told was read [`READS_BEFORE`] times, and little at a time: else joining costs
+    /// more than it gains.
+    pub is_worthwhile: u32,
     /// 1 when any was read in a way that only TCP serves.
     pub needs_tcp: u32,
 }
@@ -111,7 +115,18 @@ impl Habit {
     /// Whether a new socket of that kind may be joined.
     #[inline(always)]
     pub const fn is_good(&self) -> bool {
-        self.is_known != 0 && self.needs_tcp == 0
+        self.is_worthwhile != 0 && self.needs_tcp == 0
+    }
+
+    /// What `reads` reads of a socket, the latest of which returned `bytes` bytes together since it was told last, say:
+    /// whether joining such sockets is worthwhile. `None` when it is not time to tell.
+    #[inline(always)]
+    pub const fn told_by(reads: u32, bytes: u32) -> Option<bool> {
+        if reads % READS_BEFORE == 0 {
+            Some(bytes / READS_BEFORE < BULK_READ)
+        } else {
+            None
+        }
     }
 }
 
@@ -124,7 +139,7 @@ impl Reader {
             copied_seq: 0,
             reads: 0,
             needs_tcp: 0,
-            reserved: 0,
+            bytes: 0,
             habit,
         }
     }
@@ -179,7 +194,7 @@ mod tests {
         copied_seq: 77,
         reads: READS_BEFORE,
         needs_tcp: 0,
-        reserved: 0,
+        bytes: 0,
         habit: HABIT,
     };
     const HABIT: HabitKey = HabitKey {
@@ -192,9 +207,30 @@ mod tests {
     };
 
     #[test]
-    fn only_what_is_known_and_never_failed_is_a_good_habit() {
-        for (is_known, needs_tcp, is_good) in [(0, 0, false), (1, 0, true), (1, 1, false), (0, 1, false)] {
-            assert_eq!(Habit { is_known, needs_tcp }.is_good(), is_good);
+    fn only_what_is_worthwhile_and_never_failed_is_a_good_habit() {
+        for (is_worthwhile, needs_tcp, is_good) in [(0, 0, false), (1, 0, true), (1, 1, false), (0, 1, false)]
+        {
+            let habit = Habit {
+                is_worthwhile,
+                needs_tcp,
+            };
+            assert_eq!(habit.is_good(), is_good);
+        }
+    }
+
+    #[test]
+    fn every_so_many_reads_tell_whether_they_took_little() {
+        for (reads, bytes, told) in [
+            (1, 64, None),
+            (READS_BEFORE - 1, 64, None),
+            (READS_BEFORE, 64 * READS_BEFORE, Some(true)),
+            (READS_BEFORE, BULK_READ * READS_BEFORE - 1, Some(true)),
+            (READS_BEFORE, BULK_READ * READS_BEFORE, Some(false)),
+            (READS_BEFORE + 1, u32::MAX, None),
+            (READS_BEFORE * 2, u32::MAX, Some(false)),
+            (READS_BEFORE * 2, 0, Some(true)),
+        ] {
+            assert_eq!(Habit::told_by(reads, bytes), told, "{reads} {bytes}");
         }
     }
 

@@ -108,21 +108,29 @@ pub(crate) fn reader(cookie: u64) -> Option<Reader> {
     copy(READERS.get_ptr(cookie))
 }
 
-/// Files one more read of a socket: `spliced` of its bytes were spliced ones. One that was read often enough stands for others.
-pub(crate) fn read(cookie: u64, spliced: u64, copied_seq: u32) {
+/// Files one more read of a socket: `spliced` of the `returned` bytes were spliced ones. One that is read often stands for
+/// others.
+pub(crate) fn read(cookie: u64, returned: u32, spliced: u32, copied_seq: u32) {
     let Some(reader) = READERS.get_ptr_mut(cookie) else {
         return;
     };
     // Of two threads that read one socket at a time one may be lost: the writer then takes those bytes for unread.
     let count = slot!(reader, spliced);
-    put(count, take(count).wrapping_add(spliced));
+    put(count, take(count).wrapping_add(u64::from(spliced)));
     // An old number that another thread writes over a new one keeps the writer at TCP.
     put(slot!(reader, copied_seq), copied_seq);
-    let reads = slot!(reader, reads);
-    let before = take(reads);
-    put(reads, before.saturating_add(1));
-    if before == READS_BEFORE {
-        learn(&take(slot!(reader, habit)), |habit| habit.is_known = 1);
+    let (reads, bytes) = (slot!(reader, reads), slot!(reader, bytes));
+    let (so_many, so_much) = (
+        take(reads).saturating_add(1),
+        take(bytes).saturating_add(returned),
+    );
+    put(reads, so_many);
+    put(bytes, so_much);
+    if let Some(is_worthwhile) = Habit::told_by(so_many, so_much) {
+        put(bytes, 0);
+        learn(&take(slot!(reader, habit)), |habit| {
+            habit.is_worthwhile = u32::from(is_worthwhile);
+        });
     }
 }
 
@@ -136,13 +144,24 @@ pub(crate) fn keep_tcp(cookie: u64) {
 
 #[inline(always)]
 fn learn(key: &HabitKey, change: impl FnOnce(&mut Habit)) {
-    let mut habit = copy(HABITS.get_ptr(key)).unwrap_or(Habit {
-        is_known: 0,
+    let before = copy(HABITS.get_ptr(key)).unwrap_or(Habit {
+        is_worthwhile: 0,
         needs_tcp: 0,
     });
+    let mut habit = before;
     change(&mut habit);
-    // Without room nothing is known of it, and nothing is joined.
-    let _: Result<(), i32> = HABITS.insert(key, habit, 0);
+    if habit.is_worthwhile != before.is_worthwhile || habit.needs_tcp != before.needs_tcp {
+        // Without room nothing is known of it, and nothing is joined.
+        let _: Result<(), i32> = HABITS.insert(key, habit, 0);
+    }
+}
+
+/// Forgets a socket that closes. One that lived too short to be spliced says that others like it will.
+pub(crate) fn close(ends: &SocketEnds, cookie: u64) {
+    if let Some(reader) = reader(cookie).filter(|reader| reader.reads < READS_BEFORE) {
+        learn(&reader.habit, |habit| habit.is_worthwhile = 0);
+    }
+    forget(ends, cookie);
 }
 
 pub(crate) fn forget(ends: &SocketEnds, cookie: u64) {

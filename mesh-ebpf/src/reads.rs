@@ -28,7 +28,7 @@ pub(crate) fn on_read(read: &Read) {
     }
     if let Ok(returned @ 1..) = u32::try_from(read.returned()) {
         let spliced = reader.spliced_of(returned, copied_seq);
-        pipes::read(cookie, u64::from(spliced), copied_seq);
+        pipes::read(cookie, returned, spliced, copied_seq);
     }
 }
 

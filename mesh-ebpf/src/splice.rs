@@ -8,7 +8,7 @@ use mesh_common::splice::{HabitKey, Reader, SocketEnds, Writer};
 
 use crate::ctx::SockEvent;
 use crate::flow::{LiveFlow, Side};
-use crate::pipes;
+use crate::{maps, pipes};
 
 /// A socket is connected: when its flow is a direct one its reads are watched, and it is joined where it is known how such
 /// sockets are read.
@@ -16,9 +16,22 @@ use crate::pipes;
 pub(crate) fn join_client(event: &SockEvent) {
     let ends = ends(event);
     let is_direct = LiveFlow::of_socket(&ends.of_flow(true), Side::Client, event.cookie()).is_some();
-    if is_direct && watch(event, ends.remote, 1) {
+    if is_direct && watch(event, ends.remote, 1) && will_join(&ends.remote) {
         join(event, &ends, 0);
     }
+}
+
+/// Whether the socket that is about to be accepted at `server` will be joined: a socket that is joined alone only loses.
+#[inline(always)]
+fn will_join(server: &Endpoint) -> bool {
+    let Some(pod) = maps::pod_addr(&server.addr) else {
+        return false;
+    };
+    pipes::has_good_habit(&HabitKey {
+        netns: pod.netns,
+        server: *server,
+        is_client: 0,
+    })
 }
 
 /// A socket was accepted; the other end was connected, and perhaps joined, before.
@@ -40,7 +53,7 @@ pub(crate) fn join_server(event: &SockEvent) {
 /// The socket closes.
 #[inline(never)]
 pub(crate) fn part(event: &SockEvent) {
-    pipes::forget(&ends(event), event.cookie());
+    pipes::close(&ends(event), event.cookie());
 }
 
 /// Has the reads of a socket counted; whether sockets like it may be joined.
