@@ -122,7 +122,7 @@ impl Habit {
     /// whether joining such sockets is worthwhile. `None` when it is not time to tell.
     #[inline(always)]
     pub const fn told_by(reads: u32, bytes: u32) -> Option<bool> {
-        if reads % READS_BEFORE == 0 {
+        if reads.is_multiple_of(READS_BEFORE) {
             Some(bytes / READS_BEFORE < BULK_READ)
         } else {
             None
