@@ -42,7 +42,7 @@ pub enum TokensError {
         /// Its permissions.
         mode: u32,
     },
-    /// It is not one line of at least [`MIN_TOKEN`] printable characters.
+    /// It is not one line of at least `MIN_TOKEN` printable characters.
     #[error("{} is not one line of {MIN_TOKEN} or more printable characters", .0.display())]
     Token(PathBuf),
     /// Two nodes have the same.

@@ -19,7 +19,7 @@ use crate::mesh::identity::SpiffeId;
 /// Reads `DIR/NAMESPACE/SERVICE_ACCOUNT/` with `tls.crt` (leaf first), `tls.key` and `ca.crt`, or with `svid.pem`,
 /// `svid_key.pem` and `svid_bundle.pem`.
 ///
-/// Files are looked at again every [`AGAIN`]; the mesh trusts the roots that were read last.
+/// Files are looked at again every `AGAIN`; the mesh trusts the roots that were read last.
 pub struct FileIssuer {
     dir: PathBuf,
     roots: watch::Sender<Roots>,

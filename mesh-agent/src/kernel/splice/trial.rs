@@ -32,7 +32,7 @@ pub struct Outcome {
     pub took_ms: u64,
 }
 
-/// Finds out whether messages may be spliced on this kernel. Blocks its thread for some seconds, at most [`PATIENCE`] and one
+/// Finds out whether messages may be spliced on this kernel. Blocks its thread for some seconds, at most `PATIENCE` and one
 /// check; a check that hangs fails by the timeouts of its sockets.
 pub fn run() -> SpliceStatus {
     match Trial::load() {
