@@ -8,7 +8,7 @@ use mesh_common::dns::DNS_PORT;
 use mesh_common::layout::{Addr, Endpoint, INBOUND_PORT, OUTBOUND_PORT, Pod};
 
 use crate::ctx::{Outcome, SockAddr, fail_with};
-use crate::{direct, dns, maps};
+use crate::{direct, dns, maps, resolvers};
 
 #[inline(always)]
 pub(crate) fn decide(sock: &SockAddr) -> Outcome {
@@ -47,7 +47,9 @@ pub(crate) fn decide(sock: &SockAddr) -> Outcome {
 /// DNS over TCP goes wherever DNS over UDP would.
 #[inline(always)]
 fn is_dns(sock: &SockAddr, dialled: &Endpoint) -> bool {
-    dialled.port == u32::from(DNS_PORT) && !dialled.addr.is_no_resolver() && maps::captures_dns(sock.netns())
+    dialled.port == u32::from(DNS_PORT)
+        && !dialled.addr.is_no_resolver()
+        && resolvers::captures_dns(sock.netns())
 }
 
 /// Nobody is there to be sent to, or nobody that answers.

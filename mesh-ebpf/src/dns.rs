@@ -10,8 +10,8 @@ use mesh_common::layout::{Addr, Endpoint, Pod, SocketKey};
 
 use crate::connect::{refuse_port, without_agent};
 use crate::ctx::{Lookup, Outcome, SockAddr};
-use crate::maps;
 use crate::sk_lookup::{Steering, is_own_affair, refuse};
+use crate::{maps, resolvers};
 
 /// `connect()` of a UDP socket.
 #[inline(always)]
@@ -23,7 +23,7 @@ pub(crate) fn connect(sock: &SockAddr) -> Outcome {
 #[inline(always)]
 pub(crate) fn send(sock: &SockAddr) -> Outcome {
     // A connected IPv6 socket that talks IPv4 names its receiver each time: what connect made of it.
-    redirect(sock, |listener| maps::resolver(listener).is_some())
+    redirect(sock, |listener| resolvers::resolver_of(listener).is_some())
 }
 
 #[inline(always)]
@@ -37,7 +37,7 @@ fn redirect(sock: &SockAddr, may_be_redirected: impl FnOnce(&SocketKey) -> bool)
     let Some(pod) = maps::pod(netns) else {
         return Outcome::Allow;
     };
-    if !maps::captures_dns(netns) {
+    if !resolvers::captures_dns(netns) {
         return Outcome::Allow;
     }
     if dialled.addr.is(&pod.v4) || dialled.addr.is(&pod.v6) {
@@ -75,7 +75,7 @@ fn to_agent(sock: &SockAddr, pod: &Pod, netns: u64, resolver: &Addr) -> Outcome 
     if !own.is_absent() {
         for index in 0..DNS_LISTENERS {
             listener.port = u32::from(dns_listener(index));
-            if maps::stands_for(&listener, resolver) {
+            if resolvers::stands_for(&listener, resolver) {
                 sock.set_peer(&Endpoint {
                     addr: *own,
                     port: listener.port,
@@ -102,7 +102,7 @@ pub(crate) fn show(sock: &SockAddr) {
         port: peer.port,
         reserved: 0,
     };
-    if let Some(resolver) = maps::resolver(&listener) {
+    if let Some(resolver) = resolvers::resolver_of(&listener) {
         sock.set_peer(&Endpoint {
             addr: resolver,
             port: u32::from(DNS_PORT),
@@ -121,7 +121,7 @@ pub(crate) fn guard(packet: &Lookup) -> Steering {
         return Steering::Pass;
     }
     match maps::pod_addr(&local) {
-        Some(pod) if maps::captures_dns(pod.netns) => refuse(),
+        Some(pod) if resolvers::captures_dns(pod.netns) => refuse(),
         _ => Steering::Pass,
     }
 }

@@ -17,6 +17,7 @@ mod maps;
 mod message;
 mod pipes;
 mod reads;
+mod resolvers;
 mod sk_lookup;
 mod sk_msg;
 mod sock_ops;

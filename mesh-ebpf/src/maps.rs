@@ -91,20 +91,6 @@ static EXCLUDED_INBOUND: HashMap<Endpoint, u32> = HashMap::with_max_entries(65_5
 #[map]
 static NODE_ADDRS: HashMap<Addr, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
-/// Pods whose DNS goes to the agent, by netns cookie; the value is reserved.
-///
-/// Writer: agent. Reader: connect, sendmsg, `sk_lookup`. Size: `max_pods`. Evicts: never. Full: the pod's DNS is left
-/// alone, and `status` says so.
-#[map]
-static DNS_PODS: HashMap<u64, u32> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
-
-/// Which resolver each in-pod DNS listener stands for, from the first query to it until the pod leaves.
-///
-/// Writer: connect, sendmsg; removed by the agent. Reader: recvmsg, getpeername, agent. Size: `max_pods` * 16. Evicts:
-/// never. Full: that resolver is asked directly.
-#[map]
-static RESOLVERS: HashMap<SocketKey, Addr> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
-
 /// Ends of pods whose application the node itself reaches directly: the ports that probes name; the value is reserved.
 ///
 /// Writer: agent. Reader: `sk_lookup`. Size: `max_pods` * 16. Evicts: never. Full: its probes are steered to the agent,
@@ -334,29 +320,6 @@ pub(crate) fn is_excluded_inbound(local: &Endpoint) -> bool {
     EXCLUDED_INBOUND.get_ptr(local).is_some()
 }
 
-pub(crate) fn captures_dns(netns: u64) -> bool {
-    DNS_PODS.get_ptr(netns).is_some()
-}
-
-pub(crate) fn resolver(listener: &SocketKey) -> Option<Addr> {
-    copy(RESOLVERS.get_ptr(listener))
-}
-
-/// Whether `listener` stands for `resolver`; one that stands for nobody is taken for it.
-#[inline(always)]
-pub(crate) fn stands_for(listener: &SocketKey, resolver: &Addr) -> bool {
-    if let Some(known) = self::resolver(listener) {
-        return known.is(resolver);
-    }
-    match RESOLVERS.insert(listener, resolver, BPF_NOEXIST) {
-        Ok(()) => return true,
-        Err(EEXIST) => {}
-        Err(_) => overflowed(MapName::Resolvers),
-    }
-    // Another CPU was faster, perhaps for the same resolver.
-    self::resolver(listener).is_some_and(|known| known.is(resolver))
-}
-
 /// Counts an entry that found no room, or whose room another took.
 pub(crate) fn overflowed(map: MapName) {
     if let Some(slot) = OVERFLOWS.get_ptr_mut(map.slot()) {
@@ -397,12 +360,7 @@ fn add_one(slot: *mut u64) {
 
 /// Copies a value out. Two words of one value may come from two writes; the writers never change a value in
 /// place while its key is in use (a key is a live socket or an enrolled pod).
-fn copy<T: Copy>(value: Option<*const T>) -> Option<T> {
+pub(crate) fn copy<T: Copy>(value: Option<*const T>) -> Option<T> {
     // SAFETY: the kernel returned it for a value of type `T`; a map value outlives the program run (RCU).
     value.map(|value| unsafe { *value })
 }
-
-/// Of `bpf_map_update_elem`: fails where the key is there.
-const BPF_NOEXIST: u64 = 1;
-/// What it says then.
-const EEXIST: i32 = -17;

@@ -7,6 +7,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, SockHash};
 use mesh_common::splice::{Habit, HabitKey, READS_BEFORE, Reader, SocketEnds, Writer};
 
+use crate::maps::copy;
+
 /// The address of a field of a map value.
 macro_rules! slot {
     ($value:expr, $field:ident) => {{
@@ -182,9 +184,4 @@ fn take<T: Copy>(slot: *const T) -> T {
 fn put<T>(slot: *mut T, value: T) {
     // SAFETY: made by `slot!`: in a map value, aligned.
     unsafe { slot.write_volatile(value) }
-}
-
-fn copy<T: Copy>(value: Option<*const T>) -> Option<T> {
-    // SAFETY: the kernel returned it for a value of type `T`; a map value outlives the program run (RCU).
-    value.map(|value| unsafe { *value })
 }

@@ -114,7 +114,8 @@ mod tests {
     fn declared() -> Vec<(&'static str, String, &'static str)> {
         let source = concat!(
             include_str!("../../../mesh-ebpf/src/maps.rs"),
-            include_str!("../../../mesh-ebpf/src/pipes.rs")
+            include_str!("../../../mesh-ebpf/src/pipes.rs"),
+            include_str!("../../../mesh-ebpf/src/resolvers.rs")
         );
         let parts: Vec<&str> = source.split("#[map]\nstatic ").collect();
         let pairs = parts.iter().zip(parts.iter().skip(1));
