@@ -11,7 +11,7 @@ use h2::RecvStream;
 use h2::server::{self, SendResponse};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -55,13 +55,16 @@ async fn accept(listener: TcpListener, service: Arc<CaService>, connections: Tas
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let next = async {
-            // The semaphore is never closed, so that an error cannot happen; then no permit is no limit.
-            let permit = Arc::clone(&permits).acquire_owned().await.ok();
-            (permit, listener.accept().await)
+            // Fails only where the semaphore is closed, which nobody does: never a connection without a permit.
+            let permit = Arc::clone(&permits).acquire_owned().await?;
+            Ok::<_, AcquireError>((permit, listener.accept().await))
         };
-        let (permit, accepted) = tokio::select! {
+        let next = tokio::select! {
             () = stop.requested() => return,
             next = next => next,
+        };
+        let Ok((permit, accepted)) = next else {
+            return tracing::error!("the permits for connections are gone; no more callers are served");
         };
         match accepted {
             Ok((stream, peer)) => {
