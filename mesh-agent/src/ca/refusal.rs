@@ -1,7 +1,7 @@
 //! Why a certificate is not signed: a word for the metric, a code for the caller, the whole reason for the log.
 
+use crate::grpc::{Code, FrameError};
 use crate::identity::csr::CsrError;
-use crate::identity::grpc::{Code, FrameError};
 use crate::mesh::identity::InvalidSpiffeId;
 
 /// Why the CA refuses.

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::service::{Asked, CaService, Caller};
 use super::{NodeName, Refusal};
-use crate::identity::grpc::{self, Code};
+use crate::grpc::{self, Code};
 use crate::identity::istio::{CREATE_CERTIFICATE, CreateCertificateRequest, CreateCertificateResponse};
 use crate::lifecycle::{Stop, Tasks};
 

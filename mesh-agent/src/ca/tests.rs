@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::identity::grpc::{self, CallError};
+use crate::grpc::{self, CallError};
 use crate::identity::istio::{CREATE_CERTIFICATE, CreateCertificateRequest, CreateCertificateResponse};
 use crate::identity::{CaClient, CaClientSettings, IssueError, Issuer as _, Svid, error_chain};
 use crate::lifecycle::Tasks;

@@ -17,12 +17,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use zeroize::Zeroizing;
 
-use super::grpc::{self, CallError};
 use super::istio::{CREATE_CERTIFICATE, CreateCertificateRequest, CreateCertificateResponse};
 use super::pem::{self, PemError};
 use super::secret::SecretKey;
 use super::tls::PROVIDER;
 use super::{IssueError, Issuer, Roots, Svid, csr};
+use crate::grpc::{self, CallError};
 use crate::mesh::identity::SpiffeId;
 
 /// Where a CA service listens, by the name that its certificate must have.

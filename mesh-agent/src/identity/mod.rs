@@ -9,7 +9,6 @@ pub mod csr;
 mod embedded_ca;
 mod failure;
 mod files;
-pub mod grpc;
 pub mod hello;
 mod issuer;
 pub mod istio;

@@ -17,6 +17,7 @@ use crate::workspace;
 const LAYERS: &[(&str, u8)] = &[
     ("mesh", 1),
     ("lifecycle", 1),
+    ("grpc", 1),
     ("identity", 2),
     ("telemetry", 2),
     ("admin", 2),
