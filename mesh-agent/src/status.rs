@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::Page;
 use crate::config::Config;
+use crate::control::jwks::KeyStatus;
 use crate::identity::Certificates;
 use crate::kernel::enrolment::Enrolment;
 use crate::kernel::splice::{SpliceBoard, SpliceStatus};
@@ -41,6 +42,7 @@ struct Noted {
     published: Option<SystemTime>,
     source_error: Option<String>,
     direct: DirectStatus,
+    keys: Vec<KeyStatus>,
 }
 
 impl StatusBoard {
@@ -72,6 +74,7 @@ impl StatusBoard {
             published: Some(SystemTime::now()),
             source_error: None,
             direct: std::mem::take(&mut noted.direct),
+            keys: std::mem::take(&mut noted.keys),
         };
     }
 
@@ -83,6 +86,11 @@ impl StatusBoard {
     /// What goes past the agent now.
     pub fn direct(&self, direct: DirectStatus) {
         self.0.noted.lock().direct = direct;
+    }
+
+    /// How things stand with the public keys of token issuers.
+    pub fn keys(&self, keys: Vec<KeyStatus>) {
+        self.0.noted.lock().keys = keys;
     }
 
     /// What was left out of the snapshot in force.
@@ -125,6 +133,7 @@ impl StatusBoard {
             direct: noted.direct.clone(),
             splice: board.splice.status(),
             certificates: certificates.collect(),
+            jwks: noted.keys.clone(),
             rejections: noted.rejections.clone(),
         }
     }
@@ -168,6 +177,7 @@ struct Status<E> {
     direct: DirectStatus,
     splice: SpliceStatus,
     certificates: Vec<CertificateLine>,
+    jwks: Vec<KeyStatus>,
     rejections: Vec<Rejection>,
 }
 
@@ -229,6 +239,9 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
             Some(error) => writeln!(text, "  ! {error}")?,
             None => writeln!(text)?,
         }
+    }
+    for keys in &status.jwks {
+        keys.write(&mut text, now)?;
     }
     writeln!(text, "\nREJECTIONS: {}", status.rejections.len())?;
     for rejection in &status.rejections {

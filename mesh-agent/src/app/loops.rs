@@ -291,7 +291,7 @@ fn kind_of(object: &str) -> &'static str {
     KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
 }
 
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "Namespace",
     "Node",
     "Pod",
@@ -300,6 +300,7 @@ const KINDS: [&str; 10] = [
     "HTTPRoute",
     "PeerAuthentication",
     "AuthorizationPolicy",
+    "RequestAuthentication",
     "DestinationRule",
     "List",
 ];

@@ -27,6 +27,7 @@ use crate::capture::PodHost;
 use crate::capture::listeners::PodPorts;
 use crate::config::{AccessLogTarget, Config, DirectMode, UninstallArgs};
 use crate::control::file::FileSource;
+use crate::control::jwks::KeyLoop;
 use crate::dns::Zone;
 use crate::identity::Certificates;
 use crate::kernel::capacity::Capacity;
@@ -40,6 +41,7 @@ use crate::proxy::{Mesh, Proxy, ProxySettings};
 use crate::snapshot::{Snapshot, SnapshotCell, SnapshotSettings};
 use crate::status::StatusBoard;
 use crate::telemetry::{AccessLog, CertificateFacts, Telemetry};
+use crate::transport::fetch::Fetcher;
 
 /// Serves the pods of this node until SIGTERM or SIGINT, then drains. Hooks stay, so that an upgrade opens no gap: the
 /// next agent adopts them, and until then new connections are refused.
@@ -151,6 +153,10 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
         first: Some(readiness.guard("first configuration")),
     };
     tasks.spawn("config", configuration.run(tasks.stop()));
+    tasks.spawn(
+        "jwks",
+        key_loop(config, &snapshots, &telemetry, &board).run(tasks.stop()),
+    );
     let watching = watch_direct(direct, snapshots, board.clone(), tasks.stop());
     tasks.spawn("direct", watching);
     tasks.spawn("sweep-pools", sweep_pools(mesh, tasks.stop()));
@@ -174,6 +180,18 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
     enrolment.lock().stop();
     telemetry.access_log().flush(Duration::from_secs(1));
     Ok(())
+}
+
+/// Fetches the public keys of token issuers.
+fn key_loop(
+    config: &Config,
+    snapshots: &Arc<SnapshotCell>,
+    telemetry: &Telemetry,
+    board: &StatusBoard,
+) -> KeyLoop {
+    let (fetcher, board) = (Fetcher::new(&config.jwks_root_file), board.clone());
+    let report = Box::new(move |keys| board.keys(keys));
+    KeyLoop::new(Arc::clone(snapshots), fetcher, telemetry.clone(), report)
 }
 
 /// Why no connection goes past the agent; `None` where some may.

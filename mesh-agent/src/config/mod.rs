@@ -57,6 +57,8 @@ pub struct Config {
     pub issuance: Issuance,
     /// Certificate revocation lists. Default none.
     pub crl_file: Option<PathBuf>,
+    /// Roots of servers of public keys. Default Debian's bundle.
+    pub jwks_root_file: PathBuf,
     /// Other names of the trust domain. Default none.
     pub trust_domain_aliases: Vec<String>,
     /// Default `auto`.

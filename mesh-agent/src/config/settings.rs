@@ -79,6 +79,9 @@ pub(super) struct Settings {
     /// PEM file of certificate revocation lists, watched.
     #[arg(long, env = "MESH_CRL_FILE")]
     crl_file: Option<PathBuf>,
+    /// PEM file of the roots that `https` servers of public keys may end in (RequestAuthentication, `jwksUri`).
+    #[arg(long, env = "MESH_JWKS_ROOT_FILE")]
+    jwks_root_file: Option<PathBuf>,
     /// Other names of the trust domain, whose workloads count as ours; with commas between.
     #[arg(long, env = "MESH_TRUST_DOMAIN_ALIASES")]
     trust_domain_aliases: Option<String>,
@@ -133,6 +136,7 @@ impl Settings {
             ca_token_file: self.ca_token_file.or(lower.ca_token_file),
             certificate_dir: self.certificate_dir.or(lower.certificate_dir),
             crl_file: self.crl_file.or(lower.crl_file),
+            jwks_root_file: self.jwks_root_file.or(lower.jwks_root_file),
             trust_domain_aliases: self.trust_domain_aliases.or(lower.trust_domain_aliases),
             direct: self.direct.or(lower.direct),
             splice: self.splice.or(lower.splice),
@@ -189,6 +193,9 @@ impl Settings {
         Ok(Config {
             issuance,
             crl_file: self.crl_file,
+            jwks_root_file: self
+                .jwks_root_file
+                .unwrap_or_else(|| PathBuf::from(DEFAULT_JWKS_ROOTS)),
             trust_domain_aliases: issuance::commas(self.trust_domain_aliases.as_deref()),
             node_name: self.node_name.ok_or(ConfigError::Missing("node_name"))?,
             manifests: self.manifests.ok_or(ConfigError::Missing("manifests"))?,
@@ -312,8 +319,10 @@ fn domain(written: Option<String>) -> Result<ClusterDomain, ConfigError> {
     })
 }
 
+/// Debian's bundle of the roots that browsers trust.
+const DEFAULT_JWKS_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Names of all settings, for suggestions.
-const FIELDS: [&str; 29] = [
+const FIELDS: [&str; 30] = [
     "node_name",
     "manifests",
     "state_dir",
@@ -334,6 +343,7 @@ const FIELDS: [&str; 29] = [
     "ca_token_file",
     "certificate_dir",
     "crl_file",
+    "jwks_root_file",
     "trust_domain_aliases",
     "direct",
     "splice",

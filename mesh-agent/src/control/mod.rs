@@ -6,6 +6,7 @@
 mod bounded;
 mod directory;
 pub mod file;
+pub mod jwks;
 mod manifest;
 mod translate;
 

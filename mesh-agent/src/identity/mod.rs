@@ -24,6 +24,7 @@ mod svid;
 mod tls;
 mod trust;
 mod verify;
+mod web_tls;
 
 pub use authority::{Authority, AuthorityError, ServerIdentity};
 pub use ca_client::{CaAddr, CaClient, CaClientSettings};
@@ -37,6 +38,7 @@ pub use store::{CertificateStatus, Certificates, RenewalCounts};
 pub use svid::{InvalidSvid, Svid};
 pub use tls::{Alpn, TlsError, WorkloadTls};
 pub use trust::{Revoked, RevokedError, Roots, TrustRules};
+pub use web_tls::{WebTlsError, web_client};
 
 /// ALPN of connections between agents that carry HTTP/2.
 pub const ALPN_H2: &[u8] = b"mesh-h2";

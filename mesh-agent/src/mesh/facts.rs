@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::mesh::node::Node;
 use crate::mesh::policy::PeerAuthentication;
 use crate::mesh::policy::authorization::AuthorizationPolicy;
+use crate::mesh::policy::request_authentication::RequestAuthentication;
 use crate::mesh::route::HttpRoute;
 use crate::mesh::service::{Endpoint, Service};
 use crate::mesh::workload::Workload;
@@ -30,6 +31,8 @@ pub struct Facts {
     pub peer_authentications: Vec<PeerAuthentication>,
     /// AuthorizationPolicies.
     pub authorization_policies: Vec<AuthorizationPolicy>,
+    /// RequestAuthentications.
+    pub request_authentications: Vec<RequestAuthentication>,
 }
 
 /// Where a fact was read, what it is called there, and since when it exists.

@@ -14,6 +14,7 @@ use http::uri::Authority;
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::workload::Workload;
+use crate::policy::authentication::{Claims, Guard};
 use crate::policy::authorization::{self, Connection, DryRun, Host, Protection, Recorded, Verdict};
 use crate::proxy::Mesh;
 use crate::proxy::http::path;
@@ -76,6 +77,12 @@ impl Arrival<'_> {
         protection.of_bytes(&self.connection()).map_err(Refusal::Denied)
     }
 
+    /// What looks at the tokens of its requests; `None` where nothing does, or not for this client.
+    pub(super) fn guard(&self, snapshot: &Snapshot) -> Option<Arc<Guard>> {
+        let guard = snapshot.guard(self.workload(snapshot));
+        Some(guard).filter(|guard| !guard.is_none() && !self.is_probe(snapshot))
+    }
+
     /// Whether a request is let in; its path is in its normal form.
     ///
     /// It is asked for each way in which an application may read that path, and must be let in for all.
@@ -84,12 +91,13 @@ impl Arrival<'_> {
         snapshot: &Snapshot,
         request: &Request<impl Sized>,
         authority: &Authority,
+        token: Option<&Claims>,
     ) -> Result<(), Refusal> {
         let Some(protection) = self.protection(snapshot)? else {
             return Ok(());
         };
         let connection = self.connection();
-        let mut asked = self.asked(request, authority);
+        let mut asked = self.asked(request, authority, token);
         for path in path::readings(request.uri().path()) {
             asked.path = path;
             protection
@@ -116,14 +124,15 @@ impl Arrival<'_> {
         snapshot: &Snapshot,
         request: &Request<impl Sized>,
         authority: &Authority,
+        token: Option<&Claims>,
     ) -> Result<(), Refusal> {
         if let Ok(Some(protection)) = self.protection(snapshot)
             && protection.records()
         {
-            let asked = self.asked(request, authority);
+            let asked = self.asked(request, authority, token);
             self.record(mesh, protection.recorded(&self.connection(), Some(&asked)));
         }
-        self.judge_request(snapshot, request, authority)
+        self.judge_request(snapshot, request, authority, token)
             .inspect_err(|refusal| self.refused(mesh, refusal))
     }
 
@@ -201,6 +210,7 @@ impl Arrival<'_> {
         &self,
         request: &'r Request<impl Sized>,
         authority: &Authority,
+        token: Option<&'r Claims>,
     ) -> authorization::Request<'r> {
         authorization::Request {
             method: request.method().as_str(),
@@ -208,6 +218,7 @@ impl Arrival<'_> {
             host: Host::new(authority.as_str()),
             headers: request.headers(),
             remote_ip: forwarded_for(request.headers()).unwrap_or(self.client),
+            token,
         }
     }
 }

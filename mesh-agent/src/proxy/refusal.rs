@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
+use crate::policy::authentication::Failure;
 use crate::policy::authorization::Denial;
 use crate::telemetry::ResponseFlag;
 use crate::transport::DialError;
@@ -46,12 +47,24 @@ pub enum Refusal {
     /// An AuthorizationPolicy of the destination; the words are Envoy's.
     #[error("RBAC: access denied")]
     Denied(Denial),
+    /// A token of the request does not hold; the words are Envoy's.
+    #[error("{}", .0.failure)]
+    Unauthenticated(Unauthenticated),
     /// CONNECT is not offered.
     #[error("CONNECT is not allowed")]
     ConnectMethod,
     /// The request cannot be carried on: a missing or contradictory authority.
     #[error("the request is malformed")]
     Malformed,
+}
+
+/// A token that does not hold.
+#[derive(Debug)]
+pub struct Unauthenticated {
+    /// Why.
+    pub failure: Failure,
+    /// What the client is asked for: the value of `www-authenticate`.
+    pub challenge: HeaderValue,
 }
 
 impl Refusal {
@@ -62,6 +75,7 @@ impl Refusal {
             Self::InvalidBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::Plaintext | Self::Denied(_) | Self::ConnectMethod => StatusCode::FORBIDDEN,
+            Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::NoEndpoint
             | Self::NoSuchPort
@@ -81,7 +95,7 @@ impl Refusal {
             Self::Unreachable(_) => ResponseFlag::Uf,
             Self::Broken(_) | Self::NoAnswer => ResponseFlag::Uc,
             Self::TimedOut => ResponseFlag::Ut,
-            Self::Denied(_) => ResponseFlag::Uaex,
+            Self::Denied(_) | Self::Unauthenticated(_) => ResponseFlag::Uaex,
             Self::ConnectMethod | Self::Malformed => ResponseFlag::Dpe,
         }
     }
@@ -91,6 +105,10 @@ impl Refusal {
     pub fn details(&self) -> Cow<'static, str> {
         if let Self::Denied(denial) = self {
             return denial.to_string().into();
+        }
+        if let Self::Unauthenticated(unauthenticated) = self {
+            let why = unauthenticated.failure.to_string().replace(' ', "_");
+            return format!("jwt_authn_access_denied{{{why}}}").into();
         }
         self.reason().into()
     }
@@ -116,6 +134,7 @@ impl Refusal {
             Self::TimedOut => "response_timeout",
             Self::Plaintext => "plaintext_refused",
             Self::Denied(_) => "authorization_denied",
+            Self::Unauthenticated(unauthenticated) => unauthenticated.failure.as_str(),
             Self::ConnectMethod => "connect_not_allowed",
             Self::Malformed => "malformed_request",
         }
@@ -126,6 +145,7 @@ impl Refusal {
         match self {
             Self::NoRoute => 12,
             Self::TimedOut => 4,
+            Self::Unauthenticated(_) => 16,
             Self::Plaintext | Self::Denied(_) | Self::ConnectMethod => 7,
             Self::InvalidBackend | Self::Malformed => 13,
             Self::NoEndpoint

@@ -12,6 +12,7 @@ use super::{Snapshot, SnapshotSettings};
 use crate::dns::names::Names;
 use crate::mesh::facts::{Facts, Rejection};
 use crate::policy::MtlsPolicy;
+use crate::policy::authentication::Authentication;
 use crate::policy::authorization::Authorization;
 
 impl Snapshot {
@@ -55,6 +56,17 @@ impl Snapshot {
             |service| services.pods(service),
         );
         rejections.extend(of_policies);
+        let (authentication, of_policies) = Authentication::compile(
+            &facts.request_authentications,
+            &settings.root_namespace,
+            workloads
+                .all()
+                .map(AsRef::as_ref)
+                .filter(|workload| workload.node == settings.node),
+            |service| services.pods(service),
+            previous.map(|snapshot| &snapshot.authentication),
+        );
+        rejections.extend(of_policies);
         let own_node = facts.nodes.iter().filter(|node| node.name == settings.node);
         let own_node = own_node
             .flat_map(|node| node.addrs.iter().map(IpAddr::to_canonical))
@@ -69,6 +81,7 @@ impl Snapshot {
                 services,
                 routes,
                 mtls,
+                authentication,
                 authorization,
                 names: Names::index(facts),
                 own_node,

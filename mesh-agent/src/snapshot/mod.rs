@@ -27,6 +27,7 @@ use crate::mesh::policy::MtlsMode;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::MtlsPolicy;
+use crate::policy::authentication::{Authentication, Guard, WantedKeys};
 use crate::policy::authorization::{Authorization, Connection, Protection, Verdict};
 use crate::route::RouteTable;
 
@@ -47,6 +48,7 @@ pub struct Snapshot {
     services: Services,
     routes: Routes,
     mtls: MtlsPolicy,
+    authentication: Authentication,
     authorization: Authorization,
     names: Names,
     /// Addresses of the node that this agent serves.
@@ -174,6 +176,16 @@ impl Snapshot {
     /// What a pod accepts on one of its ports.
     pub fn mtls_mode(&self, workload: &Workload, port: u16) -> MtlsMode {
         self.mtls.mode(workload, port)
+    }
+
+    /// The RequestAuthentications that look at the tokens of requests to a pod.
+    pub fn guard(&self, workload: &Workload) -> Arc<Guard> {
+        self.authentication.of(workload)
+    }
+
+    /// The public keys that tokens for pods of this node need and that are published elsewhere.
+    pub fn wanted_keys(&self) -> impl Iterator<Item = &WantedKeys> {
+        self.authentication.wanted_keys()
     }
 
     /// The AuthorizationPolicies that protect a pod.

@@ -230,6 +230,19 @@ impl MeshMetrics {
         self.policy.denials.get_or_create(&[("reason", reason)]).inc();
     }
 
+    /// A fetch of an issuer's public keys ended.
+    pub fn keys_fetched(&self, is_ok: bool) {
+        let [ok, failed] = &self.policy.key_fetches;
+        if is_ok { ok } else { failed }.inc();
+    }
+
+    /// As many sources of public keys were never fetched.
+    pub fn keys_missing(&self, sources: usize) {
+        self.policy
+            .keys_missing
+            .set(i64::try_from(sources).unwrap_or(i64::MAX));
+    }
+
     /// An AUDIT policy matched.
     pub fn audited(&self) {
         self.policy.audits.inc();

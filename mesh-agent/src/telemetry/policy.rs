@@ -2,6 +2,7 @@
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::mesh::{Label, family, registered};
@@ -13,6 +14,9 @@ pub(super) struct PolicyMetrics {
     pub(super) audits: Counter,
     /// Allowed, denied.
     pub(super) dry_runs: [Counter; 2],
+    /// That brought keys, and that failed.
+    pub(super) key_fetches: [Counter; 2],
+    pub(super) keys_missing: Gauge,
 }
 
 impl PolicyMetrics {
@@ -33,6 +37,18 @@ impl PolicyMetrics {
                     "Requests and opaque connections by what policies with the dry-run annotation would have done",
                 ),
                 ("result", ["allow", "deny"]),
+            ),
+            key_fetches: family(
+                registry,
+                ("mesh_jwks_fetches", "Fetches of the public keys of token issuers"),
+                ("result", ["ok", "failed"]),
+            ),
+            keys_missing: registered(
+                registry,
+                (
+                    "mesh_jwks_missing",
+                    "Sources of public keys that were never fetched: tokens that need them are refused",
+                ),
             ),
         }
     }

@@ -4,6 +4,7 @@
 
 pub mod deliver;
 pub mod dial;
+pub mod fetch;
 pub mod http;
 pub mod pool;
 pub mod relay;

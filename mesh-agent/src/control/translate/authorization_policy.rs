@@ -6,16 +6,14 @@
 //! errs towards refusing in that rule; a policy that is wrong as a whole refuses all for the workloads that it selects,
 //! and one whose selection is wrong does so in its whole namespace.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::authorization_rule;
 use super::object::{Object, unknown_fields};
+use super::{authorization_rule, policy_target};
 use crate::mesh::facts::Rejection;
 use crate::mesh::policy::authorization::{AuthorizationPolicy, PolicyAction, PolicyRule, PolicyTarget};
-use crate::mesh::service::ServiceName;
 
 pub(super) fn translate(
     object: &Object,
@@ -83,91 +81,12 @@ impl Spec<'_> {
     }
 
     fn target(&mut self) -> PolicyTarget {
-        let everybody = PolicyTarget::Selector(BTreeMap::new());
-        let object = self.object;
-        if !(object.spec().is_object() || object.spec().is_null()) {
-            self.refuse("spec", "expected a mapping");
-            return everybody;
+        let read = policy_target::Reading::of(self.object);
+        self.rejections.extend(read.reports);
+        for (field, what) in read.wrong {
+            self.refuse(&field, &what);
         }
-        let listed = object.spec().get("targetRefs").filter(|refs| !refs.is_null());
-        let single = object.spec().get("targetRef").filter(|one| !one.is_null());
-        let selector = object
-            .spec()
-            .get("selector")
-            .filter(|selector| !selector.is_null());
-        let references: Vec<(String, &Value)> = match (listed, single) {
-            (None, None) => return selector.map_or(everybody, |selector| self.selector(selector)),
-            (Some(Value::Array(refs)), None) if !refs.is_empty() => {
-                let named = |(index, one)| (format!("spec.targetRefs[{index}]"), one);
-                refs.iter().enumerate().map(named).collect()
-            }
-            (None, Some(one)) => vec![("spec.targetRef".to_owned(), one)],
-            (Some(_), _) => {
-                self.refuse("spec.targetRefs", "expected a list of targets, and no targetRef");
-                return everybody;
-            }
-        };
-        if selector.is_some() {
-            self.refuse("spec.selector", "a policy has a selector or targets, not both");
-            return everybody;
-        }
-        let mut services = BTreeSet::new();
-        for (at, reference) in references {
-            match self.service(&at, reference) {
-                Ok(service) => services.extend(service),
-                Err(()) => return everybody,
-            }
-        }
-        PolicyTarget::Services(services)
-    }
-
-    fn selector(&mut self, selector: &Value) -> PolicyTarget {
-        if !selector.is_object() {
-            self.refuse("spec.selector", "expected a mapping");
-        }
-        for field in unknown_fields(selector, &["matchLabels"]) {
-            self.refuse(&format!("spec.selector.{field}"), "is not a field of a selector");
-        }
-        let labels = selector.get("matchLabels").unwrap_or(&Value::Null);
-        let labels = self
-            .object
-            .parse_part::<Option<BTreeMap<String, String>>>(labels, "spec.selector.matchLabels");
-        match labels {
-            Ok(labels) => PolicyTarget::Selector(labels.unwrap_or_default()),
-            Err(rejection) => {
-                self.refuse(&rejection.field, &rejection.reason);
-                PolicyTarget::Selector(BTreeMap::new())
-            }
-        }
-    }
-
-    /// `None` for a target that no pod stands behind.
-    fn service(&mut self, at: &str, reference: &Value) -> Result<Option<ServiceName>, ()> {
-        let text = |field: &str| reference.get(field).and_then(Value::as_str);
-        if let Some(field) = unknown_fields(reference, &["group", "kind", "name", "namespace"]).next() {
-            self.refuse(&format!("{at}.{field}"), "is not a field of a target");
-            return Err(());
-        }
-        let (Some(kind), Some(name)) = (text("kind"), text("name")) else {
-            self.refuse(at, "expected kind and name");
-            return Err(());
-        };
-        let namespace = text("namespace").filter(|namespace| !namespace.is_empty());
-        if namespace.is_some_and(|namespace| namespace != self.object.namespace.as_ref()) {
-            self.refuse(
-                &format!("{at}.namespace"),
-                "a policy's target is in its own namespace",
-            );
-            return Err(());
-        }
-        if kind == "Service" && matches!(text("group"), None | Some("" | "core")) {
-            return Ok(Some(ServiceName::new(&self.object.namespace, name)));
-        }
-        self.rejections.push(self.object.reject(
-            &format!("{at}.kind"),
-            "only Services can be targets here; this target has no effect on pods",
-        ));
-        Ok(None)
+        read.target
     }
 
     fn action(&mut self) -> PolicyAction {

@@ -20,8 +20,10 @@ mod node;
 mod object;
 mod peer_authentication;
 mod pod;
+mod policy_target;
 mod probes;
 mod protocol;
+mod request_authentication;
 mod service;
 
 use std::collections::HashMap;
@@ -135,6 +137,9 @@ impl Translation {
                     rejections,
                 ));
             }
+            "RequestAuthentication" => facts
+                .request_authentications
+                .push(request_authentication::translate(object, rejections)),
             "DestinationRule" => {
                 self.destination_rules
                     .extend(destination_rule::translate(object, rejections)?);

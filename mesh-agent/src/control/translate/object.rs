@@ -170,7 +170,9 @@ fn known(api_version: &str, kind: &str) -> Option<KnownKind> {
         "Namespace" | "Node" | "Pod" | "Service" => ("", &["v1"]),
         "EndpointSlice" => ("discovery.k8s.io", &["v1"]),
         "HTTPRoute" => ("gateway.networking.k8s.io", &["v1", "v1beta1"]),
-        "PeerAuthentication" | "AuthorizationPolicy" => ("security.istio.io", &["v1", "v1beta1"]),
+        "PeerAuthentication" | "AuthorizationPolicy" | "RequestAuthentication" => {
+            ("security.istio.io", &["v1", "v1beta1"])
+        }
         "DestinationRule" => ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
         _ => return None,
     };
@@ -185,7 +187,7 @@ fn group_of(api_version: &str) -> &str {
 /// Whether an object of a kind that the mesh does not read would have changed traffic if it did.
 fn is_missed(api_version: &str, kind: &str, value: &Value) -> bool {
     match (group_of(api_version), kind) {
-        ("security.istio.io", "RequestAuthentication") | ("networking.istio.io", "VirtualService") => true,
+        ("networking.istio.io", "VirtualService") => true,
         // Routes of a Gateway are the Gateway's business.
         ("gateway.networking.k8s.io", "GRPCRoute" | "TLSRoute" | "TCPRoute") => {
             let parents = value.pointer("/spec/parentRefs").and_then(Value::as_array);

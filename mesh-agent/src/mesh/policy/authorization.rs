@@ -133,6 +133,14 @@ pub enum TextAttribute {
     Path,
     /// A request header, by its lower-case name.
     Header(Arc<str>),
+    /// `ISSUER/SUBJECT` of the request's verified token.
+    RequestPrincipal,
+    /// One of the token's audiences.
+    Audience,
+    /// To whom the token was issued (`azp`).
+    Presenter,
+    /// A claim of the token, or one of its texts if it is a list: names from the outside in.
+    Claim(Arc<[Arc<str>]>),
 }
 
 /// An address that policies ask for.
@@ -154,7 +162,11 @@ impl Condition {
                 TextAttribute::Host
                 | TextAttribute::Method
                 | TextAttribute::Path
-                | TextAttribute::Header(_) => true,
+                | TextAttribute::Header(_)
+                | TextAttribute::RequestPrincipal
+                | TextAttribute::Audience
+                | TextAttribute::Presenter
+                | TextAttribute::Claim(_) => true,
                 TextAttribute::Principal
                 | TextAttribute::Namespace
                 | TextAttribute::ServiceAccount

@@ -7,7 +7,6 @@ mod asked;
 mod matcher;
 mod protection;
 mod rules;
-mod selection;
 #[cfg(test)]
 mod tests;
 
@@ -17,11 +16,11 @@ use std::sync::Arc;
 
 pub use self::asked::{Connection, Host, Request};
 pub use self::protection::Protection;
-use self::selection::{Selected, Selection};
 use crate::mesh::facts::Rejection;
 use crate::mesh::policy::authorization::AuthorizationPolicy;
 use crate::mesh::service::ServiceName;
 use crate::mesh::workload::{Workload, WorkloadUid};
+use crate::policy::selection::{Selected, Selection, Targeted};
 
 /// All AuthorizationPolicies, and those of each workload of this node.
 #[derive(Debug, Default)]
@@ -43,7 +42,12 @@ impl Authorization {
         let mut policies: Vec<_> = policies.iter().cloned().map(Arc::new).collect();
         // Which rule is named for a refusal must not depend on the order of the facts.
         policies.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        let (selection, rejections) = Selection::index(&policies, root_namespace, pods);
+        let targeted = policies.iter().map(|policy| Targeted {
+            namespace: &policy.namespace,
+            target: &policy.target,
+            meta: &policy.meta,
+        });
+        let (selection, rejections) = Selection::index(targeted, root_namespace, pods);
         let mut shared: HashMap<Selected, Arc<Protection>> = HashMap::new();
         let mut of_workload = HashMap::new();
         for workload in local {

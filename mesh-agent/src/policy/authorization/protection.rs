@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::asked::{Connection, Content, Request};
 use super::matcher::Doubt;
 use super::rules::{Entry, Rules};
-use super::selection::Selected;
 use super::{Denial, DryRun, Recorded, Verdict};
 use crate::mesh::policy::authorization::{AuthorizationPolicy, PolicyAction};
+use crate::policy::selection::Selected;
 
 /// The policies of one workload, ready to be asked.
 #[derive(Debug, Default)]

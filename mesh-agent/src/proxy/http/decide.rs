@@ -11,8 +11,10 @@ use crate::balance::Pick;
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
+use crate::policy::authentication::Claims;
 use crate::proxy::arrival::Visit;
 use crate::proxy::hop::Hop;
+use crate::proxy::http::authenticate::authenticate;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, authority};
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::{Connection, Side};
@@ -47,6 +49,8 @@ pub(super) struct Plan {
     pub(super) pick: Option<Pick>,
     /// The arrival at a pod of this node, for as long as the request is under way.
     pub(super) visit: Option<Visit>,
+    /// What the request's token claims, as the policies of that pod asked for it.
+    pub(super) token: Option<Claims>,
 }
 
 impl Plan {
@@ -54,7 +58,7 @@ impl Plan {
     pub(super) fn decide(
         mesh: &Mesh,
         side: &Side,
-        request: &Request<impl Sized>,
+        request: &mut Request<impl Sized>,
         ledger: &Ledger,
     ) -> Result<Self, Refusal> {
         match side {
@@ -91,7 +95,7 @@ fn outbound(
     mesh: &Mesh,
     source: &Arc<ServedPod>,
     ends: Ends,
-    request: &Request<impl Sized>,
+    request: &mut Request<impl Sized>,
     ledger: &Ledger,
 ) -> Result<Plan, Refusal> {
     let snapshot = mesh.snapshots.load();
@@ -126,11 +130,10 @@ fn outbound(
     }
     ledger.path_taken(hop.path());
     let visit = same_node(&hop, source, ends, choice.addr);
-    if let Some(visit) = &visit {
-        visit
-            .arrival()
-            .admit_request(mesh, &snapshot, request, &authority)?;
-    }
+    let token = match &visit {
+        Some(visit) => admit(mesh, &snapshot, visit, request, &authority)?,
+        None => None,
+    };
     Ok(Plan {
         hop,
         addr: choice.addr,
@@ -141,6 +144,7 @@ fn outbound(
         deadline: choice.deadline,
         pick: choice.pick,
         visit,
+        token,
     })
 }
 
@@ -223,15 +227,13 @@ fn inbound(
     pod: &Arc<ServedPod>,
     ends: Ends,
     peer: Option<&SpiffeId>,
-    request: &Request<impl Sized>,
+    request: &mut Request<impl Sized>,
 ) -> Result<Plan, Refusal> {
     let snapshot = mesh.snapshots.load();
     let authority = authority_or(request, ends.original)?;
     // Asked for each request: the policy may have changed since the connection was accepted.
     let visit = visit(pod, ends, peer);
-    visit
-        .arrival()
-        .admit_request(mesh, &snapshot, request, &authority)?;
+    let token = admit(mesh, &snapshot, &visit, request, &authority)?;
     let from_agent = peer.is_some();
     let port = snapshot.inbound(&pod.pod.workload, ends.original.port());
     let original_version = request.headers().get(ORIGINAL_VERSION).filter(|_| from_agent);
@@ -249,7 +251,25 @@ fn inbound(
         deadline: None,
         pick: None,
         visit: Some(visit),
+        token,
     })
+}
+
+/// What the policies of the pod that is reached say: its tokens first, since authorization asks for what they claim.
+fn admit(
+    mesh: &Mesh,
+    snapshot: &Snapshot,
+    visit: &Visit,
+    request: &mut Request<impl Sized>,
+    authority: &Authority,
+) -> Result<Option<Claims>, Refusal> {
+    let arrival = visit.arrival();
+    arrival
+        .judge_plaintext(snapshot)
+        .inspect_err(|refusal| arrival.refused(mesh, refusal))?;
+    let token = authenticate(mesh, snapshot, &arrival, request, authority)?;
+    arrival.admit_request(mesh, snapshot, request, authority, token.as_ref())?;
+    Ok(token)
 }
 
 /// A port that declares HTTP/2 gets it; any other is spoken to as the client spoke.

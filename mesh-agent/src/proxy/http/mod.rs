@@ -1,5 +1,6 @@
 //! The HTTP walk: one connection of a client, request by request.
 
+mod authenticate;
 mod body;
 mod decide;
 mod forward;
@@ -183,7 +184,7 @@ impl Connection {
         let upgrade = headers::upgrade_of(&request);
         // Before anything is decided by headers: what does not travel on must not count.
         headers::remove_named_by_connection(request.headers_mut());
-        let plan = Plan::decide(&self.mesh, &self.side, &request, ledger)?;
+        let plan = Plan::decide(&self.mesh, &self.side, &mut request, ledger)?;
         if let Some(protocol) = upgrade {
             return Box::pin(upgrade::carry(&self.mesh, request, plan, ledger, protocol)).await;
         }

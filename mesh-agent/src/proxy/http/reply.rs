@@ -1,7 +1,7 @@
 //! What a client gets when the agent answers instead of the application.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 
@@ -19,22 +19,29 @@ pub(super) fn refuse(refusal: &Refusal, is_grpc: bool) -> Response<Body> {
         return response;
     }
     // To the letter what Envoy answers to what a policy denies: others compare it.
-    let end = if matches!(refusal, Refusal::Denied(_)) {
-        ""
-    } else {
-        "\n"
-    };
+    let is_policy = matches!(refusal, Refusal::Denied(_) | Refusal::Unauthenticated(_));
+    let end = if is_policy { "" } else { "\n" };
     let text = Bytes::from(format!("{refusal}{end}"));
     let mut response = Response::new(Full::new(text).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = refusal.status();
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    if let Refusal::Unauthenticated(unauthenticated) = refusal {
+        response
+            .headers_mut()
+            .insert(WWW_AUTHENTICATE, unauthenticated.challenge.clone());
+    }
     response
 }
 
 /// What a gRPC client is told; of a policy not which one it was.
 fn message(refusal: &Refusal) -> HeaderValue {
+    if let Refusal::Unauthenticated(unauthenticated) = refusal
+        && let Ok(message) = HeaderValue::try_from(unauthenticated.failure.to_string())
+    {
+        return message;
+    }
     HeaderValue::from_static(if matches!(refusal, Refusal::Denied(_)) {
         "RBAC: access denied"
     } else {

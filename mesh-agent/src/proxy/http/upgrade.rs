@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::balance::Pick;
 use crate::identity::Alpn;
+use crate::policy::authentication::Claims;
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
 use crate::proxy::http::decide::Plan;
@@ -99,6 +100,8 @@ struct Asked {
     visit: Visit,
     head: Request<()>,
     authority: Authority,
+    /// As it was when the connection changed protocol: a token that expires meanwhile ends nothing.
+    token: Option<Claims>,
 }
 
 impl Asked {
@@ -112,6 +115,7 @@ impl Asked {
             visit,
             head,
             authority: plan.authority.clone(),
+            token: plan.token.clone(),
         })
     }
 
@@ -120,12 +124,13 @@ impl Asked {
             visit,
             head,
             authority,
+            token,
         }) = asked
         else {
             return std::future::pending().await;
         };
         let arrival = visit.arrival();
-        let judge = |snapshot: &Snapshot| arrival.judge_request(snapshot, head, authority);
+        let judge = |snapshot: &Snapshot| arrival.judge_request(snapshot, head, authority, token.as_ref());
         let refusal = until_refused(mesh, judge).await;
         arrival.refused(mesh, &refusal);
         refusal

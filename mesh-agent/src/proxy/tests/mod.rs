@@ -21,3 +21,4 @@ mod rewriting;
 mod same_node;
 mod stopping;
 mod streams;
+mod tokens;

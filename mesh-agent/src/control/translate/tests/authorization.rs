@@ -310,7 +310,7 @@ fn custom_is_reported_and_kept() {
 }
 
 /// A rule, and the field of it that is wrong.
-const WRONG: [(&str, &str); 29] = [
+const WRONG: [(&str, &str); 31] = [
     ("{from: []}", "from"),
     ("{from: [{}]}", "from[0].source"),
     ("{from: [{source: {}}]}", "from[0].source"),
@@ -336,7 +336,7 @@ const WRONG: [(&str, &str); 29] = [
         "from[0].source.ipBlocks[0]",
     ),
     (
-        "{from: [{source: {requestPrincipals: ['*']}}]}",
+        "{from: [{source: {requestPrincipals: []}}]}",
         "from[0].source.requestPrincipals",
     ),
     (
@@ -382,9 +382,14 @@ const WRONG: [(&str, &str); 29] = [
         "when[0].key",
     ),
     (
-        "{when: [{key: 'request.auth.claims[iss]', values: [a]}]}",
-        "when[0].values",
+        "{when: [{key: 'request.auth.claims', values: [a]}]}",
+        "when[0].key",
     ),
+    (
+        "{when: [{key: 'request.auth.claims[a]b]', values: [a]}]}",
+        "when[0].key",
+    ),
+    ("{when: [{key: request.auth.token, values: [a]}]}", "when[0].key"),
     ("{when: [{key: source.ip, value: [a]}]}", "when[0].value"),
     ("{unless: []}", "unless"),
     ("all", ""),

@@ -242,9 +242,9 @@ const WRONG: &[(&str, &str, &str, &[&str], bool)] = &[
     (
         "security.istio.io/v1",
         "RequestAuthentication",
-        "metadata: {name: a}",
-        &["kind"],
-        false,
+        "metadata: {name: a}, spec: {jwtRule: []}",
+        &["spec.jwtRule"],
+        true,
     ),
     ("example.com/v1", "Pod", "metadata: {name: p}", &[], false),
 ];
@@ -257,6 +257,7 @@ fn what_is_wrong_is_named_by_object_and_field_and_the_rest_is_read() {
             + facts.services.len()
             + facts.endpoints.len()
             + facts.peer_authentications.len()
+            + facts.request_authentications.len()
     };
     for (api_version, kind, rest, fields, is_kept) in WRONG {
         let reading = read(&format!(

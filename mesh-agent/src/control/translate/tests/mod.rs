@@ -6,6 +6,7 @@ mod fields;
 mod hostile;
 mod peer_authentication;
 mod probes;
+mod request_authentication;
 mod routes;
 
 use super::*;

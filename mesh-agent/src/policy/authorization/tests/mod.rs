@@ -2,6 +2,7 @@
 
 mod fields;
 mod index;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -146,6 +147,7 @@ fn request<'a>(method: &'a str, path: &'a str, headers: &'a HeaderMap) -> Reques
         host: Host::new("Web.Shop.:8080"),
         headers,
         remote_ip: "192.0.2.5".parse().unwrap(),
+        token: None,
     }
 }
 

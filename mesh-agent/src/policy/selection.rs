@@ -5,11 +5,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::mesh::facts::Rejection;
-use crate::mesh::policy::authorization::{AuthorizationPolicy, PolicyTarget};
+use crate::mesh::facts::{ObjectMeta, Rejection};
+use crate::mesh::policy::authorization::PolicyTarget;
 use crate::mesh::service::ServiceName;
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::selects;
+
+/// What is asked of a policy here.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Targeted<'p> {
+    pub(super) namespace: &'p Arc<str>,
+    pub(super) target: &'p PolicyTarget,
+    pub(super) meta: &'p ObjectMeta,
+}
 
 /// Policies by what they select; a policy is its index.
 #[derive(Debug, Default)]
@@ -39,22 +47,23 @@ struct Selective {
 pub(super) type Selected = BTreeMap<usize, Option<BTreeSet<u16>>>;
 
 impl Selection {
-    pub(super) fn index(
-        policies: &[Arc<AuthorizationPolicy>],
+    /// Indexes `policies`; each is named by its place in their order.
+    pub(super) fn index<'p>(
+        policies: impl Iterator<Item = Targeted<'p>>,
         root_namespace: &str,
         pods: impl Fn(&ServiceName) -> Option<Vec<(WorkloadUid, u16)>>,
     ) -> (Self, Vec<Rejection>) {
         let mut index = Self::default();
         let mut rejections = Vec::new();
-        for (policy, declared) in policies.iter().enumerate() {
-            match &declared.target {
+        for (policy, declared) in policies.enumerate() {
+            match declared.target {
                 PolicyTarget::Selector(selector) => {
                     let scope = if declared.namespace.as_ref() == root_namespace {
                         &mut index.mesh
                     } else {
                         index
                             .namespaces
-                            .entry(Arc::clone(&declared.namespace))
+                            .entry(Arc::clone(declared.namespace))
                             .or_default()
                     };
                     scope.add(policy, selector);
