@@ -193,9 +193,7 @@ impl Settings {
         Ok(Config {
             issuance,
             crl_file: self.crl_file,
-            jwks_root_file: self
-                .jwks_root_file
-                .unwrap_or_else(|| PathBuf::from(DEFAULT_JWKS_ROOTS)),
+            jwks_root_file: self.jwks_root_file.unwrap_or_else(|| DEFAULT_JWKS_ROOTS.into()),
             trust_domain_aliases: issuance::commas(self.trust_domain_aliases.as_deref()),
             node_name: self.node_name.ok_or(ConfigError::Missing("node_name"))?,
             manifests: self.manifests.ok_or(ConfigError::Missing("manifests"))?,

@@ -31,7 +31,7 @@ pub struct Facts {
     pub peer_authentications: Vec<PeerAuthentication>,
     /// AuthorizationPolicies.
     pub authorization_policies: Vec<AuthorizationPolicy>,
-    /// RequestAuthentications.
+    /// `RequestAuthentication` policies.
     pub request_authentications: Vec<RequestAuthentication>,
 }
 

@@ -178,7 +178,7 @@ impl Snapshot {
         self.mtls.mode(workload, port)
     }
 
-    /// The RequestAuthentications that look at the tokens of requests to a pod.
+    /// The `RequestAuthentication` policies that look at the tokens of requests to a pod.
     pub fn guard(&self, workload: &Workload) -> Arc<Guard> {
         self.authentication.of(workload)
     }

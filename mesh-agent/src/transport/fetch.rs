@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, HOST, USER_AGENT};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Collected, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -115,11 +115,11 @@ impl Fetcher {
             .await
             .map_err(FetchError::Connect)?;
         match connector {
-            None => exchange(stream, url, most).await,
+            None => Box::pin(exchange(stream, url, most)).await,
             Some(connector) => {
                 let name = ServerName::try_from(host.to_owned()).map_err(|_invalid| FetchError::Url)?;
                 let stream = connector.connect(name, stream).await;
-                exchange(stream.map_err(FetchError::Handshake)?, url, most).await
+                Box::pin(exchange(stream.map_err(FetchError::Handshake)?, url, most)).await
             }
         }
     }
@@ -157,7 +157,7 @@ async fn exchange(
             return Err(FetchError::Status(response.status()));
         }
         let document = Limited::new(response.into_body(), most).collect().await;
-        document.map(|document| document.to_bytes()).map_err(|error| {
+        document.map(Collected::to_bytes).map_err(|error| {
             if error.is::<LengthLimitError>() {
                 return FetchError::TooLarge;
             }

@@ -14,6 +14,7 @@ mod dns;
 mod enrolment;
 mod exceptions;
 mod faults;
+mod jwt;
 mod protocols;
 mod restart;
 mod routes;
@@ -106,6 +107,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "authz",
             claims: authz::CLAIMS,
+        },
+        Suite {
+            name: "jwt",
+            claims: jwt::CLAIMS,
         },
         Suite {
             name: "exceptions",

@@ -100,7 +100,8 @@ enum KeyError {
 
 type Fetched = (KeySource, Result<(Bytes, KeySet), KeyError>);
 
-/// The part of an OpenID provider's configuration that says where its keys are (OpenID Connect Discovery section 3).
+/// The part of an `OpenID` provider's configuration that says where its keys are (`OpenID` Connect Discovery 1.0,
+/// section 3).
 #[derive(Debug, Deserialize)]
 struct Provider {
     issuer: String,

@@ -112,7 +112,7 @@ mod tests {
         schedule.missed(start + Duration::from_secs(2));
         assert_eq!(after(&schedule, start), 5);
         let later = start + Duration::from_secs(100);
-        schedule.begins(later - MISS_PAUSE);
+        schedule.begins(start + Duration::from_secs(95));
         schedule.succeeded(later, 0.0);
         schedule.missed(later);
         assert_eq!(

@@ -225,16 +225,12 @@ impl Spec<'_> {
 
     fn timeout(&mut self, at: &str, text: Option<&str>) -> Duration {
         let Some(text) = text else { return TIMEOUT };
-        match duration(text).filter(|limit| LIMITS.contains(limit)) {
-            Some(limit) => limit,
-            None => {
-                self.rejections.push(self.object.reject(
-                    at,
-                    "expected a duration of 1ms to 1m, for instance 5s; 5s is used",
-                ));
-                TIMEOUT
-            }
-        }
+        let read = duration(text).filter(|limit| LIMITS.contains(limit));
+        read.unwrap_or_else(|| {
+            let reason = "expected a duration of 1ms to 1m, for instance 5s; 5s is used";
+            self.rejections.push(self.object.reject(at, reason));
+            TIMEOUT
+        })
     }
 }
 

@@ -66,7 +66,7 @@ pub enum KeySource {
     Inline(Arc<str>),
     /// An `http` or `https` URL of a JWK set.
     Uri(Arc<str>),
-    /// The issuer, whose OpenID configuration names that URL.
+    /// The issuer, whose `OpenID` configuration names that URL.
     Issuer(Arc<str>),
     /// What was said cannot be read: no token has a key.
     Unreadable,

@@ -15,10 +15,10 @@ use crate::mesh::policy::request_authentication::TokenLocation;
 pub(super) fn find<'r>(location: &TokenLocation, uri: &'r Uri, headers: &'r HeaderMap) -> Vec<Cow<'r, str>> {
     match location {
         TokenLocation::Bearer => lines(headers, AUTHORIZATION.as_str())
-            .filter_map(bearer)
+            .filter_map(|line| bearer(&line))
             .collect(),
         TokenLocation::Header { name, prefix } => lines(headers, name.as_str())
-            .filter_map(|line| after(line, prefix))
+            .filter_map(|line| after(&line, prefix))
             .collect(),
         TokenLocation::Parameter(name) => parameters(uri.query().unwrap_or_default())
             .filter(|parameter| parameter.name == name.as_ref())
@@ -65,7 +65,7 @@ fn lines<'r>(headers: &'r HeaderMap, name: &str) -> impl Iterator<Item = Cow<'r,
 }
 
 /// The scheme's case does not matter (RFC 9110 section 11.1): an application may take `bearer`, so it is looked at.
-fn bearer(line: Cow<'_, str>) -> Option<Cow<'_, str>> {
+fn bearer<'r>(line: &str) -> Option<Cow<'r, str>> {
     let trimmed = line.trim_start();
     let (scheme, token) = trimmed.split_once([' ', '\t']).unwrap_or((trimmed, ""));
     scheme
@@ -73,7 +73,7 @@ fn bearer(line: Cow<'_, str>) -> Option<Cow<'_, str>> {
         .then(|| Cow::Owned(token.trim().to_owned()))
 }
 
-fn after<'r>(line: Cow<'r, str>, prefix: &str) -> Option<Cow<'r, str>> {
+fn after<'r>(line: &str, prefix: &str) -> Option<Cow<'r, str>> {
     let token = line.trim_start().strip_prefix(prefix)?;
     Some(Cow::Owned(token.trim().to_owned()))
 }

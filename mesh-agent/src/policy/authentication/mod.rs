@@ -35,7 +35,7 @@ use crate::mesh::policy::request_authentication::{KeySource, RequestAuthenticati
 use crate::mesh::service::ServiceName;
 use crate::mesh::workload::{Workload, WorkloadUid};
 
-/// All RequestAuthentications, and those of each workload of this node.
+/// All `RequestAuthentication` policies, and those of each workload of this node.
 #[derive(Debug, Default)]
 pub struct Authentication {
     policies: Vec<RequestAuthentication>,
@@ -88,12 +88,11 @@ impl Authentication {
         let mut shared: HashMap<Selected, Arc<Guard>> = HashMap::new();
         for workload in local {
             let selected = compiled.selection.of(workload);
-            let guard = match shared.get(&selected) {
-                Some(known) => Arc::clone(known),
-                None => {
-                    compiled.learn(&selected, previous.map(|previous| &previous.ring));
-                    Arc::new(compiled.guard(&selected))
-                }
+            let guard = if let Some(known) = shared.get(&selected) {
+                Arc::clone(known)
+            } else {
+                compiled.learn(&selected, previous.map(|previous| &previous.ring));
+                Arc::new(compiled.guard(&selected))
             };
             compiled
                 .of_workload

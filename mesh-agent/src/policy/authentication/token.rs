@@ -158,7 +158,7 @@ fn audiences(claims: &Map<String, Value>) -> Result<Vec<String>, Failure> {
     }
 }
 
-/// A NumericDate (RFC 7519 section 2), which may have a fraction.
+/// A `NumericDate` (RFC 7519 section 2), which may have a fraction.
 fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, Failure> {
     match claims.get(name) {
         None => Ok(None),

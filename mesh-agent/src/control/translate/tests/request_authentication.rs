@@ -228,7 +228,7 @@ spec:
         .chain(&rule.when)
         .map(|condition| match condition {
             Condition::Text { of, values } => (of.clone(), values.any.len(), values.none.len()),
-            other => panic!("{other:?}"),
+            Condition::Address { .. } | Condition::Port(_) | Condition::Unknowable => panic!("{condition:?}"),
         })
         .collect();
     assert_eq!(

@@ -25,6 +25,9 @@ fn without_a_token_a_request_passes_and_proves_nothing() {
     }
 }
 
+/// What a place is called, the target, and the fields.
+type Place = (&'static str, String, Vec<(&'static str, String)>);
+
 #[test]
 fn a_token_is_looked_for_where_a_rule_says_and_nowhere_else() {
     let signer = Signer::new("k");
@@ -35,7 +38,7 @@ fn a_token_is_looked_for_where_a_rule_says_and_nowhere_else() {
     };
     let cookie = || TokenLocation::Cookie("id".into());
     let parameter = || TokenLocation::Parameter("t".into());
-    let places: [(&str, String, Vec<(&'static str, String)>); 5] = [
+    let places: [Place; 5] = [
         (
             "bearer",
             "/".to_owned(),
