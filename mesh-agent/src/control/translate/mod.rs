@@ -13,6 +13,7 @@ mod authorization_rule;
 mod destination_rule;
 mod endpoint_slice;
 mod exclusions;
+mod grpc_rule;
 mod http_route;
 mod http_rule;
 mod namespace;
@@ -24,6 +25,8 @@ mod policy_target;
 mod probes;
 mod protocol;
 mod request_authentication;
+mod route_filter;
+mod route_rule;
 mod service;
 
 use std::collections::HashMap;
@@ -122,7 +125,7 @@ impl Translation {
             "EndpointSlice" => facts
                 .endpoints
                 .extend(endpoint_slice::translate(object, rejections)?),
-            "HTTPRoute" => facts
+            "HTTPRoute" | "GRPCRoute" => facts
                 .http_routes
                 .extend(http_route::translate(object, rejections)?),
             "PeerAuthentication" => {

@@ -7,6 +7,7 @@ mod hostile;
 mod peer_authentication;
 mod probes;
 mod request_authentication;
+mod route_filters;
 mod routes;
 
 use super::*;

@@ -1,5 +1,6 @@
 //! What the tokens of a request prove, and what they do not.
 
+mod fuzz;
 mod hostile;
 mod keys;
 mod requests;
