@@ -4,7 +4,7 @@
 
 use std::time::SystemTime;
 
-use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderValue};
+use http::header::{AUTHORIZATION, CONNECTION, COOKIE, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Request, Uri};
 
@@ -70,9 +70,24 @@ fn apply(admitted: Admitted, request: &mut Request<impl Sized>) -> Result<Option
         request.headers_mut().remove(name);
     }
     for (name, value) in admitted.set {
+        hold(request.headers_mut(), &name);
         request.headers_mut().insert(name, value);
     }
     Ok(admitted.claims)
+}
+
+/// Takes a field out of `Connection`, by which a client would have it removed on the way to the application.
+fn hold(headers: &mut HeaderMap, name: &HeaderName) {
+    let lines = headers.get_all(CONNECTION).iter();
+    let lines: Vec<&str> = lines.filter_map(|line| line.to_str().ok()).collect();
+    let names = lines.iter().flat_map(|line| line.split(',')).map(str::trim);
+    let kept: Vec<&str> = names
+        .filter(|one| !one.eq_ignore_ascii_case(name.as_str()))
+        .collect();
+    let kept = HeaderValue::try_from(kept.join(", "));
+    if let (false, Ok(kept)) = (lines.is_empty(), kept) {
+        headers.insert(CONNECTION, kept);
+    }
 }
 
 fn strip(location: &TokenLocation, request: &mut Request<impl Sized>) -> Result<(), Refusal> {
@@ -121,8 +136,6 @@ fn without_cookie(headers: &mut HeaderMap, name: &str) {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
-
     use super::*;
 
     fn request(uri: &str, headers: &[(&'static str, &'static str)]) -> Request<()> {

@@ -95,6 +95,17 @@ async fn a_good_token_proves_who_asks_and_a_bad_one_refuses_on_both_paths() {
         assert_eq!(reply.status, 200, "{name}: no token is no lie");
         assert_eq!(app.seen().remove(2).header("x-user"), None, "{name}");
 
+        let mut request = lying("/", Some(&token));
+        let named = "keep-alive, X-User".parse().unwrap();
+        request.headers_mut().insert("connection", named);
+        assert_eq!(client.fetch(request).await.status, 200, "{name}");
+        let seen = app.seen().remove(3);
+        assert_eq!(
+            seen.header("x-user"),
+            Some("alice"),
+            "{name}: Connection takes nothing away"
+        );
+
         let expired = signer.sign(&payload(-600));
         let reply = client.fetch(lying("/x", Some(&expired))).await;
         assert_eq!(
@@ -113,7 +124,7 @@ async fn a_good_token_proves_who_asks_and_a_bad_one_refuses_on_both_paths() {
             (401, "Jwt verification fails"),
             "{name}"
         );
-        assert_eq!(app.seen().len(), 3, "{name}: what is refused arrives nowhere");
+        assert_eq!(app.seen().len(), 4, "{name}: what is refused arrives nowhere");
     }
 }
 
