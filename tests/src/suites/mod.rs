@@ -15,6 +15,7 @@ mod enrolment;
 mod exceptions;
 mod faults;
 mod jwt;
+mod kubernetes;
 mod protocols;
 mod restart;
 mod routes;
@@ -149,6 +150,14 @@ pub fn all() -> Vec<Suite> {
             claims: soak::CLAIMS,
         },
     ]
+}
+
+/// Suites that need a real API server, whose first build takes longer than all the others together: run by name only.
+pub fn with_api_server() -> Vec<Suite> {
+    vec![Suite {
+        name: "kubernetes",
+        claims: kubernetes::CLAIMS,
+    }]
 }
 
 /// Runs the claims of a suite that `only` picks, in a lab made for them. What was logged is kept in `logs_to`.
