@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use mesh_tests::interrupt;
 use mesh_tests::lab::Options;
 use mesh_tests::site::Site;
-use mesh_tests::suites::{self, Claim, Verdict};
+use mesh_tests::suites::{self, Claim, Suite, Verdict};
 use serde_json::json;
 
 use crate::report::ReportTo;
@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
 /// Runs the tests.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
+    if arguments.suite.as_deref() == Some(suites::SPIRE.name) {
+        setup::for_spire()?;
+    }
     let agent = agent::build()?;
     let mut counts = in_process::Counts {
         is_whole: true,
@@ -61,7 +64,9 @@ fn run_suites(options: &Options, arguments: &Arguments) -> Result<Vec<Verdict>> 
     let words = arguments.only.as_deref().unwrap_or_default().replace(' ', "_");
     let logs = workspace::target().join("lab-logs");
     let mut verdicts = Vec::new();
-    for suite in suites::all() {
+    let asked_for = |suite: &Suite| arguments.suite.as_deref() == Some(suite.name);
+    let more = suites::on_request().into_iter().filter(asked_for);
+    for suite in suites::all().into_iter().chain(more) {
         interrupt::check()?;
         let is_suite = arguments.suite.as_ref().is_none_or(|name| name == suite.name);
         let is_picked =

@@ -20,6 +20,7 @@ mod routes;
 mod security;
 mod shapes;
 mod soak;
+mod spire;
 mod splice;
 mod talker;
 
@@ -144,6 +145,17 @@ pub fn all() -> Vec<Suite> {
             claims: soak::CLAIMS,
         },
     ]
+}
+
+/// The suite that needs a real SPIRE.
+pub const SPIRE: Suite = Suite {
+    name: "spire",
+    claims: spire::CLAIMS,
+};
+
+/// Suites that run only when they are asked for by name, since what they need takes long to build.
+pub fn on_request() -> Vec<Suite> {
+    vec![SPIRE]
 }
 
 /// Runs the claims of a suite that `only` picks, in a lab made for them. What was logged is kept in `logs_to`.
