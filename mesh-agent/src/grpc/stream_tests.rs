@@ -5,9 +5,9 @@ use h2::server;
 use http::{HeaderMap, HeaderValue, Response};
 use proptest::prelude::*;
 use tokio::io::DuplexStream;
+use tokio::task::JoinSet;
 
 use super::*;
-use crate::lifecycle::Tasks;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Word {
@@ -27,8 +27,8 @@ enum Act {
 }
 
 /// Answers the one call of the connection by these acts, then holds it open until the client is gone.
-fn serve(tasks: &Tasks, io: DuplexStream, acts: Vec<Act>) {
-    tasks.spawn("server", async move {
+fn serve(tasks: &mut JoinSet<()>, io: DuplexStream, acts: Vec<Act>) {
+    tasks.spawn(async move {
         let mut connection = server::handshake(io).await.unwrap();
         let (request, mut respond) = connection.accept().await.unwrap().unwrap();
         assert_eq!(request.headers()["te"], "trailers");
@@ -57,7 +57,7 @@ fn serve(tasks: &Tasks, io: DuplexStream, acts: Vec<Act>) {
     });
 }
 
-async fn asked(tasks: &Tasks, acts: Vec<Act>) -> Answers<DuplexStream, Word> {
+async fn asked(tasks: &mut JoinSet<()>, acts: Vec<Act>) -> Answers<DuplexStream, Word> {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     serve(tasks, theirs, acts);
     Answers::ask(ours, "/room.Service/Words", &word("please"))
@@ -67,7 +67,7 @@ async fn asked(tasks: &Tasks, acts: Vec<Act>) -> Answers<DuplexStream, Word> {
 
 #[tokio::test]
 async fn answers_come_one_by_one_and_a_good_end_is_an_end() {
-    let tasks = Tasks::new();
+    let mut tasks = JoinSet::new();
     let both = [frame(&word("b")), frame(&word("c"))].concat();
     let (head, tail) = both.split_at(9);
     let acts = vec![
@@ -76,7 +76,7 @@ async fn answers_come_one_by_one_and_a_good_end_is_an_end() {
         Act::Send(Bytes::copy_from_slice(tail)),
         Act::End("0", ""),
     ];
-    let mut answers = asked(&tasks, acts).await;
+    let mut answers = asked(&mut tasks, acts).await;
     for expected in ["a", "b", "c"] {
         assert_eq!(answers.next().await.unwrap(), Some(word(expected)));
     }
@@ -85,8 +85,8 @@ async fn answers_come_one_by_one_and_a_good_end_is_an_end() {
 
 #[tokio::test]
 async fn an_answer_is_there_although_the_one_before_was_not_waited_for_to_the_end() {
-    let tasks = Tasks::new();
-    let mut answers = asked(&tasks, vec![Act::Send(frame(&word("late")))]).await;
+    let mut tasks = JoinSet::new();
+    let mut answers = asked(&mut tasks, vec![Act::Send(frame(&word("late")))]).await;
     let impatient = futures_util::FutureExt::now_or_never(answers.next());
     assert!(impatient.is_none(), "nothing was served yet");
     assert_eq!(answers.next().await.unwrap(), Some(word("late")));
@@ -94,12 +94,12 @@ async fn an_answer_is_there_although_the_one_before_was_not_waited_for_to_the_en
 
 #[tokio::test]
 async fn a_refusal_after_answers_is_told_with_its_code() {
-    let tasks = Tasks::new();
+    let mut tasks = JoinSet::new();
     let acts = vec![
         Act::Send(frame(&word("a"))),
         Act::End("7", "not an authorized delegate"),
     ];
-    let mut answers = asked(&tasks, acts).await;
+    let mut answers = asked(&mut tasks, acts).await;
     assert_eq!(answers.next().await.unwrap(), Some(word("a")));
     let error = answers.next().await.unwrap_err();
     assert!(
@@ -110,8 +110,8 @@ async fn a_refusal_after_answers_is_told_with_its_code() {
 
 #[tokio::test]
 async fn a_connection_that_breaks_is_an_error_after_what_came_before() {
-    let tasks = Tasks::new();
-    let mut answers = asked(&tasks, vec![Act::Send(frame(&word("a"))), Act::Break]).await;
+    let mut tasks = JoinSet::new();
+    let mut answers = asked(&mut tasks, vec![Act::Send(frame(&word("a"))), Act::Break]).await;
     assert_eq!(answers.next().await.unwrap(), Some(word("a")));
     for _ in 0..2 {
         let error = answers.next().await.unwrap_err();
@@ -130,8 +130,8 @@ async fn a_message_that_is_cut_off_or_too_long_or_compressed_is_refused() {
         (Bytes::from_static(&[1, 0, 0, 0, 0]), "cannot be read"),
         (cut, "cannot be read"),
     ] {
-        let tasks = Tasks::new();
-        let mut answers = asked(&tasks, vec![Act::Send(bytes), Act::End("0", "")]).await;
+        let mut tasks = JoinSet::new();
+        let mut answers = asked(&mut tasks, vec![Act::Send(bytes), Act::End("0", "")]).await;
         let error = answers.next().await.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
