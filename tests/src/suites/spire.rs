@@ -137,7 +137,7 @@ fn an_agent_that_is_no_authorized_delegate_is_told_so(lab: &Running) -> Result<(
     spire.start_agent("node-a", "spiffe://cluster.local/somebody-else")?;
     until(LIFE, "the status says why", || {
         let status = lab.status("node-a")?.to_string();
-        Ok(status.contains("does not accept this agent as a delegate"))
+        Ok(status.contains("caller not configured as an authorized delegate"))
     })?;
     ensure!(
         failures(lab, "node-a", "denied")? > counted + 0.5,
