@@ -41,6 +41,7 @@ pub mod row;
 pub mod running;
 pub mod sandbox;
 pub mod site;
+pub mod spire;
 pub mod state;
 pub mod suites;
 pub mod wire;

@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
 /// Runs the tests.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
+    if arguments.suite.as_deref() == Some(suites::SPIRE.name) {
+        setup::for_spire()?;
+    }
     let agent = agent::build()?;
     let mut counts = in_process::Counts {
         is_whole: true,
@@ -47,27 +50,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         // Without it the tests over the real kernel pass by doing nothing.
         counts = in_process::run(in_process::command().env("MESH_LAB", "1"))?;
     }
+    let mut tools = workspace::lab_tools();
+    if arguments.suite.as_deref() == Some(suites::KUBERNETES.name) {
+        tools.push(kube::programs()?);
+    }
     let options = Options {
         site: Site::named(&arguments.lab)?,
         dir: workspace::root().join("tests/lab/mesh"),
         agent: Some(agent),
-        tools: workspace::lab_tools(),
+        tools,
     };
     let verdicts = run_suites(options, arguments)?;
     summarize(arguments, counts, &verdicts)
 }
 
-fn run_suites(mut options: Options, arguments: &Arguments) -> Result<Vec<Verdict>> {
+fn run_suites(options: Options, arguments: &Arguments) -> Result<Vec<Verdict>> {
     let words = arguments.only.as_deref().unwrap_or_default().replace(' ', "_");
     let logs = workspace::target().join("lab-logs");
     let mut verdicts = Vec::new();
-    let mut suites = suites::all();
-    let named = |suite: &Suite| arguments.suite.as_deref() == Some(suite.name);
-    if suites::with_api_server().iter().any(named) {
-        options.tools.push(kube::programs()?);
-        suites = suites::with_api_server();
-    }
-    for suite in suites {
+    let asked_for = |suite: &Suite| arguments.suite.as_deref() == Some(suite.name);
+    let more = suites::on_request().into_iter().filter(asked_for);
+    for suite in suites::all().into_iter().chain(more) {
         interrupt::check()?;
         let is_suite = arguments.suite.as_ref().is_none_or(|name| name == suite.name);
         let is_picked =

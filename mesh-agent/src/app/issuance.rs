@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::{Config, Issuance};
+use crate::identity::spire::{SpireIssuer, SpireSettings};
 use crate::identity::{
     CaClient, CaClientSettings, Certificates, EmbeddedCa, FileIssuer, Issuer, Revoked, TrustRules,
 };
@@ -28,7 +29,7 @@ pub(super) fn certificates(config: &Config, tasks: &Tasks) -> anyhow::Result<Cer
             .collect(),
         revoked: Revoked::default(),
     });
-    let store = Certificates::with_rules(issuer(config)?, tasks, rules.subscribe());
+    let store = Certificates::with_rules(issuer(config, tasks)?, tasks, rules.subscribe());
     if let Some(path) = &config.crl_file {
         // The agent does not start with a list that it cannot read: it would let in whom the list keeps out.
         let revoked = read_lists(path)?;
@@ -41,7 +42,7 @@ pub(super) fn certificates(config: &Config, tasks: &Tasks) -> anyhow::Result<Cer
     Ok(store)
 }
 
-fn issuer(config: &Config) -> anyhow::Result<Arc<dyn Issuer>> {
+fn issuer(config: &Config, tasks: &Tasks) -> anyhow::Result<Arc<dyn Issuer>> {
     Ok(match &config.issuance {
         Issuance::Embedded => Arc::new(EmbeddedCa::open(
             &config.ca_dir,
@@ -62,6 +63,14 @@ fn issuer(config: &Config) -> anyhow::Result<Arc<dyn Issuer>> {
             ttl: config.certificate_ttl,
         })),
         Issuance::Files(dir) => Arc::new(FileIssuer::new(dir.clone())),
+        Issuance::Spire { socket, selectors } => {
+            let settings = SpireSettings {
+                socket: socket.clone(),
+                selectors: selectors.parse().context("spire_selectors cannot be used")?,
+                trust_domain: config.trust_domain.clone(),
+            };
+            Arc::new(SpireIssuer::start(settings, tasks))
+        }
     })
 }
 

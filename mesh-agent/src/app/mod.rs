@@ -230,6 +230,11 @@ fn watch_certificates(telemetry: &Telemetry, certificates: &Arc<Certificates>) {
                 .collect(),
             renewals: counts.issued,
             failed_renewals: counts.failed,
+            failures: certificates
+                .failures()
+                .into_iter()
+                .map(|(reason, count)| (reason.as_str(), count))
+                .collect(),
         }
     });
 }

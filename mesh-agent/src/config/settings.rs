@@ -76,6 +76,13 @@ pub(super) struct Settings {
     /// Directory in which somebody else keeps certificates: `NAMESPACE/SERVICE_ACCOUNT/tls.crt`, `tls.key`, `ca.crt`.
     #[arg(long, env = "MESH_CERTIFICATE_DIR")]
     certificate_dir: Option<PathBuf>,
+    /// Admin socket of the SPIRE agent on this node, which then gives the certificates.
+    #[arg(long, env = "MESH_SPIRE_SOCKET")]
+    spire_socket: Option<PathBuf>,
+    /// Selectors by which SPIRE finds an identity, with commas between: `{namespace}`, `{service_account}` and
+    /// `{trust_domain}` are filled in.
+    #[arg(long, env = "MESH_SPIRE_SELECTORS")]
+    spire_selectors: Option<String>,
     /// PEM file of certificate revocation lists, watched.
     #[arg(long, env = "MESH_CRL_FILE")]
     crl_file: Option<PathBuf>,
@@ -135,6 +142,8 @@ impl Settings {
             ca_root_file: self.ca_root_file.or(lower.ca_root_file),
             ca_token_file: self.ca_token_file.or(lower.ca_token_file),
             certificate_dir: self.certificate_dir.or(lower.certificate_dir),
+            spire_socket: self.spire_socket.or(lower.spire_socket),
+            spire_selectors: self.spire_selectors.or(lower.spire_selectors),
             crl_file: self.crl_file.or(lower.crl_file),
             jwks_root_file: self.jwks_root_file.or(lower.jwks_root_file),
             trust_domain_aliases: self.trust_domain_aliases.or(lower.trust_domain_aliases),
@@ -183,12 +192,14 @@ impl Settings {
             1,
             1024,
         )?;
-        let issuance = Issuance::told_by(
-            self.ca_addr,
-            self.ca_root_file,
-            self.ca_token_file,
-            self.certificate_dir,
-        )?;
+        let issuance = Issuance::told_by(issuance::Given {
+            ca_addr: self.ca_addr,
+            ca_root_file: self.ca_root_file,
+            ca_token_file: self.ca_token_file,
+            certificate_dir: self.certificate_dir,
+            spire_socket: self.spire_socket,
+            spire_selectors: self.spire_selectors,
+        })?;
         let (max_pods, max_flows) = capacity(self.max_pods, self.max_flows)?;
         Ok(Config {
             issuance,
@@ -320,7 +331,7 @@ fn domain(written: Option<String>) -> Result<ClusterDomain, ConfigError> {
 /// Debian's bundle of the roots that browsers trust.
 const DEFAULT_JWKS_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Names of all settings, for suggestions.
-const FIELDS: [&str; 30] = [
+const FIELDS: [&str; 32] = [
     "node_name",
     "manifests",
     "state_dir",
@@ -340,6 +351,8 @@ const FIELDS: [&str; 30] = [
     "ca_root_file",
     "ca_token_file",
     "certificate_dir",
+    "spire_socket",
+    "spire_selectors",
     "crl_file",
     "jwks_root_file",
     "trust_domain_aliases",

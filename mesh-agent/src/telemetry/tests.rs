@@ -300,6 +300,7 @@ fn families_of_the_agent_are_named_as_promised() {
         renewals: 3,
         overdue: 1,
         failed_renewals: 1,
+        failures: vec![("denied", 1)],
     });
     let mesh = telemetry.mesh();
     mesh.pods(3, 2);
@@ -318,6 +319,7 @@ fn families_of_the_agent_are_named_as_promised() {
         "mesh_task_panics_total 0\n",
         "mesh_certificate_renewals_total{result=\"ok\"} 3\n",
         "mesh_certificate_renewals_total{result=\"failed\"} 1\n",
+        "mesh_certificate_failures_total{reason=\"denied\"} 1\n",
         "mesh_certificate_expiry_timestamp_seconds{identity=\"spiffe://cluster.local/ns/shop/sa/web\"} 99\n",
         "mesh_access_log_dropped_total 0\n",
         concat!("mesh_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n"),

@@ -22,6 +22,7 @@ mod routes;
 mod security;
 mod shapes;
 mod soak;
+mod spire;
 mod splice;
 mod talker;
 
@@ -152,12 +153,21 @@ pub fn all() -> Vec<Suite> {
     ]
 }
 
-/// Suites that need a real API server, whose first build takes longer than all the others together: run by name only.
-pub fn with_api_server() -> Vec<Suite> {
-    vec![Suite {
-        name: "kubernetes",
-        claims: kubernetes::CLAIMS,
-    }]
+/// The suite that needs a real API server.
+pub const KUBERNETES: Suite = Suite {
+    name: "kubernetes",
+    claims: kubernetes::CLAIMS,
+};
+
+/// The suite that needs a real SPIRE.
+pub const SPIRE: Suite = Suite {
+    name: "spire",
+    claims: spire::CLAIMS,
+};
+
+/// Suites that run only when they are asked for by name, since what they need takes long to build.
+pub fn on_request() -> Vec<Suite> {
+    vec![KUBERNETES, SPIRE]
 }
 
 /// Runs the claims of a suite that `only` picks, in a lab made for them. What was logged is kept in `logs_to`.
