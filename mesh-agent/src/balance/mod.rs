@@ -3,6 +3,7 @@
 //! Place in the walk: after routing has named a Service port, before transport dials.
 //! Must not know: addresses, pods, protocols, or how a snapshot is built; it sees loads and returns an index.
 
+pub mod budget;
 mod least_request;
 mod round_robin;
 
