@@ -185,13 +185,7 @@ impl Settings {
             7_776_000,
         )?;
         let dns_ttl = ranged("dns_ttl_s", self.dns_ttl_s.unwrap_or(30), 0, 86_400)?;
-        let threads = self.data_threads.unwrap_or_else(|| (cores / 4).max(2));
-        ranged(
-            "data_threads",
-            u64::try_from(threads).unwrap_or(u64::MAX),
-            1,
-            1024,
-        )?;
+        let threads = data_threads(self.data_threads, cores)?;
         let issuance = Issuance::told_by(issuance::Given {
             ca_addr: self.ca_addr,
             ca_root_file: self.ca_root_file,
@@ -241,6 +235,18 @@ impl Settings {
             max_flows,
         })
     }
+}
+
+/// A quarter of the cores, at least two.
+fn data_threads(written: Option<usize>, cores: usize) -> Result<usize, ConfigError> {
+    let threads = written.unwrap_or_else(|| (cores / 4).max(2));
+    ranged(
+        "data_threads",
+        u64::try_from(threads).unwrap_or(u64::MAX),
+        1,
+        1024,
+    )?;
+    Ok(threads)
 }
 
 /// How many pods and flows the kernel's maps are made for.
