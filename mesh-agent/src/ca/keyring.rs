@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -13,6 +13,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+use super::private::{ReadableByOthers, owners_alone};
 use crate::identity::pem::{self, PemError};
 use crate::identity::{
     Authority, AuthorityError, CaError, ServerIdentity, ServerTlsError, prove, read_or_make_root,
@@ -66,13 +67,8 @@ pub enum KeyringError {
         source: io::Error,
     },
     /// Others than the owner may read a key.
-    #[error("{} may be read by others (mode {mode:03o}); set it to 600", path.display())]
-    Open {
-        /// Which file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
+    #[error(transparent)]
+    Open(#[from] ReadableByOthers),
     /// A file holds no certificates.
     #[error("{} holds no usable certificates", path.display())]
     Content {
@@ -218,15 +214,7 @@ type Parts = (
 fn given(dir: &Path) -> Result<Parts, KeyringError> {
     let key_path = dir.join(CA_KEY);
     let file = File::open(&key_path).map_err(failed("open", &key_path))?;
-    let mode = file
-        .metadata()
-        .map_err(failed("look at", &key_path))?
-        .permissions()
-        .mode()
-        & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(KeyringError::Open { path: key_path, mode });
-    }
+    owners_alone(&key_path, &file.metadata().map_err(failed("look at", &key_path))?)?;
     let key = io::read_to_string(file)
         .map_err(failed("read", &key_path))?
         .into();

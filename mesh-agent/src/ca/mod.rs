@@ -5,6 +5,7 @@
 
 mod keyring;
 mod limits;
+mod private;
 mod refusal;
 mod server;
 mod service;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 pub use self::keyring::{Keyring, KeyringError, KeyringPlace, Keys};
+pub use self::private::ReadableByOthers;
 pub use self::refusal::Refusal;
 pub use self::server::CaServer;
 pub use self::service::{CaService, CaServiceSettings};

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::news::TrustNews;
 use super::renewal::{is_overdue, renewal_delay, retry_delay};
-use super::{IssueError, Issuer, TrustRules, WorkloadTls, error_chain};
+use super::{IssueError, Issuer, Revocations, TrustRules, WorkloadTls, error_chain};
 use crate::lifecycle::Tasks;
 use crate::mesh::identity::SpiffeId;
 
@@ -169,13 +169,8 @@ impl Certificates {
 
     /// How each wanted identity fares, in order of their names.
     pub fn status(&self) -> Vec<CertificateStatus> {
-        let mut status: Vec<_> = self
-            .shared
-            .kept
-            .load()
-            .values()
-            .map(|kept| kept.status((self.shared.clock)()))
-            .collect();
+        let (kept, now) = (self.shared.kept.load(), (self.shared.clock)());
+        let mut status: Vec<_> = kept.values().map(|kept| kept.status(now)).collect();
         status.sort_by(|one, other| one.identity.cmp(&other.identity));
         status
     }
@@ -186,6 +181,11 @@ impl Certificates {
             issued: self.shared.renewals.load(Ordering::Relaxed),
             failed: self.shared.failed.load(Ordering::Relaxed),
         }
+    }
+
+    /// What is revoked, from now on: for connections that live.
+    pub fn revocations(&self) -> Revocations {
+        self.shared.news.revocations()
     }
 
     fn keep(&self, identity: &SpiffeId) -> Arc<Kept> {

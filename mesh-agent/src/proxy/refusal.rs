@@ -46,6 +46,9 @@ pub enum Refusal {
     /// An AuthorizationPolicy of the destination; the words are Envoy's.
     #[error("RBAC: access denied")]
     Denied(Denial),
+    /// A certificate on which the connection rests was called back.
+    #[error("a certificate of the connection was revoked")]
+    Revoked,
     /// CONNECT is not offered.
     #[error("CONNECT is not allowed")]
     ConnectMethod,
@@ -61,7 +64,7 @@ impl Refusal {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::InvalidBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            Self::Plaintext | Self::Denied(_) | Self::ConnectMethod => StatusCode::FORBIDDEN,
+            Self::Plaintext | Self::Denied(_) | Self::Revoked | Self::ConnectMethod => StatusCode::FORBIDDEN,
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::NoEndpoint
             | Self::NoSuchPort
@@ -81,7 +84,7 @@ impl Refusal {
             Self::Unreachable(_) => ResponseFlag::Uf,
             Self::Broken(_) | Self::NoAnswer => ResponseFlag::Uc,
             Self::TimedOut => ResponseFlag::Ut,
-            Self::Denied(_) => ResponseFlag::Uaex,
+            Self::Denied(_) | Self::Revoked => ResponseFlag::Uaex,
             Self::ConnectMethod | Self::Malformed => ResponseFlag::Dpe,
         }
     }
@@ -116,6 +119,7 @@ impl Refusal {
             Self::TimedOut => "response_timeout",
             Self::Plaintext => "plaintext_refused",
             Self::Denied(_) => "authorization_denied",
+            Self::Revoked => "certificate_revoked",
             Self::ConnectMethod => "connect_not_allowed",
             Self::Malformed => "malformed_request",
         }
@@ -126,7 +130,7 @@ impl Refusal {
         match self {
             Self::NoRoute => 12,
             Self::TimedOut => 4,
-            Self::Plaintext | Self::Denied(_) | Self::ConnectMethod => 7,
+            Self::Plaintext | Self::Denied(_) | Self::Revoked | Self::ConnectMethod => 7,
             Self::InvalidBackend | Self::Malformed => 13,
             Self::NoEndpoint
             | Self::NoSuchPort

@@ -12,7 +12,7 @@ use super::{Snapshot, SnapshotSettings};
 use crate::dns::names::Names;
 use crate::mesh::facts::{Facts, Rejection};
 use crate::policy::MtlsPolicy;
-use crate::policy::authorization::Authorization;
+use crate::policy::authorization::{Authorization, widened};
 
 impl Snapshot {
     /// Indexes `facts`, leaves out and names what contradicts itself, and takes over from `previous` what must
@@ -46,7 +46,7 @@ impl Snapshot {
         );
         rejections.extend(of_policies);
         let (authorization, of_policies) = Authorization::compile(
-            &facts.authorization_policies,
+            &widened(&facts.authorization_policies, &settings.trust_domains),
             &settings.root_namespace,
             workloads
                 .all()

@@ -26,22 +26,30 @@ pub type H1Sender = http1::SendRequest<Body>;
 pub type H2Sender = http2::SendRequest<Body>;
 
 /// Starts HTTP/1.1 on `stream`; a task drives the connection until either side ends it.
+///
+/// Ends what is under way too when a certificate of the stream is revoked, until the connection changes protocol.
 pub async fn start_h1(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H1Sender, DialError> {
+    let revoked = stream.revoked();
     let (sender, connection) = http1::Builder::new()
         .max_header_size(MAX_HEAD_BYTES)
         .handshake::<_, Body>(TokioIo::new(stream))
         .await
         .map_err(DialError::Http)?;
     tasks.spawn("upstream-http1", async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "upstream HTTP/1.1 connection ended");
+        tokio::select! {
+            ended = connection.with_upgrades() => if let Err(error) = ended {
+                tracing::debug!(%error, "upstream HTTP/1.1 connection ended");
+            },
+            () = revoked => tracing::info!("upstream HTTP/1.1 connection ended: a certificate was revoked"),
         }
     });
     Ok(sender)
 }
 
 /// Starts HTTP/2 with prior knowledge on `stream`; a task drives the connection and pings an idle peer.
+/// Ends what is under way too when a certificate of the stream is revoked.
 pub async fn start_h2(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H2Sender, DialError> {
+    let revoked = stream.revoked();
     let (sender, connection) = http2::Builder::new(TaskExecutor(tasks.clone()))
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -53,8 +61,11 @@ pub async fn start_h2(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H2Se
         .await
         .map_err(DialError::Http)?;
     tasks.spawn("upstream-http2", async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "upstream HTTP/2 connection ended");
+        tokio::select! {
+            ended = connection => if let Err(error) = ended {
+                tracing::debug!(%error, "upstream HTTP/2 connection ended");
+            },
+            () = revoked => tracing::info!("upstream HTTP/2 connection ended: a certificate was revoked"),
         }
     });
     Ok(sender)

@@ -14,6 +14,7 @@ mod dns;
 mod enrolment;
 mod exceptions;
 mod faults;
+mod issuers;
 mod protocols;
 mod restart;
 mod routes;
@@ -22,6 +23,7 @@ mod shapes;
 mod soak;
 mod splice;
 mod talker;
+mod tls;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -104,6 +106,10 @@ pub fn all() -> Vec<Suite> {
             claims: security::CLAIMS,
         },
         Suite {
+            name: "tls",
+            claims: tls::CLAIMS,
+        },
+        Suite {
             name: "authz",
             claims: authz::CLAIMS,
         },
@@ -138,6 +144,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "authority",
             claims: ca::CLAIMS,
+        },
+        Suite {
+            name: "issuers",
+            claims: issuers::CLAIMS,
         },
         Suite {
             name: "soak",

@@ -158,6 +158,7 @@ impl Agent {
         let settings = SnapshotSettings {
             node: node.into(),
             root_namespace: "mesh-system".into(),
+            trust_domains: ["cluster.local", "old.local"].map(Arc::from).into(),
         };
         let (snapshot, rejections) = Snapshot::build(&facts, &settings, None);
         assert_eq!(rejections, []);

@@ -10,6 +10,7 @@ mod lab;
 mod authorization;
 mod bytes;
 mod cross_node;
+mod disabled;
 mod dns;
 mod faults;
 mod half_closed;
