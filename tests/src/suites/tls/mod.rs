@@ -3,19 +3,24 @@
 //!
 //! The claims follow each other: the first gives both agents their lists and bundles, the others leave them in force.
 
+mod callee;
+mod rogue;
+
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::ask::{addresses, equal, get, python, text, until, url};
+use self::callee::each_bad_certificate_of_a_callee_is_refused_for_its_own_reason;
+use self::rogue::{
+    BAD, CLIENT, FAR, LIMIT, NODES, ROGUE, call, certify, failures, is_logged, mesh_root, revoke, scratch,
+};
+use super::ask::{addresses, equal, get, python, text, until};
 use super::{Claim, claims};
 use crate::agent;
-use crate::process;
 use crate::running::Running;
 
 pub(super) const CLAIMS: &[Claim] = claims![
@@ -29,25 +34,8 @@ pub(super) const CLAIMS: &[Claim] = claims![
     each_bad_certificate_of_a_callee_is_refused_for_its_own_reason,
 ];
 
-const NODES: [&str; 2] = ["node-a", "node-b"];
-const CLIENT: &str = "shop/client";
-/// Outside the mesh, on the other node than `shop/far`.
-const ROGUE: &str = "outside/stranger";
-const FAR: &str = "shop/far";
-const FAR_ID: &str = "spiffe://cluster.local/ns/shop/sa/far";
 const CLIENT_ID: &str = "spiffe://cluster.local/ns/shop/sa/client";
 const POLICY: &str = "tls-suite.yaml";
-
-/// What is wrong with a certificate, and the reason that is given for it.
-const BAD: [(&str, &str); 7] = [
-    ("expired", "expired"),
-    ("not_valid_yet", "not_valid_yet"),
-    ("two_names", "name"),
-    ("dns_name", "name"),
-    ("wrong_usage", "wrong_usage"),
-    ("ca", "not_leaf"),
-    ("self_signed", "self_signed"),
-];
 
 fn agents_take_lists_bundles_and_aliases_from_their_settings(lab: &Running) -> Result<()> {
     fs::create_dir_all(bundles(lab)).context("make the directory of bundles")?;
@@ -276,130 +264,6 @@ fn hostile_handshakes_leave_the_agent_serving_and_small(lab: &Running) -> Result
     )
 }
 
-/// Without its agent and hooks the pod's own program answers: what discovery says is then all that speaks for it.
-fn each_bad_certificate_of_a_callee_is_refused_for_its_own_reason(lab: &Running) -> Result<()> {
-    lab.end_agent("node-b", Signal::SIGTERM)?;
-    let mut command = Command::new(lab.site.agent_binary());
-    command.args(["uninstall", "--node-name", "node-b"]);
-    command.arg("--bpf-dir").arg(lab.site.bpf_mount("node-b"));
-    command.arg("--state-dir").arg(lab.site.agent_state("node-b"));
-    process::run(&mut command, LIMIT)?.success()?;
-    let judged = judge_callees(lab);
-    lab.start_agent_with("node-b", &settings(lab))?;
-    lab.wait_ready("node-b")?;
-    judged
-}
-
-fn judge_callees(lab: &Running) -> Result<()> {
-    let root = mesh_root(lab);
-    for (kind, reason) in BAD {
-        certify(lab, FAR, &root, kind, kind, FAR_ID)?;
-        is_not_taken_for_far(lab, kind, reason)?;
-    }
-    let near = "spiffe://cluster.local/ns/shop/sa/near";
-    certify(lab, FAR, &root, "near", "good", near)?;
-    is_not_taken_for_far(lab, "near", "identity")?;
-    let foreign = "spiffe://other.example/ns/shop/sa/far";
-    certify(lab, FAR, &root, "foreign", "good", foreign)?;
-    is_not_taken_for_far(lab, "foreign", "trust_domain")?;
-    python(lab, FAR, "tls_peer.py", &["root", "elsewhere"])?;
-    let elsewhere = scratch(lab, FAR)?.join("elsewhere.pem");
-    certify(lab, FAR, &elsewhere, "unknown", "good", FAR_ID)?;
-    is_not_taken_for_far(lab, "unknown", "untrusted")
-}
-
-/// Lets a program with this certificate answer at an address of `shop/far`.
-fn is_not_taken_for_far(lab: &Running, certificate: &str, reason: &str) -> Result<()> {
-    let listening = scratch(lab, FAR)?.join("listening");
-    if listening.exists() {
-        fs::remove_file(&listening).context("forget the last server")?;
-    }
-    let before = failures(lab, "node-a", "client", reason)?;
-    std::thread::scope(|scope| {
-        let server = scope.spawn(|| {
-            python(
-                lab,
-                FAR,
-                "tls_peer.py",
-                &["server", certificate, "mesh-h2", "9443", "1"],
-            )
-        });
-        until(LIMIT, "the rogue listens", || Ok(listening.exists()))?;
-        let reply = get(lab, CLIENT, &url(addresses(lab, FAR)?[0], 9443, "/"))?;
-        equal(&format!("answer by {certificate}"), reply.status, 503)?;
-        let ends = server
-            .join()
-            .map_err(|_| anyhow::anyhow!("the server panicked"))??;
-        ensure!(!ends.to_string().contains("accepted"), "{certificate}: {ends}");
-        Ok(())
-    })?;
-    let counted = failures(lab, "node-a", "client", reason)? - before;
-    equal(&format!("{certificate} counted as {reason}"), counted, 1.0)?;
-    is_logged(lab, "node-a", "mTLS handshake failed", reason)
-}
-
-fn mesh_root(lab: &Running) -> PathBuf {
-    lab.site.ca_dir().join("root.pem")
-}
-
-fn scratch(lab: &Running, pod: &str) -> Result<PathBuf> {
-    Ok(lab.site.scratch(&pod.parse()?))
-}
-
-fn certify(
-    lab: &Running,
-    pod: &str,
-    root: &std::path::Path,
-    name: &str,
-    kind: &str,
-    identity: &str,
-) -> Result<()> {
-    let root = root.display().to_string();
-    python(
-        lab,
-        pod,
-        "tls_peer.py",
-        &["certificate", &root, name, kind, identity],
-    )
-    .map(drop)
-}
-
-/// Adds a certificate to the list of both agents.
-fn revoke(lab: &Running, certificate: &str) -> Result<()> {
-    let (root, list) = (
-        mesh_root(lab).display().to_string(),
-        list(lab).display().to_string(),
-    );
-    python(lab, ROGUE, "tls_peer.py", &["revoke", &root, &list, certificate]).map(drop)
-}
-
-/// What `shop/far` answers to a caller with this certificate; nothing when it is refused.
-fn call(lab: &Running, certificate: &str) -> Result<String> {
-    let far = addresses(lab, FAR)?[0].to_string();
-    let said = python(
-        lab,
-        ROGUE,
-        "tls_peer.py",
-        &["client", certificate, "mesh-tcp", &far, "8080"],
-    )?;
-    Ok(text(&said, "received")?.to_owned())
-}
-
-fn failures(lab: &Running, node: &str, side: &str, reason: &str) -> Result<f64> {
-    let labels = [("side", side), ("reason", reason)];
-    Ok(lab.metrics(node)?.sum("mesh_handshake_failures_total", &labels))
-}
-
-fn is_logged(lab: &Running, node: &str, message: &str, reason: &str) -> Result<()> {
-    let log = fs::read_to_string(agent::log(&lab.site, node, "stderr")).context("read the agent's log")?;
-    let reason = format!("\"reason\":\"{reason}\"");
-    let is_there = log
-        .lines()
-        .any(|line| line.contains(message) && line.contains(&reason));
-    ensure!(is_there, "no line of {node} says {message} with {reason}");
-    Ok(())
-}
-
 /// An ALLOW policy for `shop/far` that names one principal.
 fn allow(lab: &Running, principal: &str) -> Result<()> {
     lab.put_manifest(
@@ -414,4 +278,3 @@ fn allow(lab: &Running, principal: &str) -> Result<()> {
 }
 
 const CLIENT_B: &str = "shop/client-b";
-const LIMIT: Duration = Duration::from_secs(20);
