@@ -190,9 +190,8 @@ fn a_revocation_ends_the_live_connections_of_that_certificate_and_the_workload_g
             "openssl s_client -connect {greeter}:7000 -alpn mesh-tcp </dev/null 2>/dev/null \
              | openssl x509 -out \"$SCRATCH/greeter.pem\""
         );
-        lab.exec(CLIENT_B, &["sh", "-c", &show])?.success()?;
-        let shown = scratch(lab, CLIENT_B)?.join("greeter.pem");
-        revoke(lab, &shown.display().to_string())?;
+        lab.exec(ROGUE, &["sh", "-c", &show])?.success()?;
+        revoke(lab, "greeter.pem")?;
         let took = until(Duration::from_secs(5), "the connection ends", || is("ended"))?;
         ensure!(took < Duration::from_secs(2), "it lived for {took:?}");
         held.join()
@@ -276,5 +275,3 @@ fn allow(lab: &Running, principal: &str) -> Result<()> {
         ),
     )
 }
-
-const CLIENT_B: &str = "shop/client-b";
