@@ -19,13 +19,13 @@ pub struct ReadableByOthers {
 /// Errors: group or others have any right to the file at `path`, which `metadata` is of.
 pub(super) fn owners_alone(path: &Path, metadata: &Metadata) -> Result<(), ReadableByOthers> {
     let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 {
-        return Ok(());
+    if mode & 0o077 != 0 {
+        return Err(ReadableByOthers {
+            path: path.to_owned(),
+            mode,
+        });
     }
-    Err(ReadableByOthers {
-        path: path.to_owned(),
-        mode,
-    })
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,15 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose, IsCa,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::{ClientConfig, ServerConfig};
 use tokio::io::AsyncWriteExt;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::handshake_tests::{rogue, rogue_with, shake, spoilt};
-use super::testing::{HOUR, TestCa, id};
+use super::testing::{HOUR, TestCa, id, revoking};
 use super::{Alpn, Federation, HandshakeFailure, Revoked, TrustRules};
 use crate::mesh::identity::SpiffeId;
 
@@ -137,35 +136,12 @@ async fn a_self_signed_certificate_is_refused_by_both_sides() {
     assert_eq!(refused.client, Some(HandshakeFailure::SelfSigned));
 }
 
-/// A list of the CA's that calls back the certificate with this serial number.
-pub(super) fn revoking(ca: &TestCa, serial: SerialNumber) -> TrustRules {
-    let now = SystemTime::now();
-    let list = CertificateRevocationListParams {
-        this_update: (now - HOUR).into(),
-        next_update: (now + HOUR).into(),
-        crl_number: SerialNumber::from(1),
-        issuing_distribution_point: None,
-        revoked_certs: vec![RevokedCertParams {
-            serial_number: serial,
-            revocation_time: (now - HOUR).into(),
-            reason_code: None,
-            invalidity_date: None,
-        }],
-        key_identifier_method: KeyIdMethod::Sha256,
-    };
-    let pem = ca.ca.sign_list(&list).unwrap().pem().unwrap();
-    TrustRules {
-        revoked: Revoked::from_pem(pem.as_bytes()).unwrap(),
-        ..TrustRules::default()
-    }
-}
-
 #[tokio::test]
 async fn a_revoked_certificate_is_refused_by_both_sides_and_others_of_its_issuer_pass() {
     let ca = TestCa::new();
     let params = spoilt(|_| {});
     let (client, server) = rogue(&ca, &params);
-    let rules = revoking(&ca, params.serial_number.clone().unwrap());
+    let rules = revoking(&ca.ca, params.serial_number.clone().unwrap());
     let cart = ca.tls(&id("cart")).trusting(&ca.roots(), &rules).unwrap();
     let refused = shake(client, cart.server()).await.map(drop).unwrap_err();
     assert_eq!(refused.server, Some(HandshakeFailure::Revoked));
@@ -279,7 +255,7 @@ async fn a_session_of_a_certificate_that_was_revoked_since_is_not_resumed() {
     for _ in 0..2 {
         shake(Arc::clone(&client), cart.server()).await.unwrap();
     }
-    let rules = revoking(&ca, params.serial_number.clone().unwrap());
+    let rules = revoking(&ca.ca, params.serial_number.clone().unwrap());
     let warned = cart.trusting(&ca.roots(), &rules).unwrap();
     let refused = shake(client, warned.server()).await.map(drop).unwrap_err();
     assert_eq!(refused.server, Some(HandshakeFailure::Revoked));

@@ -171,9 +171,10 @@ fn armoured(json: &[u8]) -> Result<String, serde_json::Error> {
     let bundle: Bundle = serde_json::from_slice(json)?;
     let keys = bundle.keys.iter().filter(|key| key.usage == "x509-svid");
     let roots = keys.flat_map(|key| &key.x5c);
-    Ok(roots
+    let blocks: Vec<_> = roots
         .map(|root| format!("-----BEGIN CERTIFICATE-----\n{root}\n-----END CERTIFICATE-----\n"))
-        .collect())
+        .collect();
+    Ok(blocks.concat())
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> FederationError {

@@ -62,4 +62,4 @@ mod bad_certificate_tests;
 #[cfg(test)]
 mod handshake_tests;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

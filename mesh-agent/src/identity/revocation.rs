@@ -161,9 +161,8 @@ mod tests {
     use futures_util::FutureExt as _;
     use rcgen::SerialNumber;
 
-    use super::super::bad_certificate_tests::revoking;
     use super::super::handshake_tests::spoilt;
-    use super::super::testing::TestCa;
+    use super::super::testing::{TestCa, revoking};
     use super::*;
 
     /// A certificate of `ca` with that serial number.
@@ -176,7 +175,7 @@ mod tests {
     fn a_connection_is_revoked_with_a_certificate_of_either_end_and_no_other() {
         let ca = TestCa::new();
         let (one, two) = (certificate(&ca, 41), certificate(&ca, 42));
-        let revoked = revoking(&ca, SerialNumber::from(42)).revoked;
+        let revoked = revoking(&ca.ca, SerialNumber::from(42)).revoked;
         for (theirs, ours, expected) in [(&one, &one, false), (&two, &one, true), (&one, &two, true)] {
             let ours = names_of(std::slice::from_ref(ours));
             let shown = Shown::new(Some(std::slice::from_ref(theirs)), &ours);
@@ -197,9 +196,9 @@ mod tests {
         let shown = Shown::new(Some(&[certificate(&ca, 7)]), &Arc::from([]));
         let mut revoked = std::pin::pin!(Revocations::new(heard).revoked(shown));
         assert_eq!(revoked.as_mut().now_or_never(), None);
-        rules.send_replace(revoking(&ca, SerialNumber::from(8)));
+        rules.send_replace(revoking(&ca.ca, SerialNumber::from(8)));
         assert_eq!(revoked.as_mut().now_or_never(), None);
-        rules.send_replace(revoking(&ca, SerialNumber::from(7)));
+        rules.send_replace(revoking(&ca.ca, SerialNumber::from(7)));
         assert_eq!(revoked.as_mut().now_or_never(), Some(()));
     }
 }

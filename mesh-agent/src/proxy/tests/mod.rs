@@ -18,6 +18,7 @@ mod hostile;
 mod kept;
 mod records;
 mod refusals;
+mod revoked;
 mod rewriting;
 mod same_node;
 mod stopping;
