@@ -234,13 +234,6 @@ const WRONG: &[(&str, &str, &str, &[&str], bool)] = &[
     ),
     (
         "security.istio.io/v1",
-        "PeerAuthentication",
-        "metadata: {name: a}, spec: {mtls: {mode: DISABLE}}",
-        &["spec.mtls.mode"],
-        true,
-    ),
-    (
-        "security.istio.io/v1",
         "RequestAuthentication",
         "metadata: {name: a}",
         &["kind"],
