@@ -105,9 +105,11 @@ def context(side, name, alpn):
 
 def client(name, alpn, host, port):
     said = {"error": None, "received": ""}
+    # Before it connects, so that its first bytes follow at once.
+    made = context(ssl.PROTOCOL_TLS_CLIENT, name, alpn)
     try:
         with socket.create_connection((host, int(port)), timeout=10) as plain:
-            with context(ssl.PROTOCOL_TLS_CLIENT, name, alpn).wrap_socket(plain) as stream:
+            with made.wrap_socket(plain) as stream:
                 stream.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 # Of its certificate a client of TLS 1.3 hears only now.
                 while chunk := stream.recv(65536):

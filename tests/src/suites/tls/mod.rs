@@ -56,6 +56,8 @@ fn settings(lab: &Running) -> Vec<String> {
         ("--crl-file", list(lab).display().to_string()),
         ("--trust-bundle-dir", bundles(lab).display().to_string()),
         ("--trust-domain-aliases", "old.local".to_owned()),
+        // On a busy machine a ClientHello of an outsider may be late.
+        ("--detect-timeout-ms", "2000".to_owned()),
     ]
     .into_iter()
     .flat_map(|(flag, value)| [flag.to_owned(), value])
