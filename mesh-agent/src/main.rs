@@ -5,6 +5,7 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -69,6 +70,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let settings = SnapshotSettings {
         node: "".into(),
         root_namespace: args.root_namespace.as_str().into(),
+        trust_domains: Arc::new([]),
     };
     let rejections = control::check_dir(&args.dir, &args.trust_domain, &settings)?;
     for rejection in &rejections {

@@ -255,6 +255,7 @@ fn snapshot_settings(config: &Config) -> SnapshotSettings {
     SnapshotSettings {
         node: config.node_name.as_str().into(),
         root_namespace: config.root_namespace.as_str().into(),
+        trust_domains: issuance::own_trust_domains(config).map(Arc::from).collect(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
 
 use super::KeyringError;
+use super::private::owners_alone;
 
 /// Where the files are.
 #[derive(Debug, Clone)]
@@ -64,13 +65,7 @@ impl KeyFiles {
         if let Self::Dir(dir) = self {
             let mut file = File::open(dir.join(name)).map_err(failed("open"))?;
             let about = file.metadata().map_err(failed("look at"))?;
-            let mode = about.permissions().mode() & 0o777;
-            if mode & 0o077 != 0 {
-                return Err(KeyringError::Open {
-                    path: dir.join(name),
-                    mode,
-                });
-            }
+            owners_alone(&dir.join(name), &about)?;
             // As long as the file, so that no copy of the key is left behind by growing.
             let length = usize::try_from(about.len()).unwrap_or_default();
             let mut key = Zeroizing::new(String::with_capacity(length + 1));

@@ -13,6 +13,7 @@ use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::key_files::{Fingerprint, KeyFiles};
+use super::private::ReadableByOthers;
 use crate::identity::pem::{self, PemError};
 use crate::identity::{
     Authority, AuthorityError, CaError, ServerIdentity, ServerTlsError, prove, read_or_make_root,
@@ -68,13 +69,8 @@ pub enum KeyringError {
         source: io::Error,
     },
     /// Others than the owner may read a key.
-    #[error("{} may be read by others (mode {mode:03o}); set it to 600", path.display())]
-    Open {
-        /// Which file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
+    #[error(transparent)]
+    Open(#[from] ReadableByOthers),
     /// A file holds no certificates.
     #[error("{} holds no usable certificates", path.display())]
     Content {

@@ -7,6 +7,7 @@ mod key_files;
 mod keyring;
 pub mod kubernetes;
 mod limits;
+mod private;
 mod refusal;
 mod server;
 mod service;
@@ -21,6 +22,7 @@ use futures_util::future::BoxFuture;
 
 pub use self::key_files::{KeyFiles, SecretFiles};
 pub use self::keyring::{Keyring, KeyringError, KeyringPlace, Keys};
+pub use self::private::ReadableByOthers;
 pub use self::refusal::Refusal;
 pub use self::server::CaServer;
 pub use self::service::{CaService, CaServiceSettings};

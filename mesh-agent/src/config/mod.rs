@@ -61,6 +61,8 @@ pub struct Config {
     pub jwks_root_file: PathBuf,
     /// Other names of the trust domain. Default none.
     pub trust_domain_aliases: Vec<String>,
+    /// Trust bundles of other meshes. Default none.
+    pub trust_bundle_dir: Option<PathBuf>,
     /// Default `auto`.
     pub direct: DirectMode,
     /// Default `auto`.

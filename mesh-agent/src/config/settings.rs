@@ -92,6 +92,9 @@ pub(super) struct Settings {
     /// Other names of the trust domain, whose workloads count as ours; with commas between.
     #[arg(long, env = "MESH_TRUST_DOMAIN_ALIASES")]
     trust_domain_aliases: Option<String>,
+    /// Directory of other meshes' trust bundles, watched: `TRUST_DOMAIN.pem`, or `TRUST_DOMAIN.json` as SPIFFE has it.
+    #[arg(long, env = "MESH_TRUST_BUNDLE_DIR")]
+    trust_bundle_dir: Option<PathBuf>,
     /// Whether connections between pods of this node that need no HTTP go past the agent: `auto` or `off`.
     #[arg(long, env = "MESH_DIRECT")]
     direct: Option<DirectMode>,
@@ -147,6 +150,7 @@ impl Settings {
             crl_file: self.crl_file.or(lower.crl_file),
             jwks_root_file: self.jwks_root_file.or(lower.jwks_root_file),
             trust_domain_aliases: self.trust_domain_aliases.or(lower.trust_domain_aliases),
+            trust_bundle_dir: self.trust_bundle_dir.or(lower.trust_bundle_dir),
             direct: self.direct.or(lower.direct),
             splice: self.splice.or(lower.splice),
             data_threads: self.data_threads.or(lower.data_threads),
@@ -200,6 +204,7 @@ impl Settings {
             crl_file: self.crl_file,
             jwks_root_file: self.jwks_root_file.unwrap_or_else(|| DEFAULT_JWKS_ROOTS.into()),
             trust_domain_aliases: issuance::commas(self.trust_domain_aliases.as_deref()),
+            trust_bundle_dir: self.trust_bundle_dir,
             node_name: self.node_name.ok_or(ConfigError::Missing("node_name"))?,
             manifests: self.manifests.ok_or(ConfigError::Missing("manifests"))?,
             state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR)),
@@ -337,7 +342,7 @@ fn domain(written: Option<String>) -> Result<ClusterDomain, ConfigError> {
 /// Debian's bundle of the roots that browsers trust.
 const DEFAULT_JWKS_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Names of all settings, for suggestions.
-const FIELDS: [&str; 32] = [
+const FIELDS: [&str; 33] = [
     "node_name",
     "manifests",
     "state_dir",
@@ -362,6 +367,7 @@ const FIELDS: [&str; 32] = [
     "crl_file",
     "jwks_root_file",
     "trust_domain_aliases",
+    "trust_bundle_dir",
     "direct",
     "splice",
     "data_threads",

@@ -14,7 +14,7 @@ use super::issue_failure::{IssueFailure, IssueFailures};
 use super::news::TrustNews;
 use super::renewal::{is_overdue, renewal_delay, retry_delay};
 use super::source::Source;
-use super::{IssueError, Issuer, TrustRules, WorkloadTls, error_chain};
+use super::{IssueError, Issuer, Revocations, TrustRules, WorkloadTls, error_chain};
 use crate::lifecycle::Tasks;
 use crate::mesh::identity::SpiffeId;
 
@@ -171,13 +171,8 @@ impl Certificates {
 
     /// How each wanted identity fares, in order of their names.
     pub fn status(&self) -> Vec<CertificateStatus> {
-        let mut status: Vec<_> = self
-            .shared
-            .kept
-            .load()
-            .values()
-            .map(|kept| kept.status((self.shared.clock)()))
-            .collect();
+        let (kept, now) = (self.shared.kept.load(), (self.shared.clock)());
+        let mut status: Vec<_> = kept.values().map(|kept| kept.status(now)).collect();
         status.sort_by(|one, other| one.identity.cmp(&other.identity));
         status
     }
@@ -193,6 +188,11 @@ impl Certificates {
     /// Failed attempts since the start, by reason.
     pub fn failures(&self) -> Vec<(IssueFailure, u64)> {
         self.shared.failed.by_reason()
+    }
+
+    /// What is revoked, from now on: for connections that live.
+    pub fn revocations(&self) -> Revocations {
+        self.shared.news.revocations()
     }
 
     fn keep(&self, identity: &SpiffeId) -> Arc<Kept> {

@@ -27,7 +27,7 @@ use crate::snapshot::Snapshot;
 pub(super) struct Arrival<'a> {
     /// The pod that is reached.
     pub(super) pod: &'a ServedPod,
-    /// Who proved to come, by a certificate or by being a pod of this node; `None` for plaintext.
+    /// Who is known to come, by a certificate or by being a pod of this node; `None` for plaintext.
     pub(super) peer: Option<&'a SpiffeId>,
     /// The true client.
     pub(super) client: IpAddr,
@@ -63,7 +63,7 @@ impl Arrival<'_> {
         let Some(protection) = self.protection(snapshot)? else {
             return Ok(());
         };
-        match protection.of_connection(&self.connection()) {
+        match protection.of_connection(&self.connection(snapshot)) {
             Verdict::Allowed | Verdict::NeedsRequests => Ok(()),
             Verdict::Denied(denial) => Err(Refusal::Denied(denial)),
         }
@@ -74,7 +74,9 @@ impl Arrival<'_> {
         let Some(protection) = self.protection(snapshot)? else {
             return Ok(());
         };
-        protection.of_bytes(&self.connection()).map_err(Refusal::Denied)
+        protection
+            .of_bytes(&self.connection(snapshot))
+            .map_err(Refusal::Denied)
     }
 
     /// What looks at the tokens of its requests; `None` where nothing does, or not for this client.
@@ -96,7 +98,7 @@ impl Arrival<'_> {
         let Some(protection) = self.protection(snapshot)? else {
             return Ok(());
         };
-        let connection = self.connection();
+        let connection = self.connection(snapshot);
         let mut asked = self.asked(request, authority, token);
         for path in path::readings(request.uri().path()) {
             asked.path = path;
@@ -111,7 +113,7 @@ impl Arrival<'_> {
     pub(super) fn admit_bytes(&self, mesh: &Mesh) -> Result<(), Refusal> {
         let snapshot = mesh.snapshots.load();
         if let Ok(Some(protection)) = self.protection(&snapshot) {
-            self.record(mesh, protection.recorded(&self.connection(), None));
+            self.record(mesh, protection.recorded(&self.connection(&snapshot), None));
         }
         self.judge_bytes(&snapshot)
             .inspect_err(|refusal| self.refused(mesh, refusal))
@@ -130,7 +132,10 @@ impl Arrival<'_> {
             && protection.records()
         {
             let asked = self.asked(request, authority, token);
-            self.record(mesh, protection.recorded(&self.connection(), Some(&asked)));
+            self.record(
+                mesh,
+                protection.recorded(&self.connection(snapshot), Some(&asked)),
+            );
         }
         self.judge_request(snapshot, request, authority, token)
             .inspect_err(|refusal| self.refused(mesh, refusal))
@@ -201,8 +206,10 @@ impl Arrival<'_> {
         self.pod.as_known(snapshot)
     }
 
-    fn connection(&self) -> Connection<'_> {
-        Connection::new(self.peer, self.client, self.addr.ip(), self.addr.port())
+    fn connection(&self, snapshot: &Snapshot) -> Connection<'_> {
+        let port = self.addr.port();
+        let peer = snapshot.proven(self.peer, self.workload(snapshot), port);
+        Connection::new(peer, self.client, self.addr.ip(), port)
     }
 
     /// The request in the form in which it is sent on.

@@ -50,6 +50,9 @@ pub enum Refusal {
     /// A token of the request does not hold; the words are Envoy's.
     #[error("{}", .0.failure)]
     Unauthenticated(Unauthenticated),
+    /// A certificate on which the connection rests was called back.
+    #[error("a certificate of the connection was revoked")]
+    Revoked,
     /// CONNECT is not offered.
     #[error("CONNECT is not allowed")]
     ConnectMethod,
@@ -74,7 +77,7 @@ impl Refusal {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::InvalidBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            Self::Plaintext | Self::Denied(_) | Self::ConnectMethod => StatusCode::FORBIDDEN,
+            Self::Plaintext | Self::Denied(_) | Self::Revoked | Self::ConnectMethod => StatusCode::FORBIDDEN,
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::NoEndpoint
@@ -95,7 +98,7 @@ impl Refusal {
             Self::Unreachable(_) => ResponseFlag::Uf,
             Self::Broken(_) | Self::NoAnswer => ResponseFlag::Uc,
             Self::TimedOut => ResponseFlag::Ut,
-            Self::Denied(_) | Self::Unauthenticated(_) => ResponseFlag::Uaex,
+            Self::Denied(_) | Self::Unauthenticated(_) | Self::Revoked => ResponseFlag::Uaex,
             Self::ConnectMethod | Self::Malformed => ResponseFlag::Dpe,
         }
     }
@@ -135,6 +138,7 @@ impl Refusal {
             Self::Plaintext => "plaintext_refused",
             Self::Denied(_) => "authorization_denied",
             Self::Unauthenticated(unauthenticated) => unauthenticated.failure.as_str(),
+            Self::Revoked => "certificate_revoked",
             Self::ConnectMethod => "connect_not_allowed",
             Self::Malformed => "malformed_request",
         }
@@ -146,7 +150,7 @@ impl Refusal {
             Self::NoRoute => 12,
             Self::TimedOut => 4,
             Self::Unauthenticated(_) => 16,
-            Self::Plaintext | Self::Denied(_) | Self::ConnectMethod => 7,
+            Self::Plaintext | Self::Denied(_) | Self::Revoked | Self::ConnectMethod => 7,
             Self::InvalidBackend | Self::Malformed => 13,
             Self::NoEndpoint
             | Self::NoSuchPort

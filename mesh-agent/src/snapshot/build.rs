@@ -13,7 +13,7 @@ use crate::dns::names::Names;
 use crate::mesh::facts::{Facts, Rejection};
 use crate::policy::MtlsPolicy;
 use crate::policy::authentication::Authentication;
-use crate::policy::authorization::Authorization;
+use crate::policy::authorization::{Authorization, widened};
 
 impl Snapshot {
     /// Indexes `facts`, leaves out and names what contradicts itself, and takes over from `previous` what must
@@ -47,7 +47,7 @@ impl Snapshot {
         );
         rejections.extend(of_policies);
         let (authorization, of_policies) = Authorization::compile(
-            &facts.authorization_policies,
+            &widened(&facts.authorization_policies, &settings.trust_domains),
             &settings.root_namespace,
             workloads
                 .all()

@@ -38,6 +38,8 @@ pub struct SnapshotSettings {
     pub node: Arc<str>,
     /// The namespace whose policies without selector hold for the whole mesh.
     pub root_namespace: Arc<str>,
+    /// The mesh's own trust domain, then its aliases: policies that name one mean all.
+    pub trust_domains: Arc<[Arc<str>]>,
 }
 
 /// The mesh at one moment, indexed for the walk.
@@ -188,6 +190,16 @@ impl Snapshot {
         self.authentication.wanted_keys()
     }
 
+    /// Who policies see behind a connection to a pod's own port, of the one who is known to be there.
+    pub fn proven<'p>(
+        &self,
+        peer: Option<&'p SpiffeId>,
+        workload: &Workload,
+        port: u16,
+    ) -> Option<&'p SpiffeId> {
+        self.mtls.proven(peer, workload, port)
+    }
+
     /// The AuthorizationPolicies that protect a pod.
     pub fn protection(&self, workload: &Workload) -> Arc<Protection> {
         self.authorization.of(workload)
@@ -196,7 +208,7 @@ impl Snapshot {
     /// What AuthorizationPolicy says of a connection to a pod's own port before a byte of it is read: allowed or denied
     /// whatever it carries, or to be brought before the agent, which asks for each request, or has something to record.
     ///
-    /// `source` is who proved to be at the other end, `None` for plaintext; `source_ip` is the client's own address.
+    /// `source` is who is known to be at the other end, `None` for plaintext; `source_ip` is the client's own address.
     pub fn l4_verdict(
         &self,
         source: Option<&SpiffeId>,
@@ -208,6 +220,7 @@ impl Snapshot {
         if protection.is_none() {
             return Verdict::Allowed;
         }
+        let source = self.proven(source, destination, port);
         let verdict = protection.of_connection(&connection(source, source_ip, destination, port));
         if verdict == Verdict::Allowed && protection.records() {
             return Verdict::NeedsRequests;
@@ -223,6 +236,7 @@ impl Snapshot {
         destination: &Workload,
         port: u16,
     ) -> bool {
+        let source = self.proven(source, destination, port);
         let connection = connection(source, source_ip, destination, port);
         self.protection(destination).of_bytes(&connection).is_ok()
     }

@@ -13,6 +13,7 @@ pub mod tls;
 use std::io;
 use std::time::SystemTime;
 
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::identity::TlsError;
@@ -52,6 +53,12 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
     fn proved_until(&self) -> Option<SystemTime> {
         None
     }
+
+    /// Completes when a certificate on which the connection rests is revoked: it must end then. Independent of the
+    /// stream; never completes where nobody had to prove anything.
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
 }
 
 impl<S: ByteStream + ?Sized> ByteStream for Box<S> {
@@ -61,5 +68,9 @@ impl<S: ByteStream + ?Sized> ByteStream for Box<S> {
 
     fn proved_until(&self) -> Option<SystemTime> {
         (**self).proved_until()
+    }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        (**self).revoked()
     }
 }

@@ -14,6 +14,7 @@ mod dns;
 mod enrolment;
 mod exceptions;
 mod faults;
+mod issuers;
 mod jwt;
 mod kubernetes;
 mod protocols;
@@ -25,6 +26,7 @@ mod soak;
 mod spire;
 mod splice;
 mod talker;
+mod tls;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -107,6 +109,10 @@ pub fn all() -> Vec<Suite> {
             claims: security::CLAIMS,
         },
         Suite {
+            name: "tls",
+            claims: tls::CLAIMS,
+        },
+        Suite {
             name: "authz",
             claims: authz::CLAIMS,
         },
@@ -145,6 +151,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "authority",
             claims: ca::CLAIMS,
+        },
+        Suite {
+            name: "issuers",
+            claims: issuers::CLAIMS,
         },
         Suite {
             name: "soak",

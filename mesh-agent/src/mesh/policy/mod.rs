@@ -32,4 +32,6 @@ pub enum MtlsMode {
     Strict,
     /// mTLS and plaintext.
     Permissive,
+    /// Plaintext only: what comes is the application's own bytes, and nobody proves who they are.
+    Disable,
 }

@@ -3,6 +3,7 @@
 //! Place in the walk: at the destination, after the peer has proved who it is; for HTTP once a request. Must not know:
 //! sockets, certificates, how policies were read, or whether the client is on this node.
 
+mod aliases;
 mod asked;
 mod matcher;
 mod protection;
@@ -14,6 +15,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+pub use self::aliases::widened;
 pub use self::asked::{Connection, Host, Request};
 pub use self::protection::Protection;
 use crate::mesh::facts::Rejection;

@@ -152,7 +152,7 @@ fn outbound(
     if let Some(service) = &choice.service {
         ledger.service(service);
     }
-    let hop = Hop::decide(mesh, choice.workload.as_ref(), choice.addr.port())?;
+    let hop = Hop::decide(mesh, &snapshot, choice.workload.as_ref(), choice.addr.port())?;
     if matches!(hop, Hop::SameNode(_)) {
         let flow = source_flow(
             source,

@@ -33,7 +33,7 @@ pub(super) async fn carry(
             (&pod.pool, key_of(&plan, Some(client), plan.wire))
         }
         Hop::OtherNode { .. } => (&plan.via.pool, key_of(&plan, None, Wire::H2)),
-        Hop::Plain => (&plan.via.pool, key_of(&plan, None, plan.wire)),
+        Hop::Plain { .. } => (&plan.via.pool, key_of(&plan, None, plan.wire)),
     };
     if request.body().is_end_stream() {
         ledger.request_is_whole();

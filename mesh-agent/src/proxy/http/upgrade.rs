@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures_util::future::BoxFuture;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::uri::Authority;
 use http::{Request, Response, StatusCode};
@@ -54,6 +55,7 @@ pub(super) async fn carry(
         .hop
         .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H1);
     let stream = within(plan.first_deadline(), connecting).await??;
+    let revoked = stream.revoked();
     let mut sender = start_h1(&plan.via.tasks, stream).await?;
     let mut response = within(plan.first_deadline(), sender.send_request(request))
         .await?
@@ -83,6 +85,7 @@ pub(super) async fn carry(
         mesh: Arc::clone(mesh),
         pick: plan.pick,
         asked,
+        revoked,
     };
     plan.via.tasks.spawn("upgraded", tunnel.run());
     Ok(switching(headers))
@@ -96,6 +99,8 @@ struct Tunnel {
     mesh: Arc<Mesh>,
     pick: Option<Pick>,
     asked: Option<Asked>,
+    /// Of the connection that it rests on.
+    revoked: BoxFuture<'static, ()>,
 }
 
 /// What was let in at a pod of this node, to be judged again when policies change.
@@ -154,6 +159,10 @@ impl Tunnel {
         let (client, upstream) = (UpgradedStream::new(client), UpgradedStream::new(upstream));
         let ended = tokio::select! {
             ended = relay(client, upstream, idle, &*self.ledger) => ended,
+            () = self.revoked => {
+                self.ledger.flag(Refusal::Revoked.flag(), Refusal::Revoked.details());
+                return;
+            }
             refusal = Asked::forbidden(self.asked.as_ref(), &self.mesh) => {
                 self.ledger.flag(refusal.flag(), refusal.details());
                 return;

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::facts::{self, LabPod, PODS, PORT, WEB};
 use super::flows::TestFlows;
@@ -18,7 +19,8 @@ use crate::capture::door::Captured;
 use crate::capture::listeners::{PodListeners, PodPorts};
 use crate::capture::{Direction, Leaving, PodHost};
 use crate::dns::Zone;
-use crate::identity::{Certificates, EmbeddedCa};
+use crate::identity::testing::revoking_written;
+use crate::identity::{Certificates, EmbeddedCa, TrustRules};
 use crate::lifecycle::Tasks;
 use crate::mesh::domain::ClusterDomain;
 use crate::mesh::facts::Facts;
@@ -35,6 +37,7 @@ pub(super) struct Lab {
     pub(super) b: Agent,
     /// What is no agent's: applications, clients, the wire.
     pub(super) tasks: Tasks,
+    ca: Arc<EmbeddedCa>,
     last: Mutex<u8>,
     _dir: TempDir,
 }
@@ -48,6 +51,7 @@ pub(super) struct Agent {
     outbound: HashMap<IpAddr, SocketAddr>,
     facts: Mutex<Facts>,
     settings: SnapshotSettings,
+    rules: watch::Sender<TrustRules>,
     log: PathBuf,
 }
 
@@ -61,6 +65,7 @@ impl Lab {
             a: Agent::start("node-a", &ca, &dir).await,
             b: Agent::start("node-b", &ca, &dir).await,
             tasks: Tasks::new(),
+            ca,
             last: Mutex::default(),
             _dir: dir,
         }
@@ -136,6 +141,18 @@ impl Lab {
         stream
     }
 
+    /// The serial number of the certificate that `pod` shows.
+    pub(super) fn serial(&self, pod: LabPod) -> String {
+        let status = self.agent_of(pod).mesh.certificates.status();
+        let of_pod = status.into_iter().find(|one| one.identity == pod.identity());
+        of_pod.unwrap().serial.unwrap()
+    }
+
+    /// Gives `agent` a list that calls a certificate back.
+    pub(super) fn revoke(&self, agent: &Agent, serial: &str) {
+        agent.rules.send_replace(revoking_written(&self.ca, serial));
+    }
+
     /// A number that this lab has not given before.
     pub(super) fn unique(&self) -> u8 {
         let mut last = self.last.lock();
@@ -158,10 +175,13 @@ impl Agent {
         let settings = SnapshotSettings {
             node: node.into(),
             root_namespace: "mesh-system".into(),
+            trust_domains: ["cluster.local", "old.local"].map(Arc::from).into(),
         };
         let (snapshot, rejections) = Snapshot::build(&facts, &settings, None);
         assert_eq!(rejections, []);
-        let certificates = Certificates::new(Arc::<EmbeddedCa>::clone(ca), &tasks);
+        let rules = watch::Sender::new(TrustRules::default());
+        let issuer = Arc::<EmbeddedCa>::clone(ca);
+        let certificates = Certificates::with_rules(issuer, &tasks, rules.subscribe());
         let own = PODS.into_iter().filter(|pod| pod.node == node && pod.joins());
         certificates.want(own.clone().map(LabPod::identity));
         soon("certificates", certificates.ready()).await;
@@ -187,6 +207,7 @@ impl Agent {
             outbound: HashMap::new(),
             facts: Mutex::new(facts),
             settings,
+            rules,
             log,
         };
         for pod in own {
