@@ -83,6 +83,7 @@ impl Running {
             ..Facts::default()
         };
         let settings = SnapshotSettings {
+            trust_domains: Arc::new([]),
             node: "node-a".into(),
             root_namespace: "mesh-system".into(),
         };

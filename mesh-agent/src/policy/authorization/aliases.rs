@@ -50,7 +50,11 @@ fn widener(of: &TextAttribute) -> Option<Widener> {
         | TextAttribute::Host
         | TextAttribute::Method
         | TextAttribute::Path
-        | TextAttribute::Header(_) => None,
+        | TextAttribute::Header(_)
+        | TextAttribute::RequestPrincipal
+        | TextAttribute::Audience
+        | TextAttribute::Presenter
+        | TextAttribute::Claim(_) => None,
     }
 }
 

@@ -8,7 +8,6 @@ mod half_closed;
 mod headers;
 mod ledger;
 pub(super) mod path;
-mod replay;
 mod reply;
 mod routed;
 mod upgrade;
