@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use mesh_agent::admin::AdminToken;
 use mesh_agent::config::{CaArgs, CheckArgs, Cli, Command, RunArgs, StatusArgs, StatusOutput, UninstallArgs};
 use mesh_agent::snapshot::SnapshotSettings;
 use mesh_agent::{admin, app, control, status, telemetry};
@@ -43,7 +44,7 @@ fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn ca(args: CaArgs) -> anyhow::Result<ExitCode> {
-    let config = args.resolve();
+    let config = args.resolve()?;
     telemetry::log::init(&config.log_level)?;
     app::ca::run(&config)?;
     Ok(ExitCode::SUCCESS)
@@ -53,10 +54,21 @@ fn print_status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let page = runtime
-        .block_on(admin::client::get(args.admin_addr, "/status"))
-        .context("no status; does the agent run here, with this --admin-addr?")?
-        .body;
+    let token = args
+        .admin_token_file
+        .as_deref()
+        .map(AdminToken::read)
+        .transpose()?;
+    let answer = runtime
+        .block_on(admin::client::get(args.admin_addr, token.as_ref(), "/status"))
+        .context("no status; does the agent run here, with this --admin-addr?")?;
+    anyhow::ensure!(
+        answer.status.is_success(),
+        "no status: the agent answers {}: {}",
+        answer.status,
+        answer.body.trim()
+    );
+    let page = answer.body;
     let text = match args.output {
         StatusOutput::Json => page,
         StatusOutput::Table => status::for_humans(&page)?,

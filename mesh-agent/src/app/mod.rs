@@ -10,6 +10,7 @@ mod lock;
 mod loops;
 mod splice;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +20,13 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::admin::AdminServer;
+use crate::admin::{AdminServer, AdminToken};
 use crate::app::direct::DirectFlows;
 use crate::app::lock::StateLock;
 use crate::app::loops::{ConfigLoop, Heart, sweep_pools, watch_direct};
 use crate::capture::PodHost;
 use crate::capture::listeners::PodPorts;
-use crate::config::{AccessLogTarget, Config, DirectMode, UninstallArgs};
+use crate::config::{AccessLogTarget, Config, DirectMode, SeccompMode, UninstallArgs};
 use crate::control::file::FileSource;
 use crate::dns::Zone;
 use crate::identity::Certificates;
@@ -36,6 +37,7 @@ use crate::kernel::enrolment::Enrolment;
 use crate::kernel::uninstall::{self, Removed};
 use crate::lifecycle::{Readiness, Tasks};
 use crate::mesh::facts::Facts;
+use crate::privileges::{self, Privileges};
 use crate::proxy::{Mesh, Proxy, ProxySettings};
 use crate::snapshot::{Snapshot, SnapshotCell, SnapshotSettings};
 use crate::status::StatusBoard;
@@ -47,6 +49,8 @@ use crate::telemetry::{AccessLog, CertificateFacts, Telemetry};
 /// Errors: something that the agent cannot do without is missing; the message says what and what to do. Pods stay as
 /// they were then.
 pub fn run(config: &Config) -> anyhow::Result<()> {
+    // Before there is a second thread: each has sets of its own.
+    privileges::give_up(privileges::AGENT)?;
     let _lock = StateLock::take(&config.state_dir)?;
     raise_descriptor_limit();
     let data = data_runtime(config.data_threads)?;
@@ -108,8 +112,11 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
     let readiness = Readiness::new();
     let telemetry = Telemetry::with_access_log(access_log(&config.access_log)?);
     telemetry.observe_tasks(tasks.clone());
-    let admin = AdminServer::bind(config.admin_addr, readiness.clone()).await?;
+    let admin = AdminServer::bind(config.admin_addr, readiness.clone())
+        .await?
+        .behind(admin_token(config.admin_token_file.as_deref())?);
     let mut kernel = EbpfKernel::load(&config.bpf_dir, &config.node_name, capacity(config))?;
+    let privileges = refuse_calls(config.seccomp)?;
     let splice = splice::start(&mut kernel, config.splice, &tasks, &telemetry)?;
     let certificates = Arc::new(issuance::certificates(config, &tasks)?);
     watch_certificates(&telemetry, &certificates);
@@ -136,7 +143,7 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
         Box::new(sock_diag::destroy),
         why_not_direct(config.direct),
     )));
-    let board = StatusBoard::new(config, &snapshots, &certificates, &enrolment, splice);
+    let board = StatusBoard::new(config, privileges, &snapshots, &certificates, &enrolment, splice);
 
     let configuration = ConfigLoop {
         source: Box::new(FileSource::new(config.manifests.clone(), &config.trust_domain)),
@@ -174,6 +181,19 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
     enrolment.lock().stop();
     telemetry.access_log().flush(Duration::from_secs(1));
     Ok(())
+}
+
+fn admin_token(file: Option<&Path>) -> anyhow::Result<Option<AdminToken>> {
+    Ok(file.map(AdminToken::read).transpose()?)
+}
+
+/// Once what is mounted is mounted, and before the first byte of a peer is read.
+fn refuse_calls(mode: SeccompMode) -> anyhow::Result<Privileges> {
+    let is_wanted = mode == SeccompMode::Auto;
+    if is_wanted {
+        privileges::refuse_calls()?;
+    }
+    Ok(privileges::left(is_wanted)?)
 }
 
 /// Why no connection goes past the agent; `None` where some may.

@@ -63,6 +63,10 @@ pub struct Config {
     pub direct: DirectMode,
     /// Default `auto`.
     pub splice: SpliceMode,
+    /// Default `auto`.
+    pub seccomp: SeccompMode,
+    /// Who may read the admin pages from elsewhere than this machine. Default nobody.
+    pub admin_token_file: Option<PathBuf>,
     /// Default a quarter of the cores, at least two.
     pub data_threads: usize,
     /// Whether DNS of pods that say nothing about it is captured. Default no.
@@ -110,6 +114,17 @@ pub enum SpliceMode {
     Off,
 }
 
+/// Whether the kernel refuses system calls that the agent never makes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum SeccompMode {
+    /// It does.
+    #[default]
+    Auto,
+    /// It does not: for a debugger, or for a kernel without such filters.
+    Off,
+}
+
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -146,6 +161,9 @@ pub enum ConfigError {
         /// What may be given.
         expected: String,
     },
+    /// The admin pages would be open to whoever reaches the address.
+    #[error("admin_addr is {0}, which others can reach: set admin_token_file too, or use 127.0.0.1")]
+    OpenAdmin(SocketAddr),
     /// A number is outside its range.
     #[error("{name} is {value}, but must lie between {min} and {max}")]
     Range {

@@ -11,7 +11,7 @@ use crate::mesh::domain::{ClusterDomain, InvalidDomain};
 
 use super::{
     AccessLogTarget, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
-    DEFAULT_TRUST_DOMAIN, DirectMode, Issuance, SpliceMode, default_admin_addr, issuance,
+    DEFAULT_TRUST_DOMAIN, DirectMode, Issuance, SeccompMode, SpliceMode, default_admin_addr, issuance,
 };
 
 /// Any of the settings; the same struct is read from flags, the environment and the file.
@@ -89,6 +89,12 @@ pub(super) struct Settings {
     /// this kernel, or `off`.
     #[arg(long, env = "MESH_SPLICE")]
     splice: Option<SpliceMode>,
+    /// Whether the kernel refuses the agent system calls that it never makes: `auto` or `off`.
+    #[arg(long, env = "MESH_SECCOMP")]
+    seccomp: Option<SeccompMode>,
+    /// File with the token that reads the admin pages, which an admin address beyond this machine needs.
+    #[arg(long, env = "MESH_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
     /// Threads that carry traffic (1 to 1024); by default a quarter of the cores, at least two.
     #[arg(long, env = "MESH_DATA_THREADS")]
     data_threads: Option<usize>,
@@ -136,6 +142,8 @@ impl Settings {
             trust_domain_aliases: self.trust_domain_aliases.or(lower.trust_domain_aliases),
             direct: self.direct.or(lower.direct),
             splice: self.splice.or(lower.splice),
+            seccomp: self.seccomp.or(lower.seccomp),
+            admin_token_file: self.admin_token_file.or(lower.admin_token_file),
             data_threads: self.data_threads.or(lower.data_threads),
             dns_capture: self.dns_capture.or(lower.dns_capture),
             cluster_domain: self.cluster_domain.or(lower.cluster_domain),
@@ -185,6 +193,7 @@ impl Settings {
             self.ca_token_file,
             self.certificate_dir,
         )?;
+        let admin_addr = guarded(self.admin_addr, self.admin_token_file.is_some())?;
         let (max_pods, max_flows) = capacity(self.max_pods, self.max_flows)?;
         Ok(Config {
             issuance,
@@ -197,7 +206,7 @@ impl Settings {
             ca_dir: self
                 .ca_dir
                 .unwrap_or_else(|| PathBuf::from("/var/lib/mesh-agent/ca")),
-            admin_addr: self.admin_addr.unwrap_or_else(default_admin_addr),
+            admin_addr,
             trust_domain: self
                 .trust_domain
                 .unwrap_or_else(|| DEFAULT_TRUST_DOMAIN.to_owned()),
@@ -217,6 +226,8 @@ impl Settings {
             certificate_ttl: Duration::from_secs(ttl),
             direct: self.direct.unwrap_or_default(),
             splice: self.splice.unwrap_or_default(),
+            seccomp: self.seccomp.unwrap_or_default(),
+            admin_token_file: self.admin_token_file,
             data_threads: threads,
             dns_capture: on_or_off("dns_capture", self.dns_capture.as_deref().unwrap_or("off"))?,
             cluster_domain: domain(self.cluster_domain)?,
@@ -224,6 +235,16 @@ impl Settings {
             max_pods,
             max_flows,
         })
+    }
+}
+
+/// Where the admin pages are: on this machine, or behind a token.
+pub(super) fn guarded(addr: Option<SocketAddr>, has_token: bool) -> Result<SocketAddr, ConfigError> {
+    let addr = addr.unwrap_or_else(default_admin_addr);
+    if addr.ip().to_canonical().is_loopback() || has_token {
+        Ok(addr)
+    } else {
+        Err(ConfigError::OpenAdmin(addr))
     }
 }
 
@@ -313,7 +334,7 @@ fn domain(written: Option<String>) -> Result<ClusterDomain, ConfigError> {
 }
 
 /// Names of all settings, for suggestions.
-const FIELDS: [&str; 29] = [
+const FIELDS: [&str; 31] = [
     "node_name",
     "manifests",
     "state_dir",
@@ -337,6 +358,8 @@ const FIELDS: [&str; 29] = [
     "trust_domain_aliases",
     "direct",
     "splice",
+    "seccomp",
+    "admin_token_file",
     "data_threads",
     "dns_capture",
     "cluster_domain",

@@ -14,6 +14,7 @@ mod dns;
 mod enrolment;
 mod exceptions;
 mod faults;
+mod privileges;
 mod protocols;
 mod restart;
 mod routes;
@@ -86,6 +87,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "protocols",
             claims: protocols::CLAIMS,
+        },
+        Suite {
+            name: "privileges",
+            claims: privileges::CLAIMS,
         },
         Suite {
             name: "direct",
