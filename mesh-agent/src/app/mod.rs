@@ -1,6 +1,6 @@
 //! Builds all parts and joins them; the only room that knows everybody.
 //!
-//! Two runtimes: one thread watches, reconciles, renews and answers the operator; the data threads carry traffic,
+//! Three runtimes: one thread watches, reconciles, renews and answers the operator; the data threads carry traffic,
 //! so that no amount of configuration stalls a connection.
 
 pub mod ca;
@@ -53,14 +53,17 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     privileges::give_up(privileges::AGENT)?;
     let _lock = StateLock::take(&config.state_dir)?;
     raise_descriptor_limit();
-    let data = data_runtime(config.data_threads)?;
+    let data = runtime("data", config.data_threads)?;
+    // As handshakes are computed beside the data threads, a storm of them takes half as much of the machine at most.
+    let workshop = runtime("handshakes", (config.data_threads / 2).max(1))?;
     let control = Builder::new_current_thread()
         .thread_name("control")
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
-    let served = control.block_on(serve(config, data.handle()));
+    let served = control.block_on(serve(config, data.handle(), workshop.handle()));
     data.shutdown_timeout(Duration::from_millis(200));
+    workshop.shutdown_timeout(Duration::from_millis(200));
     served
 }
 
@@ -95,16 +98,16 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn data_runtime(threads: usize) -> anyhow::Result<Runtime> {
+fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(threads)
-        .thread_name("data")
+        .thread_name(name)
         .enable_all()
         .build()
-        .context("cannot start the data threads")
+        .with_context(|| format!("cannot start the {name} threads"))
 }
 
-async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
+async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Result<()> {
     // First, so that a signal during start-up is not lost.
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -127,6 +130,7 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
         Arc::clone(&certificates),
         telemetry.clone(),
         proxy_settings(config)?,
+        workshop.clone(),
         tasks.clone(),
     ));
     let host: Arc<dyn PodHost> = Arc::new(Proxy::new(Arc::clone(&mesh), data.clone()));
@@ -262,6 +266,7 @@ fn proxy_settings(config: &Config) -> anyhow::Result<ProxySettings> {
         detect_timeout: config.detect_timeout,
         connect_timeout: config.connect_timeout,
         idle_timeout: config.idle_timeout,
+        handshake_rate: config.handshake_rate,
         zone: zone.context("cluster_domain is too long for a name")?,
     })
 }

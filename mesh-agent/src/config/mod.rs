@@ -8,6 +8,7 @@ mod issuance;
 mod settings;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -69,6 +70,8 @@ pub struct Config {
     pub admin_token_file: Option<PathBuf>,
     /// Default a quarter of the cores, at least two.
     pub data_threads: usize,
+    /// TLS handshakes that a pod may begin a second, in each direction. Default 2000.
+    pub handshake_rate: NonZeroU32,
     /// Whether DNS of pods that say nothing about it is captured. Default no.
     pub dns_capture: bool,
     /// Below which Services have their names. Default `cluster.local`.

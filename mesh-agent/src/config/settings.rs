@@ -1,6 +1,7 @@
 //! Settings as they are given, in any of three places, and how they become complete ones.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -98,6 +99,9 @@ pub(super) struct Settings {
     /// Threads that carry traffic (1 to 1024); by default a quarter of the cores, at least two.
     #[arg(long, env = "MESH_DATA_THREADS")]
     data_threads: Option<usize>,
+    /// TLS handshakes that a pod may begin a second, in each direction (1 to 1000000); more are refused.
+    #[arg(long, env = "MESH_HANDSHAKE_RATE")]
+    handshake_rate: Option<NonZeroU32>,
     /// Whether the DNS of enrolled pods is captured: `on` or `off`; an annotation of a Pod or Namespace wins.
     #[arg(long, env = "MESH_DNS_CAPTURE")]
     dns_capture: Option<String>,
@@ -145,6 +149,7 @@ impl Settings {
             seccomp: self.seccomp.or(lower.seccomp),
             admin_token_file: self.admin_token_file.or(lower.admin_token_file),
             data_threads: self.data_threads.or(lower.data_threads),
+            handshake_rate: self.handshake_rate.or(lower.handshake_rate),
             dns_capture: self.dns_capture.or(lower.dns_capture),
             cluster_domain: self.cluster_domain.or(lower.cluster_domain),
             dns_ttl_s: self.dns_ttl_s.or(lower.dns_ttl_s),
@@ -187,6 +192,8 @@ impl Settings {
             1,
             1024,
         )?;
+        let handshake_rate = self.handshake_rate.unwrap_or(DEFAULT_HANDSHAKE_RATE);
+        ranged("handshake_rate", handshake_rate.get().into(), 1, 1_000_000)?;
         let issuance = Issuance::told_by(
             self.ca_addr,
             self.ca_root_file,
@@ -229,6 +236,7 @@ impl Settings {
             seccomp: self.seccomp.unwrap_or_default(),
             admin_token_file: self.admin_token_file,
             data_threads: threads,
+            handshake_rate,
             dns_capture: on_or_off("dns_capture", self.dns_capture.as_deref().unwrap_or("off"))?,
             cluster_domain: domain(self.cluster_domain)?,
             dns_ttl: Duration::from_secs(dns_ttl),
@@ -333,8 +341,11 @@ fn domain(written: Option<String>) -> Result<ClusterDomain, ConfigError> {
     })
 }
 
+/// A fleet that connects anew; a storm of so many costs a machine about half a core.
+const DEFAULT_HANDSHAKE_RATE: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
+
 /// Names of all settings, for suggestions.
-const FIELDS: [&str; 31] = [
+const FIELDS: [&str; 32] = [
     "node_name",
     "manifests",
     "state_dir",
@@ -361,6 +372,7 @@ const FIELDS: [&str; 31] = [
     "seccomp",
     "admin_token_file",
     "data_threads",
+    "handshake_rate",
     "dns_capture",
     "cluster_domain",
     "dns_ttl_s",

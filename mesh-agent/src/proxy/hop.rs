@@ -11,7 +11,7 @@ use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::proxy::Mesh;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
-use crate::telemetry::{HandshakeSide, PathTaken, Security};
+use crate::telemetry::{Direction, HandshakeSide, PathTaken, Security};
 use crate::transport::deliver::deliver;
 use crate::transport::dial::{Origin, dial};
 use crate::transport::tls::{self, MeshPeer};
@@ -111,7 +111,13 @@ impl Hop {
                         ours: &ours,
                         expected: &expected,
                         alpn,
+                        workshop: &mesh.workshop,
                     };
+                    let permit = source.handshakes.outbound.admitted(limit).await;
+                    let _permit = permit.map_err(|too_many| {
+                        source.crowded(&mesh, Direction::Outbound, too_many);
+                        DialError::Crowded(too_many)
+                    })?;
                     let connected = tls::connect(origin, addr, peer, limit).await;
                     if let Err(DialError::Handshake(error)) = &connected {
                         let reason = HandshakeFailure::of(error).as_str();

@@ -9,6 +9,7 @@ mod ca;
 mod direct;
 mod encode;
 mod flag;
+mod handshakes;
 mod histogram;
 mod http;
 mod labels;

@@ -13,6 +13,7 @@ mod cross_node;
 mod dns;
 mod faults;
 mod half_closed;
+mod handshakes;
 mod hostile;
 mod kept;
 mod records;
