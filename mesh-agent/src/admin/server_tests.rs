@@ -69,7 +69,11 @@ async fn pages_have_their_content_type() {
         ("/status", "content-type: application/json\r\n"),
         ("/livez", "content-type: text/plain; charset=utf-8\r\n"),
     ] {
-        let answer = raw(&fixture, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await;
+        let answer = raw(
+            &fixture,
+            &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"),
+        )
+        .await;
         assert!(
             answer.starts_with("http/1.1 200 ") && answer.contains(content_type),
             "{answer}"
@@ -104,7 +108,11 @@ async fn a_query_does_not_hide_a_page_and_an_unknown_one_lists_the_others() {
 async fn nothing_can_be_written() {
     let fixture = fixture().await;
     for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
-        let answer = raw(&fixture, &format!("{method} /status HTTP/1.1\r\nhost: localhost\r\n\r\n")).await;
+        let answer = raw(
+            &fixture,
+            &format!("{method} /status HTTP/1.1\r\nhost: localhost\r\n\r\n"),
+        )
+        .await;
         assert!(
             answer.starts_with("http/1.1 405 ") && answer.contains("allow: get, head\r\n"),
             "{answer}"

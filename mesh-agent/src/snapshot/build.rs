@@ -53,6 +53,7 @@ impl Snapshot {
                 .map(AsRef::as_ref)
                 .filter(|workload| workload.node == settings.node),
             |service| services.pods(service),
+            previous.map(|snapshot| &snapshot.authorization),
         );
         rejections.extend(of_policies);
         let own_node = facts.nodes.iter().filter(|node| node.name == settings.node);

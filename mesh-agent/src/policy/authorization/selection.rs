@@ -14,11 +14,18 @@ use crate::policy::selects;
 /// Policies by what they select; a policy is its index.
 #[derive(Debug, Default)]
 pub(super) struct Selection {
+    /// By their selectors, which tell as long as the policies are the same.
+    scopes: Arc<Scopes>,
+    /// By the pods behind their Services.
+    by_pod: HashMap<WorkloadUid, Selected>,
+}
+
+/// Policies with a selector, by where they act.
+#[derive(Debug, Default)]
+struct Scopes {
     /// Those of the root namespace: they act in all.
     mesh: Scope,
     namespaces: HashMap<Arc<str>, Scope>,
-    /// By the pods behind their Services.
-    by_pod: HashMap<WorkloadUid, Selected>,
 }
 
 /// The policies of one namespace.
@@ -39,36 +46,30 @@ struct Selective {
 pub(super) type Selected = BTreeMap<usize, Option<BTreeSet<u16>>>;
 
 impl Selection {
+    /// Indexes `policies`; `previous` is an index of these very ones, whatever was behind Services then.
     pub(super) fn index(
         policies: &[Arc<AuthorizationPolicy>],
         root_namespace: &str,
         pods: impl Fn(&ServiceName) -> Option<Vec<(WorkloadUid, u16)>>,
+        previous: Option<&Self>,
     ) -> (Self, Vec<Rejection>) {
-        let mut index = Self::default();
+        let scopes = previous.map(|previous| Arc::clone(&previous.scopes));
+        let mut index = Self {
+            scopes: scopes.unwrap_or_else(|| Arc::new(Scopes::index(policies, root_namespace))),
+            by_pod: HashMap::new(),
+        };
         let mut rejections = Vec::new();
         for (policy, declared) in policies.iter().enumerate() {
-            match &declared.target {
-                PolicyTarget::Selector(selector) => {
-                    let scope = if declared.namespace.as_ref() == root_namespace {
-                        &mut index.mesh
-                    } else {
-                        index
-                            .namespaces
-                            .entry(Arc::clone(&declared.namespace))
-                            .or_default()
-                    };
-                    scope.add(policy, selector);
-                }
-                PolicyTarget::Services(services) => {
-                    for service in services {
-                        match pods(service) {
-                            Some(pods) => index.add_pods(policy, pods),
-                            None => rejections.push(declared.meta.reject(
-                                "spec.targetRefs",
-                                format!("Service {service} is not known; the policy protects no pod of it"),
-                            )),
-                        }
-                    }
+            let PolicyTarget::Services(services) = &declared.target else {
+                continue;
+            };
+            for service in services {
+                match pods(service) {
+                    Some(pods) => index.add_pods(policy, pods),
+                    None => rejections.push(declared.meta.reject(
+                        "spec.targetRefs",
+                        format!("Service {service} is not known; the policy protects no pod of it"),
+                    )),
                 }
             }
         }
@@ -77,7 +78,10 @@ impl Selection {
 
     pub(super) fn of(&self, workload: &Workload) -> Selected {
         let mut selected = self.by_pod.get(&workload.uid).cloned().unwrap_or_default();
-        let scopes = [Some(&self.mesh), self.namespaces.get(&workload.namespace)];
+        let scopes = [
+            Some(&self.scopes.mesh),
+            self.scopes.namespaces.get(&workload.namespace),
+        ];
         for policy in scopes.into_iter().flatten().flat_map(|scope| scope.of(workload)) {
             selected.insert(policy, None);
         }
@@ -91,6 +95,25 @@ impl Selection {
                 ports.insert(port);
             }
         }
+    }
+}
+
+impl Scopes {
+    fn index(policies: &[Arc<AuthorizationPolicy>], root_namespace: &str) -> Self {
+        let mut index = Self::default();
+        for (policy, declared) in policies.iter().enumerate() {
+            let PolicyTarget::Selector(selector) = &declared.target else {
+                continue;
+            };
+            let scope = if declared.namespace.as_ref() == root_namespace {
+                &mut index.mesh
+            } else {
+                let namespace = Arc::clone(&declared.namespace);
+                index.namespaces.entry(namespace).or_default()
+            };
+            scope.add(policy, selector);
+        }
+        index
     }
 }
 
