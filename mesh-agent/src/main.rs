@@ -11,6 +11,7 @@ use clap::Parser as _;
 use mesh_agent::admin::AdminToken;
 use mesh_agent::config::{CaArgs, CheckArgs, Cli, Command, RunArgs, StatusArgs, StatusOutput, UninstallArgs};
 use mesh_agent::snapshot::SnapshotSettings;
+use mesh_agent::telemetry::plain::harmless;
 use mesh_agent::{admin, app, control, status, telemetry};
 use mimalloc::MiMalloc;
 
@@ -114,7 +115,9 @@ fn shown(dir: &Path) -> String {
 
 /// Writes to standard output; a reader that went away is no failure.
 fn say(text: &str) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+    // Names in manifests are somebody else's; the terminal is the operator's.
+    let lines = [&*harmless(text.trim_end().as_bytes()), b"\n"].concat();
+    match std::io::stdout().write_all(&lines) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write to standard output"),
     }
@@ -122,7 +125,8 @@ fn say(text: &str) -> anyhow::Result<()> {
 
 /// One line on standard error; nothing more can be done when even that fails.
 fn complain(text: &str) {
-    if writeln!(std::io::stderr(), "mesh-agent: {text}").is_err() {
+    let line = format!("mesh-agent: {text}\n");
+    if std::io::stderr().write_all(&harmless(line.as_bytes())).is_err() {
         tracing::error!(text, "cannot write to standard error");
     }
 }

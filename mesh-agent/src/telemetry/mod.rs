@@ -17,6 +17,7 @@ pub mod log;
 mod log_line;
 mod mesh;
 mod observed;
+pub mod plain;
 mod policy;
 mod process;
 mod series;

@@ -17,7 +17,7 @@ pub(super) struct Selection {
     /// By their selectors, which tell as long as the policies are the same.
     scopes: Arc<Scopes>,
     /// By the pods behind their Services.
-    by_pod: HashMap<WorkloadUid, Selected>,
+    by_pod: HashMap<WorkloadUid, BTreeMap<usize, BTreeSet<u16>>>,
 }
 
 /// Policies with a selector, by where they act.
@@ -42,8 +42,8 @@ struct Selective {
     selector: BTreeMap<String, String>,
 }
 
-/// The policies of one workload, each with the ports on which it acts; `None` is all.
-pub(super) type Selected = BTreeMap<usize, Option<BTreeSet<u16>>>;
+/// The policies of one workload in their order, each with the ports on which it acts; `None` is all.
+pub(super) type Selected = Vec<(usize, Option<BTreeSet<u16>>)>;
 
 impl Selection {
     /// Indexes `policies`; `previous` is an index of these very ones, whatever was behind Services then.
@@ -77,23 +77,25 @@ impl Selection {
     }
 
     pub(super) fn of(&self, workload: &Workload) -> Selected {
-        let mut selected = self.by_pod.get(&workload.uid).cloned().unwrap_or_default();
+        let by_pod = self.by_pod.get(&workload.uid).into_iter().flatten();
+        let mut selected: Selected = by_pod
+            .map(|(policy, ports)| (*policy, Some(ports.clone())))
+            .collect();
         let scopes = [
             Some(&self.scopes.mesh),
             self.scopes.namespaces.get(&workload.namespace),
         ];
-        for policy in scopes.into_iter().flatten().flat_map(|scope| scope.of(workload)) {
-            selected.insert(policy, None);
-        }
+        let by_selector = scopes.into_iter().flatten().flat_map(|scope| scope.of(workload));
+        // A policy has one kind of target, a root namespace is no other, and a label has one value: none comes twice.
+        selected.extend(by_selector.map(|policy| (policy, None)));
+        selected.sort_by_key(|(policy, _)| *policy);
         selected
     }
 
     fn add_pods(&mut self, policy: usize, pods: Vec<(WorkloadUid, u16)>) {
         for (pod, port) in pods {
-            let ports = self.by_pod.entry(pod).or_default().entry(policy);
-            if let Some(ports) = ports.or_insert_with(|| Some(BTreeSet::new())) {
-                ports.insert(port);
-            }
+            let ports = self.by_pod.entry(pod).or_default().entry(policy).or_default();
+            ports.insert(port);
         }
     }
 }
