@@ -185,15 +185,6 @@ impl Settings {
             7_776_000,
         )?;
         let dns_ttl = ranged("dns_ttl_s", self.dns_ttl_s.unwrap_or(30), 0, 86_400)?;
-        let threads = self.data_threads.unwrap_or_else(|| (cores / 4).max(2));
-        ranged(
-            "data_threads",
-            u64::try_from(threads).unwrap_or(u64::MAX),
-            1,
-            1024,
-        )?;
-        let handshake_rate = self.handshake_rate.unwrap_or(DEFAULT_HANDSHAKE_RATE);
-        ranged("handshake_rate", handshake_rate.get().into(), 1, 1_000_000)?;
         let issuance = Issuance::told_by(
             self.ca_addr,
             self.ca_root_file,
@@ -235,8 +226,8 @@ impl Settings {
             splice: self.splice.unwrap_or_default(),
             seccomp: self.seccomp.unwrap_or_default(),
             admin_token_file: self.admin_token_file,
-            data_threads: threads,
-            handshake_rate,
+            data_threads: threads(self.data_threads, cores)?,
+            handshake_rate: handshake_rate(self.handshake_rate)?,
             dns_capture: on_or_off("dns_capture", self.dns_capture.as_deref().unwrap_or("off"))?,
             cluster_domain: domain(self.cluster_domain)?,
             dns_ttl: Duration::from_secs(dns_ttl),
@@ -254,6 +245,17 @@ pub(super) fn guarded(addr: Option<SocketAddr>, has_token: bool) -> Result<Socke
     } else {
         Err(ConfigError::OpenAdmin(addr))
     }
+}
+
+fn threads(given: Option<usize>, cores: usize) -> Result<usize, ConfigError> {
+    let threads = given.unwrap_or_else(|| (cores / 4).max(2));
+    let checked = u64::try_from(threads).unwrap_or(u64::MAX);
+    ranged("data_threads", checked, 1, 1024).map(|_| threads)
+}
+
+fn handshake_rate(given: Option<NonZeroU32>) -> Result<NonZeroU32, ConfigError> {
+    let rate = given.unwrap_or(DEFAULT_HANDSHAKE_RATE);
+    ranged("handshake_rate", rate.get().into(), 1, 1_000_000).map(|_| rate)
 }
 
 /// How many pods and flows the kernel's maps are made for.

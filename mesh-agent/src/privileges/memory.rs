@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 
-/// No core dump, and nobody without CAP_SYS_PTRACE attaches or reads the memory (prctl(2), PR_SET_DUMPABLE): keys and
+/// No core dump, and nobody without `CAP_SYS_PTRACE` attaches or reads the memory (prctl(2), `PR_SET_DUMPABLE`): keys and
 /// tokens stay where they are.
 pub(super) fn keep_secret() -> Result<(), Errno> {
     prctl::set_dumpable(false)?;
