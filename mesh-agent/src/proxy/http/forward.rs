@@ -44,7 +44,7 @@ pub(super) async fn carry(
         let (client, addr) = (plan.client, plan.addr);
         Box::new(move || hop.connect(&mesh, &via, client, addr, Alpn::H2))
     };
-    let response = within(plan.deadline, pool.send(&key, request, connect))
+    let response = within(plan.first_deadline(), pool.send(&key, request, connect))
         .await?
         .map_err(Refusal::from)?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -87,6 +87,9 @@ pub(super) fn answer(
     }
     ledger.grpc_status_in(response.headers());
     prepare_response(response.headers_mut());
+    if let Some(route) = &plan.route {
+        route.edit_response(response.headers_mut());
+    }
     *response.version_mut() = http::Version::HTTP_11;
     let visit = plan.visit.filter(|visit| !visit.is_all);
     let watch = visit.map(|visit| Watch::Idle(Arc::clone(mesh), visit));

@@ -12,6 +12,7 @@ mod bytes;
 mod cross_node;
 mod dns;
 mod faults;
+mod filters;
 mod half_closed;
 mod handshakes;
 mod hostile;
