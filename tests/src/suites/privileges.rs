@@ -59,7 +59,9 @@ fn every_thread_of_the_agent_is_refused_the_system_calls_it_never_makes(lab: &Ru
         let threads = threads(lab.agent(node)?)?;
         for thread in &threads {
             equal("Seccomp", field(thread, "Seccomp")?, "2")?;
-            equal("Seccomp_filters", field(thread, "Seccomp_filters")?, "2")?;
+            // More where the lab itself runs below one.
+            let filters: u32 = field(thread, "Seccomp_filters")?.parse()?;
+            ensure!(filters >= 2, "{filters} filters");
             equal("NoNewPrivs", field(thread, "NoNewPrivs")?, "1")?;
         }
     }
