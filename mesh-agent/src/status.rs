@@ -18,6 +18,7 @@ use crate::kernel::enrolment::Enrolment;
 use crate::kernel::splice::{SpliceBoard, SpliceStatus};
 use crate::kernel::status::EnrolmentStatus;
 use crate::mesh::facts::Rejection;
+use crate::privileges::Privileges;
 use crate::snapshot::SnapshotCell;
 
 /// Gathers what the status page shows; clones share it.
@@ -29,6 +30,7 @@ struct Board {
     node: String,
     manifests: String,
     started: SystemTime,
+    privileges: Privileges,
     snapshots: Arc<SnapshotCell>,
     certificates: Arc<Certificates>,
     enrolment: Arc<Mutex<Enrolment>>,
@@ -49,6 +51,7 @@ impl StatusBoard {
     /// A board over the agent's parts.
     pub fn new(
         config: &Config,
+        privileges: Privileges,
         snapshots: &Arc<SnapshotCell>,
         certificates: &Arc<Certificates>,
         enrolment: &Arc<Mutex<Enrolment>>,
@@ -58,6 +61,7 @@ impl StatusBoard {
             node: config.node_name.clone(),
             manifests: config.manifests.display().to_string(),
             started: SystemTime::now(),
+            privileges,
             snapshots: Arc::clone(snapshots),
             certificates: Arc::clone(certificates),
             enrolment: Arc::clone(enrolment),
@@ -126,6 +130,7 @@ impl StatusBoard {
             node: board.node.clone(),
             manifests: board.manifests.clone(),
             started_unix_s: unix_seconds(board.started),
+            privileges: board.privileges.clone(),
             snapshot_version: board.snapshots.load().version(),
             snapshot_unix_s: noted.published.map(unix_seconds),
             source_error: noted.source_error.clone(),
@@ -170,6 +175,7 @@ struct Status<E> {
     node: String,
     manifests: String,
     started_unix_s: u64,
+    privileges: Privileges,
     snapshot_version: u64,
     snapshot_unix_s: Option<u64>,
     source_error: Option<String>,
@@ -219,6 +225,7 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
         "node {} · agent {} · snapshot {}",
         status.node, status.version, status.snapshot_version
     )?;
+    write_privileges(&mut text, &status.privileges)?;
     if let Some(error) = &status.source_error {
         writeln!(text, "! {error}; the last configuration stays in force")?;
     }
@@ -329,6 +336,14 @@ fn write_direct(text: &mut String, direct: &DirectStatus) -> std::fmt::Result {
             text,
             "  {namespace}/{name} may dial {verdicts} directly, {flows} connections do"
         )?;
+    }
+    Ok(())
+}
+
+fn write_privileges(text: &mut String, privileges: &Privileges) -> std::fmt::Result {
+    writeln!(text, "privileges: {}", privileges.capabilities.join(" "))?;
+    if !privileges.calls_refused {
+        writeln!(text, "  ! no system call is refused: seccomp is off")?;
     }
     Ok(())
 }

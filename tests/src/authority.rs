@@ -153,6 +153,12 @@ impl<'l> Authority<'l> {
         ready.with_context(|| format!("the ca is not ready:\n{}", crate::agent::tail(&self.log(), 8)))
     }
 
+    /// The process that was started last.
+    pub fn process(&self) -> Result<ProcessId> {
+        let pid = fs::read_to_string(self.dir().join("pid")).context("the ca was not started")?;
+        ProcessId::of(pid.parse().context("pid of the ca")?)
+    }
+
     /// Kills it.
     pub fn kill(&self) -> Result<()> {
         let id = self.process()?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::DEFAULT_TRUST_DOMAIN;
+use super::{ConfigError, DEFAULT_TRUST_DOMAIN, SeccompMode};
 
 /// Arguments of `ca`.
 #[derive(Debug, Args)]
@@ -61,6 +61,12 @@ pub struct CaArgs {
     /// Address of the admin server: /livez, /readyz, /metrics.
     #[arg(long, env = "MESH_CA_ADMIN_ADDR", default_value = "127.0.0.1:15014")]
     admin_addr: SocketAddr,
+    /// File with the token that reads the admin pages, which an admin address beyond this machine needs.
+    #[arg(long, env = "MESH_CA_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
+    /// Whether the kernel refuses the service system calls that it never makes.
+    #[arg(long, env = "MESH_SECCOMP", value_enum, default_value_t)]
+    seccomp: SeccompMode,
     /// Log filter, for instance `info` or `mesh_agent=debug`.
     #[arg(long, env = "MESH_LOG_LEVEL", default_value = "info")]
     log_level: String,
@@ -90,6 +96,10 @@ pub struct CaConfig {
     pub max_ttl: Duration,
     /// Admin server.
     pub admin_addr: SocketAddr,
+    /// Who may read the admin pages from elsewhere. None: nobody.
+    pub admin_token_file: Option<PathBuf>,
+    /// Whether system calls are refused.
+    pub seccomp: SeccompMode,
     /// Log filter.
     pub log_level: String,
 }
@@ -130,7 +140,8 @@ pub struct RootSecretConfig {
 
 impl CaArgs {
     /// Fills in what follows from other settings.
-    pub fn resolve(self) -> CaConfig {
+    pub fn resolve(self) -> Result<CaConfig, ConfigError> {
+        let admin_addr = super::settings::guarded(Some(self.admin_addr), self.admin_token_file.is_some())?;
         let facts = match (self.node_tokens, self.manifests) {
             _ if self.kubernetes => Some(CaFacts::Kubernetes(ClusterFacts {
                 kubeconfig: self.kubeconfig,
@@ -146,7 +157,7 @@ impl CaArgs {
         let make = self.make_root_secret;
         let root_secret = self.root_secret.map(|name| RootSecretConfig { name, make });
         let beside_keys = root_secret.is_none().then(|| self.ca_dir.join("bundle.pem"));
-        CaConfig {
+        Ok(CaConfig {
             facts,
             listen: self.listen,
             names: self.names,
@@ -155,8 +166,10 @@ impl CaArgs {
             ca_dir: self.ca_dir,
             trust_domain: self.trust_domain,
             max_ttl: Duration::from_secs(self.max_ttl_s),
-            admin_addr: self.admin_addr,
+            admin_addr,
+            admin_token_file: self.admin_token_file,
+            seccomp: self.seccomp,
             log_level: self.log_level,
-        }
+        })
     }
 }

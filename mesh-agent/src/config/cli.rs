@@ -41,6 +41,9 @@ pub struct StatusArgs {
     /// Address of the agent's admin server.
     #[arg(long, env = "MESH_ADMIN_ADDR", default_value_t = default_admin_addr())]
     pub admin_addr: SocketAddr,
+    /// File with the agent's admin token, where it has one.
+    #[arg(long, env = "MESH_ADMIN_TOKEN_FILE")]
+    pub admin_token_file: Option<PathBuf>,
     /// A table for people, or the JSON as the agent gives it.
     #[arg(short, long, value_enum, default_value_t = StatusOutput::Table)]
     pub output: StatusOutput,

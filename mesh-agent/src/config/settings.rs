@@ -1,6 +1,7 @@
 //! Settings as they are given, in any of three places, and how they become complete ones.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::mesh::domain::{ClusterDomain, InvalidDomain};
 
 use super::{
     AccessLogTarget, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
-    DEFAULT_TRUST_DOMAIN, DirectMode, Issuance, SpliceMode, default_admin_addr, issuance,
+    DEFAULT_TRUST_DOMAIN, DirectMode, Issuance, SeccompMode, SpliceMode, default_admin_addr, issuance,
 };
 
 /// Any of the settings; the same struct is read from flags, the environment and the file.
@@ -102,9 +103,18 @@ pub(super) struct Settings {
     /// this kernel, or `off`.
     #[arg(long, env = "MESH_SPLICE")]
     splice: Option<SpliceMode>,
+    /// Whether the kernel refuses the agent system calls that it never makes: `auto` or `off`.
+    #[arg(long, env = "MESH_SECCOMP")]
+    seccomp: Option<SeccompMode>,
+    /// File with the token that reads the admin pages, which an admin address beyond this machine needs.
+    #[arg(long, env = "MESH_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
     /// Threads that carry traffic (1 to 1024); by default a quarter of the cores, at least two.
     #[arg(long, env = "MESH_DATA_THREADS")]
     data_threads: Option<usize>,
+    /// TLS handshakes that a pod may begin a second, in each direction (1 to 1000000); more are refused.
+    #[arg(long, env = "MESH_HANDSHAKE_RATE")]
+    handshake_rate: Option<NonZeroU32>,
     /// Whether the DNS of enrolled pods is captured: `on` or `off`; an annotation of a Pod or Namespace wins.
     #[arg(long, env = "MESH_DNS_CAPTURE")]
     dns_capture: Option<String>,
@@ -153,7 +163,10 @@ impl Settings {
             trust_bundle_dir: self.trust_bundle_dir.or(lower.trust_bundle_dir),
             direct: self.direct.or(lower.direct),
             splice: self.splice.or(lower.splice),
+            seccomp: self.seccomp.or(lower.seccomp),
+            admin_token_file: self.admin_token_file.or(lower.admin_token_file),
             data_threads: self.data_threads.or(lower.data_threads),
+            handshake_rate: self.handshake_rate.or(lower.handshake_rate),
             dns_capture: self.dns_capture.or(lower.dns_capture),
             cluster_domain: self.cluster_domain.or(lower.cluster_domain),
             dns_ttl_s: self.dns_ttl_s.or(lower.dns_ttl_s),
@@ -189,7 +202,6 @@ impl Settings {
             7_776_000,
         )?;
         let dns_ttl = ranged("dns_ttl_s", self.dns_ttl_s.unwrap_or(30), 0, 86_400)?;
-        let threads = data_threads(self.data_threads, cores)?;
         let issuance = Issuance::told_by(issuance::Given {
             ca_addr: self.ca_addr,
             ca_root_file: self.ca_root_file,
@@ -198,6 +210,7 @@ impl Settings {
             spire_socket: self.spire_socket,
             spire_selectors: self.spire_selectors,
         })?;
+        let admin_addr = guarded(self.admin_addr, self.admin_token_file.is_some())?;
         let (max_pods, max_flows) = capacity(self.max_pods, self.max_flows)?;
         Ok(Config {
             issuance,
@@ -212,7 +225,7 @@ impl Settings {
             ca_dir: self
                 .ca_dir
                 .unwrap_or_else(|| PathBuf::from("/var/lib/mesh-agent/ca")),
-            admin_addr: self.admin_addr.unwrap_or_else(default_admin_addr),
+            admin_addr,
             trust_domain: self
                 .trust_domain
                 .unwrap_or_else(|| DEFAULT_TRUST_DOMAIN.to_owned()),
@@ -232,7 +245,10 @@ impl Settings {
             certificate_ttl: Duration::from_secs(ttl),
             direct: self.direct.unwrap_or_default(),
             splice: self.splice.unwrap_or_default(),
-            data_threads: threads,
+            seccomp: self.seccomp.unwrap_or_default(),
+            admin_token_file: self.admin_token_file,
+            data_threads: threads(self.data_threads, cores)?,
+            handshake_rate: handshake_rate(self.handshake_rate)?,
             dns_capture: on_or_off("dns_capture", self.dns_capture.as_deref().unwrap_or("off"))?,
             cluster_domain: domain(self.cluster_domain)?,
             dns_ttl: Duration::from_secs(dns_ttl),
@@ -242,16 +258,25 @@ impl Settings {
     }
 }
 
-/// A quarter of the cores, at least two.
-fn data_threads(written: Option<usize>, cores: usize) -> Result<usize, ConfigError> {
-    let threads = written.unwrap_or_else(|| (cores / 4).max(2));
-    ranged(
-        "data_threads",
-        u64::try_from(threads).unwrap_or(u64::MAX),
-        1,
-        1024,
-    )?;
-    Ok(threads)
+/// Where the admin pages are: on this machine, or behind a token.
+pub(super) fn guarded(addr: Option<SocketAddr>, has_token: bool) -> Result<SocketAddr, ConfigError> {
+    let addr = addr.unwrap_or_else(default_admin_addr);
+    if addr.ip().to_canonical().is_loopback() || has_token {
+        Ok(addr)
+    } else {
+        Err(ConfigError::OpenAdmin(addr))
+    }
+}
+
+fn threads(given: Option<usize>, cores: usize) -> Result<usize, ConfigError> {
+    let threads = given.unwrap_or_else(|| (cores / 4).max(2));
+    let checked = u64::try_from(threads).unwrap_or(u64::MAX);
+    ranged("data_threads", checked, 1, 1024).map(|_| threads)
+}
+
+fn handshake_rate(given: Option<NonZeroU32>) -> Result<NonZeroU32, ConfigError> {
+    let rate = given.unwrap_or(DEFAULT_HANDSHAKE_RATE);
+    ranged("handshake_rate", rate.get().into(), 1, 1_000_000).map(|_| rate)
 }
 
 /// How many pods and flows the kernel's maps are made for.
@@ -341,8 +366,11 @@ fn domain(written: Option<String>) -> Result<ClusterDomain, ConfigError> {
 
 /// Debian's bundle of the roots that browsers trust.
 const DEFAULT_JWKS_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// A fleet that connects anew; a storm of so many costs a machine about half a core.
+const DEFAULT_HANDSHAKE_RATE: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
+
 /// Names of all settings, for suggestions.
-const FIELDS: [&str; 33] = [
+const FIELDS: [&str; 36] = [
     "node_name",
     "manifests",
     "state_dir",
@@ -370,7 +398,10 @@ const FIELDS: [&str; 33] = [
     "trust_bundle_dir",
     "direct",
     "splice",
+    "seccomp",
+    "admin_token_file",
     "data_threads",
+    "handshake_rate",
     "dns_capture",
     "cluster_domain",
     "dns_ttl_s",

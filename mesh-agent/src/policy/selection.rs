@@ -22,11 +22,18 @@ pub(super) struct Targeted<'p> {
 /// Policies by what they select; a policy is its index.
 #[derive(Debug, Default)]
 pub(super) struct Selection {
+    /// By their selectors, which tell as long as the policies are the same.
+    scopes: Arc<Scopes>,
+    /// By the pods behind their Services.
+    by_pod: HashMap<WorkloadUid, BTreeMap<usize, BTreeSet<u16>>>,
+}
+
+/// Policies with a selector, by where they act.
+#[derive(Debug, Default)]
+struct Scopes {
     /// Those of the root namespace: they act in all.
     mesh: Scope,
     namespaces: HashMap<Arc<str>, Scope>,
-    /// By the pods behind their Services.
-    by_pod: HashMap<WorkloadUid, Selected>,
 }
 
 /// The policies of one namespace.
@@ -43,41 +50,35 @@ struct Selective {
     selector: BTreeMap<String, String>,
 }
 
-/// The policies of one workload, each with the ports on which it acts; `None` is all.
-pub(super) type Selected = BTreeMap<usize, Option<BTreeSet<u16>>>;
+/// The policies of one workload in their order, each with the ports on which it acts; `None` is all.
+pub(super) type Selected = Vec<(usize, Option<BTreeSet<u16>>)>;
 
 impl Selection {
-    /// Indexes `policies`; each is named by its place in their order.
+    /// Indexes `policies`, each named by its place in their order; `previous` is an index of these very ones, whatever was
+    /// behind Services then.
     pub(super) fn index<'p>(
-        policies: impl Iterator<Item = Targeted<'p>>,
+        policies: impl Iterator<Item = Targeted<'p>> + Clone,
         root_namespace: &str,
         pods: impl Fn(&ServiceName) -> Option<Vec<(WorkloadUid, u16)>>,
+        previous: Option<&Self>,
     ) -> (Self, Vec<Rejection>) {
-        let mut index = Self::default();
+        let scopes = previous.map(|previous| Arc::clone(&previous.scopes));
+        let mut index = Self {
+            scopes: scopes.unwrap_or_else(|| Arc::new(Scopes::index(policies.clone(), root_namespace))),
+            by_pod: HashMap::new(),
+        };
         let mut rejections = Vec::new();
         for (policy, declared) in policies.enumerate() {
-            match declared.target {
-                PolicyTarget::Selector(selector) => {
-                    let scope = if declared.namespace.as_ref() == root_namespace {
-                        &mut index.mesh
-                    } else {
-                        index
-                            .namespaces
-                            .entry(Arc::clone(declared.namespace))
-                            .or_default()
-                    };
-                    scope.add(policy, selector);
-                }
-                PolicyTarget::Services(services) => {
-                    for service in services {
-                        match pods(service) {
-                            Some(pods) => index.add_pods(policy, pods),
-                            None => rejections.push(declared.meta.reject(
-                                "spec.targetRefs",
-                                format!("Service {service} is not known; the policy protects no pod of it"),
-                            )),
-                        }
-                    }
+            let PolicyTarget::Services(services) = declared.target else {
+                continue;
+            };
+            for service in services {
+                match pods(service) {
+                    Some(pods) => index.add_pods(policy, pods),
+                    None => rejections.push(declared.meta.reject(
+                        "spec.targetRefs",
+                        format!("Service {service} is not known; the policy protects no pod of it"),
+                    )),
                 }
             }
         }
@@ -85,21 +86,45 @@ impl Selection {
     }
 
     pub(super) fn of(&self, workload: &Workload) -> Selected {
-        let mut selected = self.by_pod.get(&workload.uid).cloned().unwrap_or_default();
-        let scopes = [Some(&self.mesh), self.namespaces.get(&workload.namespace)];
-        for policy in scopes.into_iter().flatten().flat_map(|scope| scope.of(workload)) {
-            selected.insert(policy, None);
-        }
+        let by_pod = self.by_pod.get(&workload.uid).into_iter().flatten();
+        let mut selected: Selected = by_pod
+            .map(|(policy, ports)| (*policy, Some(ports.clone())))
+            .collect();
+        let scopes = [
+            Some(&self.scopes.mesh),
+            self.scopes.namespaces.get(&workload.namespace),
+        ];
+        let by_selector = scopes.into_iter().flatten().flat_map(|scope| scope.of(workload));
+        // A policy has one kind of target, a root namespace is no other, and a label has one value: none comes twice.
+        selected.extend(by_selector.map(|policy| (policy, None)));
+        selected.sort_by_key(|(policy, _)| *policy);
         selected
     }
 
     fn add_pods(&mut self, policy: usize, pods: Vec<(WorkloadUid, u16)>) {
         for (pod, port) in pods {
-            let ports = self.by_pod.entry(pod).or_default().entry(policy);
-            if let Some(ports) = ports.or_insert_with(|| Some(BTreeSet::new())) {
-                ports.insert(port);
-            }
+            let ports = self.by_pod.entry(pod).or_default().entry(policy).or_default();
+            ports.insert(port);
         }
+    }
+}
+
+impl Scopes {
+    fn index<'p>(policies: impl Iterator<Item = Targeted<'p>>, root_namespace: &str) -> Self {
+        let mut index = Self::default();
+        for (policy, declared) in policies.enumerate() {
+            let PolicyTarget::Selector(selector) = declared.target else {
+                continue;
+            };
+            let scope = if declared.namespace.as_ref() == root_namespace {
+                &mut index.mesh
+            } else {
+                let namespace = Arc::clone(declared.namespace);
+                index.namespaces.entry(namespace).or_default()
+            };
+            scope.add(policy, selector);
+        }
+        index
     }
 }
 

@@ -13,7 +13,7 @@ use crate::proxy::Mesh;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::snapshot::Snapshot;
-use crate::telemetry::{HandshakeSide, PathTaken, Security};
+use crate::telemetry::{Direction, HandshakeSide, PathTaken, Security};
 use crate::transport::deliver::deliver;
 use crate::transport::dial::{Origin, dial};
 use crate::transport::tls::{self, MeshPeer};
@@ -127,7 +127,13 @@ impl Hop {
                         expected: &expected,
                         alpn,
                         revocations: mesh.certificates.revocations(),
+                        workshop: &mesh.workshop,
                     };
+                    let permit = source.handshakes.outbound.admitted(limit).await;
+                    let _permit = permit.map_err(|too_many| {
+                        source.crowded(&mesh, Direction::Outbound, too_many);
+                        DialError::Crowded(too_many)
+                    })?;
                     let connected = tls::connect(origin, addr, peer, limit).await;
                     if let Err(DialError::Handshake(error)) = &connected {
                         let reason = HandshakeFailure::of(error).as_str();

@@ -1,7 +1,7 @@
 //! The inbound walk: from somebody who dialled a pod of this node to the pod's application.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::OptionFuture;
 use tokio::net::TcpStream;
@@ -22,7 +22,9 @@ use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::tcp::{TcpLedger, carry};
 use crate::proxy::{Ends, Mesh};
-use crate::telemetry::{FlowLabels, HandshakeSide, PathTaken, PeerLabels, Reporter, Security, TcpStart};
+use crate::telemetry::{
+    Direction, FlowLabels, HandshakeSide, PathTaken, PeerLabels, Reporter, Security, TcpStart,
+};
 use crate::transport::ByteStream;
 use crate::transport::dial::tune;
 use crate::transport::tls;
@@ -92,9 +94,17 @@ async fn from_agent(
             .handshake_failed(HandshakeSide::Server, "no_certificate");
         return stream.reset_on_close();
     };
+    let permit = match pod.handshakes.inbound.admit(Instant::now()) {
+        Ok(permit) => permit,
+        Err(too_many) => {
+            pod.crowded(&mesh, Direction::Inbound, too_many);
+            return stream.reset_on_close();
+        }
+    };
     let Some((tls, peer, shown)) = handshake(&mesh, &ours, stream, ends).await else {
         return;
     };
+    drop(permit);
     let revoked = mesh.certificates.revocations().revoked(shown);
     let spoken = match alpn {
         Alpn::H2 => Spoken::Http2,
@@ -120,7 +130,7 @@ async fn handshake(
     stream: Prefixed<TcpStream>,
     ends: Ends,
 ) -> Option<(tls::ServerStream<Prefixed<TcpStream>>, SpiffeId, Shown)> {
-    match tls::accept(ours, stream, mesh.settings.connect_timeout).await {
+    match tls::accept(ours, stream, &mesh.workshop, mesh.settings.connect_timeout).await {
         Ok(accepted) => Some(accepted),
         Err(error) => {
             let reason = HandshakeFailure::of(&error).as_str();
@@ -231,7 +241,7 @@ fn tcp_ledger(mesh: &Mesh, pod: &ServedPod, ends: Ends, peer: Option<&SpiffeId>)
     let start = TcpStart {
         source: ends.client,
         destination: ends.original,
-        started: std::time::Instant::now(),
+        started: Instant::now(),
     };
     let record = mesh.telemetry.tcp(flow, start);
     record.upstream(ends.original);

@@ -129,6 +129,7 @@ impl Refusal {
                 DialError::Connect(_) => "upstream_connect_failed",
                 DialError::TimedOut => "upstream_connect_timeout",
                 DialError::NoCertificate => "no_certificate",
+                DialError::Crowded(_) => "too_many_handshakes",
                 DialError::Tls(_) | DialError::Handshake(_) => "upstream_tls_failed",
                 DialError::Http(_) => "upstream_http_handshake_failed",
             },

@@ -54,6 +54,7 @@ impl Snapshot {
                 .map(AsRef::as_ref)
                 .filter(|workload| workload.node == settings.node),
             |service| services.pods(service),
+            previous.map(|snapshot| &snapshot.authorization),
         );
         rejections.extend(of_policies);
         let (authentication, of_policies) = Authentication::compile(

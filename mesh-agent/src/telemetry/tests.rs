@@ -355,3 +355,26 @@ fn the_text_keeps_openmetrics_rules() {
         assert!(name.ends_with(&format!("_{unit}")), "{line}");
     }
 }
+
+#[test]
+fn a_name_in_an_object_ends_no_label() {
+    let mut pod = workload("web");
+    pod.naming.workload = "a\"} 1\nforged{x=\"\\".into();
+    let telemetry = Telemetry::new();
+    let flow = FlowLabels {
+        source: Arc::new(PeerLabels::of(&pod)),
+        ..flow(Reporter::Source)
+    };
+    telemetry.http(flow, http_start()).respond(200);
+    telemetry
+        .mesh()
+        .handshake_refused(Direction::Inbound, &PeerLabels::of(&pod), "at_once");
+    let text = telemetry.encode();
+    let escaped = r#"workload="a\"} 1\nforged{x=\"\\""#;
+    assert!(text.contains(&format!("source_{escaped}")), "{text}");
+    assert!(
+        text.contains(&format!("namespace=\"shop\",{escaped},direction=\"inbound\"")),
+        "{text}"
+    );
+    assert!(!text.lines().any(|line| line.starts_with("forged")), "{text}");
+}

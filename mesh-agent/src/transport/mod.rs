@@ -5,6 +5,7 @@
 pub mod deliver;
 pub mod dial;
 pub mod fetch;
+pub mod handshakes;
 pub mod http;
 pub mod pool;
 pub mod relay;
@@ -17,6 +18,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::identity::TlsError;
+use crate::transport::handshakes::TooMany;
 
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +38,9 @@ pub enum DialError {
     /// Our own certificate or keys cannot be used.
     #[error("cannot begin an mTLS handshake")]
     Tls(#[source] TlsError),
+    /// The pod in whose name the connection is made has too many handshakes already.
+    #[error("no mTLS handshake is begun")]
+    Crowded(#[source] TooMany),
     /// TLS failed: a peer without a certificate of this mesh, or with another identity than expected.
     #[error("mTLS handshake failed")]
     Handshake(#[source] io::Error),

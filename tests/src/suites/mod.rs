@@ -17,6 +17,7 @@ mod faults;
 mod issuers;
 mod jwt;
 mod kubernetes;
+mod privileges;
 mod protocols;
 mod restart;
 mod routes;
@@ -91,6 +92,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "protocols",
             claims: protocols::CLAIMS,
+        },
+        Suite {
+            name: "privileges",
+            claims: privileges::CLAIMS,
         },
         Suite {
             name: "direct",

@@ -23,6 +23,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("admin", 2),
     ("pod", 2),
     ("config", 2),
+    ("privileges", 2),
     ("capture", 3),
     ("detect", 3),
     ("dns", 3),

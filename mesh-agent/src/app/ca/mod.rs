@@ -17,15 +17,21 @@ use crate::admin::AdminServer;
 use crate::ca::{
     Authenticator, CaServer, CaService, CaServiceSettings, KeyFiles, KeyringPlace, Keys, NodePods,
 };
-use crate::config::{CaConfig, CaFacts};
+use crate::config::{CaConfig, CaFacts, SeccompMode};
 use crate::identity::{ServerIdentity, error_chain};
 use crate::lifecycle::{Readiness, ReadyGuard, Stop, Tasks};
+use crate::privileges;
 use crate::telemetry::CaMetrics;
 
 /// Signs for agents until SIGTERM or SIGINT.
 ///
 /// Errors: something that the service cannot do without is missing; the message says what.
 pub fn run(config: &CaConfig) -> anyhow::Result<()> {
+    // It reads and writes its own files, and connections: nothing that root has is needed for that.
+    privileges::give_up(privileges::AUTHORITY)?;
+    if config.seccomp == SeccompMode::Auto {
+        privileges::refuse_calls()?;
+    }
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("ca")
@@ -103,7 +109,9 @@ async fn serve(config: &CaConfig) -> anyhow::Result<()> {
         source.pods(),
         metrics.clone(),
     );
-    let admin = AdminServer::bind(config.admin_addr, readiness.clone()).await?;
+    let admin = AdminServer::bind(config.admin_addr, readiness.clone())
+        .await?
+        .behind(super::admin_token(config.admin_token_file.as_deref())?);
     let server = CaServer::bind(config.listen, service)
         .await
         .with_context(|| format!("cannot listen on {} for agents", config.listen))?;

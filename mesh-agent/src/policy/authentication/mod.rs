@@ -79,7 +79,7 @@ impl Authentication {
             target: &policy.target,
             meta: &policy.meta,
         });
-        let (selection, rejections) = Selection::index(targeted, root_namespace, pods);
+        let (selection, rejections) = Selection::index(targeted, root_namespace, pods, None);
         let mut compiled = Self {
             policies,
             selection,

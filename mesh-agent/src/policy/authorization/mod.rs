@@ -27,7 +27,7 @@ use crate::policy::selection::{Selected, Selection, Targeted};
 /// All AuthorizationPolicies, and those of each workload of this node.
 #[derive(Debug, Default)]
 pub struct Authorization {
-    policies: Vec<Arc<AuthorizationPolicy>>,
+    policies: Arc<[Arc<AuthorizationPolicy>]>,
     selection: Selection,
     of_workload: HashMap<WorkloadUid, Arc<Protection>>,
 }
@@ -35,28 +35,35 @@ pub struct Authorization {
 impl Authorization {
     /// Compiles all policies; `local` are the workloads that will be asked about often, and `pods` tells which ports of
     /// which workloads stand behind a Service, `None` where there is no such Service.
+    ///
+    /// What has not changed since `previous`, which was compiled for the same root namespace, is taken over: policies,
+    /// their index, and the list of each workload that the same policies protect.
     pub fn compile<'w>(
         policies: &[AuthorizationPolicy],
         root_namespace: &str,
         local: impl Iterator<Item = &'w Workload>,
         pods: impl Fn(&ServiceName) -> Option<Vec<(WorkloadUid, u16)>>,
+        previous: Option<&Self>,
     ) -> (Self, Vec<Rejection>) {
-        let mut policies: Vec<_> = policies.iter().cloned().map(Arc::new).collect();
-        // Which rule is named for a refusal must not depend on the order of the facts.
-        policies.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        let policies = sorted(policies, previous);
+        let before = previous.filter(|previous| Arc::ptr_eq(&previous.policies, &policies));
+        let before = before.map(|previous| &previous.selection);
         let targeted = policies.iter().map(|policy| Targeted {
             namespace: &policy.namespace,
             target: &policy.target,
             meta: &policy.meta,
         });
-        let (selection, rejections) = Selection::index(targeted, root_namespace, pods);
+        let (selection, rejections) = Selection::index(targeted, root_namespace, pods, before);
         let mut shared: HashMap<Selected, Arc<Protection>> = HashMap::new();
         let mut of_workload = HashMap::new();
         for workload in local {
             // Pods of one Deployment have one list, and so have all that have none.
             let protection = shared
                 .entry(selection.of(workload))
-                .or_insert_with_key(|selected| Arc::new(Protection::compile(selected, &policies)));
+                .or_insert_with_key(|selected| {
+                    let known = previous.and_then(|previous| previous.known(workload, selected, &policies));
+                    known.unwrap_or_else(|| Arc::new(Protection::compile(selected, &policies)))
+                });
             of_workload.insert(workload.uid.clone(), Arc::clone(protection));
         }
         let compiled = Self {
@@ -67,6 +74,18 @@ impl Authorization {
         (compiled, rejections)
     }
 
+    /// What was compiled from these very policies for `workload`, or for another one.
+    fn known(
+        &self,
+        workload: &Workload,
+        selected: &Selected,
+        policies: &[Arc<AuthorizationPolicy>],
+    ) -> Option<Arc<Protection>> {
+        let own = self.of_workload.get(&workload.uid);
+        let mut all = own.into_iter().chain(self.of_workload.values());
+        all.find(|known| known.is_of(selected, policies)).map(Arc::clone)
+    }
+
     /// The policies that protect `workload`; compiled for the occasion for one that the snapshot does not count as this
     /// node's, so that a connection to a pod on its way out is not judged by no policy.
     pub fn of(&self, workload: &Workload) -> Arc<Protection> {
@@ -75,6 +94,44 @@ impl Authorization {
             None => Arc::new(Protection::compile(&self.selection.of(workload), &self.policies)),
         }
     }
+}
+
+/// By namespace and name: which rule is named for a refusal must not depend on the order of the facts. What equals a
+/// policy of `previous` is that policy, and where all do it is the same list.
+fn sorted(
+    declared: &[AuthorizationPolicy],
+    previous: Option<&Authorization>,
+) -> Arc<[Arc<AuthorizationPolicy>]> {
+    let mut declared: Vec<_> = declared.iter().collect();
+    declared.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    let known = previous.map(|previous| &previous.policies);
+    let mut rest = known.map_or([].as_slice(), |known| known).iter().peekable();
+    let policies: Arc<[_]> = declared
+        .into_iter()
+        .map(|policy| {
+            let name = (&policy.namespace, &policy.name);
+            while rest
+                .next_if(|known| (&known.namespace, &known.name) < name)
+                .is_some()
+            {}
+            match rest.next_if(|known| ***known == *policy) {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(policy.clone()),
+            }
+        })
+        .collect();
+    match known {
+        Some(known) if are_same(known, &policies) => Arc::clone(known),
+        Some(_) | None => policies,
+    }
+}
+
+fn are_same(some: &[Arc<AuthorizationPolicy>], others: &[Arc<AuthorizationPolicy>]) -> bool {
+    some.len() == others.len()
+        && some
+            .iter()
+            .zip(others)
+            .all(|(one, other)| Arc::ptr_eq(one, other))
 }
 
 /// What the policies of a workload say of a connection.

@@ -2,6 +2,7 @@
 //!
 //! Place in the walk: asked once a connection, and once a request. Must not know: which workload it is.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::asked::{Connection, Content, Request};
@@ -14,6 +15,8 @@ use crate::policy::selection::Selected;
 /// The policies of one workload, ready to be asked.
 #[derive(Debug, Default)]
 pub struct Protection {
+    /// What it was compiled from.
+    sources: Vec<(Arc<AuthorizationPolicy>, Option<BTreeSet<u16>>)>,
     enforced: Actions,
     on_trial: Actions,
     audit: Rules,
@@ -46,8 +49,19 @@ impl Protection {
                 PolicyAction::Audit => &mut protection.audit,
             };
             rules.add(policy, ports.as_ref());
+            protection.sources.push((Arc::clone(policy), ports.clone()));
         }
         protection
+    }
+
+    /// Whether compiling `selected` would come to the same, since these very policies were compiled.
+    pub(super) fn is_of(&self, selected: &Selected, policies: &[Arc<AuthorizationPolicy>]) -> bool {
+        let mut sources = self.sources.iter();
+        let is_same = selected.iter().all(|(policy, ports)| {
+            let source = sources.next().zip(policies.get(*policy));
+            source.is_some_and(|((known, on), policy)| Arc::ptr_eq(known, policy) && on == ports)
+        });
+        is_same && sources.next().is_none()
     }
 
     /// Whether there is no policy to ask.

@@ -33,6 +33,7 @@ use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
 use crate::telemetry::HttpStart;
+use crate::telemetry::plain::clipped;
 use crate::transport::ByteStream;
 use crate::transport::http::{
     Body, CONNECTION_WINDOW, MAX_HEAD, MAX_HEAD_BYTES, STREAM_WINDOW, TaskExecutor,
@@ -202,19 +203,19 @@ impl Connection {
                 .headers()
                 .get(name)
                 .and_then(|value| value.to_str().ok())
-                .map(str::to_owned)
+                .map(clipped)
         };
         let authority = request
             .uri()
             .authority()
-            .map(ToString::to_string)
+            .map(|authority| clipped(authority.as_str()))
             .or_else(|| text("host"));
         HttpStart {
-            method: request.method().clone(),
+            method: short(request.method()),
             path: request
                 .uri()
                 .path_and_query()
-                .map_or_else(|| "/".to_owned(), ToString::to_string),
+                .map_or_else(|| "/".to_owned(), |path| clipped(path.as_str())),
             authority: authority.unwrap_or_default(),
             protocol: request.version(),
             user_agent: text("user-agent"),
@@ -227,6 +228,16 @@ impl Connection {
     }
 }
 
+/// A method as the access log shows it: one longer than any that is registered says nothing.
+fn short(method: &Method) -> Method {
+    if method.as_str().len() <= MAX_METHOD {
+        return method.clone();
+    }
+    Method::from_bytes(b"OVERLONG").unwrap_or_default()
+}
+
+/// Longer than `UPDATEREDIRECTREF`, the longest of RFC 9110's registry.
+const MAX_METHOD: usize = 32;
 /// Streams that one HTTP/2 peer may have open. gRPC servers set no limit, and a client whose long streams fill a lower
 /// one waits for ever for what works without a mesh.
 const MAX_STREAMS: u32 = 1024;

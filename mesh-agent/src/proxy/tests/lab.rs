@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,8 +196,10 @@ impl Agent {
                 detect_timeout: Duration::from_millis(100),
                 connect_timeout: Duration::from_secs(5),
                 idle_timeout: Duration::from_mins(1),
+                handshake_rate: HANDSHAKE_RATE,
                 zone: Zone::new(&ClusterDomain::default(), Duration::from_secs(30)).unwrap(),
             },
+            Handle::current(),
             tasks.clone(),
         ));
         let mut agent = Self {
@@ -318,5 +321,8 @@ pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     })
     .await;
 }
+
+/// So few that a test can use them up.
+pub(super) const HANDSHAKE_RATE: NonZeroU32 = NonZeroU32::new(200).unwrap();
 
 const LONG: Duration = Duration::from_secs(10);

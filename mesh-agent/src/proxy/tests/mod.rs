@@ -15,6 +15,7 @@ mod dns;
 mod faults;
 mod filters;
 mod half_closed;
+mod handshakes;
 mod hostile;
 mod kept;
 mod records;

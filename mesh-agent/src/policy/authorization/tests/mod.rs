@@ -2,6 +2,7 @@
 
 mod fields;
 mod index;
+mod reuse;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -130,7 +131,7 @@ fn web() -> Workload {
 
 fn protect(policies: &[AuthorizationPolicy]) -> Arc<Protection> {
     let web = web();
-    let (compiled, rejections) = Authorization::compile(policies, ROOT, [&web].into_iter(), |_| None);
+    let (compiled, rejections) = Authorization::compile(policies, ROOT, [&web].into_iter(), |_| None, None);
     assert_eq!(rejections, []);
     compiled.of(&web)
 }
@@ -381,7 +382,8 @@ fn a_policy_for_a_service_protects_the_ports_of_its_pods_and_no_others() {
     };
     let (web, other) = (web(), pod("shop", "other"));
     let pods = |service: &ServiceName| (*service == name).then(|| vec![(web.uid.clone(), 8080)]);
-    let (compiled, rejections) = Authorization::compile(&[policy], ROOT, [&web, &other].into_iter(), pods);
+    let (compiled, rejections) =
+        Authorization::compile(&[policy], ROOT, [&web, &other].into_iter(), pods, None);
     assert_eq!(rejections.len(), 1);
     assert!(rejections[0].reason.contains("shop/gone"), "{rejections:?}");
     for (workload, port, is_refused) in [(&web, 8080, true), (&web, 81, false), (&other, 8080, false)] {
@@ -394,6 +396,6 @@ fn a_policy_for_a_service_protects_the_ports_of_its_pods_and_no_others() {
 #[test]
 fn a_pod_that_the_snapshot_does_not_count_as_local_is_protected_too() {
     let policies = [shop("p", Deny, vec![all()])];
-    let (compiled, _) = Authorization::compile(&policies, ROOT, std::iter::empty(), |_| None);
+    let (compiled, _) = Authorization::compile(&policies, ROOT, std::iter::empty(), |_| None, None);
     assert!(compiled.of(&web()).of_bytes(&connection(None)).is_err());
 }
