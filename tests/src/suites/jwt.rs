@@ -5,6 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::ask::{Reply, addresses, curl, equal, python, text, until, url};
 use super::{Claim, claims};
@@ -51,22 +52,20 @@ fn a_token_of_each_algorithm_proves_its_user_on_every_path(lab: &Running) -> Res
             for (client, server, path) in PATHS {
                 let what = format!("{alg} {path}");
                 let reply = ask(lab, client, server, Some(&token))?;
-                let answer = reply.json().context(what.clone())?;
-                let headers = answer.get("headers").context("no headers")?;
-                equal(&what, text(headers, "x-user")?, "alice")?;
-                equal(&what, text(headers, "x-unit")?, "it")?;
+                let headers = seen(&reply).context(what.clone())?;
+                equal(&what, text(&headers, "x-user")?, "alice")?;
+                equal(&what, text(&headers, "x-unit")?, "it")?;
                 ensure!(
                     headers.get("authorization").is_none(),
                     "{what}: the token was sent on"
                 );
-                let payload = text(headers, "x-payload")?;
+                let payload = text(&headers, "x-payload")?;
                 equal(&what, Some(payload), token.split('.').nth(1))?;
             }
         }
         for (client, server, path) in PATHS {
             let reply = ask(lab, client, server, None)?;
-            let answer = reply.json()?;
-            let headers = answer.get("headers").context("no headers")?;
+            let headers = seen(&reply)?;
             ensure!(
                 headers.get("x-user").is_none(),
                 "{path}: a client says who it is: {headers}"
@@ -195,7 +194,7 @@ fn while_the_server_of_keys_is_gone_the_last_keys_stay(lab: &Running) -> Result<
     with(lab, &policy, || {
         for node in NODES {
             until(IN_FORCE, "the status tells that there are no keys", || {
-                let jwks = lab.status(node)?.get("jwks").context("no jwks")?.to_string();
+                let jwks = keys_of(lab, node)?;
                 Ok(jwks.contains("cannot connect") && jwks.contains("\"fetched_unix_s\":null"))
             })?;
             equal(node, lab.metrics(node)?.sum("mesh_jwks_missing", &[]), 1.0)?;
@@ -220,7 +219,7 @@ fn while_the_server_of_keys_is_gone_the_last_keys_stay(lab: &Running) -> Result<
         }
         for node in NODES {
             until(IN_FORCE, "the status tells that the server is gone", || {
-                let jwks = lab.status(node)?.get("jwks").context("no jwks")?.to_string();
+                let jwks = keys_of(lab, node)?;
                 Ok(jwks.contains("cannot connect") && !jwks.contains("\"fetched_unix_s\":null"))
             })?;
         }
@@ -317,6 +316,21 @@ fn ask(lab: &Running, client: &str, server: &str, token: Option<&str>) -> Result
     arguments.push(url(at, 8080, "/"));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     curl(lab, client, &arguments)
+}
+
+/// The request's fields as the application saw them.
+fn seen(reply: &Reply) -> Result<Value> {
+    let json = reply.json()?;
+    json.get("headers").cloned().context("the answer has no headers")
+}
+
+/// What the status of an agent says of public keys.
+fn keys_of(lab: &Running, node: &str) -> Result<String> {
+    let status = lab.status(node)?;
+    status
+        .get("jwks")
+        .map(ToString::to_string)
+        .context("the status has no jwks")
 }
 
 fn bearer(token: &str) -> String {
