@@ -50,10 +50,11 @@ fn accept(core: &str, listener: &TcpListener, target: &str) -> Result<()> {
 
 /// Dials the target and moves bytes in both directions until each has ended.
 fn join(near: &TcpStream, target: &str) -> Result<()> {
-    let to = target
+    let mut addrs = target
         .to_socket_addrs()
         .with_context(|| format!("find {target}"))?;
-    let to = to.into_iter().next().context("no address")?;
+    // The servers listen on IPv4 alone.
+    let to = addrs.find(SocketAddr::is_ipv4).context("no IPv4 address")?;
     let far = TcpStream::connect(to).with_context(|| format!("dial {to}"))?;
     use_cubic(&far)?;
     for socket in [near, &far] {
