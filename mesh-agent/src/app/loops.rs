@@ -291,7 +291,7 @@ fn kind_of(object: &str) -> &'static str {
     KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
 }
 
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "Namespace",
     "Node",
     "Pod",
@@ -301,6 +301,7 @@ const KINDS: [&str; 10] = [
     "PeerAuthentication",
     "AuthorizationPolicy",
     "DestinationRule",
+    "ConfigMap",
     "List",
 ];
 /// How the kernel's counter of connections past a dead agent is called.

@@ -36,7 +36,7 @@ use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
 use crate::proxy::dns::PodDns;
-use crate::proxy::pods::{MAX_CONNECTIONS, ServedPod, ServedPods};
+use crate::proxy::pods::{MAX_CHECKS, MAX_CONNECTIONS, ServedPod, ServedPods};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::{self, Telemetry};
 use crate::transport::ByteStream;
@@ -131,6 +131,8 @@ impl PodHost for Proxy {
             tasks,
             cut: CancellationToken::new(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            checks: Semaphore::new(MAX_CHECKS),
+            bodies: Semaphore::new(MAX_CHECKS),
             dns: PodDns::default(),
         });
         if let Some(before) = self.mesh.pods.insert(&served) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use crate::external::Reply;
 use crate::policy::authorization::Denial;
 use crate::telemetry::ResponseFlag;
 use crate::transport::DialError;
@@ -46,12 +47,66 @@ pub enum Refusal {
     /// An AuthorizationPolicy of the destination; the words are Envoy's.
     #[error("RBAC: access denied")]
     Denied(Denial),
+    /// A CUSTOM policy of the destination: its provider did not let the request in.
+    #[error("external authorization: {0}")]
+    External(Unapproved),
     /// CONNECT is not offered.
     #[error("CONNECT is not allowed")]
     ConnectMethod,
     /// The request cannot be carried on: a missing or contradictory authority.
     #[error("the request is malformed")]
     Malformed,
+}
+
+/// Why an extension provider did not let a request in.
+#[derive(Debug, thiserror::Error)]
+pub enum Unapproved {
+    /// It said no, and what the client is told.
+    #[error("denied")]
+    Denied(Box<Reply>),
+    /// There is no decision of it: unreachable, too slow, or its answer is none; and what the client is told.
+    #[error("no decision")]
+    Unanswered(StatusCode),
+    /// It must see the whole body, which is larger than it is shown.
+    #[error("the body is too large")]
+    BodyTooLarge,
+    /// The client did not send the part of the body that it must see, or too many others did not.
+    #[error("the body came too slowly")]
+    BodyTooSlow,
+}
+
+impl Unapproved {
+    /// The status that an HTTP client gets.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Denied(reply) => reply.status,
+            Self::Unanswered(status) => *status,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+        }
+    }
+
+    /// In Envoy's words.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Denied(_) => "ext_authz_denied",
+            Self::Unanswered(_) => "ext_authz_error",
+            Self::BodyTooLarge => "request_payload_too_large",
+            Self::BodyTooSlow => "request_body_timeout",
+        }
+    }
+
+    /// The gRPC project's HTTP-to-gRPC status mapping.
+    fn grpc_status(&self) -> u32 {
+        match self.status().as_u16() {
+            400 => 13,
+            401 => 16,
+            403 => 7,
+            404 => 12,
+            429 | 502..=504 => 14,
+            _ => 2,
+        }
+    }
 }
 
 impl Refusal {
@@ -62,6 +117,7 @@ impl Refusal {
             Self::InvalidBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::Plaintext | Self::Denied(_) | Self::ConnectMethod => StatusCode::FORBIDDEN,
+            Self::External(unapproved) => unapproved.status(),
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::NoEndpoint
             | Self::NoSuchPort
@@ -81,7 +137,7 @@ impl Refusal {
             Self::Unreachable(_) => ResponseFlag::Uf,
             Self::Broken(_) | Self::NoAnswer => ResponseFlag::Uc,
             Self::TimedOut => ResponseFlag::Ut,
-            Self::Denied(_) => ResponseFlag::Uaex,
+            Self::Denied(_) | Self::External(_) => ResponseFlag::Uaex,
             Self::ConnectMethod | Self::Malformed => ResponseFlag::Dpe,
         }
     }
@@ -116,6 +172,7 @@ impl Refusal {
             Self::TimedOut => "response_timeout",
             Self::Plaintext => "plaintext_refused",
             Self::Denied(_) => "authorization_denied",
+            Self::External(unapproved) => unapproved.reason(),
             Self::ConnectMethod => "connect_not_allowed",
             Self::Malformed => "malformed_request",
         }
@@ -127,6 +184,7 @@ impl Refusal {
             Self::NoRoute => 12,
             Self::TimedOut => 4,
             Self::Plaintext | Self::Denied(_) | Self::ConnectMethod => 7,
+            Self::External(unapproved) => unapproved.grpc_status(),
             Self::InvalidBackend | Self::Malformed => 13,
             Self::NoEndpoint
             | Self::NoSuchPort

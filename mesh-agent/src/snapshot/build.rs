@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use super::mesh_settings::MeshSettings;
 use super::routes::Routes;
 use super::services::Services;
 use super::workloads::Workloads;
@@ -45,9 +46,16 @@ impl Snapshot {
             &facts.workloads,
         );
         rejections.extend(of_policies);
+        let mesh_config = MeshSettings::choose(
+            &facts.mesh_configs,
+            &settings.root_namespace,
+            &services,
+            &mut rejections,
+        );
         let (authorization, of_policies) = Authorization::compile(
             &facts.authorization_policies,
             &settings.root_namespace,
+            mesh_config.authorizers.keys().cloned().collect(),
             workloads
                 .all()
                 .map(AsRef::as_ref)
@@ -70,6 +78,7 @@ impl Snapshot {
                 routes,
                 mtls,
                 authorization,
+                mesh_config,
                 names: Names::index(facts),
                 own_node,
             },

@@ -29,7 +29,7 @@ pub struct MeshMetrics {
     handshake_failures: Family<[(&'static str, &'static str); 2], Counter>,
     captured: [Counter; 2],
     uncaptured: [Counter; 2],
-    policy: PolicyMetrics,
+    pub(super) policy: PolicyMetrics,
     request_paths: [Counter; 4],
     connection_paths: [Counter; 4],
     dns: [Counter; 4],

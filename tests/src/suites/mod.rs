@@ -13,6 +13,7 @@ mod direct_counts;
 mod dns;
 mod enrolment;
 mod exceptions;
+mod external;
 mod faults;
 mod protocols;
 mod restart;
@@ -106,6 +107,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "authz",
             claims: authz::CLAIMS,
+        },
+        Suite {
+            name: "external",
+            claims: external::CLAIMS,
         },
         Suite {
             name: "exceptions",

@@ -15,6 +15,7 @@ mod endpoint_slice;
 mod exclusions;
 mod http_route;
 mod http_rule;
+mod mesh_config;
 mod namespace;
 mod node;
 mod object;
@@ -135,6 +136,10 @@ impl Translation {
                     rejections,
                 ));
             }
+            "ConfigMap" => match mesh_config::translate(object, rejections)? {
+                Some(config) => facts.mesh_configs.push(config),
+                None => *skipped += 1,
+            },
             "DestinationRule" => {
                 self.destination_rules
                     .extend(destination_rule::translate(object, rejections)?);

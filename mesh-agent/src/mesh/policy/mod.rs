@@ -1,6 +1,7 @@
 //! Security policies in declared form.
 
 pub mod authorization;
+pub mod external;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -11,7 +11,7 @@ mod selection;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub use self::asked::{Connection, Host, Request};
 pub use self::protection::Protection;
 use self::selection::{Selected, Selection};
 use crate::mesh::facts::Rejection;
-use crate::mesh::policy::authorization::AuthorizationPolicy;
+use crate::mesh::policy::authorization::{AuthorizationPolicy, PolicyAction};
 use crate::mesh::service::ServiceName;
 use crate::mesh::workload::{Workload, WorkloadUid};
 
@@ -29,34 +29,52 @@ pub struct Authorization {
     policies: Vec<Arc<AuthorizationPolicy>>,
     selection: Selection,
     of_workload: HashMap<WorkloadUid, Arc<Protection>>,
+    /// Those that CUSTOM policies may name.
+    providers: BTreeSet<Arc<str>>,
 }
 
 impl Authorization {
     /// Compiles all policies; `local` are the workloads that will be asked about often, and `pods` tells which ports of
-    /// which workloads stand behind a Service, `None` where there is no such Service.
+    /// which workloads stand behind a Service, `None` where there is no such Service. `providers` are the external
+    /// services that are declared.
     pub fn compile<'w>(
         policies: &[AuthorizationPolicy],
         root_namespace: &str,
+        providers: BTreeSet<Arc<str>>,
         local: impl Iterator<Item = &'w Workload>,
         pods: impl Fn(&ServiceName) -> Option<Vec<(WorkloadUid, u16)>>,
     ) -> (Self, Vec<Rejection>) {
         let mut policies: Vec<_> = policies.iter().cloned().map(Arc::new).collect();
         // Which rule is named for a refusal must not depend on the order of the facts.
         policies.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        let (selection, rejections) = Selection::index(&policies, root_namespace, pods);
+        let (selection, mut rejections) = Selection::index(&policies, root_namespace, pods);
+        rejections.extend(
+            policies
+                .iter()
+                .filter_map(|policy| undeclared(policy, &providers)),
+        );
         let mut shared: HashMap<Selected, Arc<Protection>> = HashMap::new();
         let mut of_workload = HashMap::new();
         for workload in local {
             // Pods of one Deployment have one list, and so have all that have none.
-            let protection = shared
-                .entry(selection.of(workload))
-                .or_insert_with_key(|selected| Arc::new(Protection::compile(selected, &policies)));
+            let protection = shared.entry(selection.of(workload)).or_insert_with_key(|selected| {
+                let (protection, rivals) = Protection::compile(selected, &policies, &providers);
+                rejections.extend(rivals.iter().map(|policy| {
+                    policy.meta.reject(
+                        "spec.provider.name",
+                        "another CUSTOM policy of a pod that it selects names another provider, and that one counts; \
+                         here, what its rules match is refused",
+                    )
+                }));
+                Arc::new(protection)
+            });
             of_workload.insert(workload.uid.clone(), Arc::clone(protection));
         }
         let compiled = Self {
             policies,
             selection,
             of_workload,
+            providers,
         };
         (compiled, rejections)
     }
@@ -64,11 +82,25 @@ impl Authorization {
     /// The policies that protect `workload`; compiled for the occasion for one that the snapshot does not count as this
     /// node's, so that a connection to a pod on its way out is not judged by no policy.
     pub fn of(&self, workload: &Workload) -> Arc<Protection> {
-        match self.of_workload.get(&workload.uid) {
-            Some(known) => Arc::clone(known),
-            None => Arc::new(Protection::compile(&self.selection.of(workload), &self.policies)),
+        if let Some(known) = self.of_workload.get(&workload.uid) {
+            return Arc::clone(known);
         }
+        let selected = self.selection.of(workload);
+        Arc::new(Protection::compile(&selected, &self.policies, &self.providers).0)
     }
+}
+
+/// A report of a CUSTOM policy whose provider nobody declared.
+fn undeclared(policy: &AuthorizationPolicy, providers: &BTreeSet<Arc<str>>) -> Option<Rejection> {
+    let provider = policy.provider.as_ref()?;
+    let is_declared = policy.action != PolicyAction::Custom || providers.contains(provider);
+    (!is_declared).then(|| {
+        policy.meta.reject(
+            "spec.provider.name",
+            "no such extension provider is declared in the ConfigMap istio of the root namespace; what its rules match \
+             is refused",
+        )
+    })
 }
 
 /// What the policies of a workload say of a connection.
@@ -80,6 +112,25 @@ pub enum Verdict {
     Denied(Denial),
     /// Each HTTP request on it must be asked about; bytes that are no HTTP are refused.
     NeedsRequests,
+}
+
+/// What they say of a request that they do not refuse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Judgement {
+    /// It is let in.
+    Allowed,
+    /// Somebody must let it in first; then the rest is judged.
+    Ask(Ask),
+}
+
+/// Who must let a request in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// The extension provider, one that is declared.
+    pub provider: Arc<str>,
+    /// Why it is refused where nobody can be asked.
+    pub unanswered: Denial,
 }
 
 /// Why policy refuses.

@@ -8,6 +8,7 @@ use http::{HeaderValue, Request, Version};
 use tokio::time::Instant;
 
 use crate::balance::Pick;
+use crate::external::HeaderChange;
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
@@ -47,6 +48,10 @@ pub(super) struct Plan {
     pub(super) pick: Option<Pick>,
     /// The arrival at a pod of this node, for as long as the request is under way.
     pub(super) visit: Option<Visit>,
+    /// The extension provider that must let the request in before the other policies are asked.
+    pub(super) ask: Option<Arc<str>>,
+    /// What it wants written into the response's headers.
+    pub(super) on_response: Vec<HeaderChange>,
 }
 
 impl Plan {
@@ -126,11 +131,12 @@ fn outbound(
     }
     ledger.path_taken(hop.path());
     let visit = same_node(&hop, source, ends, choice.addr);
-    if let Some(visit) = &visit {
-        visit
+    let ask = match &visit {
+        Some(visit) => visit
             .arrival()
-            .admit_request(mesh, &snapshot, request, &authority)?;
-    }
+            .admit_request(mesh, &snapshot, request, &authority)?,
+        None => None,
+    };
     Ok(Plan {
         hop,
         addr: choice.addr,
@@ -141,6 +147,8 @@ fn outbound(
         deadline: choice.deadline,
         pick: choice.pick,
         visit,
+        ask,
+        on_response: Vec::new(),
     })
 }
 
@@ -229,7 +237,7 @@ fn inbound(
     let authority = authority_or(request, ends.original)?;
     // Asked for each request: the policy may have changed since the connection was accepted.
     let visit = visit(pod, ends, peer);
-    visit
+    let ask = visit
         .arrival()
         .admit_request(mesh, &snapshot, request, &authority)?;
     let from_agent = peer.is_some();
@@ -249,6 +257,8 @@ fn inbound(
         deadline: None,
         pick: None,
         visit: Some(visit),
+        ask,
+        on_response: Vec::new(),
     })
 }
 

@@ -31,6 +31,7 @@ fn policy(action: PolicyAction, rules: Vec<PolicyRule>) -> AuthorizationPolicy {
         action,
         rules,
         is_dry_run: false,
+        provider: None,
     }
 }
 
