@@ -13,6 +13,7 @@ mod authorization_rule;
 mod destination_rule;
 mod endpoint_slice;
 mod exclusions;
+mod grpc_rule;
 mod http_route;
 mod http_rule;
 mod mesh_config;
@@ -23,6 +24,8 @@ mod peer_authentication;
 mod pod;
 mod probes;
 mod protocol;
+mod route_filter;
+mod route_rule;
 mod service;
 
 use std::collections::HashMap;
@@ -121,7 +124,7 @@ impl Translation {
             "EndpointSlice" => facts
                 .endpoints
                 .extend(endpoint_slice::translate(object, rejections)?),
-            "HTTPRoute" => facts
+            "HTTPRoute" | "GRPCRoute" => facts
                 .http_routes
                 .extend(http_route::translate(object, rejections)?),
             "PeerAuthentication" => {

@@ -45,7 +45,7 @@ pub(super) async fn carry(
         let (client, addr) = (plan.client, plan.addr);
         Box::new(move || hop.connect(&mesh, &via, client, addr, Alpn::H2))
     };
-    let response = within(plan.deadline, pool.send(&key, request, connect))
+    let response = within(plan.first_deadline(), pool.send(&key, request, connect))
         .await?
         .map_err(Refusal::from)?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -88,6 +88,9 @@ pub(super) fn answer(
     }
     ledger.grpc_status_in(response.headers());
     prepare_response(response.headers_mut());
+    if let Some(route) = &plan.route {
+        route.edit_response(response.headers_mut());
+    }
     for change in &plan.on_response {
         change.apply(response.headers_mut());
     }

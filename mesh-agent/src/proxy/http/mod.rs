@@ -11,6 +11,7 @@ mod inflow;
 mod ledger;
 pub(super) mod path;
 mod reply;
+mod routed;
 mod upgrade;
 
 use std::convert::Infallible;
@@ -25,7 +26,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::detect::Spoken;
 use crate::mesh::identity::SpiffeId;
-use crate::proxy::http::decide::Plan;
+use crate::proxy::http::decide::{Decision, decide};
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
 use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
@@ -187,7 +188,10 @@ impl Connection {
         let upgrade = headers::upgrade_of(&request);
         // Before anything is decided by headers: what does not travel on must not count.
         headers::remove_named_by_connection(request.headers_mut());
-        let mut plan = Plan::decide(&self.mesh, &self.side, &request, ledger)?;
+        let mut plan = match decide(&self.mesh, &self.side, &mut request, ledger)? {
+            Decision::Forward(plan) => *plan,
+            Decision::Answer(response) => return Ok(reply::whole(response, ledger)),
+        };
         let mut request = request.map(Inflow::from);
         if let Some(provider) = plan.ask.take() {
             Box::pin(external::admit(&self.mesh, &mut request, &mut plan, provider)).await?;

@@ -52,9 +52,9 @@ pub(super) async fn carry(
     let connecting = plan
         .hop
         .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H1);
-    let stream = within(plan.deadline, connecting).await??;
+    let stream = within(plan.first_deadline(), connecting).await??;
     let mut sender = start_h1(&plan.via.tasks, stream).await?;
-    let mut response = within(plan.deadline, sender.send_request(request))
+    let mut response = within(plan.first_deadline(), sender.send_request(request))
         .await?
         .map_err(Refusal::Broken)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -68,6 +68,9 @@ pub(super) async fn carry(
     let mut headers = std::mem::take(response.headers_mut());
     let agreed = headers.remove(UPGRADE);
     prepare_response(&mut headers);
+    if let Some(route) = &plan.route {
+        route.edit_response(&mut headers);
+    }
     for change in &plan.on_response {
         change.apply(&mut headers);
     }

@@ -13,6 +13,7 @@ mod cross_node;
 mod dns;
 mod external;
 mod faults;
+mod filters;
 mod half_closed;
 mod hostile;
 mod kept;
