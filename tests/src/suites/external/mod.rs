@@ -12,7 +12,7 @@ use self::edges::{
     slashes_are_merged_where_the_mesh_asks_for_it, what_the_authorizer_lets_in_is_still_judged,
     without_a_decision_the_provider_says_what_becomes_of_a_request,
 };
-use super::ask::{curl, equal, get, text};
+use super::ask::{addresses, curl, equal, get, text, url};
 use super::authz::{protect, with};
 use super::{Claim, claims};
 use crate::running::Running;
@@ -225,10 +225,14 @@ fn plaintext_is_asked_about_too(lab: &Running) -> Result<()> {
     guarded(lab, "grpc", ("", ""), || {
         for stranger in ["outside/stranger", "outside/stranger-b"] {
             for (server, _) in SERVERS {
-                let ask = |path: &str| get(lab, stranger, &format!("http://{server}/{path}"));
-                equal(stranger, ask("asked/allow")?.says("version")?, server)?;
-                equal(stranger, ask("asked/deny")?.status, 402)?;
-                equal(stranger, ask("x/../asked/deny")?.status, 402)?;
+                let [address, _] = addresses(lab, &format!("shop/{server}"))?;
+                let ask = |path: &str| {
+                    let url = url(address, 8080, path);
+                    curl(lab, stranger, &["--path-as-is", &url])
+                };
+                equal(stranger, ask("/asked/allow")?.says("version")?, server)?;
+                equal(stranger, ask("/asked/deny")?.status, 402)?;
+                equal(stranger, ask("/x/../asked/deny")?.status, 402)?;
             }
         }
         Ok(())
