@@ -211,11 +211,6 @@ impl<'l> Authority<'l> {
             format!("{what}-{}", self.ordinal)
         }
     }
-
-    fn process(&self) -> Result<ProcessId> {
-        let pid = fs::read_to_string(self.dir().join("pid")).context("the ca was not started")?;
-        ProcessId::of(pid.parse().context("pid of the ca")?)
-    }
 }
 
 /// Sixty-four bits that nobody can guess; the standard library seeds each of its hash states anew.

@@ -60,11 +60,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         agent: Some(agent),
         tools,
     };
-    let verdicts = run_suites(options, arguments)?;
+    let verdicts = run_suites(&options, arguments)?;
     summarize(arguments, counts, &verdicts)
 }
 
-fn run_suites(options: Options, arguments: &Arguments) -> Result<Vec<Verdict>> {
+fn run_suites(options: &Options, arguments: &Arguments) -> Result<Vec<Verdict>> {
     let words = arguments.only.as_deref().unwrap_or_default().replace(' ', "_");
     let logs = workspace::target().join("lab-logs");
     let mut verdicts = Vec::new();
@@ -79,7 +79,7 @@ fn run_suites(options: Options, arguments: &Arguments) -> Result<Vec<Verdict>> {
             continue;
         }
         line(&format!("▶ {}", suite.name))?;
-        verdicts.extend(suites::run(&suite, is_picked, &options, &logs, &show));
+        verdicts.extend(suites::run(&suite, is_picked, options, &logs, &show));
     }
     Ok(verdicts)
 }

@@ -212,7 +212,7 @@ fn hexadecimal(digit: u8) -> char {
 }
 
 /// The status in headers or trailers; absent is well so far.
-fn outcome(headers: &HeaderMap) -> Result<(), CallError> {
+pub fn outcome(headers: &HeaderMap) -> Result<(), CallError> {
     let text = |name| {
         let value = headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default();
         let text = String::from_utf8_lossy(value);

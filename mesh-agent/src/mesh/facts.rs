@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mesh::mesh_config::MeshConfig;
 use crate::mesh::node::Node;
 use crate::mesh::policy::PeerAuthentication;
 use crate::mesh::policy::authorization::AuthorizationPolicy;
@@ -33,6 +34,8 @@ pub struct Facts {
     pub authorization_policies: Vec<AuthorizationPolicy>,
     /// `RequestAuthentication` policies.
     pub request_authentications: Vec<RequestAuthentication>,
+    /// `ConfigMaps` named `istio`, of any namespace.
+    pub mesh_configs: Vec<MeshConfig>,
 }
 
 /// Where a fact was read, what it is called there, and since when it exists.

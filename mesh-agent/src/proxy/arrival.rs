@@ -15,7 +15,9 @@ use crate::mesh::identity::SpiffeId;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::workload::Workload;
 use crate::policy::authentication::{Claims, Guard};
-use crate::policy::authorization::{self, Connection, DryRun, Host, Protection, Recorded, Verdict};
+use crate::policy::authorization::{
+    self, Connection, DryRun, Host, Judgement, Protection, Recorded, Verdict,
+};
 use crate::proxy::Mesh;
 use crate::proxy::http::path;
 use crate::proxy::pods::ServedPod;
@@ -33,6 +35,8 @@ pub(super) struct Arrival<'a> {
     pub(super) client: IpAddr,
     /// The pod's own address and port.
     pub(super) addr: SocketAddr,
+    /// The extension provider that has let the request in.
+    pub(super) approved: Option<&'a str>,
 }
 
 /// An arrival that outlives the call that decided on it.
@@ -42,6 +46,8 @@ pub(super) struct Visit {
     pub(super) peer: Option<SpiffeId>,
     pub(super) client: IpAddr,
     pub(super) addr: SocketAddr,
+    /// The extension provider that has let the request in.
+    pub(super) approved: Option<Arc<str>>,
     /// Whether the client's whole connection leads to the pod, so that it is watched as one.
     pub(super) is_all: bool,
 }
@@ -53,6 +59,7 @@ impl Visit {
             peer: self.peer.as_ref(),
             client: self.client,
             addr: self.addr,
+            approved: self.approved.as_deref(),
         }
     }
 }
@@ -87,7 +94,7 @@ impl Arrival<'_> {
 
     /// Whether a request is let in; its path is in its normal form.
     ///
-    /// It is asked for each way in which an application may read that path, and must be let in for all.
+    /// One about which somebody must be asked first, and was not, is not.
     pub(super) fn judge_request(
         &self,
         snapshot: &Snapshot,
@@ -95,18 +102,33 @@ impl Arrival<'_> {
         authority: &Authority,
         token: Option<&Claims>,
     ) -> Result<(), Refusal> {
+        match self.judge(snapshot, request, authority, token)? {
+            Judgement::Allowed => Ok(()),
+            Judgement::Ask(ask) => Err(Refusal::Denied(ask.unanswered)),
+        }
+    }
+
+    /// It is asked for each way in which an application may read that path, and must be let in for all.
+    fn judge(
+        &self,
+        snapshot: &Snapshot,
+        request: &Request<impl Sized>,
+        authority: &Authority,
+        token: Option<&Claims>,
+    ) -> Result<Judgement, Refusal> {
         let Some(protection) = self.protection(snapshot)? else {
-            return Ok(());
+            return Ok(Judgement::Allowed);
         };
         let connection = self.connection(snapshot);
         let mut asked = self.asked(request, authority, token);
         for path in path::readings(request.uri().path()) {
             asked.path = path;
-            protection
-                .of_request(&connection, &asked)
-                .map_err(Refusal::Denied)?;
+            let judged = protection.of_request(&connection, &asked, self.approved);
+            if let ask @ Judgement::Ask(_) = judged.map_err(Refusal::Denied)? {
+                return Ok(ask);
+            }
         }
-        Ok(())
+        Ok(Judgement::Allowed)
     }
 
     /// Lets bytes that are no HTTP in or not, and counts what policies want counted.
@@ -119,7 +141,8 @@ impl Arrival<'_> {
             .inspect_err(|refusal| self.refused(mesh, refusal))
     }
 
-    /// Lets a request in or not, and counts what policies want counted.
+    /// Lets a request in or not, and counts what policies want counted; or names the extension provider that must let it
+    /// in first.
     pub(super) fn admit_request(
         &self,
         mesh: &Mesh,
@@ -127,7 +150,11 @@ impl Arrival<'_> {
         request: &Request<impl Sized>,
         authority: &Authority,
         token: Option<&Claims>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Arc<str>>, Refusal> {
+        let judged = self.judge(snapshot, request, authority, token);
+        if let Ok(Judgement::Ask(ask)) = judged {
+            return Ok(Some(ask.provider));
+        }
         if let Ok(Some(protection)) = self.protection(snapshot)
             && protection.records()
         {
@@ -137,7 +164,8 @@ impl Arrival<'_> {
                 protection.recorded(&self.connection(snapshot), Some(&asked)),
             );
         }
-        self.judge_request(snapshot, request, authority, token)
+        judged
+            .map(|_allowed| None)
             .inspect_err(|refusal| self.refused(mesh, refusal))
     }
 

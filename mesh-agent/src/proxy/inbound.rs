@@ -232,6 +232,7 @@ pub(super) fn visit(pod: &Arc<ServedPod>, ends: Ends, peer: Option<&SpiffeId>) -
         peer: peer.cloned(),
         client: ends.client.ip(),
         addr: ends.original,
+        approved: None,
         is_all: true,
     }
 }

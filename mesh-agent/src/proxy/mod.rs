@@ -37,7 +37,7 @@ use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
 use crate::proxy::dns::PodDns;
-use crate::proxy::pods::{Handshakes, MAX_CONNECTIONS, ServedPod, ServedPods};
+use crate::proxy::pods::{Handshakes, MAX_CHECKS, MAX_CONNECTIONS, ServedPod, ServedPods};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::{self, Telemetry};
 use crate::transport::ByteStream;
@@ -139,6 +139,8 @@ impl PodHost for Proxy {
             cut: CancellationToken::new(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             handshakes: Handshakes::new(self.mesh.settings.handshake_rate),
+            checks: Semaphore::new(MAX_CHECKS),
+            bodies: Semaphore::new(MAX_CHECKS),
             dns: PodDns::default(),
         });
         if let Some(before) = self.mesh.pods.insert(&served) {

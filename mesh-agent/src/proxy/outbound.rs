@@ -238,6 +238,7 @@ pub(super) fn same_node(hop: &Hop, source: &ServedPod, ends: Ends, addr: SocketA
             peer: Some(source.pod.workload.identity.clone()),
             client: source.client_like(ends.client, addr).ip(),
             addr,
+            approved: None,
             is_all: false,
         }),
         Hop::OtherNode { .. } | Hop::Plain { .. } => None,

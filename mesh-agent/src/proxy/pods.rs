@@ -36,6 +36,10 @@ pub struct ServedPod {
     pub connections: Arc<Semaphore>,
     /// Its mTLS handshakes, so that no storm of them makes its neighbours wait.
     pub(super) handshakes: Handshakes,
+    /// One permit for each request about which somebody is asked: what an authorizer that is slow can make it hold.
+    pub(super) checks: Semaphore,
+    /// One permit for each body that is read to be shown to an authorizer; more wait, and are refused in the end.
+    pub(super) bodies: Semaphore,
     /// Its DNS, where that is captured.
     pub(super) dns: PodDns,
 }
@@ -60,6 +64,9 @@ impl Handshakes {
 
 /// Captured connections that one pod may have at a time, both directions together; more are reset and counted.
 pub(super) const MAX_CONNECTIONS: usize = 16_384;
+
+/// Requests of one pod about which an authorizer is asked at a time, and bodies that are read for one; more wait.
+pub(super) const MAX_CHECKS: usize = 1024;
 
 impl ServedPod {
     /// Nothing new is accepted, idle connections close, those in use end by themselves.

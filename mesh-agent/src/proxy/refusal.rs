@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
 
+use crate::external::Reply;
 use crate::policy::authentication::Failure;
 use crate::policy::authorization::Denial;
 use crate::telemetry::ResponseFlag;
@@ -53,6 +54,9 @@ pub enum Refusal {
     /// A certificate on which the connection rests was called back.
     #[error("a certificate of the connection was revoked")]
     Revoked,
+    /// A CUSTOM policy of the destination: its provider did not let the request in.
+    #[error("external authorization: {0}")]
+    External(Unapproved),
     /// CONNECT is not offered.
     #[error("CONNECT is not allowed")]
     ConnectMethod,
@@ -70,6 +74,57 @@ pub struct Unauthenticated {
     pub challenge: HeaderValue,
 }
 
+/// Why an extension provider did not let a request in.
+#[derive(Debug, thiserror::Error)]
+pub enum Unapproved {
+    /// It said no, and what the client is told.
+    #[error("denied")]
+    Denied(Box<Reply>),
+    /// There is no decision of it: unreachable, too slow, or its answer is none; and what the client is told.
+    #[error("no decision")]
+    Unanswered(StatusCode),
+    /// It must see the whole body, which is larger than it is shown.
+    #[error("the body is too large")]
+    BodyTooLarge,
+    /// The client did not send the part of the body that it must see, or too many others did not.
+    #[error("the body came too slowly")]
+    BodyTooSlow,
+}
+
+impl Unapproved {
+    /// The status that an HTTP client gets.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Denied(reply) => reply.status,
+            Self::Unanswered(status) => *status,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+        }
+    }
+
+    /// In Envoy's words.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Denied(_) => "ext_authz_denied",
+            Self::Unanswered(_) => "ext_authz_error",
+            Self::BodyTooLarge => "request_payload_too_large",
+            Self::BodyTooSlow => "request_body_timeout",
+        }
+    }
+
+    /// The gRPC project's HTTP-to-gRPC status mapping.
+    fn grpc_status(&self) -> u32 {
+        match self.status().as_u16() {
+            400 => 13,
+            401 => 16,
+            403 => 7,
+            404 => 12,
+            429 | 502..=504 => 14,
+            _ => 2,
+        }
+    }
+}
+
 impl Refusal {
     /// The status that an HTTP client gets.
     pub fn status(&self) -> StatusCode {
@@ -79,6 +134,7 @@ impl Refusal {
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::Plaintext | Self::Denied(_) | Self::Revoked | Self::ConnectMethod => StatusCode::FORBIDDEN,
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Self::External(unapproved) => unapproved.status(),
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::NoEndpoint
             | Self::NoSuchPort
@@ -98,7 +154,9 @@ impl Refusal {
             Self::Unreachable(_) => ResponseFlag::Uf,
             Self::Broken(_) | Self::NoAnswer => ResponseFlag::Uc,
             Self::TimedOut => ResponseFlag::Ut,
-            Self::Denied(_) | Self::Unauthenticated(_) | Self::Revoked => ResponseFlag::Uaex,
+            Self::Denied(_) | Self::Unauthenticated(_) | Self::Revoked | Self::External(_) => {
+                ResponseFlag::Uaex
+            }
             Self::ConnectMethod | Self::Malformed => ResponseFlag::Dpe,
         }
     }
@@ -140,6 +198,7 @@ impl Refusal {
             Self::Denied(_) => "authorization_denied",
             Self::Unauthenticated(unauthenticated) => unauthenticated.failure.as_str(),
             Self::Revoked => "certificate_revoked",
+            Self::External(unapproved) => unapproved.reason(),
             Self::ConnectMethod => "connect_not_allowed",
             Self::Malformed => "malformed_request",
         }
@@ -152,6 +211,7 @@ impl Refusal {
             Self::TimedOut => 4,
             Self::Unauthenticated(_) => 16,
             Self::Plaintext | Self::Denied(_) | Self::Revoked | Self::ConnectMethod => 7,
+            Self::External(unapproved) => unapproved.grpc_status(),
             Self::InvalidBackend | Self::Malformed => 13,
             Self::NoEndpoint
             | Self::NoSuchPort

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use super::mesh_settings::MeshSettings;
 use super::routes::Routes;
 use super::services::Services;
 use super::workloads::Workloads;
@@ -46,9 +47,16 @@ impl Snapshot {
             &facts.workloads,
         );
         rejections.extend(of_policies);
+        let mesh_config = MeshSettings::choose(
+            &facts.mesh_configs,
+            &settings.root_namespace,
+            &services,
+            &mut rejections,
+        );
         let (authorization, of_policies) = Authorization::compile(
             &widened(&facts.authorization_policies, &settings.trust_domains),
             &settings.root_namespace,
+            mesh_config.authorizers.keys().cloned().collect(),
             workloads
                 .all()
                 .map(AsRef::as_ref)
@@ -84,6 +92,7 @@ impl Snapshot {
                 mtls,
                 authentication,
                 authorization,
+                mesh_config,
                 names: Names::index(facts),
                 own_node,
             },

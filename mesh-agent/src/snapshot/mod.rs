@@ -6,6 +6,7 @@
 mod build;
 mod cell;
 mod direct;
+mod mesh_settings;
 mod routes;
 mod services;
 mod upstream;
@@ -17,13 +18,16 @@ use std::sync::Arc;
 
 pub use self::cell::SnapshotCell;
 pub use self::direct::{DirectLimits, DirectVerdict, DirectVerdicts, Passage};
+use self::mesh_settings::MeshSettings;
 use self::routes::Routes;
 use self::services::Services;
 pub use self::upstream::{Picked, Upstream, UpstreamEndpoint};
 use self::workloads::Workloads;
 use crate::dns::names::Names;
 use crate::mesh::identity::SpiffeId;
+use crate::mesh::mesh_config::PathForm;
 use crate::mesh::policy::MtlsMode;
+use crate::mesh::policy::external::Authorizer;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::MtlsPolicy;
@@ -52,6 +56,7 @@ pub struct Snapshot {
     mtls: MtlsPolicy,
     authentication: Authentication,
     authorization: Authorization,
+    mesh_config: MeshSettings,
     names: Names,
     /// Addresses of the node that this agent serves.
     own_node: HashSet<IpAddr>,
@@ -203,6 +208,16 @@ impl Snapshot {
     /// The AuthorizationPolicies that protect a pod.
     pub fn protection(&self, workload: &Workload) -> Arc<Protection> {
         self.authorization.of(workload)
+    }
+
+    /// The external service that CUSTOM policies call by this name.
+    pub fn authorizer(&self, provider: &str) -> Option<&Arc<Authorizer>> {
+        self.mesh_config.authorizers.get(provider)
+    }
+
+    /// The form in which paths are routed, judged and sent on.
+    pub fn path_form(&self) -> PathForm {
+        self.mesh_config.path_form
     }
 
     /// What AuthorizationPolicy says of a connection to a pod's own port before a byte of it is read: allowed or denied

@@ -30,7 +30,7 @@ pub struct MeshMetrics {
     handshakes: HandshakeMetrics,
     captured: [Counter; 2],
     uncaptured: [Counter; 2],
-    policy: PolicyMetrics,
+    pub(super) policy: PolicyMetrics,
     request_paths: [Counter; 4],
     connection_paths: [Counter; 4],
     dns: [Counter; 4],

@@ -5,7 +5,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::mesh::{Label, family, registered};
+use super::mesh::{Label, MeshMetrics, family, registered};
 
 /// Families of the policy engine.
 #[derive(Debug)]
@@ -17,6 +17,38 @@ pub(super) struct PolicyMetrics {
     /// That brought keys, and that failed.
     pub(super) key_fetches: [Counter; 2],
     pub(super) keys_missing: Gauge,
+    /// In the order of [`CheckResult`].
+    checks: [Counter; 5],
+}
+
+/// What came of asking an extension provider about a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CheckResult {
+    /// It let the request in.
+    Allowed,
+    /// It did not.
+    Denied,
+    /// It gave no decision, and the request was let in.
+    FailedOpen,
+    /// It gave no decision, and the request was refused.
+    FailedClosed,
+    /// It was not asked, since what it must see of the body is not to be had.
+    NotAsked,
+}
+
+impl MeshMetrics {
+    /// An extension provider was asked.
+    pub fn checked(&self, result: CheckResult) {
+        let [allowed, denied, failed_open, failed_closed, not_asked] = &self.policy.checks;
+        let counter = match result {
+            CheckResult::Allowed => allowed,
+            CheckResult::Denied => denied,
+            CheckResult::FailedOpen => failed_open,
+            CheckResult::FailedClosed => failed_closed,
+            CheckResult::NotAsked => not_asked,
+        };
+        counter.inc();
+    }
 }
 
 impl PolicyMetrics {
@@ -48,6 +80,17 @@ impl PolicyMetrics {
                 (
                     "mesh_jwks_missing",
                     "Sources of public keys that were never fetched: tokens that need them are refused",
+                ),
+            ),
+            checks: family(
+                registry,
+                (
+                    "mesh_external_checks",
+                    "Requests about which an extension provider was to be asked, by what came of it",
+                ),
+                (
+                    "result",
+                    ["allowed", "denied", "failed_open", "failed_closed", "not_asked"],
                 ),
             ),
         }

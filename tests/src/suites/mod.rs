@@ -13,6 +13,7 @@ mod direct_counts;
 mod dns;
 mod enrolment;
 mod exceptions;
+mod external;
 mod faults;
 mod issuers;
 mod jwt;
@@ -84,88 +85,33 @@ use claims;
 
 /// All suites; the slowest comes last.
 pub fn all() -> Vec<Suite> {
-    vec![
-        Suite {
-            name: "capture",
-            claims: capture::CLAIMS,
-        },
-        Suite {
-            name: "protocols",
-            claims: protocols::CLAIMS,
-        },
-        Suite {
-            name: "privileges",
-            claims: privileges::CLAIMS,
-        },
-        Suite {
-            name: "direct",
-            claims: direct::CLAIMS,
-        },
-        Suite {
-            name: "splice",
-            claims: splice::CLAIMS,
-        },
-        Suite {
-            name: "routes",
-            claims: routes::CLAIMS,
-        },
-        Suite {
-            name: "security",
-            claims: security::CLAIMS,
-        },
-        Suite {
-            name: "tls",
-            claims: tls::CLAIMS,
-        },
-        Suite {
-            name: "authz",
-            claims: authz::CLAIMS,
-        },
-        Suite {
-            name: "jwt",
-            claims: jwt::CLAIMS,
-        },
-        Suite {
-            name: "exceptions",
-            claims: exceptions::CLAIMS,
-        },
-        Suite {
-            name: "dns",
-            claims: dns::CLAIMS,
-        },
-        Suite {
-            name: "shapes",
-            claims: shapes::CLAIMS,
-        },
-        Suite {
-            name: "enrolment",
-            claims: enrolment::CLAIMS,
-        },
-        Suite {
-            name: "control",
-            claims: control::CLAIMS,
-        },
-        Suite {
-            name: "faults",
-            claims: faults::CLAIMS,
-        },
-        Suite {
-            name: "restart",
-            claims: restart::CLAIMS,
-        },
-        Suite {
-            name: "authority",
-            claims: ca::CLAIMS,
-        },
-        Suite {
-            name: "issuers",
-            claims: issuers::CLAIMS,
-        },
-        Suite {
-            name: "soak",
-            claims: soak::CLAIMS,
-        },
-    ]
+    let suites: &[(_, &[Claim])] = &[
+        ("capture", capture::CLAIMS),
+        ("protocols", protocols::CLAIMS),
+        ("privileges", privileges::CLAIMS),
+        ("direct", direct::CLAIMS),
+        ("splice", splice::CLAIMS),
+        ("routes", routes::CLAIMS),
+        ("security", security::CLAIMS),
+        ("tls", tls::CLAIMS),
+        ("authz", authz::CLAIMS),
+        ("jwt", jwt::CLAIMS),
+        ("external", external::CLAIMS),
+        ("exceptions", exceptions::CLAIMS),
+        ("dns", dns::CLAIMS),
+        ("shapes", shapes::CLAIMS),
+        ("enrolment", enrolment::CLAIMS),
+        ("control", control::CLAIMS),
+        ("faults", faults::CLAIMS),
+        ("restart", restart::CLAIMS),
+        ("authority", ca::CLAIMS),
+        ("issuers", issuers::CLAIMS),
+        ("soak", soak::CLAIMS),
+    ];
+    suites
+        .iter()
+        .map(|&(name, claims)| Suite { name, claims })
+        .collect()
 }
 
 /// The suite that needs a real API server.

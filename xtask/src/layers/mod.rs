@@ -32,6 +32,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("balance", 3),
     ("transport", 3),
     ("ca", 3),
+    ("external", 3),
     ("snapshot", 4),
     ("control", 5),
     ("kernel", 5),

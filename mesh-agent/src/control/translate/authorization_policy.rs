@@ -28,6 +28,7 @@ pub(super) fn translate(
     };
     let target = reading.target();
     let action = reading.action();
+    let provider = reading.provider(action, is_dry_run);
     let rules = reading.rules(action, trust_domain);
     for field in unknown_fields(object.spec(), &FIELDS) {
         reading.refuse(&format!("spec.{field}"), "is not a field of this kind");
@@ -43,6 +44,7 @@ pub(super) fn translate(
         meta: Arc::clone(&object.meta),
         target,
         action,
+        provider,
         rules,
         is_dry_run,
     }
@@ -94,13 +96,7 @@ impl Spec<'_> {
             None | Some(Some("ALLOW")) => PolicyAction::Allow,
             Some(Some("DENY")) => PolicyAction::Deny,
             Some(Some("AUDIT")) => PolicyAction::Audit,
-            Some(Some("CUSTOM")) => {
-                self.rejections.push(self.object.reject(
-                    "spec.action",
-                    "CUSTOM needs external authorization, which is not supported yet; what its rules match is refused",
-                ));
-                PolicyAction::Custom
-            }
+            Some(Some("CUSTOM")) => PolicyAction::Custom,
             Some(_) => {
                 self.refuse("spec.action", "write ALLOW, DENY, AUDIT or CUSTOM");
                 PolicyAction::Deny
@@ -110,6 +106,33 @@ impl Spec<'_> {
             self.refuse("spec.provider", "only CUSTOM has a provider");
         }
         action
+    }
+
+    /// Who is asked; a CUSTOM policy that names nobody refuses what it matches.
+    fn provider(&mut self, action: PolicyAction, is_dry_run: bool) -> Option<Arc<str>> {
+        if action != PolicyAction::Custom {
+            return None;
+        }
+        if is_dry_run {
+            let field = format!("metadata.annotations[{DRY_RUN}]");
+            let reason = "a provider is asked in earnest or not at all; the policy has no effect";
+            self.rejections.push(self.object.reject(&field, reason));
+        }
+        let object = self.object;
+        let provider = object.spec().get("provider").unwrap_or(&Value::Null);
+        if let Some(field) = unknown_fields(provider, &["name"]).next() {
+            let field = format!("spec.provider.{}", field.escape_debug());
+            self.refuse(&field, "is not a field of a provider");
+        }
+        let name = provider.get("name").and_then(Value::as_str);
+        let name = name.filter(|name| !name.is_empty());
+        if name.is_none() {
+            self.rejections.push(self.object.reject(
+                "spec.provider.name",
+                "CUSTOM needs the name of an extension provider; what its rules match is refused",
+            ));
+        }
+        name.map(Arc::from)
     }
 
     fn rules(&mut self, action: PolicyAction, trust_domain: &str) -> Vec<PolicyRule> {

@@ -16,6 +16,7 @@ mod exclusions;
 mod grpc_rule;
 mod http_route;
 mod http_rule;
+mod mesh_config;
 mod namespace;
 mod node;
 mod object;
@@ -143,6 +144,10 @@ impl Translation {
             "RequestAuthentication" => facts
                 .request_authentications
                 .push(request_authentication::translate(object, rejections)),
+            "ConfigMap" => match mesh_config::translate(object, rejections)? {
+                Some(config) => facts.mesh_configs.push(config),
+                None => *skipped += 1,
+            },
             "DestinationRule" => {
                 self.destination_rules
                     .extend(destination_rule::translate(object, rejections)?);

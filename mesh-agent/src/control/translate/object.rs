@@ -110,6 +110,11 @@ impl Object {
         self.value.get("spec").unwrap_or(&Value::Null)
     }
 
+    /// The part at a JSON pointer.
+    pub(super) fn at(&self, pointer: &str) -> Option<&Value> {
+        self.value.pointer(pointer)
+    }
+
     /// An annotation, if it is a text.
     pub(super) fn annotation(&self, name: &str) -> Option<&str> {
         self.value
@@ -167,7 +172,7 @@ impl KnownKind {
 /// A kind is known by name and group, so that another group's kind of the same name is not taken for it.
 fn known(api_version: &str, kind: &str) -> Option<KnownKind> {
     let (group, versions): (_, &[_]) = match kind {
-        "Namespace" | "Node" | "Pod" | "Service" => ("", &["v1"]),
+        "Namespace" | "Node" | "Pod" | "Service" | "ConfigMap" => ("", &["v1"]),
         "EndpointSlice" => ("discovery.k8s.io", &["v1"]),
         "HTTPRoute" => ("gateway.networking.k8s.io", &["v1", "v1beta1"]),
         "PeerAuthentication" | "AuthorizationPolicy" | "RequestAuthentication" => {

@@ -1,6 +1,7 @@
 //! Security policies in declared form.
 
 pub mod authorization;
+pub mod external;
 pub mod request_authentication;
 
 use std::collections::BTreeMap;

@@ -117,7 +117,9 @@ impl Authentication {
     }
 
     fn learn(&mut self, selected: &Selected, previous: Option<&KeyRing>) {
-        let policies = selected.iter().filter_map(|(policy, _)| self.policies.get(*policy));
+        let policies = selected
+            .iter()
+            .filter_map(|(policy, _)| self.policies.get(*policy));
         for rule in policies.flat_map(|policy| &policy.rules) {
             self.ring.learn(&rule.keys, rule.timeout, previous);
         }

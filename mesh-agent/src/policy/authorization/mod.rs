@@ -11,7 +11,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub use self::aliases::widened;
 pub use self::asked::{Connection, Host, Request};
 pub use self::protection::Protection;
 use crate::mesh::facts::Rejection;
-use crate::mesh::policy::authorization::AuthorizationPolicy;
+use crate::mesh::policy::authorization::{AuthorizationPolicy, PolicyAction};
 use crate::mesh::service::ServiceName;
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::selection::{Selected, Selection, Targeted};
@@ -30,17 +30,22 @@ pub struct Authorization {
     policies: Arc<[Arc<AuthorizationPolicy>]>,
     selection: Selection,
     of_workload: HashMap<WorkloadUid, Arc<Protection>>,
+    /// Those that CUSTOM policies may name.
+    providers: BTreeSet<Arc<str>>,
 }
 
 impl Authorization {
     /// Compiles all policies; `local` are the workloads that will be asked about often, and `pods` tells which ports of
-    /// which workloads stand behind a Service, `None` where there is no such Service.
+    /// which workloads stand behind a Service, `None` where there is no such Service. `providers` are the external
+    /// services that are declared.
     ///
     /// What has not changed since `previous`, which was compiled for the same root namespace, is taken over: policies,
-    /// their index, and the list of each workload that the same policies protect.
+    /// their index, and, as long as the same providers are declared, the list of each workload that the same policies
+    /// protect.
     pub fn compile<'w>(
         policies: &[AuthorizationPolicy],
         root_namespace: &str,
+        providers: BTreeSet<Arc<str>>,
         local: impl Iterator<Item = &'w Workload>,
         pods: impl Fn(&ServiceName) -> Option<Vec<(WorkloadUid, u16)>>,
         previous: Option<&Self>,
@@ -53,23 +58,37 @@ impl Authorization {
             target: &policy.target,
             meta: &policy.meta,
         });
-        let (selection, rejections) = Selection::index(targeted, root_namespace, pods, before);
+        let (selection, mut rejections) = Selection::index(targeted, root_namespace, pods, before);
+        rejections.extend(
+            policies
+                .iter()
+                .filter_map(|policy| undeclared(policy, &providers)),
+        );
+        let same = previous.filter(|previous| previous.providers == providers);
         let mut shared: HashMap<Selected, Arc<Protection>> = HashMap::new();
         let mut of_workload = HashMap::new();
         for workload in local {
             // Pods of one Deployment have one list, and so have all that have none.
-            let protection = shared
-                .entry(selection.of(workload))
-                .or_insert_with_key(|selected| {
-                    let known = previous.and_then(|previous| previous.known(workload, selected, &policies));
-                    known.unwrap_or_else(|| Arc::new(Protection::compile(selected, &policies)))
-                });
+            let protection = shared.entry(selection.of(workload)).or_insert_with_key(|selected| {
+                let known = same.and_then(|previous| previous.known(workload, selected, &policies));
+                let protection = known
+                    .unwrap_or_else(|| Arc::new(Protection::compile(selected, &policies, &providers)));
+                rejections.extend(protection.rivals().iter().map(|policy| {
+                    policy.meta.reject(
+                        "spec.provider.name",
+                        "another CUSTOM policy of a pod that it selects names another provider, and that one counts; \
+                         here, what its rules match is refused",
+                    )
+                }));
+                protection
+            });
             of_workload.insert(workload.uid.clone(), Arc::clone(protection));
         }
         let compiled = Self {
             policies,
             selection,
             of_workload,
+            providers,
         };
         (compiled, rejections)
     }
@@ -89,10 +108,11 @@ impl Authorization {
     /// The policies that protect `workload`; compiled for the occasion for one that the snapshot does not count as this
     /// node's, so that a connection to a pod on its way out is not judged by no policy.
     pub fn of(&self, workload: &Workload) -> Arc<Protection> {
-        match self.of_workload.get(&workload.uid) {
-            Some(known) => Arc::clone(known),
-            None => Arc::new(Protection::compile(&self.selection.of(workload), &self.policies)),
+        if let Some(known) = self.of_workload.get(&workload.uid) {
+            return Arc::clone(known);
         }
+        let selected = self.selection.of(workload);
+        Arc::new(Protection::compile(&selected, &self.policies, &self.providers))
     }
 }
 
@@ -134,6 +154,19 @@ fn are_same(some: &[Arc<AuthorizationPolicy>], others: &[Arc<AuthorizationPolicy
             .all(|(one, other)| Arc::ptr_eq(one, other))
 }
 
+/// A report of a CUSTOM policy whose provider nobody declared.
+fn undeclared(policy: &AuthorizationPolicy, providers: &BTreeSet<Arc<str>>) -> Option<Rejection> {
+    let provider = policy.provider.as_ref()?;
+    let is_declared = policy.action != PolicyAction::Custom || providers.contains(provider);
+    (!is_declared).then(|| {
+        policy.meta.reject(
+            "spec.provider.name",
+            "no such extension provider is declared in the ConfigMap istio of the root namespace; what its rules match \
+             is refused",
+        )
+    })
+}
+
 /// What the policies of a workload say of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -143,6 +176,25 @@ pub enum Verdict {
     Denied(Denial),
     /// Each HTTP request on it must be asked about; bytes that are no HTTP are refused.
     NeedsRequests,
+}
+
+/// What they say of a request that they do not refuse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Judgement {
+    /// It is let in.
+    Allowed,
+    /// Somebody must let it in first; then the rest is judged.
+    Ask(Ask),
+}
+
+/// Who must let a request in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// The extension provider, one that is declared.
+    pub provider: Arc<str>,
+    /// Why it is refused where nobody can be asked.
+    pub unanswered: Denial,
 }
 
 /// Why policy refuses.

@@ -9,6 +9,7 @@ use http::{HeaderValue, Request, Response, Version};
 use tokio::time::Instant;
 
 use crate::balance::Pick;
+use crate::external::HeaderChange;
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
@@ -57,6 +58,10 @@ pub(super) struct Plan {
     pub(super) visit: Option<Visit>,
     /// What the request's token claims, as the policies of that pod asked for it.
     pub(super) token: Option<Claims>,
+    /// The extension provider that must let the request in before the other policies are asked.
+    pub(super) ask: Option<Arc<str>>,
+    /// What it wants written into the response's headers.
+    pub(super) on_response: Vec<HeaderChange>,
 }
 
 impl Plan {
@@ -147,7 +152,7 @@ fn outbound(
         }
     };
     if let Some(route) = &route {
-        route.edit_request(request, &mut authority)?;
+        route.edit_request(request, &mut authority, snapshot.path_form())?;
     }
     if let Some(service) = &choice.service {
         ledger.service(service);
@@ -178,9 +183,9 @@ fn outbound(
     }
     ledger.path_taken(hop.path());
     let visit = same_node(&hop, source, ends, choice.addr);
-    let token = match &visit {
+    let (token, ask) = match &visit {
         Some(visit) => admit(mesh, &snapshot, visit, request, &authority)?,
-        None => None,
+        None => (None, None),
     };
     let limits = route.as_ref().map(Applied::limits).unwrap_or_default();
     Ok(Decision::Forward(Box::new(Plan {
@@ -196,6 +201,8 @@ fn outbound(
         pick: choice.pick,
         visit,
         token,
+        ask,
+        on_response: Vec::new(),
     })))
 }
 
@@ -298,7 +305,7 @@ fn inbound(
     let authority = authority_or(request, ends.original)?;
     // Asked for each request: the policy may have changed since the connection was accepted.
     let visit = visit(pod, ends, peer);
-    let token = admit(mesh, &snapshot, &visit, request, &authority)?;
+    let (token, ask) = admit(mesh, &snapshot, &visit, request, &authority)?;
     let from_agent = peer.is_some();
     let port = snapshot.inbound(&pod.pod.workload, ends.original.port());
     let original_version = request.headers().get(ORIGINAL_VERSION).filter(|_| from_agent);
@@ -319,24 +326,27 @@ fn inbound(
         pick: None,
         visit: Some(visit),
         token,
+        ask,
+        on_response: Vec::new(),
     })
 }
 
 /// What the policies of the pod that is reached say: its tokens first, since authorization asks for what they claim.
+/// Returns what the token claims, and the extension provider that must be asked before the other policies are.
 fn admit(
     mesh: &Mesh,
     snapshot: &Snapshot,
     visit: &Visit,
     request: &mut Request<impl Sized>,
     authority: &Authority,
-) -> Result<Option<Claims>, Refusal> {
+) -> Result<(Option<Claims>, Option<Arc<str>>), Refusal> {
     let arrival = visit.arrival();
     arrival
         .judge_plaintext(snapshot)
         .inspect_err(|refusal| arrival.refused(mesh, refusal))?;
     let token = authenticate(mesh, snapshot, &arrival, request, authority)?;
-    arrival.admit_request(mesh, snapshot, request, authority, token.as_ref())?;
-    Ok(token)
+    let ask = arrival.admit_request(mesh, snapshot, request, authority, token.as_ref())?;
+    Ok((token, ask))
 }
 
 /// A port that declares HTTP/2 gets it; any other is spoken to as the client spoke.

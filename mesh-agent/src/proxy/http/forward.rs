@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::identity::Alpn;
@@ -15,6 +15,7 @@ use crate::proxy::hop::Hop;
 use crate::proxy::http::body::{RequestBody, ResponseBody, Watch};
 use crate::proxy::http::decide::Plan;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, prepare, prepare_response};
+use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::refusal::Refusal;
 use crate::transport::http::Body;
@@ -23,7 +24,7 @@ use crate::transport::pool::{Connect, Leased, PoolKey, Wire};
 /// Carries one request over a pooled connection.
 pub(super) async fn carry(
     mesh: &Arc<Mesh>,
-    request: Request<Incoming>,
+    request: Request<Inflow>,
     plan: Plan,
     ledger: &Arc<Ledger>,
 ) -> Result<Response<Body>, Refusal> {
@@ -55,7 +56,7 @@ pub(super) async fn carry(
 
 /// Makes the request what the next connection must see.
 pub(super) fn ready(
-    mut request: Request<Incoming>,
+    mut request: Request<Inflow>,
     plan: &Plan,
     wire: Wire,
     ledger: &Arc<Ledger>,
@@ -89,6 +90,9 @@ pub(super) fn answer(
     prepare_response(response.headers_mut());
     if let Some(route) = &plan.route {
         route.edit_response(response.headers_mut());
+    }
+    for change in &plan.on_response {
+        change.apply(response.headers_mut());
     }
     *response.version_mut() = http::Version::HTTP_11;
     let visit = plan.visit.filter(|visit| !visit.is_all);

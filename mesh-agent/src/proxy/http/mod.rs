@@ -2,10 +2,13 @@
 
 mod authenticate;
 mod body;
+mod check;
 mod decide;
+mod external;
 mod forward;
 mod half_closed;
 mod headers;
+mod inflow;
 mod ledger;
 pub(super) mod path;
 mod reply;
@@ -26,6 +29,7 @@ use crate::detect::Spoken;
 use crate::mesh::identity::SpiffeId;
 use crate::proxy::http::decide::{Decision, decide};
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
+use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::inbound::visit;
 use crate::proxy::live::until_newly_refused;
@@ -182,14 +186,18 @@ impl Connection {
         if request.method() == Method::CONNECT {
             return Err(Refusal::ConnectMethod);
         }
-        headers::normalise_path(&mut request)?;
+        headers::normalise_path(&mut request, self.mesh.snapshots.load().path_form())?;
         let upgrade = headers::upgrade_of(&request);
         // Before anything is decided by headers: what does not travel on must not count.
         headers::remove_named_by_connection(request.headers_mut());
-        let plan = match decide(&self.mesh, &self.side, &mut request, ledger)? {
+        let mut plan = match decide(&self.mesh, &self.side, &mut request, ledger)? {
             Decision::Forward(plan) => *plan,
             Decision::Answer(response) => return Ok(reply::whole(response, ledger)),
         };
+        let mut request = request.map(Inflow::from);
+        if let Some(provider) = plan.ask.take() {
+            Box::pin(external::admit(&self.mesh, &mut request, &mut plan, provider)).await?;
+        }
         if let Some(protocol) = upgrade {
             return Box::pin(upgrade::carry(&self.mesh, request, plan, ledger, protocol)).await;
         }

@@ -5,8 +5,10 @@ use http::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 
+use crate::external::Reply;
+use crate::grpc::encode_message;
 use crate::proxy::http::ledger::Ledger;
-use crate::proxy::refusal::Refusal;
+use crate::proxy::refusal::{Refusal, Unapproved};
 use crate::transport::http::Body;
 
 /// A plain-text answer, or for a gRPC client a trailers-only one (gRPC over HTTP/2: status 200, `grpc-status`).
@@ -14,9 +16,20 @@ pub(super) fn refuse(refusal: &Refusal, is_grpc: bool) -> Response<Body> {
     if is_grpc {
         let mut response = Response::new(empty());
         let headers = response.headers_mut();
+        if let Refusal::External(Unapproved::Denied(reply)) = refusal {
+            headers.clone_from(&reply.headers);
+        }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", HeaderValue::from(refusal.grpc_status()));
         headers.insert("grpc-message", message(refusal));
+        return response;
+    }
+    if let Refusal::External(Unapproved::Denied(reply)) = refusal {
+        return of_authorizer(reply);
+    }
+    if let Refusal::External(Unapproved::Unanswered(status)) = refusal {
+        let mut response = Response::new(empty());
+        *response.status_mut() = *status;
         return response;
     }
     // To the letter what Envoy answers to what a policy denies: others compare it.
@@ -36,12 +49,26 @@ pub(super) fn refuse(refusal: &Refusal, is_grpc: bool) -> Response<Body> {
     response
 }
 
-/// What a gRPC client is told; of a policy not which one it was.
+/// The answer of an authorizer, to the letter.
+fn of_authorizer(reply: &Reply) -> Response<Body> {
+    let body = Full::new(reply.body.clone());
+    let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = reply.status;
+    response.headers_mut().clone_from(&reply.headers);
+    response
+}
+
+/// What a gRPC client is told; of a policy not which one it was, of an authorizer what it says.
 fn message(refusal: &Refusal) -> HeaderValue {
     if let Refusal::Unauthenticated(unauthenticated) = refusal
         && let Ok(message) = HeaderValue::try_from(unauthenticated.failure.to_string())
     {
         return message;
+    }
+    if let Refusal::External(Unapproved::Denied(reply)) = refusal {
+        let text = encode_message(&String::from_utf8_lossy(&reply.body));
+        // Nothing but printable ASCII is left of it.
+        return HeaderValue::try_from(text).unwrap_or_else(|_impossible| HeaderValue::from_static("denied"));
     }
     HeaderValue::from_static(if matches!(refusal, Refusal::Denied(_)) {
         "RBAC: access denied"

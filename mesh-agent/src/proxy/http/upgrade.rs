@@ -12,7 +12,6 @@ use futures_util::future::BoxFuture;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::uri::Authority;
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,6 +24,7 @@ use crate::proxy::arrival::Visit;
 use crate::proxy::http::decide::Plan;
 use crate::proxy::http::forward::{answer, ready, within};
 use crate::proxy::http::headers::prepare_response;
+use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::reply::switching;
 use crate::proxy::live::until_refused;
@@ -39,7 +39,7 @@ use crate::transport::relay::{Meter, RelayEnd, relay};
 /// Carries a request that asks for `protocol`; when the application agrees, carries the bytes that follow.
 pub(super) async fn carry(
     mesh: &Arc<Mesh>,
-    mut request: Request<Incoming>,
+    mut request: Request<Inflow>,
     plan: Plan,
     ledger: &Arc<Ledger>,
     protocol: HeaderValue,
@@ -73,6 +73,9 @@ pub(super) async fn carry(
     prepare_response(&mut headers);
     if let Some(route) = &plan.route {
         route.edit_response(&mut headers);
+    }
+    for change in &plan.on_response {
+        change.apply(&mut headers);
     }
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     if let Some(agreed) = agreed {
@@ -113,7 +116,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn of(request: &Request<Incoming>, plan: &Plan) -> Option<Self> {
+    fn of(request: &Request<Inflow>, plan: &Plan) -> Option<Self> {
         let visit = plan.visit.clone()?;
         let mut head = Request::new(());
         *head.method_mut() = request.method().clone();

@@ -31,6 +31,7 @@ pub(super) fn policy(action: PolicyAction, rules: Vec<PolicyRule>) -> Authorizat
         action,
         rules,
         is_dry_run: false,
+        provider: None,
     }
 }
 

@@ -27,6 +27,7 @@ pub(super) fn policy(action: PolicyAction, of: TextAttribute, text: &str) -> Aut
             ..PolicyRule::default()
         }],
         is_dry_run: false,
+        provider: None,
     }
 }
 

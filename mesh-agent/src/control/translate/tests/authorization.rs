@@ -302,11 +302,15 @@ fn a_part_of_a_rule_that_is_wrong_is_named_and_errs_towards_refusing() {
 }
 
 #[test]
-fn custom_is_reported_and_kept() {
+fn custom_names_who_is_asked() {
     let (policy, rejections) = shop("{action: CUSTOM, provider: {name: opa}, rules: [{}]}");
     assert_eq!((policy.action, policy.rules.len()), (PolicyAction::Custom, 1));
+    assert_eq!(policy.provider.as_deref(), Some("opa"));
+    assert_eq!(rejections, []);
+    let (policy, rejections) = shop("{action: CUSTOM, rules: [{}]}");
+    assert_eq!((policy.action, policy.provider), (PolicyAction::Custom, None));
     assert_eq!(rejections.len(), 1);
-    assert_eq!(rejections[0].field, "spec.action");
+    assert_eq!(rejections[0].field, "spec.provider.name");
 }
 
 /// A rule, and the field of it that is wrong.

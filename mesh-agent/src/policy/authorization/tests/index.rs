@@ -36,11 +36,19 @@ fn ten_thousand_policies_are_asked() {
     let rounds = 1000;
     let began = Instant::now();
     for _ in 0..rounds {
-        assert!(protection.of_request(&connection(Some(&allowed)), &asked).is_ok());
-        assert!(protection.of_request(&connection(Some(&denied)), &asked).is_err());
         assert!(
             protection
-                .of_request(&connection(Some(&stranger)), &asked)
+                .of_request(&connection(Some(&allowed)), &asked, None)
+                .is_ok()
+        );
+        assert!(
+            protection
+                .of_request(&connection(Some(&denied)), &asked, None)
+                .is_err()
+        );
+        assert!(
+            protection
+                .of_request(&connection(Some(&stranger)), &asked, None)
                 .is_err()
         );
     }

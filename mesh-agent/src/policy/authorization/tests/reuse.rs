@@ -9,7 +9,7 @@ fn after(
     pods: &[Workload],
     previous: Option<&Authorization>,
 ) -> Authorization {
-    Authorization::compile(policies, ROOT, pods.iter(), |_| None, previous).0
+    Authorization::compile(policies, ROOT, NOBODY, pods.iter(), |_| None, previous).0
 }
 
 fn labelled(name: &str, app: &str) -> Workload {
@@ -71,7 +71,15 @@ fn pods_behind_a_service_that_change_are_seen_although_no_policy_did() {
     let pods = [labelled("web-1", "web")];
     let compile = |port: u16, previous: Option<&Authorization>| {
         let behind = |_: &ServiceName| Some(vec![(pods[0].uid.clone(), port)]);
-        Authorization::compile(std::slice::from_ref(&policy), ROOT, pods.iter(), behind, previous).0
+        Authorization::compile(
+            std::slice::from_ref(&policy),
+            ROOT,
+            NOBODY,
+            pods.iter(),
+            behind,
+            previous,
+        )
+        .0
     };
     let first = compile(8080, None);
     let second = compile(9090, Some(&first));
