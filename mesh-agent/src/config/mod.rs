@@ -15,7 +15,7 @@ use crate::mesh::domain::ClusterDomain;
 use clap::ValueEnum;
 use serde::Deserialize;
 
-pub use self::ca::{CaArgs, CaConfig, CaFacts};
+pub use self::ca::{CaArgs, CaConfig, CaFacts, ClusterFacts, RootSecretConfig};
 pub use self::cli::{CheckArgs, Cli, Command, RunArgs, StatusArgs, StatusOutput, UninstallArgs};
 pub use self::issuance::Issuance;
 

@@ -27,7 +27,7 @@ mod verify;
 
 pub use authority::{Authority, AuthorityError, ServerIdentity};
 pub use ca_client::{CaAddr, CaClient, CaClientSettings};
-pub use embedded_ca::{CaError, EmbeddedCa, read_or_make_root};
+pub use embedded_ca::{CaError, EmbeddedCa, new_root, read_or_make_root};
 pub use failure::HandshakeFailure;
 pub use files::FileIssuer;
 pub use issuer::{IssueError, Issuer};
