@@ -8,12 +8,12 @@ use anyhow::{Result, bail};
 use mesh_tests::interrupt;
 use mesh_tests::lab::Options;
 use mesh_tests::site::Site;
-use mesh_tests::suites::{self, Claim, Verdict};
+use mesh_tests::suites::{self, Claim, Suite, Verdict};
 use serde_json::json;
 
 use crate::report::ReportTo;
 use crate::shell::line;
-use crate::{agent, in_process, setup, workspace};
+use crate::{agent, in_process, kube, setup, workspace};
 
 /// The labs of the suites have their own name, so that they leave alone a lab that somebody is using.
 const SITE: &str = "suites-lab";
@@ -53,15 +53,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         agent: Some(agent),
         tools: workspace::lab_tools(),
     };
-    let verdicts = run_suites(&options, arguments)?;
+    let verdicts = run_suites(options, arguments)?;
     summarize(arguments, counts, &verdicts)
 }
 
-fn run_suites(options: &Options, arguments: &Arguments) -> Result<Vec<Verdict>> {
+fn run_suites(mut options: Options, arguments: &Arguments) -> Result<Vec<Verdict>> {
     let words = arguments.only.as_deref().unwrap_or_default().replace(' ', "_");
     let logs = workspace::target().join("lab-logs");
     let mut verdicts = Vec::new();
-    for suite in suites::all() {
+    let mut suites = suites::all();
+    let named = |suite: &Suite| arguments.suite.as_deref() == Some(suite.name);
+    if suites::with_api_server().iter().any(named) {
+        options.tools.push(kube::programs()?);
+        suites = suites::with_api_server();
+    }
+    for suite in suites {
         interrupt::check()?;
         let is_suite = arguments.suite.as_ref().is_none_or(|name| name == suite.name);
         let is_picked =
@@ -70,7 +76,7 @@ fn run_suites(options: &Options, arguments: &Arguments) -> Result<Vec<Verdict>> 
             continue;
         }
         line(&format!("▶ {}", suite.name))?;
-        verdicts.extend(suites::run(&suite, is_picked, options, &logs, &show));
+        verdicts.extend(suites::run(&suite, is_picked, &options, &logs, &show));
     }
     Ok(verdicts)
 }

@@ -14,6 +14,7 @@ mod dns;
 mod enrolment;
 mod exceptions;
 mod faults;
+mod kubernetes;
 mod protocols;
 mod restart;
 mod routes;
@@ -144,6 +145,14 @@ pub fn all() -> Vec<Suite> {
             claims: soak::CLAIMS,
         },
     ]
+}
+
+/// Suites that need a real API server, whose first build takes longer than all the others together: run by name only.
+pub fn with_api_server() -> Vec<Suite> {
+    vec![Suite {
+        name: "kubernetes",
+        claims: kubernetes::CLAIMS,
+    }]
 }
 
 /// Runs the claims of a suite that `only` picks, in a lab made for them. What was logged is kept in `logs_to`.
