@@ -43,7 +43,8 @@ pub trait Authenticator: Send + Sync + Debug {
 
 /// Says which workloads run where.
 pub trait NodePods: Send + Sync + Debug {
-    /// Whether a pod of the mesh with this identity runs on `node`. Called once a request; must not block.
+    /// Whether a pod of the mesh with this identity runs on `node`. Called once a request; must not block. An error before
+    /// pods were learned at all.
     fn runs(&self, node: &NodeName, identity: &SpiffeId) -> Result<bool, PodsUnknown>;
 }
 

@@ -61,6 +61,10 @@ pub(super) fn make(dir: &Path) -> Result<()> {
         "accounts.key",
     ];
     openssl(dir, &accounts)?;
+    openssl(
+        dir,
+        &["pkey", "-in", "accounts.key", "-pubout", "-out", "accounts.pub"],
+    )?;
     let random = process::run(Command::new("openssl").args(["rand", "-hex", "16"]), LIMIT)?.success()?;
     let token = random.stdout.trim();
     fs::write(dir.join(ADMIN_TOKEN), token).context("write the administrator's token")?;
