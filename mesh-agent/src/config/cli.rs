@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::settings::{Settings, read_file};
+use super::file::read_file;
+use super::settings::Settings;
 use super::{
     CaArgs, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
     DEFAULT_TRUST_DOMAIN, default_admin_addr,

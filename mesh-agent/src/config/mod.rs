@@ -4,6 +4,7 @@
 
 mod ca;
 mod cli;
+mod file;
 mod issuance;
 mod settings;
 

@@ -185,6 +185,7 @@ async fn authorization_asks_for_what_the_token_proved() {
         meta: Arc::new(ObjectMeta::default()),
         target: PolicyTarget::Selector(BTreeMap::new()),
         action: PolicyAction::Allow,
+        provider: None,
         rules: vec![PolicyRule {
             // What the agent says of the user counts as any header does.
             from: vec![vec![is(

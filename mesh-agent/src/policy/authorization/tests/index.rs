@@ -116,3 +116,10 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_pod_that_the_snapshot_does_not_count_as_local_is_protected_too() {
+    let policies = [shop("p", Deny, vec![all()])];
+    let (compiled, _) = Authorization::compile(&policies, ROOT, NOBODY, std::iter::empty(), |_| None, None);
+    assert!(compiled.of(&web()).of_bytes(&connection(None)).is_err());
+}

@@ -396,10 +396,3 @@ fn a_policy_for_a_service_protects_the_ports_of_its_pods_and_no_others() {
         assert_eq!(answer.is_err(), is_refused, "{} {port}", workload.pod_name);
     }
 }
-
-#[test]
-fn a_pod_that_the_snapshot_does_not_count_as_local_is_protected_too() {
-    let policies = [shop("p", Deny, vec![all()])];
-    let (compiled, _) = Authorization::compile(&policies, ROOT, NOBODY, std::iter::empty(), |_| None, None);
-    assert!(compiled.of(&web()).of_bytes(&connection(None)).is_err());
-}

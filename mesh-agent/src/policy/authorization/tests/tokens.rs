@@ -82,8 +82,11 @@ fn rules_about_tokens_match_claims_that_were_verified() {
                 ..request("GET", "/info", &headers)
             };
             for (action, is_let_in) in [(Allow, matches), (Deny, !matches), (Custom, !matches)] {
-                let answer = protect(&[shop("p", action, vec![from(condition.clone())])])
-                    .of_request(&connection, &asked);
+                let answer = protect(&[shop("p", action, vec![from(condition.clone())])]).of_request(
+                    &connection,
+                    &asked,
+                    None,
+                );
                 assert_eq!(answer.is_ok(), is_let_in, "{what} {action:?} {}", token.is_some());
             }
             let audited = protect(&[shop("p", Audit, vec![from(condition.clone())])])

@@ -2,7 +2,8 @@
 //!
 //! Place in the walk: none; it reads what the engines know. Must not know: how any of it came about.
 
-use std::fmt::Write as _;
+mod text;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,6 +21,8 @@ use crate::kernel::status::EnrolmentStatus;
 use crate::mesh::facts::Rejection;
 use crate::privileges::Privileges;
 use crate::snapshot::SnapshotCell;
+
+pub use self::text::for_humans;
 
 /// Gathers what the status page shows; clones share it.
 #[derive(Debug, Clone)]
@@ -216,196 +219,6 @@ struct CertificateLine {
     last_error: Option<String>,
 }
 
-/// The page as a person wants to read it. Errors: `page` is not a status page.
-pub fn for_humans(page: &str) -> anyhow::Result<String> {
-    let status: Status<EnrolmentLines> = serde_json::from_str(page)?;
-    let mut text = String::new();
-    writeln!(
-        text,
-        "node {} · agent {} · snapshot {}",
-        status.node, status.version, status.snapshot_version
-    )?;
-    write_privileges(&mut text, &status.privileges)?;
-    if let Some(error) = &status.source_error {
-        writeln!(text, "! {error}; the last configuration stays in force")?;
-    }
-    let now = unix_seconds(SystemTime::now());
-    text.push_str(&table_of(&status.enrolment.pods, now)?);
-    for (map, entries) in status.enrolment.overflows.iter().filter(|full| full.1 > 0) {
-        writeln!(text, "  ! the map {map} had no room for {entries} entries")?;
-    }
-    write_direct(&mut text, &status.direct)?;
-    write_splice(&mut text, &status.splice)?;
-    writeln!(text, "\nCERTIFICATES")?;
-    for one in &status.certificates {
-        match one.expires_unix_s {
-            Some(at) => write!(text, "  {} expires in {} s", one.identity, at.saturating_sub(now))?,
-            None => write!(text, "  {} not issued yet", one.identity)?,
-        }
-        match &one.last_error {
-            Some(error) => writeln!(text, "  ! {error}")?,
-            None => writeln!(text)?,
-        }
-    }
-    for keys in &status.jwks {
-        keys.write(&mut text, now)?;
-    }
-    writeln!(text, "\nREJECTIONS: {}", status.rejections.len())?;
-    for rejection in &status.rejections {
-        writeln!(text, "  {rejection}")?;
-    }
-    Ok(text)
-}
-
-/// One line a pod, and below it what is wrong with it.
-fn table_of(pods: &[PodLine], now: u64) -> Result<String, std::fmt::Error> {
-    let name = |pod: &PodLine| format!("{}/{}", pod.namespace, pod.pod);
-    let addrs = |pod: &PodLine| {
-        pod.addrs
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
-    let width = |cell: &dyn Fn(&PodLine) -> String, title: &str| {
-        let widths = pods.iter().map(|pod| cell(pod).len());
-        widths.chain([title.len()]).max().unwrap_or_default()
-    };
-    let (names, addresses) = (width(&name, "POD"), width(&addrs, "ADDRESSES"));
-    let mut text = String::new();
-    writeln!(
-        text,
-        "\nPODS\n  {:names$}  {:addresses$}  {:12}  {:>8}  HOOKS",
-        "POD", "ADDRESSES", "STATE", "SINCE"
-    )?;
-    for pod in pods {
-        let since = pod.since_s.map_or_else(
-            || "-".to_owned(),
-            |since| format!("{} s", now.saturating_sub(since)),
-        );
-        let hooks = if pod.hooks.is_empty() {
-            "-".to_owned()
-        } else {
-            pod.hooks.join(" ")
-        };
-        writeln!(
-            text,
-            "  {:names$}  {:addresses$}  {:12}  {since:>8}  {hooks}",
-            name(pod),
-            addrs(pod),
-            pod.state(),
-        )?;
-        if pod.bypassed > 0 {
-            writeln!(text, "    {} connections bypassed a dead agent", pod.bypassed)?;
-        }
-        if let Some(why) = &pod.why_not {
-            writeln!(text, "    ! {why}")?;
-        }
-    }
-    Ok(text)
-}
-
-impl PodLine {
-    fn state(&self) -> &'static str {
-        match (self.wanted, self.present, &self.why_not) {
-            (true, true, None) => "enrolled",
-            (true, true, Some(_)) => "FAULTY",
-            (true, false, _) => "NOT ENROLLED",
-            (false, true, _) => "leaving",
-            (false, false, _) => "out",
-        }
-    }
-}
-
-fn write_direct(text: &mut String, direct: &DirectStatus) -> std::fmt::Result {
-    writeln!(text, "\nDIRECT")?;
-    if let Some(why) = &direct.off {
-        writeln!(text, "  off: {why}")?;
-    }
-    if direct.left_out > 0 {
-        writeln!(
-            text,
-            "  ! {} destinations found no room and go through the agent",
-            direct.left_out
-        )?;
-    }
-    for pod in &direct.pods {
-        let (namespace, name) = (&pod.namespace, &pod.pod);
-        let (flows, verdicts) = (pod.flows, pod.verdicts);
-        writeln!(
-            text,
-            "  {namespace}/{name} may dial {verdicts} directly, {flows} connections do"
-        )?;
-    }
-    Ok(())
-}
-
-fn write_privileges(text: &mut String, privileges: &Privileges) -> std::fmt::Result {
-    writeln!(text, "privileges: {}", privileges.capabilities.join(" "))?;
-    if !privileges.calls_refused {
-        writeln!(text, "  ! no system call is refused: seccomp is off")?;
-    }
-    Ok(())
-}
-
-fn write_splice(text: &mut String, splice: &SpliceStatus) -> std::fmt::Result {
-    writeln!(text, "\nSPLICE: {}", splice.state)?;
-    if !splice.why.is_empty() {
-        writeln!(text, "  ! {}", splice.why)?;
-    }
-    for check in &splice.checks {
-        match &check.failure {
-            None => writeln!(text, "  {} ({} ms)", check.claim, check.took_ms)?,
-            Some(why) => writeln!(text, "  ! not so: {}: {why} ({} ms)", check.claim, check.took_ms)?,
-        }
-    }
-    Ok(())
-}
-
 fn unix_seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pod(name: &str, present: bool, why_not: Option<&str>) -> PodLine {
-        PodLine {
-            namespace: "shop".to_owned(),
-            pod: name.to_owned(),
-            addrs: vec!["10.0.0.1".parse().unwrap()],
-            wanted: true,
-            present,
-            hooks: if present {
-                vec!["connect4".to_owned()]
-            } else {
-                Vec::new()
-            },
-            since_s: present.then_some(100),
-            bypassed: 0,
-            why_not: why_not.map(str::to_owned),
-        }
-    }
-
-    #[test]
-    fn pods_are_a_table_with_the_reason_below() {
-        let pods = [
-            pod("a-long-name", true, None),
-            pod("b", false, Some("the pod has no address yet")),
-            pod("c", true, Some("no room")),
-        ];
-        let table = table_of(&pods, 142).unwrap();
-        assert_eq!(
-            table.lines().skip(2).collect::<Vec<_>>(),
-            [
-                "  POD               ADDRESSES  STATE            SINCE  HOOKS",
-                "  shop/a-long-name  10.0.0.1   enrolled          42 s  connect4",
-                "  shop/b            10.0.0.1   NOT ENROLLED         -  -",
-                "    ! the pod has no address yet",
-                "  shop/c            10.0.0.1   FAULTY            42 s  connect4",
-                "    ! no room",
-            ]
-        );
-    }
 }
