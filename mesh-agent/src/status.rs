@@ -17,7 +17,7 @@ use crate::kernel::enrolment::Enrolment;
 use crate::kernel::splice::{SpliceBoard, SpliceStatus};
 use crate::kernel::status::EnrolmentStatus;
 use crate::mesh::facts::Rejection;
-use crate::snapshot::SnapshotCell;
+use crate::snapshot::{Ejected, SnapshotCell};
 
 /// Gathers what the status page shows; clones share it.
 #[derive(Debug, Clone)]
@@ -124,6 +124,7 @@ impl StatusBoard {
             enrolment: board.enrolment.lock().status(),
             direct: noted.direct.clone(),
             splice: board.splice.status(),
+            ejected: board.snapshots.load().ejected(),
             certificates: certificates.collect(),
             rejections: noted.rejections.clone(),
         }
@@ -167,6 +168,7 @@ struct Status<E> {
     enrolment: E,
     direct: DirectStatus,
     splice: SpliceStatus,
+    ejected: Vec<Ejected>,
     certificates: Vec<CertificateLine>,
     rejections: Vec<Rejection>,
 }
@@ -219,6 +221,10 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
     }
     write_direct(&mut text, &status.direct)?;
     write_splice(&mut text, &status.splice)?;
+    writeln!(text, "\nEJECTED ENDPOINTS: {}", status.ejected.len())?;
+    for endpoint in &status.ejected {
+        writeln!(text, "  {endpoint}")?;
+    }
     writeln!(text, "\nCERTIFICATES")?;
     for one in &status.certificates {
         match one.expires_unix_s {

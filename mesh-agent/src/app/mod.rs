@@ -9,6 +9,7 @@ mod issuance;
 mod lock;
 mod loops;
 mod splice;
+mod upstreams;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::admin::AdminServer;
 use crate::app::direct::DirectFlows;
 use crate::app::lock::StateLock;
 use crate::app::loops::{ConfigLoop, Heart, sweep_pools, watch_direct};
+use crate::app::upstreams::watch_upstreams;
 use crate::capture::PodHost;
 use crate::capture::listeners::PodPorts;
 use crate::config::{AccessLogTarget, Config, DirectMode, UninstallArgs};
@@ -153,6 +155,8 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
     tasks.spawn("config", configuration.run(tasks.stop()));
     let watching = watch_direct(direct, snapshots, board.clone(), tasks.stop());
     tasks.spawn("direct", watching);
+    let looking = watch_upstreams(Arc::clone(&mesh.snapshots), telemetry.clone(), tasks.stop());
+    tasks.spawn("upstreams", looking);
     tasks.spawn("sweep-pools", sweep_pools(mesh, tasks.stop()));
     let metrics = telemetry.clone();
     admin

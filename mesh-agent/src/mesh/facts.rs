@@ -11,6 +11,7 @@ use crate::mesh::policy::PeerAuthentication;
 use crate::mesh::policy::authorization::AuthorizationPolicy;
 use crate::mesh::route::HttpRoute;
 use crate::mesh::service::{Endpoint, Service};
+use crate::mesh::traffic::DestinationRule;
 use crate::mesh::workload::Workload;
 
 /// All facts at one moment; the order within a list carries no meaning.
@@ -30,6 +31,8 @@ pub struct Facts {
     pub peer_authentications: Vec<PeerAuthentication>,
     /// AuthorizationPolicies.
     pub authorization_policies: Vec<AuthorizationPolicy>,
+    /// DestinationRules.
+    pub destination_rules: Vec<DestinationRule>,
 }
 
 /// Where a fact was read, what it is called there, and since when it exists.

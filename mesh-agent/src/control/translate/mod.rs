@@ -10,25 +10,29 @@
 
 mod authorization_policy;
 mod authorization_rule;
+mod consistent_hash;
 mod destination_rule;
+mod duration;
 mod endpoint_slice;
 mod exclusions;
 mod http_route;
 mod http_rule;
+mod locality_setting;
 mod namespace;
 mod node;
 mod object;
+mod outlier_detection;
 mod peer_authentication;
 mod pod;
 mod probes;
 mod protocol;
 mod service;
+mod traffic_policy;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use self::destination_rule::DestinationRule;
 use self::namespace::Namespaces;
 use self::object::Object;
 use super::Reading;
@@ -50,17 +54,7 @@ pub(super) fn translate(documents: Vec<Document>, trust_domain: &str) -> Reading
             translation.reading.rejections.push(rejection);
         }
     }
-    let Translation {
-        mut reading,
-        destination_rules,
-        ..
-    } = translation;
-    destination_rule::apply(
-        destination_rules,
-        &mut reading.facts.services,
-        &mut reading.rejections,
-    );
-    reading
+    translation.reading
 }
 
 /// A translation under way.
@@ -68,7 +62,6 @@ pub(super) fn translate(documents: Vec<Document>, trust_domain: &str) -> Reading
 struct Translation {
     reading: Reading,
     namespaces: Namespaces,
-    destination_rules: Vec<DestinationRule>,
 }
 
 impl Translation {
@@ -136,7 +129,8 @@ impl Translation {
                 ));
             }
             "DestinationRule" => {
-                self.destination_rules
+                facts
+                    .destination_rules
                     .extend(destination_rule::translate(object, rejections)?);
             }
             "Namespace" => {}

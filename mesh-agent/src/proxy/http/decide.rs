@@ -7,10 +7,11 @@ use http::uri::Authority;
 use http::{HeaderValue, Request, Version};
 use tokio::time::Instant;
 
-use crate::balance::Pick;
+use crate::balance::{Breakers, Limit, Pick};
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
+use crate::proxy::affinity::Affinity;
 use crate::proxy::arrival::Visit;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, authority};
@@ -22,7 +23,7 @@ use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
 use crate::route::{BackendChoice, RequestFacts};
-use crate::snapshot::{Destination, Snapshot, Upstream};
+use crate::snapshot::{Destination, PickFacts, Snapshot, Upstream};
 use crate::telemetry::{FlowLabels, PathTaken, PeerLabels, Reporter, Security};
 use crate::transport::pool::Wire;
 
@@ -43,8 +44,12 @@ pub(super) struct Plan {
     pub(super) authority: Authority,
     /// When the whole transaction must be over.
     pub(super) deadline: Option<Instant>,
-    /// Counts the request as active at its endpoint.
+    /// Counts the request as active at its endpoint, and is told what became of it.
     pub(super) pick: Option<Pick>,
+    /// What may be under way to the upstream.
+    pub(super) breakers: Option<Breakers>,
+    /// What the response sets so that the client's next request finds the same endpoint.
+    pub(super) cookie: Option<HeaderValue>,
     /// The arrival at a pod of this node, for as long as the request is under way.
     pub(super) visit: Option<Visit>,
 }
@@ -85,6 +90,8 @@ struct Choice {
     service: Option<ServiceName>,
     deadline: Option<Instant>,
     pick: Option<Pick>,
+    breakers: Option<Breakers>,
+    cookie: Option<HeaderValue>,
 }
 
 fn outbound(
@@ -140,6 +147,8 @@ fn outbound(
         authority,
         deadline: choice.deadline,
         pick: choice.pick,
+        breakers: choice.breakers,
+        cookie: choice.cookie,
         visit,
     })
 }
@@ -165,6 +174,8 @@ fn choose(
                 service,
                 deadline: None,
                 pick: None,
+                breakers: None,
+                cookie: None,
             });
         }
         Destination::NoSuchPort(service) => {
@@ -177,9 +188,17 @@ fn choose(
     ledger.service(&dialled.service);
     let (upstream, deadline) = routed(snapshot, client_namespace, dialled, request, ledger)?;
     ledger.service(&upstream.service);
-    let picked = upstream
-        .pick(ends.original.ip(), &mut rand::rng())
-        .ok_or(Refusal::NoEndpoint)?;
+    let Affinity { hash, cookie } = upstream
+        .hash_key()
+        .map(|key| Affinity::of_request(key, request, ends.client.ip()))
+        .unwrap_or_default();
+    let facts = PickFacts {
+        dialled: ends.original.ip(),
+        hash,
+        of: Limit::Requests,
+        now: Instant::now().into_std(),
+    };
+    let picked = upstream.pick(&facts, &mut rand::rng())?;
     Ok(Choice {
         addr: picked.endpoint.addr,
         workload: picked.endpoint.workload.clone(),
@@ -187,6 +206,8 @@ fn choose(
         service: Some(upstream.service.clone()),
         deadline,
         pick: Some(picked.pick),
+        breakers: Some(upstream.breakers().clone()),
+        cookie,
     })
 }
 
@@ -248,6 +269,8 @@ fn inbound(
         authority,
         deadline: None,
         pick: None,
+        breakers: None,
+        cookie: None,
         visit: Some(visit),
     })
 }

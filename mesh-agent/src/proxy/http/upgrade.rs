@@ -20,6 +20,8 @@ use crate::balance::Pick;
 use crate::identity::Alpn;
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
+use crate::proxy::breaker::limited;
+use crate::proxy::conduct;
 use crate::proxy::http::decide::Plan;
 use crate::proxy::http::forward::{answer, ready, within};
 use crate::proxy::http::headers::prepare_response;
@@ -38,7 +40,7 @@ use crate::transport::relay::{Meter, RelayEnd, relay};
 pub(super) async fn carry(
     mesh: &Arc<Mesh>,
     mut request: Request<Incoming>,
-    plan: Plan,
+    mut plan: Plan,
     ledger: &Arc<Ledger>,
     protocol: HeaderValue,
 ) -> Result<Response<Body>, Refusal> {
@@ -49,17 +51,12 @@ pub(super) async fn carry(
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     request.headers_mut().insert(UPGRADE, protocol);
-    let connecting = plan
-        .hop
-        .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H1);
-    let stream = within(plan.deadline, connecting).await??;
-    let mut sender = start_h1(&plan.via.tasks, stream).await?;
-    let mut response = within(plan.deadline, sender.send_request(request))
-        .await?
-        .map_err(Refusal::Broken)?;
+    let sent = send(mesh, request, &plan).await;
+    let mut response = sent.inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(answer(mesh, response.map(Leased::unpooled), plan, ledger));
     }
+    conduct::answered(plan.pick.as_mut(), &response, false);
     for record in ledger.records() {
         record.respond(StatusCode::SWITCHING_PROTOCOLS.as_u16());
     }
@@ -82,6 +79,20 @@ pub(super) async fn carry(
     };
     plan.via.tasks.spawn("upgraded", tunnel.run());
     Ok(switching(headers))
+}
+
+/// Sends the request on a connection of its own.
+async fn send(mesh: &Arc<Mesh>, request: Request<Body>, plan: &Plan) -> Result<Response<Incoming>, Refusal> {
+    let connect = limited(plan.breakers.clone(), {
+        let (mesh, via, hop) = (Arc::clone(mesh), Arc::clone(&plan.via), plan.hop.clone());
+        let (client, addr) = (plan.client, plan.addr);
+        move || hop.connect(&mesh, &via, client, addr, Alpn::H1)
+    });
+    let stream = within(plan.deadline, connect()).await??;
+    let mut sender = start_h1(&plan.via.tasks, stream).await?;
+    within(plan.deadline, sender.send_request(request))
+        .await?
+        .map_err(Refusal::Broken)
 }
 
 /// Two connections that changed protocol together.

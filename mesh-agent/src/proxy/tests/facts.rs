@@ -11,9 +11,8 @@ use crate::mesh::policy::{MtlsMode, PeerAuthentication};
 use crate::mesh::route::{
     BackendTarget, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteBackend, RouteParent,
 };
-use crate::mesh::service::{
-    AppProtocol, BalancerKind, Endpoint, EndpointCondition, Service, ServiceName, ServicePort,
-};
+use crate::mesh::service::{AppProtocol, Endpoint, EndpointCondition, Service, ServiceName, ServicePort};
+use crate::mesh::traffic::{BalancerKind, EndpointPlace, Locality, ServiceTraffic};
 use crate::mesh::workload::fixture::pod;
 use crate::mesh::workload::{Membership, Workload, WorkloadNaming};
 use crate::pod::netns::NetnsCookie;
@@ -111,7 +110,10 @@ pub(super) fn service(service: &str, vip: IpAddr, protocol: AppProtocol) -> Serv
             port: PORT,
             protocol,
         }],
-        balancer: BalancerKind::RoundRobin,
+        traffic: ServiceTraffic {
+            balancer: Some(BalancerKind::RoundRobin),
+            ..ServiceTraffic::default()
+        },
     }
 }
 
@@ -124,6 +126,7 @@ pub(super) fn endpoint(service: &str, addr: SocketAddr) -> Endpoint {
         condition: EndpointCondition::Ready,
         workload: None,
         hostname: None,
+        place: EndpointPlace::default(),
     }
 }
 
@@ -180,6 +183,7 @@ pub(super) fn node(name: &str, addr: IpAddr) -> Node {
         name: name.into(),
         meta: meta(format!("Node {name}")),
         addrs: vec![addr],
+        locality: Locality::default(),
     }
 }
 
