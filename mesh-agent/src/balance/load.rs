@@ -36,7 +36,7 @@ impl Load {
     pub(super) fn answered(&self, rtt: Duration, now: Instant) {
         let at = self.millis_of(now);
         let sink_in = |packed| {
-            let (estimate, elapsed) = self.unpack(packed, at);
+            let (estimate, elapsed) = unpack(packed, at);
             let new = if rtt > estimate {
                 rtt
             } else {
@@ -53,19 +53,9 @@ impl Load {
 
     /// The response time to expect, in microseconds: without news it fades, so that a slow endpoint is tried again.
     pub(super) fn expected_micros(&self, now: Instant) -> u64 {
-        let (estimate, elapsed) = self.unpack(self.latency.load(Ordering::Relaxed), self.millis_of(now));
+        let (estimate, elapsed) = unpack(self.latency.load(Ordering::Relaxed), self.millis_of(now));
         let faded = estimate.mul_f64(decay(elapsed)).max(FLOOR);
         u64::try_from(faded.as_micros()).unwrap_or(u64::MAX)
-    }
-
-    /// The estimate, and how old it is at `at`; nothing is known of an endpoint that has not answered yet.
-    fn unpack(&self, packed: u64, at: u32) -> (Duration, Duration) {
-        if packed == 0 {
-            return (UNKNOWN, Duration::ZERO);
-        }
-        let made = u32::try_from(packed & u64::from(u32::MAX)).unwrap_or_default();
-        let elapsed = Duration::from_millis(u64::from(at.saturating_sub(made)));
-        (Duration::from_micros(packed >> 32), elapsed)
     }
 
     fn millis_of(&self, now: Instant) -> u32 {
@@ -74,6 +64,16 @@ impl Load {
         let millis = now.saturating_duration_since(epoch).as_millis() + 1;
         u32::try_from(millis).unwrap_or(u32::MAX)
     }
+}
+
+/// The estimate, and how old it is at `at`; nothing is known of an endpoint that has not answered yet.
+fn unpack(packed: u64, at: u32) -> (Duration, Duration) {
+    if packed == 0 {
+        return (UNKNOWN, Duration::ZERO);
+    }
+    let made = u32::try_from(packed & u64::from(u32::MAX)).unwrap_or_default();
+    let elapsed = Duration::from_millis(u64::from(at.saturating_sub(made)));
+    (Duration::from_micros(packed >> 32), elapsed)
 }
 
 fn pack(estimate: Duration, at: u32) -> u64 {

@@ -47,9 +47,8 @@ pub(super) fn lay_out(weights: &[u32]) -> Box<[usize]> {
             })
         })
         .collect();
-    let mut entered = weights.len();
     let mut round = Vec::with_capacity(usize::try_from(total).unwrap_or_default());
-    for _ in 0..total {
+    for (entered, _) in (weights.len()..).zip(0..total) {
         let Some(Reverse(next)) = due.pop() else { break };
         round.push(next.position);
         due.push(Reverse(Entry {
@@ -57,7 +56,6 @@ pub(super) fn lay_out(weights: &[u32]) -> Box<[usize]> {
             entered,
             ..next
         }));
-        entered += 1;
     }
     round.into_boxed_slice()
 }

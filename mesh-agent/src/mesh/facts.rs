@@ -31,7 +31,7 @@ pub struct Facts {
     pub peer_authentications: Vec<PeerAuthentication>,
     /// AuthorizationPolicies.
     pub authorization_policies: Vec<AuthorizationPolicy>,
-    /// DestinationRules.
+    /// Rules of how traffic to Services is spread.
     pub destination_rules: Vec<DestinationRule>,
 }
 

@@ -283,7 +283,7 @@ impl Default for OutlierDetection {
             splits_local: false,
             interval: Duration::from_secs(10),
             base_ejection: Duration::from_secs(30),
-            max_ejection: Duration::from_secs(300),
+            max_ejection: Duration::from_mins(5),
             max_ejected_percent: 10,
             min_health_percent: 0,
             success_rate_stdev_milli: None,

@@ -147,7 +147,7 @@ fn percent_from_100(text: &str) -> Option<u32> {
 
 fn is_table_size(size: u32) -> bool {
     let mut divisors = (2..).take_while(|divisor| divisor * divisor <= size);
-    (2..=LARGEST_MAGLEV).contains(&size) && !divisors.any(|divisor| size % divisor == 0)
+    (2..=LARGEST_MAGLEV).contains(&size) && !divisors.any(|divisor| size.is_multiple_of(divisor))
 }
 
 /// No endpoint is given more than this percentage of the average.

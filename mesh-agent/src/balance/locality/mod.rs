@@ -53,9 +53,12 @@ pub fn arrange(own: &Locality, places: &[Place<'_>], wishes: Wishes<'_>) -> Arra
         }
         LocalityPolicy::Unsaid => by_hints(own, places, wishes.nearest)
             .or_else(|| wishes.nearest.map(|nearest| by_nearness(own, places, nearest)))
-            .unwrap_or_else(|| match wishes.has_outliers {
-                true => by_failover(own, places, &[]),
-                false => vec![0; places.len()],
+            .unwrap_or_else(|| {
+                if wishes.has_outliers {
+                    by_failover(own, places, &[])
+                } else {
+                    vec![0; places.len()]
+                }
             }),
     };
     let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
