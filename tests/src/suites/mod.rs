@@ -5,6 +5,7 @@
 
 mod ask;
 pub mod authz;
+mod balance;
 mod ca;
 mod capture;
 mod control;
@@ -98,6 +99,10 @@ pub fn all() -> Vec<Suite> {
         Suite {
             name: "routes",
             claims: routes::CLAIMS,
+        },
+        Suite {
+            name: "balance",
+            claims: balance::CLAIMS,
         },
         Suite {
             name: "security",
