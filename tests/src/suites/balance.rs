@@ -50,12 +50,12 @@ fn a_replica_that_answers_500_is_ejected_and_comes_back(lab: &Running) -> Result
     let order = |path: &str| equal(path, get(lab, CLIENT, &url(address, 8080, path))?.status, 200);
     let before = ejections(lab)?;
     order("/sick/on")?;
-    let ejected = until(PATIENCE, "the sick replica is ejected", || {
+    let found = until(PATIENCE, "the sick replica is ejected", || {
         get(lab, CLIENT, "http://replicas/")?;
         Ok(!ejected(lab)?.is_empty())
     });
     // Whatever came of it, later claims find a healthy replica.
-    let spared = ejected.and_then(|_| replicas(lab, CLIENT, "http://replicas/", 8));
+    let spared = found.and_then(|_| replicas(lab, CLIENT, "http://replicas/", 8));
     order("/sick/off")?;
     let spared = spared?;
     ensure!(
@@ -96,10 +96,10 @@ fn a_header_that_is_hashed_keeps_its_replica(lab: &Running) -> Result<()> {
         let header = format!("x-user: user-{user}");
         let ask = || curl(lab, CLIENT, &["-H", &header, "http://by-header/"])?.says("pod");
         let replica = ask()?;
-        equal(&header, ask()?, &replica)?;
+        equal(&header, &ask()?, &replica)?;
         // The agents of all nodes send it to the same one.
         let elsewhere = curl(lab, CLIENT_B, &["-H", &header, "http://by-header/"])?.says("pod")?;
-        equal(&header, elsewhere, &replica)?;
+        equal(&header, &elsewhere, &replica)?;
         all.insert(replica);
     }
     ensure!(all.len() > 1, "all users are at {all:?}");

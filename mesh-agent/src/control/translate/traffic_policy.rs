@@ -109,9 +109,11 @@ impl Reader<'_> {
             (None, None) => None,
         };
         let locality = match &written.locality_lb_setting {
-            Some(setting) => locality_setting::read(setting).map_err(|(field, reason)| {
-                self.wrong(&format!("loadBalancer.localityLbSetting.{field}"), reason)
-            })?,
+            Some(setting) => locality_setting::read(setting).unwrap_or_else(|(field, reason)| {
+                let field = format!("loadBalancer.localityLbSetting.{field}");
+                rejections.push(self.wrong(&field, format!("{reason}; the setting is ignored")));
+                None
+            }),
             None => None,
         };
         Ok(WrittenBalancer {

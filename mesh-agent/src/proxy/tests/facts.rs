@@ -12,7 +12,9 @@ use crate::mesh::route::{
     BackendTarget, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteBackend, RouteParent,
 };
 use crate::mesh::service::{AppProtocol, Endpoint, EndpointCondition, Service, ServiceName, ServicePort};
-use crate::mesh::traffic::{BalancerKind, EndpointPlace, Locality, ServiceTraffic};
+use crate::mesh::traffic::{
+    BalancerKind, DestinationRule, EndpointPlace, HostPattern, Locality, ServiceTraffic, WrittenPolicy,
+};
 use crate::mesh::workload::fixture::pod;
 use crate::mesh::workload::{Membership, Workload, WorkloadNaming};
 use crate::pod::netns::NetnsCookie;
@@ -174,6 +176,17 @@ pub(super) fn strict() -> PeerAuthentication {
         selector: std::collections::BTreeMap::new(),
         mode: Some(MtlsMode::Strict),
         port_modes: std::collections::BTreeMap::new(),
+    }
+}
+
+/// A rule for one Service.
+pub(super) fn destination_rule(service: &str, policy: WrittenPolicy) -> DestinationRule {
+    DestinationRule {
+        meta: meta(format!("DestinationRule shop/{service}")),
+        namespace: "shop".into(),
+        host: HostPattern::Service(name(service)),
+        policy,
+        ports: Vec::new(),
     }
 }
 

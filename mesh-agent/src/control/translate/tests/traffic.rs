@@ -271,12 +271,12 @@ const WRONG: &[(&str, &[&str], bool)] = &[
     (
         "host: web, trafficPolicy: {loadBalancer: {localityLbSetting: {distribute: [{from: eu, to: {eu: 99}}]}}}",
         &["spec.trafficPolicy.loadBalancer.localityLbSetting.distribute[0].to"],
-        false,
+        true,
     ),
     (
         "host: web, trafficPolicy: {loadBalancer: {localityLbSetting: {failoverPriority: [app]}}}",
         &["spec.trafficPolicy.loadBalancer.localityLbSetting.failoverPriority[0]"],
-        false,
+        true,
     ),
     (
         "host: web, trafficPolicy: {outlierDetection: {interval: 0s}}",
