@@ -2,52 +2,62 @@
 //!
 //! Place in the walk: inside [`super::RouteTable`]. Must not know: rules, backends, services.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName};
 
 use super::RequestFacts;
-use crate::mesh::route::{HeaderMatch, HttpMatch, PathMatch};
+use crate::mesh::route::{FieldMatch, HttpMatch, PathMatch, ValueMatch};
 
 /// A match of which every part must hold.
 #[derive(Debug)]
 pub(super) struct Matcher {
     path: PathMatch,
-    headers: Vec<CompiledHeader>,
+    headers: Vec<(HeaderName, ValueMatch)>,
+    query: Vec<FieldMatch>,
     method: Option<Arc<str>>,
+    /// It asks for a header of a name that no request can carry.
+    is_impossible: bool,
 }
 
-/// Greater wins: Gateway API's order of precedence, as far as the match alone decides it.
-pub(super) type Specificity = (IsExact, PathLength, HasMethod, HeaderCount);
-type IsExact = bool;
+/// Greater wins: Gateway API's order of precedence, as far as the match alone decides it. An expression comes after
+/// all else that is said of a path, the longer one first.
+pub(super) type Specificity = (PathKind, PathLength, HasMethod, HeaderCount, QueryCount);
 type PathLength = usize;
 type HasMethod = bool;
 type HeaderCount = usize;
+type QueryCount = usize;
 
-/// A header that must have a value; a name or value that no request can carry never holds.
-#[derive(Debug)]
-enum CompiledHeader {
-    Equals(HeaderName, HeaderValue),
-    Never,
+/// The greater the more specific.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum PathKind {
+    Everything,
+    Regex,
+    Prefix,
+    Exact,
 }
 
 impl Matcher {
     pub(super) fn compile(declared: &HttpMatch) -> Self {
-        let mut first_of_each: Vec<&HeaderMatch> = Vec::new();
-        for header in &declared.headers {
-            if !first_of_each
-                .iter()
-                .any(|seen| seen.name.eq_ignore_ascii_case(&header.name))
-            {
-                first_of_each.push(header);
-            }
-        }
+        let wanted = first_of_each(&declared.headers, str::eq_ignore_ascii_case);
+        let headers: Vec<_> = wanted
+            .iter()
+            .filter_map(|header| {
+                Some((
+                    HeaderName::try_from(header.name.as_ref()).ok()?,
+                    header.value.clone(),
+                ))
+            })
+            .collect();
         Self {
-            path: match &declared.path {
-                PathMatch::Exact(path) => PathMatch::Exact(Arc::clone(path)),
-                PathMatch::Prefix(prefix) => PathMatch::Prefix(Arc::clone(prefix)),
-            },
-            headers: first_of_each.into_iter().map(CompiledHeader::compile).collect(),
+            path: declared.path.clone(),
+            is_impossible: headers.len() != wanted.len(),
+            headers,
+            query: first_of_each(&declared.query, str::eq)
+                .into_iter()
+                .cloned()
+                .collect(),
             method: declared.method.clone(),
         }
     }
@@ -56,59 +66,77 @@ impl Matcher {
         let is_path_right = match &self.path {
             PathMatch::Exact(path) => request.path == path.as_ref(),
             PathMatch::Prefix(prefix) => has_path_prefix(request.path, prefix),
+            PathMatch::Regex(pattern) => pattern.matches(request.path.as_bytes()),
         };
         is_path_right
+            && !self.is_impossible
             && self
                 .method
                 .as_deref()
                 .is_none_or(|method| method == request.method)
-            && self.headers.iter().all(|header| header.holds(request.headers))
+            && self
+                .headers
+                .iter()
+                .all(|(name, wanted)| header(request.headers, name).is_some_and(|value| wanted.holds(&value)))
+            && self.query.iter().all(|wanted| {
+                parameter(request.query, &wanted.name)
+                    .is_some_and(|value| wanted.value.holds(value.as_bytes()))
+            })
     }
 
     pub(super) fn specificity(&self) -> Specificity {
-        let (is_exact, path) = match &self.path {
-            PathMatch::Exact(path) => (true, path),
-            PathMatch::Prefix(prefix) => (false, prefix),
+        let (kind, path) = match &self.path {
+            PathMatch::Exact(path) => (PathKind::Exact, path.as_ref()),
+            PathMatch::Prefix(prefix) if prefix.as_ref() == "/" => (PathKind::Everything, prefix.as_ref()),
+            PathMatch::Prefix(prefix) => (PathKind::Prefix, prefix.as_ref()),
+            PathMatch::Regex(pattern) => (PathKind::Regex, pattern.as_str()),
         };
         (
-            is_exact,
+            kind,
             path.chars().count(),
             self.method.is_some(),
             self.headers.len(),
+            self.query.len(),
         )
+    }
+
+    /// The prefix that holds, where it is one.
+    pub(super) fn prefix(&self) -> Option<&Arc<str>> {
+        match &self.path {
+            PathMatch::Prefix(prefix) => Some(prefix),
+            PathMatch::Exact(_) | PathMatch::Regex(_) => None,
+        }
     }
 }
 
-impl CompiledHeader {
-    fn compile(declared: &HeaderMatch) -> Self {
-        match (
-            HeaderName::try_from(declared.name.as_ref()),
-            HeaderValue::try_from(declared.value.as_ref()),
-        ) {
-            (Ok(name), Ok(value)) => Self::Equals(name, value),
-            (Err(_), _) | (_, Err(_)) => Self::Never,
+/// The first of all entries for one name.
+fn first_of_each(declared: &[FieldMatch], is_same: fn(&str, &str) -> bool) -> Vec<&FieldMatch> {
+    let mut first: Vec<&FieldMatch> = Vec::new();
+    for field in declared {
+        if !first.iter().any(|seen| is_same(&seen.name, &field.name)) {
+            first.push(field);
         }
     }
+    first
+}
 
-    fn holds(&self, headers: &HeaderMap) -> bool {
-        let Self::Equals(name, wanted) = self else {
-            return false;
-        };
-        let mut values = headers.get_all(name).iter();
-        match (values.next(), values.next()) {
-            (None, _) => false,
-            (Some(only), None) => only == wanted,
-            // RFC 9110 5.2: repeated field lines are one value, joined by commas.
-            (Some(first), Some(second)) => {
-                let mut joined = [first.as_bytes(), second.as_bytes()].join(&b","[..]);
-                for value in values {
-                    joined.push(b',');
-                    joined.extend_from_slice(value.as_bytes());
-                }
-                joined == wanted.as_bytes()
-            }
-        }
-    }
+/// The value of a header; repeated field lines are one value, joined by commas (RFC 9110 section 5.2).
+fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
+    let mut lines = headers.get_all(name).iter();
+    let first = Cow::Borrowed(lines.next()?.as_bytes());
+    Some(lines.fold(first, |joined, line| {
+        let mut joined = joined.into_owned();
+        joined.push(b',');
+        joined.extend_from_slice(line.as_bytes());
+        Cow::Owned(joined)
+    }))
+}
+
+/// The first value of a query parameter, decoded.
+fn parameter<'q>(query: Option<&'q str>, name: &str) -> Option<Cow<'q, str>> {
+    form_urlencoded::parse(query?.as_bytes())
+        .find(|(found, _)| found == name)
+        .map(|(_, value)| value)
 }
 
 /// Whether `prefix` is made of the first elements of `path`; a trailing slash of the prefix counts for nothing.
@@ -123,6 +151,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::mesh::route::Pattern;
 
     #[test]
     fn a_prefix_matches_whole_path_elements() {
@@ -163,10 +192,19 @@ mod tests {
         }
     }
 
-    fn header_match(name: &str, value: &str) -> CompiledHeader {
-        CompiledHeader::compile(&HeaderMatch {
+    fn exact(name: &str, value: &str) -> FieldMatch {
+        FieldMatch {
             name: name.into(),
-            value: value.into(),
+            value: ValueMatch::Exact(value.into()),
+        }
+    }
+
+    fn holds(declared: &HttpMatch, headers: &HeaderMap, query: Option<&str>) -> bool {
+        Matcher::compile(declared).holds(&RequestFacts {
+            method: "GET",
+            path: "/",
+            query,
+            headers,
         })
     }
 
@@ -177,49 +215,71 @@ mod tests {
         headers.append("many", "a".parse().unwrap());
         headers.append("many", "b".parse().unwrap());
         headers.append("many", "c".parse().unwrap());
-        for (name, value, holds) in [
-            ("version", "two", true),
-            ("Version", "two", true),
-            ("version", "Two", false),
-            ("version", "tw", false),
-            ("absent", "", false),
-            ("many", "a,b,c", true),
-            ("many", "a", false),
-            ("not a name", "x", false),
-            ("version", "\u{7}", false),
+        let regex = |name: &str, value: &str| FieldMatch {
+            name: name.into(),
+            value: ValueMatch::Regex(Pattern::new(value).unwrap()),
+        };
+        for (wanted, expected) in [
+            (exact("version", "two"), true),
+            (exact("Version", "two"), true),
+            (exact("version", "Two"), false),
+            (exact("version", "tw"), false),
+            (exact("absent", ""), false),
+            (exact("many", "a,b,c"), true),
+            (exact("many", "a"), false),
+            (exact("not a name", "x"), false),
+            (exact("version", "\u{7}"), false),
+            (regex("version", "t.o"), true),
+            (regex("version", "t"), false),
+            (regex("many", "a,.*"), true),
+            (regex("absent", ".*"), false),
         ] {
+            let declared = HttpMatch {
+                headers: vec![wanted.clone()],
+                ..HttpMatch::default()
+            };
+            assert_eq!(holds(&declared, &headers, None), expected, "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn a_query_parameter_matches_by_its_first_decoded_value() {
+        for (query, name, value, expected) in [
+            (Some("a=1"), "a", "1", true),
+            (Some("b=2&a=1&a=3"), "a", "1", true),
+            (Some("b=2&a=1&a=3"), "a", "3", false),
+            (Some("A=1"), "a", "1", false),
+            (Some("a=x%20y+z"), "a", "x y z", true),
+            (Some("a"), "a", "", true),
+            (Some(""), "a", "", false),
+            (None, "a", "", false),
+        ] {
+            let declared = HttpMatch {
+                query: vec![exact(name, value)],
+                ..HttpMatch::default()
+            };
+            let headers = HeaderMap::new();
             assert_eq!(
-                header_match(name, value).holds(&headers),
-                holds,
-                "{name}: {value:?}"
+                holds(&declared, &headers, query),
+                expected,
+                "{query:?} {name}={value}"
             );
         }
     }
 
     #[test]
-    fn only_the_first_entry_of_a_header_name_counts() {
+    fn only_the_first_entry_of_a_name_counts() {
         let declared = HttpMatch {
-            path: PathMatch::Prefix("/".into()),
-            headers: vec![
-                HeaderMatch {
-                    name: "version".into(),
-                    value: "one".into(),
-                },
-                HeaderMatch {
-                    name: "Version".into(),
-                    value: "two".into(),
-                },
-            ],
-            method: None,
+            headers: vec![exact("version", "one"), exact("Version", "two")],
+            query: vec![exact("a", "1"), exact("a", "2"), exact("A", "3")],
+            ..HttpMatch::default()
         };
-        let matcher = Matcher::compile(&declared);
         let mut headers = HeaderMap::new();
         headers.insert("version", "one".parse().unwrap());
-        assert!(matcher.holds(&RequestFacts {
-            method: "GET",
-            path: "/",
-            headers: &headers
-        }));
-        assert_eq!(matcher.specificity(), (false, 1, false, 1));
+        assert!(holds(&declared, &headers, Some("a=1&A=3")));
+        assert_eq!(
+            Matcher::compile(&declared).specificity(),
+            (PathKind::Everything, 1, false, 1, 2)
+        );
     }
 }

@@ -4,6 +4,7 @@
 //! chosen. Must not know: connections, endpoints, or how routes were read.
 
 mod matcher;
+mod rewrite;
 mod rule;
 
 use std::cmp::Reverse;
@@ -12,7 +13,8 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use self::matcher::{Matcher, Specificity};
-pub use self::rule::{BackendChoice, CompiledRule};
+pub use self::rewrite::{Asked, location, rewritten};
+pub use self::rule::{Backend, CompiledAction, CompiledRule};
 use crate::mesh::route::HttpRoute;
 use crate::mesh::service::ServiceName;
 
@@ -23,8 +25,19 @@ pub struct RequestFacts<'a> {
     pub method: &'a str,
     /// The path without its query.
     pub path: &'a str,
+    /// The query.
+    pub query: Option<&'a str>,
     /// All request headers.
     pub headers: &'a HeaderMap,
+}
+
+/// The rule that decides a request.
+#[derive(Debug, Clone)]
+pub struct Decided {
+    /// The rule.
+    pub rule: Arc<CompiledRule>,
+    /// The prefix of the match that held, where it is one: a rewrite may replace that part.
+    pub prefix: Option<Arc<str>>,
 }
 
 /// All rules that apply to one Service port and one group of clients, in the order of Gateway API's precedence.
@@ -60,11 +73,12 @@ impl RouteTable {
     }
 
     /// The rule for a request; `None` means 404, since a Service with routes answers nothing else.
-    pub fn decide(&self, request: &RequestFacts<'_>) -> Option<&CompiledRule> {
-        self.entries
-            .iter()
-            .find(|(matcher, _)| matcher.holds(request))
-            .map(|(_, rule)| rule.as_ref())
+    pub fn decide(&self, request: &RequestFacts<'_>) -> Option<Decided> {
+        let (matcher, rule) = self.entries.iter().find(|(matcher, _)| matcher.holds(request))?;
+        Some(Decided {
+            rule: Arc::clone(rule),
+            prefix: matcher.prefix().cloned(),
+        })
     }
 }
 

@@ -1,12 +1,15 @@
-//! What a rule does with a request that it matched: its time limit and its weighted backends.
+//! What a rule does with a request that it matched: its changes, its time limits and its weighted backends.
 //!
 //! Place in the walk: what [`super::RouteTable::decide`] returns. Must not know: matching, endpoints.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::{Rng, RngCore};
 
-use crate::mesh::route::{BackendTarget, HttpRoute, HttpRule};
+use crate::mesh::route::{
+    BackendTarget, Cors, DirectResponse, Filters, HttpRoute, HttpRule, Mirror, Redirect, RuleAction,
+};
 use crate::mesh::service::ServiceName;
 
 /// A rule as it is applied to requests.
@@ -14,23 +17,44 @@ use crate::mesh::service::ServiceName;
 pub struct CompiledRule {
     /// `NAMESPACE/NAME` of the route, for records.
     pub route: String,
+    /// What is changed on the way, wherever a request goes.
+    pub filters: Filters,
+    /// Cross-origin requests, where the rule says something of them.
+    pub cors: Option<Cors>,
     /// The limit for the whole transaction, from the first byte of the request to the last of the response.
     pub request_timeout: Option<Duration>,
-    /// Backends with a weight, each with the sum of the weights up to and including its own.
-    shares: Vec<(u64, Target)>,
+    /// The limit for one attempt, until its response begins.
+    pub attempt_timeout: Option<Duration>,
+    /// What becomes of a request.
+    pub action: CompiledAction,
 }
 
-/// Which backend takes a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BackendChoice<'a> {
-    /// A port of a Service that exists.
-    Service(&'a ServiceName, u16),
-    /// A backend that cannot be, or a rule of which no backend has a weight: answer 500.
-    Invalid,
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum CompiledAction {
+    /// It goes to a backend.
+    Forward(Shares),
+    /// The client is sent elsewhere.
+    Redirect(Redirect),
+    /// The agent answers.
+    Respond(DirectResponse),
 }
 
-/// `None` stands for a backend that cannot be.
-type Target = Option<(ServiceName, u16)>;
+/// Backends with a weight, each with the sum of the weights up to and including its own; `None` stands for one that
+/// cannot be.
+#[derive(Debug, Default)]
+pub struct Shares(Vec<(u64, Option<Arc<Backend>>)>);
+
+/// A backend that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// The Service.
+    pub service: ServiceName,
+    /// Its port.
+    pub port: u16,
+    /// What is changed of requests that go there, after the rule's own changes.
+    pub filters: Filters,
+}
 
 impl CompiledRule {
     pub(super) fn compile(
@@ -38,35 +62,55 @@ impl CompiledRule {
         declared: &HttpRule,
         backend_exists: &impl Fn(&ServiceName, u16) -> bool,
     ) -> Self {
-        let mut total = 0_u64;
-        let mut shares = Vec::new();
-        for backend in declared.backends.iter().filter(|backend| backend.weight > 0) {
-            total += u64::from(backend.weight);
-            let target = match &backend.target {
-                BackendTarget::Service(service, port) if backend_exists(service, *port) => {
-                    Some((service.clone(), *port))
+        let exists = |target: &BackendTarget| match target {
+            BackendTarget::Service(service, port) if backend_exists(service, *port) => {
+                Some((service.clone(), *port))
+            }
+            BackendTarget::Service(..) | BackendTarget::Invalid => None,
+        };
+        let is_possible = |mirror: &Mirror| exists(&mirror.target).is_some();
+        let mut filters = declared.filters.clone();
+        filters.mirrors.retain(is_possible);
+        let action = match &declared.action {
+            RuleAction::Redirect(redirect) => CompiledAction::Redirect(redirect.clone()),
+            RuleAction::Respond(response) => CompiledAction::Respond(response.clone()),
+            RuleAction::Forward(backends) => {
+                let mut total = 0_u64;
+                let mut shares = Vec::new();
+                for backend in backends.iter().filter(|backend| backend.weight > 0) {
+                    total += u64::from(backend.weight);
+                    let compiled = exists(&backend.target).map(|(service, port)| {
+                        let mut filters = backend.filters.clone();
+                        filters.mirrors.retain(is_possible);
+                        Arc::new(Backend {
+                            service,
+                            port,
+                            filters,
+                        })
+                    });
+                    shares.push((total, compiled));
                 }
-                BackendTarget::Service(..) | BackendTarget::Invalid => None,
-            };
-            shares.push((total, target));
-        }
+                CompiledAction::Forward(Shares(shares))
+            }
+        };
         Self {
             route: super::full_name(route),
+            filters,
+            cors: declared.cors.clone(),
             request_timeout: declared.request_timeout.filter(|limit| !limit.is_zero()),
-            shares,
+            attempt_timeout: declared.attempt_timeout.filter(|limit| !limit.is_zero()),
+            action,
         }
     }
+}
 
-    /// Chooses a backend, each with the probability that its weight gives it.
-    pub fn choose_backend(&self, rng: &mut dyn RngCore) -> BackendChoice<'_> {
-        let Some((total, _)) = self.shares.last() else {
-            return BackendChoice::Invalid;
-        };
+impl Shares {
+    /// Chooses a backend, each with the probability that its weight gives it. `None` means 500: a backend that cannot
+    /// be, or a rule of which no backend has a weight.
+    pub fn choose(&self, rng: &mut dyn RngCore) -> Option<&Arc<Backend>> {
+        let (total, _) = self.0.last()?;
         let ticket = rng.random_range(0..*total);
-        let index = self.shares.partition_point(|(up_to, _)| *up_to <= ticket);
-        match self.shares.get(index) {
-            Some((_, Some((service, port)))) => BackendChoice::Service(service, *port),
-            Some((_, None)) | None => BackendChoice::Invalid,
-        }
+        let index = self.0.partition_point(|(up_to, _)| *up_to <= ticket);
+        self.0.get(index)?.1.as_ref()
     }
 }

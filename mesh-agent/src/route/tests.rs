@@ -11,26 +11,31 @@ use rand::rngs::SmallRng;
 
 use super::*;
 use crate::mesh::facts::ObjectMeta;
-use crate::mesh::route::{BackendTarget, HeaderMatch, HttpMatch, HttpRule, PathMatch, RouteBackend};
+use crate::mesh::route::{
+    BackendTarget, FieldMatch, Filters, HttpMatch, HttpRule, PathMatch, RouteBackend, RouteKind, RuleAction,
+    ValueMatch,
+};
 
 fn backend(name: &str, weight: u32) -> RouteBackend {
     RouteBackend {
         field: "spec".into(),
         target: BackendTarget::Service(ServiceName::new("ns", name), 80),
         weight,
+        filters: Filters::default(),
     }
 }
 
 fn rule(matches: Vec<HttpMatch>, backends: Vec<RouteBackend>) -> HttpRule {
     HttpRule {
         matches,
-        backends,
-        request_timeout: None,
+        action: RuleAction::Forward(backends),
+        ..HttpRule::default()
     }
 }
 
 fn route(name: &str, age: Option<u64>, rules: Vec<HttpRule>) -> HttpRoute {
     HttpRoute {
+        kind: RouteKind::Http,
         namespace: "ns".into(),
         name: name.into(),
         meta: Arc::new(ObjectMeta {
@@ -43,19 +48,24 @@ fn route(name: &str, age: Option<u64>, rules: Vec<HttpRule>) -> HttpRoute {
 }
 
 fn everything() -> HttpMatch {
-    HttpMatch {
-        path: PathMatch::Prefix("/".into()),
-        headers: Vec::new(),
-        method: None,
-    }
+    HttpMatch::default()
 }
 
 fn get<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
     RequestFacts {
         method: "GET",
         path,
+        query: None,
         headers,
     }
+}
+
+fn choose(rule: &CompiledRule, rng: &mut dyn rand::RngCore) -> String {
+    let CompiledAction::Forward(shares) = &rule.action else {
+        panic!("{rule:?}");
+    };
+    let chosen = shares.choose(rng);
+    chosen.map_or_else(|| "-".to_owned(), |backend| backend.service.name.to_string())
 }
 
 /// How often each backend is chosen in `rounds`; `-` stands for an invalid one.
@@ -63,11 +73,7 @@ fn chosen(rule: &CompiledRule, rounds: u32) -> BTreeMap<String, u32> {
     let mut rng = SmallRng::seed_from_u64(42);
     let mut counts = BTreeMap::new();
     for _ in 0..rounds {
-        let name = match rule.choose_backend(&mut rng) {
-            BackendChoice::Service(service, _) => service.name.to_string(),
-            BackendChoice::Invalid => "-".to_owned(),
-        };
-        *counts.entry(name).or_default() += 1;
+        *counts.entry(choose(rule, &mut rng)).or_default() += 1;
     }
     counts
 }
@@ -93,7 +99,7 @@ fn an_unmatched_request_has_no_rule() {
 #[test]
 fn backends_share_requests_by_weight() {
     let table = only_rule(vec![backend("v1", 90), backend("v2", 10), backend("off", 0)]);
-    let counts = chosen(table.decide(&get("/", &HeaderMap::new())).unwrap(), 10_000);
+    let counts = chosen(&table.decide(&get("/", &HeaderMap::new())).unwrap().rule, 10_000);
     assert_eq!(counts.keys().collect::<Vec<_>>(), ["v1", "v2"]);
     assert!((850..1150).contains(&counts["v2"]), "{counts:?}");
 }
@@ -101,7 +107,7 @@ fn backends_share_requests_by_weight() {
 #[test]
 fn an_invalid_backend_keeps_its_share() {
     let table = only_rule(vec![backend("v1", 1), backend("missing", 1)]);
-    let counts = chosen(table.decide(&get("/", &HeaderMap::new())).unwrap(), 10_000);
+    let counts = chosen(&table.decide(&get("/", &HeaderMap::new())).unwrap().rule, 10_000);
     assert!((4700..5300).contains(&counts["-"]), "{counts:?}");
 }
 
@@ -110,8 +116,8 @@ fn a_rule_without_weight_is_invalid() {
     for backends in [vec![], vec![backend("v1", 0)], vec![backend("missing", 1)]] {
         let table = only_rule(backends);
         let headers = HeaderMap::new();
-        let rule = table.decide(&get("/", &headers)).unwrap();
-        assert_eq!(chosen(rule, 20), BTreeMap::from([("-".to_owned(), 20)]));
+        let rule = table.decide(&get("/", &headers)).unwrap().rule;
+        assert_eq!(chosen(&rule, 20), BTreeMap::from([("-".to_owned(), 20)]));
     }
 }
 
@@ -131,6 +137,7 @@ fn a_zero_timeout_is_none() {
             table
                 .decide(&get("/", &HeaderMap::new()))
                 .unwrap()
+                .rule
                 .request_timeout,
             compiled
         );
@@ -142,7 +149,7 @@ proptest! {
     fn every_backend_gets_its_share(weights in prop::collection::vec(0..50_u32, 1..6)) {
         let backends = weights.iter().enumerate().map(|(i, &w)| backend(&format!("b{i}"), w)).collect();
         let table = only_rule(backends);
-        let counts = chosen(table.decide(&get("/", &HeaderMap::new())).unwrap(), 4000);
+        let counts = chosen(&table.decide(&get("/", &HeaderMap::new())).unwrap().rule, 4000);
         let total: u32 = weights.iter().sum();
         for (i, &weight) in weights.iter().enumerate() {
             let seen = counts.get(&format!("b{i}")).copied().unwrap_or(0);
@@ -157,11 +164,9 @@ proptest! {
     fn precedence_is_that_of_a_naive_oracle(routes in arbitrary_routes(), request in arbitrary_request()) {
         let table = RouteTable::compile(&routes, |_, _| true);
         let (method, path, headers) = request;
-        let facts = RequestFacts { method: &method, path: &path, headers: &headers };
-        let decided = table.decide(&facts).map(|rule| match rule.choose_backend(&mut rand::rng()) {
-            BackendChoice::Service(service, _) => service.name.to_string(),
-            BackendChoice::Invalid => "-".to_owned(),
-        });
+        let (path, query) = path.split_once('?').map_or((path.as_str(), None), |(path, query)| (path, Some(query)));
+        let facts = RequestFacts { method: &method, path, query, headers: &headers };
+        let decided = table.decide(&facts).map(|decided| choose(&decided.rule, &mut rand::rng()));
         prop_assert_eq!(decided, oracle(&routes, &facts));
     }
 }
@@ -180,11 +185,13 @@ fn oracle(routes: &[HttpRoute], request: &RequestFacts<'_>) -> Option<String> {
     }
     let path_length = |m: &HttpMatch| match &m.path {
         PathMatch::Exact(path) | PathMatch::Prefix(path) => path.len(),
+        PathMatch::Regex(_) => unreachable!(),
     };
     keep(&mut candidates, |(.., m)| matches!(m.path, PathMatch::Exact(_)));
     keep(&mut candidates, |(.., m)| path_length(m));
     keep(&mut candidates, |(.., m)| m.method.is_some());
     keep(&mut candidates, |(.., m)| m.headers.len());
+    keep(&mut candidates, |(.., m)| m.query.len());
     let age = |route: &HttpRoute| {
         route.meta.created.map_or(u64::MAX, |at| {
             at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
@@ -197,7 +204,7 @@ fn oracle(routes: &[HttpRoute], request: &RequestFacts<'_>) -> Option<String> {
     keep(&mut candidates, |(_, index, ..)| Reverse(*index));
     candidates
         .first()
-        .map(|(_, _, rule, _)| match &rule.backends[0].target {
+        .map(|(_, _, rule, _)| match &rule.backends()[0].target {
             BackendTarget::Service(service, _) => service.name.to_string(),
             BackendTarget::Invalid => "-".to_owned(),
         })
@@ -221,15 +228,31 @@ fn oracle_holds(m: &HttpMatch, request: &RequestFacts<'_>) -> bool {
     let path = match &m.path {
         PathMatch::Exact(path) => request.path == &**path,
         PathMatch::Prefix(prefix) => elements(request.path).starts_with(&elements(prefix)),
+        PathMatch::Regex(_) => unreachable!(),
     };
     path && m.method.as_ref().is_none_or(|method| &**method == request.method)
-        && m.headers
-            .iter()
-            .all(|h| request.headers.get(&*h.name).is_some_and(|v| v == &*h.value))
+        && m.headers.iter().all(|h| {
+            request
+                .headers
+                .get(&*h.name)
+                .is_some_and(|v| h.value.holds(v.as_bytes()))
+        })
+        && m.query.iter().all(|p| {
+            request
+                .query
+                .is_some_and(|query| query.contains(&format!("{}=1", p.name)))
+        })
 }
 
 fn arbitrary_path() -> impl Strategy<Value = String> {
     prop::collection::vec("[ab]", 0..4).prop_map(|elements| format!("/{}", elements.join("/")))
+}
+
+fn is_one(name: &str) -> FieldMatch {
+    FieldMatch {
+        name: name.into(),
+        value: ValueMatch::Exact("1".into()),
+    }
 }
 
 fn arbitrary_match() -> impl Strategy<Value = HttpMatch> {
@@ -238,21 +261,17 @@ fn arbitrary_match() -> impl Strategy<Value = HttpMatch> {
         arbitrary_path(),
         prop::option::of("GET|PUT"),
         prop::sample::subsequence(vec!["x", "y"], 0..=2),
+        prop::sample::subsequence(vec!["p", "q"], 0..=2),
     )
-        .prop_map(|(is_exact, path, method, headers)| HttpMatch {
+        .prop_map(|(is_exact, path, method, headers, query)| HttpMatch {
             path: if is_exact {
                 PathMatch::Exact(path.into())
             } else {
                 PathMatch::Prefix(path.into())
             },
             method: method.map(Into::into),
-            headers: headers
-                .into_iter()
-                .map(|n| HeaderMatch {
-                    name: n.into(),
-                    value: "1".into(),
-                })
-                .collect(),
+            headers: headers.into_iter().map(is_one).collect(),
+            query: query.into_iter().map(is_one).collect(),
         })
 }
 
@@ -277,9 +296,11 @@ fn arbitrary_request() -> impl Strategy<Value = (String, String, HeaderMap)> {
     (
         "GET|PUT|POST",
         arbitrary_path(),
+        prop::option::of("[pq]=1(&[pq]=1)?"),
         prop::sample::subsequence(vec!["x", "y"], 0..=2),
     )
-        .prop_map(|(method, path, names)| {
+        .prop_map(|(method, path, query, names)| {
+            let path = query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
             let headers = names
                 .into_iter()
                 .map(|name| {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::services::{KnownService, Services};
 use crate::mesh::facts::Rejection;
-use crate::mesh::route::{BackendTarget, HttpRoute, RouteBackend, RouteParent};
+use crate::mesh::route::{BackendTarget, HttpRoute, HttpRule, RouteBackend, RouteParent};
 use crate::mesh::service::ServiceName;
 use crate::route::RouteTable;
 
@@ -40,7 +40,10 @@ impl Routes {
             rejections.extend(missing_backends(route, services));
         }
         let mut index = Self::default();
-        for (service, by_port) in attached {
+        for (service, mut by_port) in attached {
+            for (port, group) in &mut by_port {
+                keep_greatest_kind(service, *port, group, rejections);
+            }
             let compiled = by_port
                 .into_iter()
                 .map(|(port, group)| (port, compile(service, group, services)));
@@ -61,6 +64,34 @@ impl Routes {
             .get(client_namespace)
             .or(routes.producers.as_ref())
     }
+}
+
+/// GEP-1294: of several kinds of routes on one port only one counts.
+fn keep_greatest_kind(
+    service: &ServiceName,
+    port: u16,
+    group: &mut ByNamespace<'_>,
+    rejections: &mut Vec<Rejection>,
+) {
+    let Some(greatest) = group.values().flatten().map(|route| route.kind).max() else {
+        return;
+    };
+    group.retain(|_, routes| {
+        routes.retain(|route| {
+            let counts = route.kind == greatest;
+            if !counts {
+                rejections.push(route.meta.reject(
+                    "spec.parentRefs",
+                    format!(
+                        "conflicts with a {} on port {port} of Service {service}, which counts there",
+                        greatest.as_str()
+                    ),
+                ));
+            }
+            counts
+        });
+        !routes.is_empty()
+    });
 }
 
 fn compile(service: &ServiceName, by_namespace: ByNamespace<'_>, services: &Services) -> PortRoutes {
@@ -136,7 +167,7 @@ fn attach<'a>(
 
 fn missing_backends(route: &HttpRoute, services: &Services) -> Vec<Rejection> {
     let mut rejections = Vec::new();
-    for RouteBackend { field, target, .. } in route.rules.iter().flat_map(|rule| &rule.backends) {
+    for RouteBackend { field, target, .. } in route.rules.iter().flat_map(HttpRule::backends) {
         let BackendTarget::Service(service, port) = target else {
             continue;
         };

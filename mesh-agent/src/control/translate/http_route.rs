@@ -1,4 +1,4 @@
-//! HTTPRoutes: which Services a route attaches to.
+//! `HTTPRoute` and `GRPCRoute`: which Services a route attaches to.
 //!
 //! Place in the walk: becomes a table of rules for each Service port. Must not know: which Services exist.
 
@@ -7,11 +7,11 @@ use std::sync::Arc;
 use gateway_api::httproutes::HttpRouteParentRefs;
 use serde_json::Value;
 
-use super::http_rule;
 use super::object::{Object, unknown_fields};
 use super::service::port_number;
+use super::{grpc_rule, http_rule};
 use crate::mesh::facts::Rejection;
-use crate::mesh::route::{HttpRoute, RouteParent};
+use crate::mesh::route::{HttpRoute, RouteKind, RouteParent};
 use crate::mesh::service::ServiceName;
 
 /// `None` for a route that attaches to no Service, which is a Gateway's business.
@@ -39,8 +39,17 @@ pub(super) fn translate(
         return Err(object.reject("spec.rules", "expected a list"));
     };
     let rules = rules.iter().enumerate();
-    let rules = rules.map(|(index, rule)| http_rule::translate(object, index, rule, rejections));
+    let kind = if object.kind == "GRPCRoute" {
+        RouteKind::Grpc
+    } else {
+        RouteKind::Http
+    };
+    let rules = rules.map(|(index, rule)| match kind {
+        RouteKind::Http => http_rule::translate(object, index, rule, rejections),
+        RouteKind::Grpc => grpc_rule::translate(object, index, rule, rejections),
+    });
     Ok(Some(HttpRoute {
+        kind,
         namespace: Arc::clone(&object.namespace),
         name: Arc::clone(&object.name),
         meta: Arc::clone(&object.meta),

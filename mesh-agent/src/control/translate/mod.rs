@@ -15,6 +15,7 @@ mod destination_rule;
 mod duration;
 mod endpoint_slice;
 mod exclusions;
+mod grpc_rule;
 mod http_route;
 mod http_rule;
 mod locality_setting;
@@ -26,6 +27,8 @@ mod peer_authentication;
 mod pod;
 mod probes;
 mod protocol;
+mod route_filter;
+mod route_rule;
 mod service;
 mod traffic_policy;
 
@@ -113,7 +116,7 @@ impl Translation {
             "EndpointSlice" => facts
                 .endpoints
                 .extend(endpoint_slice::translate(object, rejections)?),
-            "HTTPRoute" => facts
+            "HTTPRoute" | "GRPCRoute" => facts
                 .http_routes
                 .extend(http_route::translate(object, rejections)?),
             "PeerAuthentication" => {

@@ -170,6 +170,7 @@ fn known(api_version: &str, kind: &str) -> Option<KnownKind> {
         "Namespace" | "Node" | "Pod" | "Service" => ("", &["v1"]),
         "EndpointSlice" => ("discovery.k8s.io", &["v1"]),
         "HTTPRoute" => ("gateway.networking.k8s.io", &["v1", "v1beta1"]),
+        "GRPCRoute" => ("gateway.networking.k8s.io", &["v1"]),
         "PeerAuthentication" | "AuthorizationPolicy" => ("security.istio.io", &["v1", "v1beta1"]),
         "DestinationRule" => ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
         _ => return None,
@@ -187,7 +188,7 @@ fn is_missed(api_version: &str, kind: &str, value: &Value) -> bool {
     match (group_of(api_version), kind) {
         ("security.istio.io", "RequestAuthentication") | ("networking.istio.io", "VirtualService") => true,
         // Routes of a Gateway are the Gateway's business.
-        ("gateway.networking.k8s.io", "GRPCRoute" | "TLSRoute" | "TCPRoute") => {
+        ("gateway.networking.k8s.io", "TLSRoute" | "TCPRoute") => {
             let parents = value.pointer("/spec/parentRefs").and_then(Value::as_array);
             parents
                 .into_iter()

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::uri::Authority;
-use http::{HeaderValue, Request, Version};
+use http::{HeaderValue, Request, Response, Version};
 use tokio::time::Instant;
 
 use crate::balance::{Breakers, Limit, Pick};
@@ -16,13 +17,14 @@ use crate::proxy::arrival::Visit;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, authority};
 use crate::proxy::http::ledger::Ledger;
+use crate::proxy::http::routed::{self, Applied};
 use crate::proxy::http::{Connection, Side};
 use crate::proxy::inbound::{destination_flow, visit};
 use crate::proxy::outbound::{same_node, source_flow};
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
-use crate::route::{BackendChoice, RequestFacts};
+use crate::route::{CompiledAction, Decided, RequestFacts};
 use crate::snapshot::{Destination, PickFacts, Snapshot, Upstream};
 use crate::telemetry::{FlowLabels, PathTaken, PeerLabels, Reporter, Security};
 use crate::transport::pool::Wire;
@@ -42,8 +44,12 @@ pub(super) struct Plan {
     pub(super) wire: Wire,
     /// The authority that the client named.
     pub(super) authority: Authority,
+    /// The route that the request took, if one did.
+    pub(super) route: Option<Applied>,
     /// When the whole transaction must be over.
     pub(super) deadline: Option<Instant>,
+    /// When the response must have begun.
+    pub(super) attempt_deadline: Option<Instant>,
     /// Counts the request as active at its endpoint, and is told what became of it.
     pub(super) pick: Option<Pick>,
     /// What may be under way to the upstream.
@@ -55,21 +61,37 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Takes the decision for one request; what is learned on the way is noted in `ledger`.
-    pub(super) fn decide(
-        mesh: &Mesh,
-        side: &Side,
-        request: &Request<impl Sized>,
-        ledger: &Ledger,
-    ) -> Result<Self, Refusal> {
-        match side {
-            Side::Outbound { source, ends } => outbound(mesh, source, *ends, request, ledger),
-            Side::Inbound { pod, ends, peer } => {
-                if peer.is_none() {
-                    ledger.path_taken(PathTaken::Plain);
-                }
-                inbound(mesh, pod, *ends, peer.as_ref(), request)
+    /// When the response must have begun.
+    pub(super) fn first_deadline(&self) -> Option<Instant> {
+        self.deadline.into_iter().chain(self.attempt_deadline).min()
+    }
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub(super) enum Decision {
+    /// It is sent on.
+    Forward(Box<Plan>),
+    /// A route answers it.
+    Answer(Response<Bytes>),
+}
+
+/// Takes the decision for one request, which is changed as its route says; what is learned on the way is noted in
+/// `ledger`.
+pub(super) fn decide(
+    mesh: &Mesh,
+    side: &Side,
+    request: &mut Request<impl Sized>,
+    ledger: &Ledger,
+) -> Result<Decision, Refusal> {
+    match side {
+        Side::Outbound { source, ends } => outbound(mesh, source, *ends, request, ledger),
+        Side::Inbound { pod, ends, peer } => {
+            if peer.is_none() {
+                ledger.path_taken(PathTaken::Plain);
             }
+            let plan = inbound(mesh, pod, *ends, peer.as_ref(), request)?;
+            Ok(Decision::Forward(Box::new(plan)))
         }
     }
 }
@@ -88,22 +110,48 @@ struct Choice {
     workload: Option<Arc<Workload>>,
     protocol: AppProtocol,
     service: Option<ServiceName>,
-    deadline: Option<Instant>,
     pick: Option<Pick>,
     breakers: Option<Breakers>,
     cookie: Option<HeaderValue>,
+}
+
+/// What the routes of the dialled Service say.
+enum Routed {
+    /// The request goes to one of these endpoints.
+    To(Arc<Upstream>, Option<Applied>),
+    /// It is answered.
+    Answer(Response<Bytes>),
 }
 
 fn outbound(
     mesh: &Mesh,
     source: &Arc<ServedPod>,
     ends: Ends,
-    request: &Request<impl Sized>,
+    request: &mut Request<impl Sized>,
     ledger: &Ledger,
-) -> Result<Plan, Refusal> {
+) -> Result<Decision, Refusal> {
     let snapshot = mesh.snapshots.load();
-    let authority = authority_or(request, ends.original)?;
-    let choice = choose(&snapshot, &source.pod.workload.namespace, ends, request, ledger)?;
+    let mut authority = authority_or(request, ends.original)?;
+    let began = Instant::now();
+    let (choice, route) = match snapshot.destination(ends.original) {
+        Destination::Service(dialled) => {
+            ledger.service(&dialled.service);
+            let namespace = &source.pod.workload.namespace;
+            match routed(&snapshot, namespace, dialled, request, &authority, ledger)? {
+                Routed::Answer(response) => return Ok(Decision::Answer(response)),
+                Routed::To(upstream, route) => {
+                    ledger.service(&upstream.service);
+                    if let Some(route) = &route {
+                        route.edit_request(request, &mut authority)?;
+                    }
+                    (pick(&upstream, ends, request)?, route)
+                }
+            }
+        }
+        other @ (Destination::Workload { .. } | Destination::NoSuchPort(_) | Destination::Unknown) => {
+            (unrouted(other, ends, ledger)?, None)
+        }
+    };
     if let Some(service) = &choice.service {
         ledger.service(service);
     }
@@ -138,56 +186,26 @@ fn outbound(
             .arrival()
             .admit_request(mesh, &snapshot, request, &authority)?;
     }
-    Ok(Plan {
+    let limits = route.as_ref().map(Applied::limits).unwrap_or_default();
+    Ok(Decision::Forward(Box::new(Plan {
         hop,
         addr: choice.addr,
         via: Arc::clone(source),
         client: ends.client,
         wire: wire_for(choice.protocol, request.version()),
         authority,
-        deadline: choice.deadline,
+        route,
+        deadline: limits.request.map(|limit| began + limit),
+        attempt_deadline: limits.attempt.map(|limit| began + limit),
         pick: choice.pick,
         breakers: choice.breakers,
         cookie: choice.cookie,
         visit,
-    })
+    })))
 }
 
-fn choose(
-    snapshot: &Snapshot,
-    client_namespace: &str,
-    ends: Ends,
-    request: &Request<impl Sized>,
-    ledger: &Ledger,
-) -> Result<Choice, Refusal> {
-    let dialled = match snapshot.destination(ends.original) {
-        Destination::Service(upstream) => upstream,
-        Destination::Workload {
-            workload,
-            protocol,
-            service,
-        } => {
-            return Ok(Choice {
-                addr: ends.original,
-                workload: Some(workload),
-                protocol,
-                service,
-                deadline: None,
-                pick: None,
-                breakers: None,
-                cookie: None,
-            });
-        }
-        Destination::NoSuchPort(service) => {
-            ledger.service(&service);
-            return Err(Refusal::NoSuchPort);
-        }
-        // The Service vanished while the connection lived on.
-        Destination::Unknown => return Err(Refusal::NoEndpoint),
-    };
-    ledger.service(&dialled.service);
-    let (upstream, deadline) = routed(snapshot, client_namespace, dialled, request, ledger)?;
-    ledger.service(&upstream.service);
+/// An endpoint of `upstream`.
+fn pick(upstream: &Upstream, ends: Ends, request: &Request<impl Sized>) -> Result<Choice, Refusal> {
     let Affinity { hash, cookie } = upstream
         .hash_key()
         .map(|key| Affinity::of_request(key, request, ends.client.ip()))
@@ -204,11 +222,35 @@ fn choose(
         workload: picked.endpoint.workload.clone(),
         protocol: upstream.protocol,
         service: Some(upstream.service.clone()),
-        deadline,
         pick: Some(picked.pick),
         breakers: Some(upstream.breakers().clone()),
         cookie,
     })
+}
+
+/// What no route acts on.
+fn unrouted(destination: Destination, ends: Ends, ledger: &Ledger) -> Result<Choice, Refusal> {
+    match destination {
+        Destination::Workload {
+            workload,
+            protocol,
+            service,
+        } => Ok(Choice {
+            addr: ends.original,
+            workload: Some(workload),
+            protocol,
+            service,
+            pick: None,
+            breakers: None,
+            cookie: None,
+        }),
+        Destination::NoSuchPort(service) => {
+            ledger.service(&service);
+            Err(Refusal::NoSuchPort)
+        }
+        // The Service vanished while the connection lived on.
+        Destination::Unknown | Destination::Service(_) => Err(Refusal::NoEndpoint),
+    }
 }
 
 /// Applies the routes that are attached to the dialled Service, if any.
@@ -217,25 +259,48 @@ fn routed(
     client_namespace: &str,
     dialled: Arc<Upstream>,
     request: &Request<impl Sized>,
+    authority: &Authority,
     ledger: &Ledger,
-) -> Result<(Arc<Upstream>, Option<Instant>), Refusal> {
+) -> Result<Routed, Refusal> {
     let Some(routes) = snapshot.routes(client_namespace, &dialled) else {
-        return Ok((dialled, None));
+        return Ok(Routed::To(dialled, None));
     };
     let facts = RequestFacts {
         method: request.method().as_str(),
         path: request.uri().path(),
+        query: request.uri().query(),
         headers: request.headers(),
     };
-    let rule = routes.decide(&facts).ok_or(Refusal::NoRoute)?;
+    let decided = routes.decide(&facts).ok_or(Refusal::NoRoute)?;
+    let Decided { rule, prefix } = &decided;
     ledger.route(&rule.route);
-    let deadline = rule.request_timeout.map(|limit| Instant::now() + limit);
-    match rule.choose_backend(&mut rand::rng()) {
-        BackendChoice::Service(service, port) => {
-            let upstream = snapshot.upstream(service, port).ok_or(Refusal::InvalidBackend)?;
-            Ok((Arc::clone(upstream), deadline))
+    if let Some(response) = rule
+        .cors
+        .as_ref()
+        .and_then(|cors| routed::preflight(cors, request))
+    {
+        return Ok(Routed::Answer(response));
+    }
+    match &rule.action {
+        CompiledAction::Redirect(redirect) => routed::redirect(
+            redirect,
+            request.uri(),
+            authority,
+            dialled.port,
+            prefix.as_deref(),
+        )
+        .map(Routed::Answer),
+        CompiledAction::Respond(response) => Ok(Routed::Answer(routed::respond(response))),
+        CompiledAction::Forward(shares) => {
+            let backend = shares.choose(&mut rand::rng()).ok_or(Refusal::InvalidBackend)?;
+            let upstream = snapshot.upstream(&backend.service, backend.port);
+            let upstream = Arc::clone(upstream.ok_or(Refusal::InvalidBackend)?);
+            let backend = Arc::clone(backend);
+            Ok(Routed::To(
+                upstream,
+                Some(Applied::new(decided, backend, request.headers())),
+            ))
         }
-        BackendChoice::Invalid => Err(Refusal::InvalidBackend),
     }
 }
 
@@ -267,7 +332,9 @@ fn inbound(
         client: ends.client,
         wire: wire_for(port.protocol, version),
         authority,
+        route: None,
         deadline: None,
+        attempt_deadline: None,
         pick: None,
         breakers: None,
         cookie: None,

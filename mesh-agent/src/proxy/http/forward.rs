@@ -48,7 +48,7 @@ pub(super) async fn carry(
             hop.connect(&mesh, &via, client, addr, Alpn::H2)
         })
     };
-    let sent = within(plan.deadline, pool.send(&key, request, connect)).await;
+    let sent = within(plan.first_deadline(), pool.send(&key, request, connect)).await;
     let response = sent
         .and_then(|sent| sent.map_err(Refusal::from))
         .inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
@@ -93,6 +93,9 @@ pub(super) fn answer(
     }
     ledger.grpc_status_in(response.headers());
     prepare_response(response.headers_mut());
+    if let Some(route) = &plan.route {
+        route.edit_response(response.headers_mut());
+    }
     if let Some(cookie) = plan.cookie.take() {
         response.headers_mut().append(SET_COOKIE, cookie);
     }

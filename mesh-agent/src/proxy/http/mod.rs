@@ -8,6 +8,7 @@ mod headers;
 mod ledger;
 pub(super) mod path;
 mod reply;
+mod routed;
 mod upgrade;
 
 use std::convert::Infallible;
@@ -22,7 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::detect::Spoken;
 use crate::mesh::identity::SpiffeId;
-use crate::proxy::http::decide::Plan;
+use crate::proxy::http::decide::{Decision, decide};
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::inbound::visit;
@@ -183,7 +184,10 @@ impl Connection {
         let upgrade = headers::upgrade_of(&request);
         // Before anything is decided by headers: what does not travel on must not count.
         headers::remove_named_by_connection(request.headers_mut());
-        let plan = Plan::decide(&self.mesh, &self.side, &request, ledger)?;
+        let plan = match decide(&self.mesh, &self.side, &mut request, ledger)? {
+            Decision::Forward(plan) => *plan,
+            Decision::Answer(response) => return Ok(reply::whole(response, ledger)),
+        };
         if let Some(protocol) = upgrade {
             return Box::pin(upgrade::carry(&self.mesh, request, plan, ledger, protocol)).await;
         }

@@ -5,6 +5,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 
+use crate::proxy::http::ledger::Ledger;
 use crate::proxy::refusal::Refusal;
 use crate::transport::http::Body;
 
@@ -45,6 +46,14 @@ fn message(refusal: &Refusal) -> HeaderValue {
     } else {
         refusal.reason()
     })
+}
+
+/// An answer that is known whole.
+pub(super) fn whole(response: Response<Bytes>, ledger: &Ledger) -> Response<Body> {
+    for record in ledger.records() {
+        record.respond(response.status().as_u16());
+    }
+    response.map(|body| Full::new(body).map_err(|never| match never {}).boxed_unsync())
 }
 
 /// The answer that lets both sides change protocol.

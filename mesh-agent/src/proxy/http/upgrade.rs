@@ -65,6 +65,9 @@ pub(super) async fn carry(
     let mut headers = std::mem::take(response.headers_mut());
     let agreed = headers.remove(UPGRADE);
     prepare_response(&mut headers);
+    if let Some(route) = &plan.route {
+        route.edit_response(&mut headers);
+    }
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     if let Some(agreed) = agreed {
         headers.insert(UPGRADE, agreed);
@@ -88,9 +91,9 @@ async fn send(mesh: &Arc<Mesh>, request: Request<Body>, plan: &Plan) -> Result<R
         let (client, addr) = (plan.client, plan.addr);
         move || hop.connect(&mesh, &via, client, addr, Alpn::H1)
     });
-    let stream = within(plan.deadline, connect()).await??;
+    let stream = within(plan.first_deadline(), connect()).await??;
     let mut sender = start_h1(&plan.via.tasks, stream).await?;
-    within(plan.deadline, sender.send_request(request))
+    within(plan.first_deadline(), sender.send_request(request))
         .await?
         .map_err(Refusal::Broken)
 }

@@ -9,7 +9,8 @@ use crate::mesh::identity::SpiffeId;
 use crate::mesh::node::Node;
 use crate::mesh::policy::{MtlsMode, PeerAuthentication};
 use crate::mesh::route::{
-    BackendTarget, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteBackend, RouteParent,
+    BackendTarget, Filters, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteBackend, RouteKind, RouteParent,
+    RuleAction,
 };
 use crate::mesh::service::{AppProtocol, Endpoint, EndpointCondition, Service, ServiceName, ServicePort};
 use crate::mesh::traffic::{
@@ -137,23 +138,27 @@ pub(super) fn rule(prefix: &str, backends: &[(&str, u32)], timeout: Option<Durat
     HttpRule {
         matches: vec![HttpMatch {
             path: PathMatch::Prefix(prefix.into()),
-            headers: Vec::new(),
-            method: None,
+            ..HttpMatch::default()
         }],
-        backends: backends
-            .iter()
-            .map(|(service, weight)| RouteBackend {
-                field: "spec.rules[0].backendRefs[0]".into(),
-                target: BackendTarget::Service(name(service), PORT),
-                weight: *weight,
-            })
-            .collect(),
+        action: RuleAction::Forward(
+            backends
+                .iter()
+                .map(|(service, weight)| RouteBackend {
+                    field: "spec.rules[0].backendRefs[0]".into(),
+                    target: BackendTarget::Service(name(service), PORT),
+                    weight: *weight,
+                    filters: Filters::default(),
+                })
+                .collect(),
+        ),
         request_timeout: timeout,
+        ..HttpRule::default()
     }
 }
 
 pub(super) fn route(parent: &str, rules: Vec<HttpRule>) -> HttpRoute {
     HttpRoute {
+        kind: RouteKind::Http,
         namespace: "shop".into(),
         name: "route".into(),
         meta: meta("HTTPRoute shop/route".to_owned()),

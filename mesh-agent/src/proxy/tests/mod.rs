@@ -13,6 +13,7 @@ mod bytes;
 mod cross_node;
 mod dns;
 mod faults;
+mod filters;
 mod half_closed;
 mod hostile;
 mod kept;

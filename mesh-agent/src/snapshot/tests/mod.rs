@@ -16,13 +16,13 @@ use super::*;
 use crate::balance::Limit;
 use crate::mesh::facts::{Facts, ObjectMeta, Rejection};
 use crate::mesh::route::{
-    BackendTarget, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteBackend, RouteParent,
+    BackendTarget, Filters, HttpRoute, HttpRule, RouteBackend, RouteKind, RouteParent, RuleAction,
 };
 use crate::mesh::service::{Endpoint, EndpointCondition, Service, ServicePort};
 use crate::mesh::traffic::{BalancerKind, EndpointPlace, Locality, ServiceTraffic};
 use crate::mesh::workload::fixture::pod;
 use crate::mesh::workload::{Membership, Placement};
-use crate::route::{BackendChoice, RequestFacts};
+use crate::route::{CompiledAction, RequestFacts};
 
 use EndpointCondition::{NotServing, Ready, ServingTerminating};
 
@@ -85,25 +85,21 @@ fn endpoint(service: &str, addr: &str, condition: EndpointCondition) -> Endpoint
 }
 
 fn route(namespace: &str, name: &str, parent: RouteParent, backend: (&str, u16)) -> HttpRoute {
-    let everything = HttpMatch {
-        path: PathMatch::Prefix("/".into()),
-        headers: Vec::new(),
-        method: None,
-    };
     let target = BackendTarget::Service(ServiceName::new("shop", backend.0), backend.1);
     HttpRoute {
+        kind: RouteKind::Http,
         namespace: namespace.into(),
         name: name.into(),
         meta: meta(&format!("HTTPRoute {namespace}/{name}"), 0),
         parents: vec![parent],
         rules: vec![HttpRule {
-            matches: vec![everything],
-            backends: vec![RouteBackend {
+            action: RuleAction::Forward(vec![RouteBackend {
                 field: "spec.rules[0].backendRefs[0]".into(),
                 target,
                 weight: 1,
-            }],
-            request_timeout: None,
+                filters: Filters::default(),
+            }]),
+            ..HttpRule::default()
         }],
     }
 }
@@ -163,13 +159,18 @@ fn routed(snapshot: &Snapshot, client_namespace: &str) -> Option<String> {
     let request = RequestFacts {
         method: "GET",
         path: "/",
+        query: None,
         headers: &HeaderMap::new(),
     };
     let table = snapshot.routes(client_namespace, upstream)?;
-    match table.decide(&request).unwrap().choose_backend(&mut rand::rng()) {
-        BackendChoice::Service(service, port) => Some(format!("{}:{port}", service.name)),
-        BackendChoice::Invalid => Some("invalid".to_owned()),
-    }
+    let rule = table.decide(&request).unwrap().rule;
+    let CompiledAction::Forward(shares) = &rule.action else {
+        panic!("{rule:?}");
+    };
+    Some(shares.choose(&mut rand::rng()).map_or_else(
+        || "invalid".to_owned(),
+        |backend| format!("{}:{}", backend.service.name, backend.port),
+    ))
 }
 
 /// A request to an address, without a hash.

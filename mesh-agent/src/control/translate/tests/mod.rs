@@ -6,6 +6,7 @@ mod fields;
 mod hostile;
 mod peer_authentication;
 mod probes;
+mod route_filters;
 mod routes;
 mod traffic;
 

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::{named, read};
-use crate::mesh::route::{BackendTarget, HeaderMatch, HttpRoute, PathMatch};
+use crate::mesh::route::{BackendTarget, FieldMatch, HttpRoute, PathMatch, ValueMatch};
 use crate::mesh::service::ServiceName;
 
-const TO_WEB: &str = "parentRefs: [{group: '', kind: Service, name: web}]";
+pub(super) const TO_WEB: &str = "parentRefs: [{group: '', kind: Service, name: web}]";
 
-fn route(spec: &str) -> (Option<HttpRoute>, Vec<String>) {
+pub(super) fn route(spec: &str) -> (Option<HttpRoute>, Vec<String>) {
     let mut reading = read(&format!(
         "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: r, namespace: shop}}, spec: \
          {{{spec}}}}}"
@@ -33,7 +33,7 @@ fn a_route_is_read_with_matches_backends_and_timeout() {
              {path: {type: Exact, value: /a}, method: GET, headers: [{name: Version, value: '2'}]},
              {path: {value: /b}}, {}],
            backendRefs: [{name: v1, port: 80, weight: 9}, {name: v2, namespace: bank, port: 81}],
-           timeouts: {request: 1s500ms}}, {}]",
+           timeouts: {request: 1s500ms, backendRequest: 1s}}, {}]",
     );
     assert_eq!(fields, Vec::<String>::new());
     let route = route.unwrap();
@@ -45,7 +45,9 @@ fn a_route_is_read_with_matches_backends_and_timeout() {
     );
     assert_eq!(route.parents[1].service, ServiceName::new("bank", "web"));
     let rule = &route.rules[0];
+    assert_eq!(rule.name.as_deref(), Some("first"));
     assert_eq!(rule.request_timeout, Some(Duration::from_millis(1500)));
+    assert_eq!(rule.attempt_timeout, Some(Duration::from_secs(1)));
     let paths: Vec<_> = rule.matches.iter().map(|m| m.path.clone()).collect();
     assert_eq!(
         paths,
@@ -58,20 +60,20 @@ fn a_route_is_read_with_matches_backends_and_timeout() {
     assert_eq!(rule.matches[0].method.as_deref(), Some("GET"));
     assert_eq!(
         rule.matches[0].headers,
-        [HeaderMatch {
+        [FieldMatch {
             name: "version".into(),
-            value: "2".into()
+            value: ValueMatch::Exact("2".into())
         }]
     );
     assert_eq!(
-        rule.backends[0].target,
+        rule.backends()[0].target,
         BackendTarget::Service(ServiceName::new("shop", "v1"), 80)
     );
     assert_eq!(
-        rule.backends[1].target,
+        rule.backends()[1].target,
         BackendTarget::Service(ServiceName::new("bank", "v2"), 81)
     );
-    assert_eq!((rule.backends[0].weight, rule.backends[1].weight), (9, 1));
+    assert_eq!((rule.backends()[0].weight, rule.backends()[1].weight), (9, 1));
     assert_eq!(
         route.rules[1].matches.len(),
         1,
@@ -102,36 +104,32 @@ fn what_does_not_change_the_backend_is_reported_and_ignored() {
             "sessionPersistence: {sessionName: s}",
             "spec.rules[0].sessionPersistence",
         ),
-        (
-            "timeouts: {backendRequest: 1s}",
-            "spec.rules[0].timeouts.backendRequest",
-        ),
     ] {
         let (route, fields) = route(&format!(
             "{TO_WEB}, rules: [{{backendRefs: [{{name: a, port: 80}}], {rule}}}]"
         ));
         assert_eq!(fields, [field]);
-        assert_eq!(route.unwrap().rules[0].backends.len(), 1, "{rule}");
+        assert_eq!(route.unwrap().rules[0].backends().len(), 1, "{rule}");
     }
 }
 
 #[test]
 fn what_would_send_requests_astray_makes_the_rule_refuse() {
     for (rule, field) in [
-        (
-            "matches: [{queryParams: [{name: a, value: b}]}]",
-            "spec.rules[0].matches[0].queryParams",
-        ),
-        (
-            "matches: [{path: {type: RegularExpression, value: a+}}]",
-            "spec.rules[0].matches[0].path.type",
-        ),
-        (
-            "matches: [{headers: [{type: RegularExpression, name: a, value: b}]}]",
-            "spec.rules[0].matches[0].headers[0].type",
-        ),
         ("matches: [{header: []}]", "spec.rules[0].matches[0].header"),
-        ("filters: [{type: ExternalAuth}]", "spec.rules[0].filters"),
+        ("filters: [{type: ExternalAuth}]", "spec.rules[0].filters[0].type"),
+        (
+            "filters: [{type: URLRewrite, urlRewrite: {hostname: a}}, {type: URLRewrite, urlRewrite: {hostname: b}}]",
+            "spec.rules[0].filters[1].urlRewrite",
+        ),
+        (
+            "filters: [{type: URLRewrite, urlRewrite: {hostname: a}, cors: {}}]",
+            "spec.rules[0].filters[0].cors",
+        ),
+        (
+            "filters: [{type: RequestRedirect, requestRedirect: {}}]",
+            "spec.rules[0].backendRefs",
+        ),
         ("backendRef: []", "spec.rules[0].backendRef"),
     ] {
         let (route, fields) = route(&format!(
@@ -139,14 +137,14 @@ fn what_would_send_requests_astray_makes_the_rule_refuse() {
         ));
         assert_eq!(fields, [field]);
         let rule_read = &route.unwrap().rules[0];
-        assert!(rule_read.backends.is_empty(), "{rule}");
+        assert!(rule_read.backends().is_empty(), "{rule}");
         assert_eq!(rule_read.matches.len(), 1, "{rule}");
     }
     let (route, fields) = route(&format!(
         "{TO_WEB}, rules: [{{backendRefs: [{{name: a, port: 80, filters: [{{type: New}}]}}]}}]"
     ));
-    assert_eq!(fields, ["spec.rules[0].backendRefs[0].filters"]);
-    assert!(route.unwrap().rules[0].backends.is_empty());
+    assert_eq!(fields, ["spec.rules[0].backendRefs[0].filters[0].type"]);
+    assert!(route.unwrap().rules[0].backends().is_empty());
 }
 
 #[test]
@@ -160,7 +158,10 @@ fn a_backend_that_cannot_be_keeps_its_share() {
     ] {
         let (route, fields) = route(&format!("{TO_WEB}, rules: [{{backendRefs: [{{{backend}}}]}}]"));
         assert_eq!(fields, [field]);
-        assert_eq!(route.unwrap().rules[0].backends[0].target, BackendTarget::Invalid);
+        assert_eq!(
+            route.unwrap().rules[0].backends()[0].target,
+            BackendTarget::Invalid
+        );
     }
 }
 
@@ -194,6 +195,22 @@ fn a_malformed_route_is_left_out_whole() {
             "spec.rules[0].backendRefs[0].weight",
         ),
         ("backendRefs: [{port: 80}]", "spec.rules[0].backendRefs[0]"),
+        (
+            "matches: [{path: {type: RegularExpression, value: '('}}]",
+            "spec.rules[0].matches[0].path.value",
+        ),
+        (
+            "matches: [{headers: [{type: RegularExpression, name: a, value: '['}]}]",
+            "spec.rules[0].matches[0].headers[0].value",
+        ),
+        (
+            "matches: [{queryParams: [{type: RegularExpression, name: a, value: '((a{1000}){1000}){1000}'}]}]",
+            "spec.rules[0].matches[0].queryParams[0].value",
+        ),
+        (
+            "timeouts: {request: 1s, backendRequest: 2s}",
+            "spec.rules[0].timeouts.backendRequest",
+        ),
         ("timeouts: {request: soon}", "spec.rules[0].timeouts.request"),
         ("timeouts: {request: 5}", "spec.rules[0].timeouts.request"),
     ] {
@@ -213,7 +230,7 @@ fn a_malformed_route_is_left_out_whole() {
 fn a_route_without_rules_matches_everything_and_has_no_backend() {
     let route = route(TO_WEB).0.unwrap();
     assert_eq!(
-        (route.rules[0].matches.len(), route.rules[0].backends.len()),
+        (route.rules[0].matches.len(), route.rules[0].backends().len()),
         (1, 0)
     );
 }

@@ -1,0 +1,141 @@
+//! Routes in declared form: what Gateway API objects say, already checked, not yet compiled.
+
+mod filter;
+mod matches;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::filter::{
+    Cors, DirectResponse, Filters, HeaderEdits, Mirror, OriginMatch, PathRewrite, Redirect, Rewrite, Share,
+};
+pub use self::matches::{FieldMatch, HttpMatch, InvalidPattern, PathMatch, Pattern, ValueMatch};
+
+use crate::mesh::facts::ObjectMeta;
+use crate::mesh::service::ServiceName;
+
+/// A route of HTTP requests that attaches to Services as GAMMA (GEP-1294) says: an HTTPRoute or a GRPCRoute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpRoute {
+    /// Its kind: of several on one port one wins.
+    pub kind: RouteKind,
+    /// `metadata.namespace`: a route of the Service's own namespace is a producer route, any other a consumer route.
+    pub namespace: Arc<str>,
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// Where it was declared; the older route wins a tie.
+    pub meta: Arc<ObjectMeta>,
+    /// The Services it attaches to; never empty.
+    pub parents: Vec<RouteParent>,
+    /// `spec.rules`, in order.
+    pub rules: Vec<HttpRule>,
+}
+
+/// Kinds of routes; on one port of a Service only those of the greatest kind count (GEP-1294).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouteKind {
+    /// `HTTPRoute`.
+    Http,
+    /// `GRPCRoute`.
+    Grpc,
+}
+
+impl RouteKind {
+    /// As the API names it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTPRoute",
+            Self::Grpc => "GRPCRoute",
+        }
+    }
+}
+
+/// A `parentRef` of kind Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteParent {
+    /// Path of the `parentRef` within its object, for reports.
+    pub field: Arc<str>,
+    /// The Service.
+    pub service: ServiceName,
+    /// `port`: only this Service port; `None` means every port.
+    pub port: Option<u16>,
+    /// `sectionName`: only the Service port of this name.
+    pub section: Option<Arc<str>>,
+}
+
+/// One rule of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpRule {
+    /// `name`, for records; rules need none.
+    pub name: Option<Arc<str>>,
+    /// Any of these must hold; a rule without matches holds one match of everything.
+    pub matches: Vec<HttpMatch>,
+    /// What is changed on the way.
+    pub filters: Filters,
+    /// Cross-origin requests, where a rule says something of them.
+    pub cors: Option<Cors>,
+    /// What becomes of a request.
+    pub action: RuleAction,
+    /// `timeouts.request`; zero or absent means no limit.
+    pub request_timeout: Option<Duration>,
+    /// `timeouts.backendRequest`, the limit of each attempt; zero or absent means no limit.
+    pub attempt_timeout: Option<Duration>,
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuleAction {
+    /// It goes to one of these, by weight; none means that it is answered with 500.
+    Forward(Vec<RouteBackend>),
+    /// The client is sent elsewhere.
+    Redirect(Redirect),
+    /// The agent answers.
+    Respond(DirectResponse),
+}
+
+impl Default for HttpRule {
+    /// Everything, answered with 500.
+    fn default() -> Self {
+        Self {
+            name: None,
+            matches: vec![HttpMatch::default()],
+            filters: Filters::default(),
+            cors: None,
+            action: RuleAction::Forward(Vec::new()),
+            request_timeout: None,
+            attempt_timeout: None,
+        }
+    }
+}
+
+impl HttpRule {
+    /// Where requests may go.
+    pub fn backends(&self) -> &[RouteBackend] {
+        match &self.action {
+            RuleAction::Forward(backends) => backends,
+            RuleAction::Redirect(_) | RuleAction::Respond(_) => &[],
+        }
+    }
+}
+
+/// A `backendRef` with its weight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteBackend {
+    /// Path of the `backendRef` within its object, for reports.
+    pub field: Arc<str>,
+    /// What was named.
+    pub target: BackendTarget,
+    /// Share of requests, relative to the sum of the rule; zero gets none.
+    pub weight: u32,
+    /// What is changed of the requests that go there, after the rule's own changes.
+    pub filters: Filters,
+}
+
+/// What a `backendRef` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackendTarget {
+    /// A port of a Service; whether it exists is known when the snapshot is built.
+    Service(ServiceName, u16),
+    /// A kind or form that cannot be a backend: its share of requests is answered with 500.
+    Invalid,
+}
