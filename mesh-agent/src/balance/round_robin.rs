@@ -37,7 +37,11 @@ impl RoundRobin {
 }
 
 impl Balancer for RoundRobin {
-    fn pick(&self, members: &Members, _asked: &mut Asked<'_>) -> Option<usize> {
+    fn pick(&self, members: &Members, asked: &mut Asked<'_>) -> Option<usize> {
+        if asked.attempt > 0 {
+            // The turn of one that is left out falls on all others alike, not on its neighbour each time.
+            return members.at_random(asked.rng);
+        }
         members.in_turn(self.0.take())
     }
 }

@@ -111,7 +111,8 @@ impl Upstream {
         let mut asked = Asked {
             hash: facts.hash,
             attempt: 0,
-            active: self.breakers.vitals().under_way(facts.of),
+            // Without this one.
+            active: self.breakers.vitals().under_way(facts.of).saturating_sub(1),
             rng,
         };
         let picked = like

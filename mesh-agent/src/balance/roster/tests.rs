@@ -94,6 +94,19 @@ fn the_next_level_takes_what_the_first_cannot_bear() {
 }
 
 #[test]
+fn the_turns_of_an_ejected_member_fall_on_all_others_alike() {
+    let policy = Policy {
+        balancer: BalancerKind::RoundRobin,
+        ..Policy::default()
+    };
+    let roster = roster(&[5], &[], policy);
+    eject(&roster, 0, 1);
+    let found = counts(&roster, 10_000, Instant::now());
+    assert_eq!(found[0], 0);
+    assert_fits(&found[1..], &[1; 4]);
+}
+
+#[test]
 fn a_level_whose_last_member_is_ejected_is_left_at_once() {
     let roster = roster(&[2, 1], &[], random());
     eject(&roster, 0, 2);
