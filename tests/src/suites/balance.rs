@@ -81,10 +81,11 @@ fn ejected(lab: &Running) -> Result<Vec<Value>> {
 
 fn ejections(lab: &Running) -> Result<f64> {
     let page = lab.page(NODE, "/metrics")?.body;
-    let line = page
+    let mut of_service = page
         .lines()
-        .find(|line| line.starts_with("mesh_ejections_total{") && line.contains("service=\"replicas\""))
-        .filter(|line| line.contains("cause=\"consecutive_5xx\""))
+        .filter(|line| line.starts_with("mesh_ejections_total{") && line.contains("service=\"replicas\""));
+    let line = of_service
+        .find(|line| line.contains("cause=\"consecutive_5xx\""))
         .context("no mesh_ejections_total of the Service")?;
     let value = line.rsplit(' ').next().unwrap_or_default();
     value.parse().with_context(|| format!("no number: {line}"))
