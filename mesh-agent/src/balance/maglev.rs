@@ -129,7 +129,7 @@ mod tests {
         (asked.hash, asked.attempt) = (Some(10), 0);
         assert_eq!(table.pick(&members, &mut asked), Some(1));
         asked.attempt = 1;
-        let place = usize::try_from((10 ^ u64::MAX) % 7).unwrap();
+        let place = usize::try_from(!10_u64 % 7).unwrap();
         assert_eq!(
             table.pick(&members, &mut asked),
             Some([2, 4, 0, 1, 5, 0, 3][place])

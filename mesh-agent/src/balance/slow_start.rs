@@ -38,7 +38,7 @@ mod tests {
             (1000, 100, 0, 1.0),
         ] {
             let warmup = Warmup {
-                duration: Duration::from_secs(60),
+                duration: Duration::from_mins(1),
                 minimum_percent,
                 aggression_milli,
             };

@@ -165,7 +165,6 @@ fn a_pick_holds_one_unit_until_dropped() {
 /// Prints nanoseconds per pick; run with `--ignored --nocapture`.
 #[test]
 #[ignore = "a measurement: it claims nothing by itself"]
-#[expect(clippy::print_stdout, reason = "the figures are what it is run for")]
 fn a_pick_costs_as_much_of_10_000_as_of_10() {
     for kind in kinds() {
         for count in [10, 10_000] {

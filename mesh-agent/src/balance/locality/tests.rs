@@ -149,16 +149,18 @@ fn hinted(hints: &[(&[&str], &[&str])]) -> Vec<(Locality, EndpointPlace)> {
         .collect()
 }
 
+/// Where the client is, hints for zones and nodes, what the Service prefers, and the groups.
+type Case<'a> = (
+    &'a Locality,
+    &'a [(&'a [&'a str], &'a [&'a str])],
+    Option<Nearest>,
+    Vec<Vec<usize>>,
+);
+
 #[test]
 fn hints_count_only_if_all_endpoints_have_one_and_one_is_for_here() {
     let own = at("eu", "eu-a", "n1");
     let unknown = Locality::default();
-    type Case<'a> = (
-        &'a Locality,
-        &'a [(&'a [&'a str], &'a [&'a str])],
-        Option<Nearest>,
-        Vec<Vec<usize>>,
-    );
     let cases: [Case<'_>; 7] = [
         (
             &own,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 
 const BASE: Duration = Duration::from_secs(30);
+const NOBODY: [usize; 0] = [];
 
 struct Fixture {
     watch: Watch,
@@ -152,7 +153,7 @@ fn as_many_are_ejected_at_once_as_the_percentage_or_one_says() {
 fn each_ejection_that_follows_soon_is_longer_up_to_the_longest() {
     let policy = OutlierDetection {
         max_ejection: 3 * BASE,
-        interval: Duration::from_secs(3600),
+        interval: Duration::from_hours(1),
         ..OutlierDetection::default()
     };
     let fixture = fixture(2, policy);
@@ -164,7 +165,7 @@ fn each_ejection_that_follows_soon_is_longer_up_to_the_longest() {
         assert_eq!(fixture.ejected(), [0], "{times}");
         now += term;
         fixture.sweep(now);
-        assert_eq!(fixture.ejected(), [] as [usize; 0], "{times}");
+        assert_eq!(fixture.ejected(), NOBODY, "{times}");
         assert_eq!(fixture.watch.vitals.ejected(), 0);
     }
 }
@@ -175,13 +176,13 @@ fn good_intervals_make_the_next_ejection_shorter() {
     fixture.sweep(Duration::ZERO);
     fixture.saw(0, &[ServerError; 5], Duration::ZERO);
     fixture.sweep(BASE);
-    assert_eq!(fixture.ejected(), [] as [usize; 0]);
+    assert_eq!(fixture.ejected(), NOBODY);
     // The interval that ended with the pardon was the first good one; here is another.
     fixture.sweep(BASE + Duration::from_secs(10));
     fixture.saw(0, &[ServerError; 5], 2 * BASE);
     assert_eq!(fixture.ejected(), [0]);
     fixture.sweep(3 * BASE);
-    assert_eq!(fixture.ejected(), [] as [usize; 0], "one base time again");
+    assert_eq!(fixture.ejected(), NOBODY, "one base time again");
 }
 
 #[test]
@@ -190,7 +191,7 @@ fn a_pardon_forgets_the_failures_before() {
     fixture.saw(0, &[ServerError; 9], Duration::ZERO);
     fixture.sweep(BASE);
     fixture.saw(0, &[ServerError; 4], BASE);
-    assert_eq!(fixture.ejected(), [] as [usize; 0]);
+    assert_eq!(fixture.ejected(), NOBODY);
     fixture.saw(0, &[ServerError], BASE);
     assert_eq!(fixture.ejected(), [0]);
 }
@@ -216,14 +217,14 @@ fn with_rates(good: &[usize], factor: Option<u32>) -> Fixture {
 fn who_succeeds_far_less_often_than_the_others_is_ejected_where_that_is_asked_for() {
     let rates = [100, 100, 100, 100, 100, 20];
     assert_eq!(with_rates(&rates, Some(1900)).ejected(), [5]);
-    assert_eq!(with_rates(&rates, None).ejected(), [] as [usize; 0]);
+    assert_eq!(with_rates(&rates, None).ejected(), NOBODY);
     assert_eq!(
         with_rates(&[99, 98, 97, 99, 98, 97], Some(1900)).ejected(),
-        [] as [usize; 0]
+        NOBODY
     );
     assert_eq!(
         with_rates(&[100, 100, 100, 20], Some(1900)).ejected(),
-        [] as [usize; 0],
+        NOBODY,
         "too few"
     );
 }

@@ -30,12 +30,12 @@ fn kind(load_balancer: &str) -> Option<BalancerKind> {
         .kind
 }
 
-fn hashing(key: HashKey, table: HashTable) -> Option<BalancerKind> {
-    Some(BalancerKind::ConsistentHash(ConsistentHash {
+fn hashing(key: HashKey, table: HashTable) -> BalancerKind {
+    BalancerKind::ConsistentHash(ConsistentHash {
         key,
         table,
         balance_factor: None,
-    }))
+    })
 }
 
 #[test]
@@ -57,39 +57,39 @@ fn each_algorithm_has_istios_name() {
         ("simple: UNSPECIFIED, warmup: {duration: 1s}", None),
         (
             "consistentHash: {useSourceIp: true}",
-            hashing(HashKey::SourceIp, ring),
+            Some(hashing(HashKey::SourceIp, ring)),
         ),
         (
             "consistentHash: {httpHeaderName: X-User}",
-            hashing(HashKey::Header("x-user".into()), ring),
+            Some(hashing(HashKey::Header("x-user".into()), ring)),
         ),
         (
             "consistentHash: {httpQueryParameterName: u}",
-            hashing(HashKey::QueryParameter("u".into()), ring),
+            Some(hashing(HashKey::QueryParameter("u".into()), ring)),
         ),
         (
             "consistentHash: {httpCookie: {name: c, ttl: 0s, path: /a}}",
-            hashing(cookie(Some(Duration::ZERO), Some("/a")), ring),
+            Some(hashing(cookie(Some(Duration::ZERO), Some("/a")), ring)),
         ),
         (
             "consistentHash: {httpCookie: {name: c}}",
-            hashing(cookie(None, None), ring),
+            Some(hashing(cookie(None, None), ring)),
         ),
         (
             "consistentHash: {useSourceIp: true, ringHash: {minimumRingSize: 64}}",
-            hashing(HashKey::SourceIp, HashTable::Ring(64)),
+            Some(hashing(HashKey::SourceIp, HashTable::Ring(64))),
         ),
         (
             "consistentHash: {useSourceIp: true, minimumRingSize: 32}",
-            hashing(HashKey::SourceIp, HashTable::Ring(32)),
+            Some(hashing(HashKey::SourceIp, HashTable::Ring(32))),
         ),
         (
             "consistentHash: {useSourceIp: true, maglev: {}}",
-            hashing(HashKey::SourceIp, HashTable::Maglev(65_537)),
+            Some(hashing(HashKey::SourceIp, HashTable::Maglev(65_537))),
         ),
         (
             "consistentHash: {useSourceIp: true, maglev: {tableSize: 7}}",
-            hashing(HashKey::SourceIp, HashTable::Maglev(7)),
+            Some(hashing(HashKey::SourceIp, HashTable::Maglev(7))),
         ),
     ] {
         assert_eq!(kind(written), expected, "{written}");
@@ -107,7 +107,7 @@ fn a_whole_policy_is_read_with_istios_defaults() {
     assert_eq!(
         rule.policy.load_balancer.unwrap().warmup,
         Some(Warmup {
-            duration: Duration::from_secs(60),
+            duration: Duration::from_mins(1),
             minimum_percent: 10,
             aggression_milli: 2500,
         })
@@ -125,8 +125,8 @@ fn a_whole_policy_is_read_with_istios_defaults() {
         Some(OutlierDetection {
             consecutive_5xx: 3,
             interval: Duration::from_secs(1),
-            base_ejection: Duration::from_secs(600),
-            max_ejection: Duration::from_secs(600),
+            base_ejection: Duration::from_mins(10),
+            max_ejection: Duration::from_mins(10),
             min_health_percent: 40,
             ..OutlierDetection::default()
         })
