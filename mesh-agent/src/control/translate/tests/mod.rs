@@ -4,6 +4,7 @@ mod authorization;
 mod dns;
 mod fields;
 mod hostile;
+mod nearness;
 mod peer_authentication;
 mod probes;
 mod route_filters;
