@@ -16,11 +16,13 @@ pub enum Limit {
     Connections,
     /// HTTP requests that wait for a connection to be opened.
     Pending,
+    /// HTTP requests that are being tried again.
+    Retries,
 }
 
 impl Limit {
     /// All.
-    pub const ALL: [Self; 3] = [Self::Requests, Self::Connections, Self::Pending];
+    pub const ALL: [Self; 4] = [Self::Requests, Self::Connections, Self::Pending, Self::Retries];
 
     /// As metrics call it.
     pub const fn as_str(self) -> &'static str {
@@ -28,21 +30,28 @@ impl Limit {
             Self::Requests => "requests",
             Self::Connections => "connections",
             Self::Pending => "pending",
+            Self::Retries => "retries",
         }
     }
 
     /// The written limit; without one nothing is refused.
     fn most(self, limits: &Limits) -> usize {
-        let written = self.of(&limits.requests, &limits.connections, &limits.pending);
+        let written = match self {
+            Self::Requests => limits.requests,
+            Self::Connections => limits.connections,
+            Self::Pending => limits.pending,
+            Self::Retries => limits.retries,
+        };
         written.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX))
     }
 
-    /// The one of three things that are kept for each limit.
-    pub(super) fn of<'a, T>(self, requests: &'a T, connections: &'a T, pending: &'a T) -> &'a T {
+    /// Its own of what is kept for each limit, in the order of [`Self::ALL`].
+    pub(super) fn of<T>(self, [requests, connections, pending, retries]: &[T; Self::ALL.len()]) -> &T {
         match self {
             Self::Requests => requests,
             Self::Connections => connections,
             Self::Pending => pending,
+            Self::Retries => retries,
         }
     }
 }

@@ -27,6 +27,7 @@ mod standing;
 mod vitals;
 
 use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rand::RngCore;
@@ -60,8 +61,10 @@ pub trait Balancer: Send + Sync + Debug {
 pub struct Asked<'a> {
     /// The hash of what keeps it at one endpoint.
     pub hash: Option<u64>,
-    /// How often a pick for it was refused because the member is ejected.
+    /// How often a pick for it was passed over.
     pub attempt: u32,
+    /// Members, by their names, that have been tried for it already.
+    pub tried: &'a [SocketAddr],
     /// Requests that are under way to all members.
     pub active: usize,
     /// Where chance comes from.

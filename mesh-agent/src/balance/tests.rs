@@ -14,6 +14,7 @@ pub(super) fn asked(rng: &mut dyn RngCore) -> Asked<'_> {
     Asked {
         hash: None,
         attempt: 0,
+        tried: &[],
         active: 0,
         rng,
     }

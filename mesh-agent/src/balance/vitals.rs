@@ -23,14 +23,12 @@ pub struct Vitals {
 impl Vitals {
     /// How many of a kind are under way from this node.
     pub fn under_way(&self, limit: Limit) -> usize {
-        let [requests, connections, pending] = &self.under_way;
-        limit.of(requests, connections, pending).load(Ordering::Relaxed)
+        limit.of(&self.under_way).load(Ordering::Relaxed)
     }
 
     /// How many of a kind were refused so far.
     pub fn overflows(&self, limit: Limit) -> u64 {
-        let [requests, connections, pending] = &self.overflows;
-        limit.of(requests, connections, pending).load(Ordering::Relaxed)
+        limit.of(&self.overflows).load(Ordering::Relaxed)
     }
 
     /// How many endpoints are ejected.
@@ -45,24 +43,17 @@ impl Vitals {
 
     /// Counts one more if there are fewer than `most`.
     pub(super) fn begin(&self, limit: Limit, most: usize) -> bool {
-        let [requests, connections, pending] = &self.under_way;
-        let count = limit.of(requests, connections, pending);
+        let count = limit.of(&self.under_way);
         if count.fetch_add(1, Ordering::Relaxed) < most {
             return true;
         }
         count.fetch_sub(1, Ordering::Relaxed);
-        let [requests, connections, pending] = &self.overflows;
-        limit
-            .of(requests, connections, pending)
-            .fetch_add(1, Ordering::Relaxed);
+        limit.of(&self.overflows).fetch_add(1, Ordering::Relaxed);
         false
     }
 
     pub(super) fn end(&self, limit: Limit) {
-        let [requests, connections, pending] = &self.under_way;
-        limit
-            .of(requests, connections, pending)
-            .fetch_sub(1, Ordering::Relaxed);
+        limit.of(&self.under_way).fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Counts one more ejected endpoint if `allows` so many.

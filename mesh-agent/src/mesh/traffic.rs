@@ -246,6 +246,8 @@ pub struct Limits {
     pub pending: Option<u32>,
     /// `http.http2MaxRequests`, which is about both versions of HTTP.
     pub requests: Option<u32>,
+    /// `http.maxRetries`: requests that are being tried again.
+    pub retries: Option<u32>,
 }
 
 /// `outlierDetection`.

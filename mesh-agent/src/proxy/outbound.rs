@@ -130,6 +130,7 @@ fn choose(snapshot: &Snapshot, ends: Ends) -> Result<Choice, (Refusal, Option<Se
                     .hash_key()
                     .and_then(|key| affinity::of_connection(key, ends.client.ip())),
                 of: Limit::Connections,
+                tried: &[],
                 now: Instant::now(),
             };
             let picked = upstream

@@ -12,7 +12,7 @@ use rand::RngCore;
 use crate::balance::locality::{Place, Wishes, arrange};
 use crate::balance::{Asked, Breakers, Limit, Load, Member, Pick, Policy, Roster, Standing, Vitals, Watch};
 use crate::mesh::service::{AppProtocol, EndpointCondition, ServiceName, ServicePort};
-use crate::mesh::traffic::{BalancerKind, EndpointPlace, HashKey, Limits, Locality, Nearest, TrafficPolicy};
+use crate::mesh::traffic::{BalancerKind, EndpointPlace, HashKey, Locality, Nearest, TrafficPolicy};
 use crate::mesh::workload::Workload;
 
 /// A port of a Service.
@@ -47,13 +47,15 @@ pub struct UpstreamEndpoint {
 
 /// What an endpoint is picked for.
 #[derive(Debug, Clone, Copy)]
-pub struct PickFacts {
+pub struct PickFacts<'a> {
     /// The address that the client dialled.
     pub dialled: IpAddr,
     /// The hash of what keeps it at one endpoint.
     pub hash: Option<u64>,
     /// [`Limit::Requests`] for a request, [`Limit::Connections`] for an opaque connection.
     pub of: Limit,
+    /// Endpoints that have been tried for it already: another is picked where there is one.
+    pub tried: &'a [SocketAddr],
     /// The time.
     pub now: Instant,
 }
@@ -101,7 +103,7 @@ pub(super) struct Spread<'f> {
 
 impl Upstream {
     /// Picks an endpoint, of the family of the address that the client dialled if there is one of it.
-    pub fn pick(&self, facts: &PickFacts, rng: &mut dyn RngCore) -> Result<Picked, Unpicked> {
+    pub fn pick(&self, facts: &PickFacts<'_>, rng: &mut dyn RngCore) -> Result<Picked, Unpicked> {
         let slot = self.breakers.take(facts.of).ok_or(Unpicked::Overflow)?;
         let (like, unlike) = if facts.dialled.to_canonical().is_ipv4() {
             (&self.v4, &self.v6)
@@ -111,6 +113,7 @@ impl Upstream {
         let mut asked = Asked {
             hash: facts.hash,
             attempt: 0,
+            tried: facts.tried,
             // Without this one.
             active: self.breakers.vitals().under_way(facts.of).saturating_sub(1),
             rng,
@@ -155,7 +158,7 @@ impl Upstream {
     /// Those of one family of which the kernel may choose at random without the agent; `None` where that would not be
     /// the same: turns and hashes, shares, counts that somebody limits or watches.
     pub fn open_to_kernel(&self, is_v4: bool) -> Option<Vec<&Arc<UpstreamEndpoint>>> {
-        if self.watch.is_some() || self.policy.limits != Limits::default() {
+        if self.watch.is_some() || self.policy.limits.connections.is_some() {
             return None;
         }
         let roster = if is_v4 { &self.v4 } else { &self.v6 };

@@ -158,39 +158,52 @@ impl Roster {
     }
 }
 
+impl Policy {
+    /// Whether a member gets its full share already, or chance gives it this one.
+    fn admits(&self, member: &Member, rng: &mut dyn RngCore, now: Instant) -> bool {
+        let (Some(warmup), Some(standing)) = (&self.warmup, &member.standing) else {
+            return true;
+        };
+        if matches!(self.balancer, BalancerKind::ConsistentHash(_)) {
+            return true;
+        }
+        let part = slow_start::part(warmup, standing.age(now));
+        part >= 1.0 || rng.random::<f64>() < part
+    }
+}
+
 impl Group {
     fn pick(&self, policy: &Policy, asked: &mut Asked<'_>, now: Instant) -> Option<usize> {
         let is_panicking = self.is_panicking.load(Ordering::Relaxed);
-        let mut warming = None;
+        let mut passed_over = None;
         for attempt in 0..ATTEMPTS {
             asked.attempt = attempt;
             let member = self.members.get(self.balancer.pick(&self.members, asked)?)?;
-            let Some(standing) = &member.standing else {
-                return Some(member.index);
-            };
-            if standing.is_ejected() && !is_panicking {
+            if member.is_ejected() && !is_panicking {
                 continue;
             }
-            let part = match (&policy.balancer, &policy.warmup) {
-                (BalancerKind::ConsistentHash(_), _) | (_, None) => 1.0,
-                (_, Some(warmup)) => slow_start::part(warmup, standing.age(now)),
-            };
-            if part >= 1.0 || asked.rng.random::<f64>() < part {
+            if !asked.tried.contains(&member.name) && policy.admits(member, asked.rng, now) {
                 return Some(member.index);
             }
-            warming.get_or_insert(member.index);
+            passed_over.get_or_insert(member.index);
         }
-        warming.or_else(|| self.any_good(asked))
+        let untried = |member: &&Member| !member.is_ejected() && !asked.tried.contains(&member.name);
+        let start = asked.rng.random_range(0..self.members.len().max(1));
+        // Most are ejected or tried, or chance was unkind; one that was passed over is better than none.
+        match passed_over {
+            Some(passed_over) if asked.tried.is_empty() => Some(passed_over),
+            _ => self
+                .starting_at(start)
+                .find(untried)
+                .map(|member| member.index)
+                .or(passed_over),
+        }
     }
 
-    /// The next good member from a random one on: most are ejected, or chance was unkind.
-    fn any_good(&self, asked: &mut Asked<'_>) -> Option<usize> {
+    /// All members, from one of them on.
+    fn starting_at(&self, start: usize) -> impl Iterator<Item = &Member> {
         let count = self.members.len();
-        let start = asked.rng.random_range(0..count.max(1));
-        (0..count)
-            .filter_map(|step| self.members.get((start + step).checked_rem(count)?))
-            .find(|member| !member.is_ejected())
-            .map(|member| member.index)
+        (0..count).filter_map(move |step| self.members.get((start + step).checked_rem(count)?))
     }
 
     fn health(&self) -> Health {

@@ -107,6 +107,33 @@ fn the_turns_of_an_ejected_member_fall_on_all_others_alike() {
 }
 
 #[test]
+fn what_was_tried_is_not_picked_again_while_there_is_another() {
+    for policy in [random(), maglev(), Policy::default()] {
+        let roster = roster(&[3], &[], policy.clone());
+        eject(&roster, 0, 1);
+        let names: Vec<_> = roster.groups[0]
+            .members
+            .iter()
+            .map(|member| member.name)
+            .collect();
+        let mut rng = SmallRng::seed_from_u64(6);
+        for (tried, allowed) in [
+            (&names[1..2], &[2][..]),
+            (&names[2..3], &[1]),
+            // Nobody is left: again one of them, never the ejected one.
+            (&names[1..3], &[1, 2]),
+        ] {
+            for _ in 0..200 {
+                let mut asked = asked(&mut rng);
+                (asked.hash, asked.tried) = (Some(77), tried);
+                let picked = roster.pick(&mut asked, Instant::now()).unwrap();
+                assert!(allowed.contains(&picked), "{policy:?} {tried:?}: {picked}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_level_whose_last_member_is_ejected_is_left_at_once() {
     let roster = roster(&[2, 1], &[], random());
     eject(&roster, 0, 2);

@@ -60,6 +60,7 @@ struct Tcp {
 struct Http {
     http1_max_pending_requests: Option<u32>,
     http2_max_requests: Option<u32>,
+    max_retries: Option<u32>,
 }
 
 /// The policy that `part`, found at the path `at`, writes; `also` is the field that is read elsewhere.
@@ -186,6 +187,7 @@ fn limits(written: &ConnectionPool) -> Limits {
         connections: written.tcp.as_ref().and_then(|tcp| tcp.max_connections),
         pending: http.and_then(|http| http.http1_max_pending_requests),
         requests: http.and_then(|http| http.http2_max_requests),
+        retries: http.and_then(|http| http.max_retries),
     }
 }
 
@@ -240,7 +242,7 @@ const SUPPORTED: [(&str, &[&str]); 13] = [
     ("/connectionPool/tcp", &["maxConnections"]),
     (
         "/connectionPool/http",
-        &["http1MaxPendingRequests", "http2MaxRequests"],
+        &["http1MaxPendingRequests", "http2MaxRequests", "maxRetries"],
     ),
     (
         "/outlierDetection",

@@ -214,6 +214,7 @@ fn pick(upstream: &Upstream, ends: Ends, request: &Request<impl Sized>) -> Resul
         dialled: ends.original.ip(),
         hash,
         of: Limit::Requests,
+        tried: &[],
         now: Instant::now().into_std(),
     };
     let picked = upstream.pick(&facts, &mut rand::rng())?;

@@ -166,7 +166,7 @@ async fn connections_are_limited_whatever_they_carry() {
     let limits = |connections, pending| Limits {
         connections,
         pending,
-        requests: None,
+        ..Limits::default()
     };
     for (limits, allowed) in [
         (limits(Some(1), None), true),

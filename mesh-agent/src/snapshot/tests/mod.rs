@@ -174,11 +174,12 @@ fn routed(snapshot: &Snapshot, client_namespace: &str) -> Option<String> {
 }
 
 /// A request to an address, without a hash.
-fn request_to(dialled: IpAddr) -> PickFacts {
+fn request_to(dialled: IpAddr) -> PickFacts<'static> {
     PickFacts {
         dialled,
         hash: None,
         of: Limit::Requests,
+        tried: &[],
         now: Instant::now(),
     }
 }

@@ -346,6 +346,13 @@ fn the_kernel_chooses_only_where_any_endpoint_will_do() {
         }),
         ..WrittenPolicy::default()
     };
+    let connections = WrittenPolicy {
+        limits: Some(Limits {
+            connections: Some(5),
+            ..Limits::default()
+        }),
+        ..WrittenPolicy::default()
+    };
     let open_of = |facts: &Facts| {
         let (snapshot, _) = build(facts);
         upstream(&snapshot).open_to_kernel(true).map(|open| open.len())
@@ -353,7 +360,12 @@ fn the_kernel_chooses_only_where_any_endpoint_will_do() {
     let mut facts = spread_over_nodes();
     facts.services[0].traffic.balancer = Some(BalancerKind::Random);
     assert_eq!(open_of(&facts), Some(2));
-    for (policy, open) in [(limited(5), None), (ejecting(), None), (warm, None)] {
+    for (policy, open) in [
+        (limited(5), Some(2)),
+        (connections, None),
+        (ejecting(), None),
+        (warm, None),
+    ] {
         facts.destination_rules = vec![rule("a", "shop", web_host(), policy.clone())];
         assert_eq!(open_of(&facts), open, "{policy:?}");
     }

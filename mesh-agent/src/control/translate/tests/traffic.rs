@@ -100,7 +100,7 @@ fn each_algorithm_has_istios_name() {
 fn a_whole_policy_is_read_with_istios_defaults() {
     let rule = rule(
         "loadBalancer: {warmup: {duration: 1m, aggression: 2.5}}, connectionPool: {tcp: {maxConnections: 7}, http: \
-         {http1MaxPendingRequests: 8, http2MaxRequests: 9}}, outlierDetection: {consecutive5xxErrors: 3, interval: 1s, \
+         {http1MaxPendingRequests: 8, http2MaxRequests: 9, maxRetries: 3}}, outlierDetection: {consecutive5xxErrors: 3, interval: 1s, \
          baseEjectionTime: 10m, minHealthPercent: 40}, portLevelSettings: [{port: {number: 81}, loadBalancer: {simple: \
          RANDOM}}]",
     );
@@ -118,6 +118,7 @@ fn a_whole_policy_is_read_with_istios_defaults() {
             connections: Some(7),
             pending: Some(8),
             requests: Some(9),
+            retries: Some(3),
         })
     );
     assert_eq!(
@@ -211,12 +212,12 @@ const WRONG: &[(&str, &[&str], bool)] = &[
         true,
     ),
     (
-        "host: web, trafficPolicy: {connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}, http: {maxRetries: \
+        "host: web, trafficPolicy: {connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}, http: {maxConcurrentStreams: \
          1, idleTimeout: 1s}}}",
         &[
             "spec.trafficPolicy.connectionPool.tcp.connectTimeout",
             "spec.trafficPolicy.connectionPool.http.idleTimeout",
-            "spec.trafficPolicy.connectionPool.http.maxRetries",
+            "spec.trafficPolicy.connectionPool.http.maxConcurrentStreams",
         ],
         true,
     ),
