@@ -34,7 +34,11 @@ fn node(name: &str, index: u8) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": { "name": name },
+        "metadata": {
+            "name": name,
+            // Each node is a zone of its own.
+            "labels": { "topology.kubernetes.io/region": "lab", "topology.kubernetes.io/zone": name },
+        },
         "status": { "addresses": addresses },
     })
 }

@@ -9,6 +9,7 @@ mod issuance;
 mod lock;
 mod loops;
 mod splice;
+mod upstreams;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::admin::{AdminServer, AdminToken};
 use crate::app::direct::DirectFlows;
 use crate::app::lock::StateLock;
 use crate::app::loops::{ConfigLoop, Heart, sweep_pools, watch_direct};
+use crate::app::upstreams::watch_upstreams;
 use crate::capture::PodHost;
 use crate::capture::listeners::PodPorts;
 use crate::config::{AccessLogTarget, Config, DirectMode, SeccompMode, UninstallArgs};
@@ -170,6 +172,8 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
     );
     let watching = watch_direct(direct, snapshots, board.clone(), tasks.stop());
     tasks.spawn("direct", watching);
+    let looking = watch_upstreams(Arc::clone(&mesh.snapshots), telemetry.clone(), tasks.stop());
+    tasks.spawn("upstreams", looking);
     tasks.spawn("sweep-pools", sweep_pools(mesh, tasks.stop()));
     let metrics = telemetry.clone();
     admin
@@ -181,16 +185,21 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
         _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
         _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
     }
+    drain(&tasks, config.drain_timeout).await;
+    enrolment.lock().stop();
+    telemetry.access_log().flush(Duration::from_secs(1));
+    Ok(())
+}
+
+/// Lets what is under way end, within `limit`.
+async fn drain(tasks: &Tasks, limit: Duration) {
     tasks.request_stop();
-    if !tasks.joined(config.drain_timeout).await {
+    if !tasks.joined(limit).await {
         tracing::warn!(
             left = tasks.active(),
             "connections did not end within the drain time and are closed"
         );
     }
-    enrolment.lock().stop();
-    telemetry.access_log().flush(Duration::from_secs(1));
-    Ok(())
 }
 
 /// Fetches the public keys of token issuers.

@@ -7,7 +7,8 @@ use super::*;
 use crate::dns::question::tests::asking;
 use crate::mesh::domain::ClusterDomain;
 use crate::mesh::facts::{Facts, ObjectMeta};
-use crate::mesh::service::{AppProtocol, BalancerKind, Endpoint, EndpointCondition, Service, ServicePort};
+use crate::mesh::service::{AppProtocol, Endpoint, EndpointCondition, Service, ServicePort};
+use crate::mesh::traffic::{EndpointPlace, ServiceTraffic};
 
 fn service(name: &str, vips: &[&str], ports: &[(&str, u16)]) -> Service {
     Service {
@@ -23,7 +24,7 @@ fn service(name: &str, vips: &[&str], ports: &[(&str, u16)]) -> Service {
                 protocol: AppProtocol::Tcp,
             })
             .collect(),
-        balancer: BalancerKind::default(),
+        traffic: ServiceTraffic::default(),
     }
 }
 
@@ -36,6 +37,7 @@ fn endpoint(service: &str, port: &str, addr: &str, hostname: Option<&str>) -> En
         condition: EndpointCondition::Ready,
         workload: None,
         hostname: hostname.map(Into::into),
+        place: EndpointPlace::default(),
     }
 }
 

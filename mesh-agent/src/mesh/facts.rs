@@ -13,6 +13,7 @@ use crate::mesh::policy::authorization::AuthorizationPolicy;
 use crate::mesh::policy::request_authentication::RequestAuthentication;
 use crate::mesh::route::HttpRoute;
 use crate::mesh::service::{Endpoint, Service};
+use crate::mesh::traffic::DestinationRule;
 use crate::mesh::workload::Workload;
 
 /// All facts at one moment; the order within a list carries no meaning.
@@ -36,6 +37,8 @@ pub struct Facts {
     pub request_authentications: Vec<RequestAuthentication>,
     /// `ConfigMaps` named `istio`, of any namespace.
     pub mesh_configs: Vec<MeshConfig>,
+    /// Rules of how traffic to Services is spread.
+    pub destination_rules: Vec<DestinationRule>,
 }
 
 /// Where a fact was read, what it is called there, and since when it exists.

@@ -12,4 +12,5 @@ pub mod node;
 pub mod policy;
 pub mod route;
 pub mod service;
+pub mod traffic;
 pub mod workload;

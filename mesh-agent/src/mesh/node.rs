@@ -1,9 +1,11 @@
-//! Nodes: the machines that pods run on, and the addresses from which their kubelets probe.
+//! Nodes: the machines that pods run on, the addresses from which their kubelets probe, and where
+//! they stand.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::mesh::facts::ObjectMeta;
+use crate::mesh::traffic::Locality;
 
 /// A Node as the mesh sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,4 +16,6 @@ pub struct Node {
     pub meta: Arc<ObjectMeta>,
     /// `status.addresses` of the types `InternalIP` and `ExternalIP`.
     pub addrs: Vec<IpAddr>,
+    /// From its labels `topology.kubernetes.io/region` and `zone`, and its name.
+    pub locality: Locality,
 }

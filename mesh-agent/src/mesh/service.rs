@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::mesh::facts::ObjectMeta;
+use crate::mesh::traffic::{EndpointPlace, ServiceTraffic};
 use crate::mesh::workload::WorkloadUid;
 
 /// Namespace and name of a Service.
@@ -93,18 +94,8 @@ pub struct Service {
     pub is_headless: bool,
     /// TCP ports only.
     pub ports: Vec<ServicePort>,
-    /// How endpoints are chosen.
-    pub balancer: BalancerKind,
-}
-
-/// How one of several endpoints is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum BalancerKind {
-    /// Two random choices, the one with fewer active requests wins (Istio's default).
-    #[default]
-    LeastRequest,
-    /// In turn, from a random start.
-    RoundRobin,
+    /// What it says of how its traffic is spread.
+    pub traffic: ServiceTraffic,
 }
 
 /// One backend address of a Service port, from an EndpointSlice.
@@ -124,6 +115,8 @@ pub struct Endpoint {
     pub workload: Option<WorkloadUid>,
     /// `hostname` in the slice: what DNS calls it below a headless Service, as pods of a `StatefulSet` have one.
     pub hostname: Option<Arc<str>>,
+    /// Where the slice says it is.
+    pub place: EndpointPlace,
 }
 
 /// `conditions` of an endpoint (discovery/v1; KEP-1669 for terminating ones).

@@ -3,7 +3,10 @@
 //! Place in the walk: they call the other rooms in order: capture, identity, detect, policy, route, balance,
 //! transport, telemetry. Must not know: eBPF, where facts come from.
 
+mod affinity;
 mod arrival;
+mod breaker;
+mod conduct;
 mod dns;
 pub mod hop;
 mod http;

@@ -7,14 +7,16 @@ use std::time::Instant;
 use mesh_common::dns::DNS_PORT;
 use tokio::net::TcpStream;
 
-use crate::balance::Pick;
+use crate::balance::{Limit, Outcome, Pick};
 use crate::capture::door::Captured;
 use crate::detect::{Prefixed, Spoken, look, spoken};
 use crate::identity::Alpn;
 use crate::lifecycle::Stop;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
+use crate::proxy::affinity;
 use crate::proxy::arrival::{Arrival, Visit};
+use crate::proxy::conduct;
 use crate::proxy::dns::{Stream, answer_stream};
 use crate::proxy::hop::Hop;
 use crate::proxy::http::{Side, serve_http};
@@ -23,7 +25,7 @@ use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::tcp::{TcpLedger, carry};
 use crate::proxy::{Ends, Mesh};
-use crate::snapshot::{Destination, Snapshot};
+use crate::snapshot::{Destination, PickFacts, Snapshot};
 use crate::telemetry::{FlowLabels, PeerLabels, Reporter, Security, TcpStart};
 use crate::transport::ByteStream;
 
@@ -114,21 +116,31 @@ struct Choice {
     addr: SocketAddr,
     workload: Option<Arc<Workload>>,
     service: Option<ServiceName>,
-    /// Counts the connection as active at its endpoint.
-    _pick: Option<Pick>,
+    /// Counts the connection as active at its endpoint, and is told what became of it.
+    pick: Option<Pick>,
 }
 
-fn choose(snapshot: &Snapshot, original: SocketAddr) -> Result<Choice, (Refusal, Option<ServiceName>)> {
+fn choose(snapshot: &Snapshot, ends: Ends) -> Result<Choice, (Refusal, Option<ServiceName>)> {
+    let original = ends.original;
     match snapshot.destination(original) {
         Destination::Service(upstream) => {
-            let Some(picked) = upstream.pick(original.ip(), &mut rand::rng()) else {
-                return Err((Refusal::NoEndpoint, Some(upstream.service.clone())));
+            let facts = PickFacts {
+                dialled: original.ip(),
+                hash: upstream
+                    .hash_key()
+                    .and_then(|key| affinity::of_connection(key, ends.client.ip())),
+                of: Limit::Connections,
+                tried: &[],
+                now: Instant::now(),
             };
+            let picked = upstream
+                .pick(&facts, &mut rand::rng())
+                .map_err(|unpicked| (unpicked.into(), Some(upstream.service.clone())))?;
             Ok(Choice {
                 addr: picked.endpoint.addr,
                 workload: picked.endpoint.workload.clone(),
                 service: Some(upstream.service.clone()),
-                _pick: Some(picked.pick),
+                pick: Some(picked.pick),
             })
         }
         Destination::Workload {
@@ -137,14 +149,14 @@ fn choose(snapshot: &Snapshot, original: SocketAddr) -> Result<Choice, (Refusal,
             addr: original,
             workload: Some(workload),
             service,
-            _pick: None,
+            pick: None,
         }),
         Destination::NoSuchPort(service) => Err((Refusal::NoSuchPort, Some(service))),
         Destination::Unknown => Ok(Choice {
             addr: original,
             workload: None,
             service: None,
-            _pick: None,
+            pick: None,
         }),
     }
 }
@@ -157,12 +169,12 @@ async fn tcp(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Pref
     };
     let chosen = {
         let snapshot = mesh.snapshots.load();
-        choose(&snapshot, ends.original).map(|choice| {
+        choose(&snapshot, ends).map(|choice| {
             let hop = Hop::decide(mesh, &snapshot, choice.workload.as_ref(), choice.addr.port());
             (choice, hop)
         })
     };
-    let (choice, hop) = match chosen {
+    let (mut choice, hop) = match chosen {
         Ok(chosen) => chosen,
         Err((refusal, service)) => {
             let flow = source_flow(source, None, service, Security::Unknown);
@@ -205,6 +217,10 @@ async fn tcp(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Pref
         .await
     {
         Ok(upstream) => {
+            if let Some(pick) = &mut choice.pick {
+                pick.answered(Instant::now());
+                pick.done(Outcome::Good, Instant::now());
+            }
             let revoked = upstream.revoked();
             tokio::select! {
                 () = carry(stream, upstream, mesh.settings.idle_timeout, &ledger) => {}
@@ -214,7 +230,9 @@ async fn tcp(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Pref
         }
         Err(error) => {
             tracing::debug!(%error, cause = ?error, addr = %choice.addr, "upstream connection failed");
-            ledger.refuse(&error.into());
+            let refusal = error.into();
+            conduct::refused(choice.pick.as_mut(), &refusal);
+            ledger.refuse(&refusal);
             stream.reset_on_close();
         }
     }

@@ -8,6 +8,7 @@ use http::{HeaderValue, StatusCode};
 use crate::external::Reply;
 use crate::policy::authentication::Failure;
 use crate::policy::authorization::Denial;
+use crate::snapshot::Unpicked;
 use crate::telemetry::ResponseFlag;
 use crate::transport::DialError;
 use crate::transport::pool::SendError;
@@ -24,6 +25,9 @@ pub enum Refusal {
     /// The Service has no endpoint that may take new streams.
     #[error("no endpoint is ready")]
     NoEndpoint,
+    /// As many requests or connections are under way as the Service's traffic policy allows.
+    #[error("as many are under way as the traffic policy allows")]
+    Overloaded,
     /// The Service exists and has no such port.
     #[error("the service has no such port")]
     NoSuchPort,
@@ -137,6 +141,7 @@ impl Refusal {
             Self::External(unapproved) => unapproved.status(),
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::NoEndpoint
+            | Self::Overloaded
             | Self::NoSuchPort
             | Self::NotEnrolled
             | Self::Unreachable(_)
@@ -151,6 +156,7 @@ impl Refusal {
             Self::NoRoute | Self::NoSuchPort | Self::Plaintext => ResponseFlag::Nr,
             Self::InvalidBackend => ResponseFlag::Nc,
             Self::NoEndpoint | Self::NotEnrolled => ResponseFlag::Uh,
+            Self::Overloaded => ResponseFlag::Uo,
             Self::Unreachable(_) => ResponseFlag::Uf,
             Self::Broken(_) | Self::NoAnswer => ResponseFlag::Uc,
             Self::TimedOut => ResponseFlag::Ut,
@@ -180,6 +186,7 @@ impl Refusal {
             Self::NoRoute => "route_not_found",
             Self::InvalidBackend => "backend_invalid",
             Self::NoEndpoint => "no_healthy_upstream",
+            Self::Overloaded => "overflow",
             Self::NoSuchPort => "service_port_not_found",
             Self::NotEnrolled => "destination_not_enrolled",
             Self::Unreachable(error) => match **error {
@@ -190,6 +197,7 @@ impl Refusal {
                 DialError::Crowded(_) => "too_many_handshakes",
                 DialError::Tls(_) | DialError::Handshake(_) => "upstream_tls_failed",
                 DialError::Http(_) => "upstream_http_handshake_failed",
+                DialError::Overflow => "overflow",
             },
             Self::Broken(_) => "upstream_reset_before_response_started",
             Self::NoAnswer => "upstream_protocol_error",
@@ -214,6 +222,7 @@ impl Refusal {
             Self::External(unapproved) => unapproved.grpc_status(),
             Self::InvalidBackend | Self::Malformed => 13,
             Self::NoEndpoint
+            | Self::Overloaded
             | Self::NoSuchPort
             | Self::NotEnrolled
             | Self::Unreachable(_)
@@ -226,6 +235,7 @@ impl Refusal {
 impl From<SendError> for Refusal {
     fn from(error: SendError) -> Self {
         match error {
+            SendError::Dial(error) if matches!(*error, DialError::Overflow) => Self::Overloaded,
             SendError::Dial(error) => Self::Unreachable(error),
             SendError::Broken(error) => Self::Broken(error),
         }
@@ -234,6 +244,15 @@ impl From<SendError> for Refusal {
 
 impl From<DialError> for Refusal {
     fn from(error: DialError) -> Self {
-        Self::Unreachable(Arc::new(error))
+        SendError::Dial(Arc::new(error)).into()
+    }
+}
+
+impl From<Unpicked> for Refusal {
+    fn from(unpicked: Unpicked) -> Self {
+        match unpicked {
+            Unpicked::NoEndpoint => Self::NoEndpoint,
+            Unpicked::Overflow => Self::Overloaded,
+        }
     }
 }

@@ -36,7 +36,7 @@ impl Snapshot {
         let services = Services::index(
             facts,
             &workloads,
-            &settings.node,
+            settings,
             previous.map(|snapshot| &snapshot.services),
             &mut rejections,
         );

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::upstream::{Upstream, UpstreamEndpoint};
 use super::{Destination, InboundPort, Snapshot};
-use crate::mesh::service::{AppProtocol, BalancerKind};
+use crate::mesh::service::AppProtocol;
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::authorization::Verdict;
 
@@ -154,7 +154,8 @@ impl Snapshot {
         passage_of(upstream.protocol)
     }
 
-    /// Service addresses behind which all usable endpoints of the address's family are present pods.
+    /// Service addresses behind which all endpoints that are to be chosen of now, in the address's family, are present
+    /// pods, and any of them will do.
     fn service_targets(&self, present: &HashMap<&WorkloadUid, &Arc<Workload>>, most: usize) -> Vec<Target> {
         let mut targets = Vec::new();
         for (vip, service) in self.vips() {
@@ -162,15 +163,12 @@ impl Snapshot {
                 if upstream.protocol != AppProtocol::Tcp {
                     continue;
                 }
-                let like = upstream
-                    .endpoints()
-                    .iter()
-                    .filter(|endpoint| endpoint.addr.is_ipv4() == vip.is_ipv4());
-                let endpoints: Option<Vec<_>> = like.map(|endpoint| of_present(endpoint, present)).collect();
-                // A turn that somebody asked for is the agent's to keep.
-                let in_turn = upstream.balancer() == BalancerKind::RoundRobin;
-                let fits = |count: usize| count == 1 || (count > 1 && count <= most && !in_turn);
-                if let Some(endpoints) = endpoints.filter(|endpoints| fits(endpoints.len())) {
+                let open = upstream.open_to_kernel(vip.is_ipv4()).unwrap_or_default();
+                let endpoints: Option<Vec<_>> = open
+                    .into_iter()
+                    .map(|endpoint| of_present(endpoint, present))
+                    .collect();
+                if let Some(endpoints) = endpoints.filter(|all| (1..=most.max(1)).contains(&all.len())) {
                     targets.push(Target {
                         dialled: SocketAddr::new(vip, upstream.port),
                         upstream: Some(Arc::clone(upstream)),

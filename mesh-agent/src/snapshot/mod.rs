@@ -6,9 +6,11 @@
 mod build;
 mod cell;
 mod direct;
+mod ejected;
 mod mesh_settings;
 mod routes;
 mod services;
+mod traffic;
 mod upstream;
 mod workloads;
 
@@ -18,10 +20,11 @@ use std::sync::Arc;
 
 pub use self::cell::SnapshotCell;
 pub use self::direct::{DirectLimits, DirectVerdict, DirectVerdicts, Passage};
+pub use self::ejected::Ejected;
 use self::mesh_settings::MeshSettings;
 use self::routes::Routes;
 use self::services::Services;
-pub use self::upstream::{Picked, Upstream, UpstreamEndpoint};
+pub use self::upstream::{PickFacts, Picked, Unpicked, Upstream, UpstreamEndpoint};
 use self::workloads::Workloads;
 use crate::dns::names::Names;
 use crate::mesh::identity::SpiffeId;

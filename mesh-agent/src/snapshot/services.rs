@@ -12,9 +12,10 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use super::InboundPort;
-use super::upstream::{Candidate, Upstream};
+use super::traffic::Traffic;
+use super::upstream::{Candidate, Spread, Upstream};
 use super::workloads::Workloads;
+use super::{InboundPort, SnapshotSettings};
 use crate::balance::Load;
 use crate::mesh::facts::{Facts, Rejection, Seniority};
 use crate::mesh::service::{AppProtocol, Endpoint, EndpointCondition, Service, ServiceName, ServicePort};
@@ -46,17 +47,19 @@ impl Services {
     pub(super) fn index(
         facts: &Facts,
         workloads: &Workloads,
-        node: &str,
+        settings: &SnapshotSettings,
         previous: Option<&Self>,
         rejections: &mut Vec<Rejection>,
     ) -> Self {
+        let traffic = Traffic::index(facts, &settings.node, &settings.root_namespace, rejections);
         let mut by_service = group(&facts.endpoints);
         let mut eldest_first: Vec<_> = facts.services.iter().collect();
         eldest_first.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
         let mut indexing = Indexing {
             index: Self::default(),
             workloads,
-            node,
+            traffic,
+            node: &settings.node,
             previous,
             rejections,
         };
@@ -118,6 +121,7 @@ impl Services {
 struct Indexing<'a> {
     index: Services,
     workloads: &'a Workloads,
+    traffic: Traffic<'a>,
     node: &'a str,
     previous: Option<&'a Services>,
     rejections: &'a mut Vec<Rejection>,
@@ -201,22 +205,31 @@ impl Indexing<'_> {
             if let Some(workload) = &workload {
                 self.learn_inbound(workload, addr.port(), service, port);
             }
+            let locality = self.traffic.locality(workload.as_deref(), &endpoint.place);
             let load = self.load((addr, workload.as_ref().map(|workload| workload.uid.clone())));
             candidates.push(Candidate {
                 addr,
                 condition: endpoint.condition,
                 workload,
                 load,
+                locality,
+                slice: &endpoint.place,
             });
         }
         let previous = self
             .previous
             .and_then(|previous| previous.upstream(&service.name, port.port));
         let mut rng = SmallRng::seed_from_u64(seed(self.node, &service.name, port.port));
+        let spread = Spread {
+            policy: self.traffic.policy(service, port.port),
+            nearest: service.traffic.nearest,
+            is_local_only: service.traffic.is_local_only,
+            own: self.traffic.own(),
+        };
         Upstream::assemble(
             &service.name,
             port,
-            service.balancer,
+            spread,
             candidates,
             previous.map(AsRef::as_ref),
             &mut rng,

@@ -3,14 +3,16 @@
 //! Place in the walk: what a destination or a route's backend leads to; it picks the pod. Must not know: routes,
 //! policies, how endpoints were read.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rand::RngCore;
 
-use crate::balance::{self, Balancer, Load, Pick};
-use crate::mesh::service::{AppProtocol, BalancerKind, EndpointCondition, ServiceName, ServicePort};
+use crate::balance::locality::{Place, Wishes, arrange};
+use crate::balance::{Asked, Breakers, Limit, Load, Member, Pick, Policy, Roster, Standing, Vitals, Watch};
+use crate::mesh::service::{AppProtocol, EndpointCondition, ServiceName, ServicePort};
+use crate::mesh::traffic::{BalancerKind, EndpointPlace, HashKey, Locality, Nearest, TrafficPolicy};
 use crate::mesh::workload::Workload;
 
 /// A port of a Service.
@@ -24,10 +26,12 @@ pub struct Upstream {
     pub port_name: Arc<str>,
     /// What is spoken on it.
     pub protocol: AppProtocol,
-    kind: BalancerKind,
+    policy: TrafficPolicy,
     endpoints: Vec<Arc<UpstreamEndpoint>>,
-    v4: Pool,
-    v6: Pool,
+    v4: Roster,
+    v6: Roster,
+    breakers: Breakers,
+    watch: Option<Arc<Watch>>,
 }
 
 /// One endpoint that may be used.
@@ -38,6 +42,22 @@ pub struct UpstreamEndpoint {
     /// The pod behind it; `None` for addresses that are no pod's.
     pub workload: Option<Arc<Workload>>,
     load: Arc<Load>,
+    standing: Option<Arc<Standing>>,
+}
+
+/// What an endpoint is picked for.
+#[derive(Debug, Clone, Copy)]
+pub struct PickFacts<'a> {
+    /// The address that the client dialled.
+    pub dialled: IpAddr,
+    /// The hash of what keeps it at one endpoint.
+    pub hash: Option<u64>,
+    /// [`Limit::Requests`] for a request, [`Limit::Connections`] for an opaque connection.
+    pub of: Limit,
+    /// Endpoints that have been tried for it already: another is picked where there is one.
+    pub tried: &'a [SocketAddr],
+    /// The time.
+    pub now: Instant,
 }
 
 /// A chosen endpoint, with its unit of load.
@@ -45,42 +65,89 @@ pub struct UpstreamEndpoint {
 pub struct Picked {
     /// Where to dial, and who must answer.
     pub endpoint: Arc<UpstreamEndpoint>,
-    /// To be dropped when the request or connection ends.
+    /// To be told the outcome, and dropped when the request or connection ends.
     pub pick: Pick,
+}
+
+/// Why no endpoint was picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unpicked {
+    /// None may be used.
+    #[error("no endpoint may be used")]
+    NoEndpoint,
+    /// As many are under way as the policy allows.
+    #[error("as many are under way as the policy allows")]
+    Overflow,
 }
 
 /// An endpoint of the facts, its pod found and its load taken over.
 #[derive(Debug)]
-pub(super) struct Candidate {
+pub(super) struct Candidate<'f> {
     pub(super) addr: SocketAddr,
     pub(super) condition: EndpointCondition,
     pub(super) workload: Option<Arc<Workload>>,
     pub(super) load: Arc<Load>,
+    pub(super) locality: Locality,
+    pub(super) slice: &'f EndpointPlace,
 }
 
-/// The endpoints of one address family.
-struct Pool {
-    members: Vec<Arc<UpstreamEndpoint>>,
-    loads: Vec<Arc<Load>>,
-    balancer: Arc<dyn Balancer>,
+/// How the endpoints of a port are spread, and seen from where.
+#[derive(Debug)]
+pub(super) struct Spread<'f> {
+    pub(super) policy: TrafficPolicy,
+    pub(super) nearest: Option<Nearest>,
+    /// Only endpoints of the own node count.
+    pub(super) is_local_only: bool,
+    pub(super) own: &'f Locality,
 }
 
 impl Upstream {
     /// Picks an endpoint, of the family of the address that the client dialled if there is one of it.
-    ///
-    /// `None` means that no endpoint may be used: 503.
-    pub fn pick(&self, dialled: IpAddr, rng: &mut dyn RngCore) -> Option<Picked> {
-        let (like, unlike) = if dialled.to_canonical().is_ipv4() {
+    pub fn pick(&self, facts: &PickFacts<'_>, rng: &mut dyn RngCore) -> Result<Picked, Unpicked> {
+        let slot = self.breakers.take(facts.of).ok_or(Unpicked::Overflow)?;
+        let (like, unlike) = if facts.dialled.to_canonical().is_ipv4() {
             (&self.v4, &self.v6)
         } else {
             (&self.v6, &self.v4)
         };
-        like.pick(rng).or_else(|| unlike.pick(rng))
+        let mut asked = Asked {
+            hash: facts.hash,
+            attempt: 0,
+            tried: facts.tried,
+            // Without this one.
+            active: self.breakers.vitals().under_way(facts.of).saturating_sub(1),
+            rng,
+        };
+        let picked = like
+            .pick(&mut asked, facts.now)
+            .or_else(|| unlike.pick(&mut asked, facts.now));
+        let endpoint = picked
+            .and_then(|index| self.endpoints.get(index))
+            .ok_or(Unpicked::NoEndpoint)?;
+        let mut pick = Pick::holding(Arc::clone(&endpoint.load), slot);
+        if let (Some(watch), Some(standing)) = (&self.watch, &endpoint.standing) {
+            pick = pick.watched(watch, standing);
+        }
+        Ok(Picked {
+            endpoint: Arc::clone(endpoint),
+            pick,
+        })
     }
 
-    /// How it picks.
-    pub fn balancer(&self) -> BalancerKind {
-        self.kind
+    /// What of a request decides on its endpoint.
+    pub fn hash_key(&self) -> Option<&HashKey> {
+        match &self.policy.balancer {
+            BalancerKind::ConsistentHash(hash) => Some(&hash.key),
+            BalancerKind::LeastRequest
+            | BalancerKind::RoundRobin
+            | BalancerKind::Random
+            | BalancerKind::PeakEwma => None,
+        }
+    }
+
+    /// What may be under way to it.
+    pub fn breakers(&self) -> &Breakers {
+        &self.breakers
     }
 
     /// The endpoints that may be used, sorted by address.
@@ -88,30 +155,80 @@ impl Upstream {
         &self.endpoints
     }
 
-    /// `candidates` hold no address twice. The balancers of `previous` go on if it chose in the same way.
+    /// Those of one family of which the kernel may choose at random without the agent; `None` where that would not be
+    /// the same: turns and hashes, shares, counts that somebody limits or watches.
+    pub fn open_to_kernel(&self, is_v4: bool) -> Option<Vec<&Arc<UpstreamEndpoint>>> {
+        if self.watch.is_some() || self.policy.limits.connections.is_some() {
+            return None;
+        }
+        let roster = if is_v4 { &self.v4 } else { &self.v6 };
+        let members = roster.of_equals()?.iter();
+        members.map(|member| self.endpoints.get(member.index)).collect()
+    }
+
+    /// Takes ejected endpoints back whose time is over, and shares the traffic anew. Called some times a second by the
+    /// control thread; whether there is anything to look after.
+    pub fn sweep(&self, now: Instant) -> bool {
+        let Some(watch) = &self.watch else {
+            return false;
+        };
+        let standings = self.endpoints.iter().filter_map(|one| one.standing.as_deref());
+        watch.sweep(standings, now);
+        self.v4.refresh();
+        self.v6.refresh();
+        true
+    }
+
+    /// `candidates` hold no address twice. Counts and turns of `previous` go on.
     pub(super) fn assemble(
         service: &ServiceName,
         port: &ServicePort,
-        kind: BalancerKind,
-        candidates: Vec<Candidate>,
+        spread: Spread<'_>,
+        candidates: Vec<Candidate<'_>>,
         previous: Option<&Self>,
         rng: &mut dyn RngCore,
     ) -> Self {
-        let endpoints = usable(candidates);
-        let same_way = previous.filter(|previous| previous.kind == kind);
-        let (members_v4, members_v6) = endpoints
+        let usable = usable(candidates, &spread);
+        let Spread {
+            policy, nearest, own, ..
+        } = spread;
+        let needs_standing = policy.outliers.is_some() || policy.warmup.is_some();
+        let endpoints: Vec<_> = usable
             .iter()
-            .cloned()
-            .partition(|endpoint| endpoint.addr.is_ipv4());
+            .map(|candidate| {
+                Arc::new(UpstreamEndpoint {
+                    addr: candidate.addr,
+                    workload: candidate.workload.clone(),
+                    load: Arc::clone(&candidate.load),
+                    standing: needs_standing.then(|| standing(candidate, previous)),
+                })
+            })
+            .collect();
+        let vitals = previous.map_or_else(Arc::<Vitals>::default, |previous| {
+            Arc::clone(previous.breakers.vitals())
+        });
+        let wishes = Wishes {
+            policy: &policy.locality,
+            nearest,
+            has_outliers: policy.outliers.is_some(),
+        };
+        let mut roster = |is_v4: bool, previous: Option<&Roster>| {
+            let groups = grouped(&usable, &endpoints, is_v4, own, wishes);
+            Roster::new(groups, roster_policy(&policy), previous, rng)
+        };
         Self {
             service: service.clone(),
             port: port.port,
             port_name: Arc::clone(&port.name),
             protocol: port.protocol,
-            kind,
-            v4: Pool::new(members_v4, kind, same_way.map(|upstream| &upstream.v4), rng),
-            v6: Pool::new(members_v6, kind, same_way.map(|upstream| &upstream.v6), rng),
+            v4: roster(true, previous.map(|upstream| &upstream.v4)),
+            v6: roster(false, previous.map(|upstream| &upstream.v6)),
+            watch: policy
+                .outliers
+                .map(|outliers| Arc::new(Watch::new(outliers, Arc::clone(&vitals), endpoints.len()))),
+            breakers: Breakers::new(vitals, policy.limits),
             endpoints,
+            policy,
         }
     }
 }
@@ -121,48 +238,79 @@ impl UpstreamEndpoint {
     pub fn active(&self) -> usize {
         self.load.active()
     }
+
+    /// Whether it is left out for its failures.
+    pub fn is_ejected(&self) -> bool {
+        self.standing
+            .as_ref()
+            .is_some_and(|standing| standing.is_ejected())
+    }
 }
 
-impl Pool {
-    fn new(
-        members: Vec<Arc<UpstreamEndpoint>>,
-        kind: BalancerKind,
-        previous: Option<&Self>,
-        rng: &mut dyn RngCore,
-    ) -> Self {
-        Self {
-            loads: members
-                .iter()
-                .map(|endpoint| Arc::clone(&endpoint.load))
-                .collect(),
-            members,
-            balancer: previous.map_or_else(
-                || Arc::from(balance::new(kind, rng)),
-                |pool| Arc::clone(&pool.balancer),
-            ),
-        }
+fn roster_policy(policy: &TrafficPolicy) -> Policy {
+    Policy {
+        balancer: policy.balancer.clone(),
+        warmup: policy.warmup,
+        panic_percent: policy.outliers.map_or(0, |outliers| outliers.min_health_percent),
     }
+}
 
-    fn pick(&self, rng: &mut dyn RngCore) -> Option<Picked> {
-        let endpoint = self.members.get(self.balancer.pick(&self.loads, rng)?)?;
-        Some(Picked {
-            endpoint: Arc::clone(endpoint),
-            pick: Pick::new(Arc::clone(&endpoint.load)),
+/// The endpoints of one family in groups by where they run.
+fn grouped(
+    usable: &[Candidate<'_>],
+    endpoints: &[Arc<UpstreamEndpoint>],
+    is_v4: bool,
+    own: &Locality,
+    wishes: Wishes<'_>,
+) -> Vec<(Vec<Member>, Option<u32>)> {
+    let (members, places): (Vec<_>, Vec<_>) = usable
+        .iter()
+        .zip(endpoints)
+        .enumerate()
+        .filter(|(_, (candidate, _))| candidate.addr.is_ipv4() == is_v4)
+        .map(|(index, (candidate, endpoint))| {
+            let member = Member {
+                index,
+                name: endpoint.addr,
+                weight: 1,
+                load: Arc::clone(&endpoint.load),
+                standing: endpoint.standing.clone(),
+            };
+            let (locality, slice) = (&candidate.locality, candidate.slice);
+            (member, Place { locality, slice })
         })
-    }
+        .unzip();
+    let arrangement = arrange(own, &places, wishes);
+    let weights = arrangement.weights.unwrap_or_default();
+    let groups = arrangement.groups.into_iter().enumerate();
+    groups
+        .map(|(position, group)| {
+            let group = group.into_iter().filter_map(|at| members.get(at).cloned());
+            (group.collect(), weights.get(position).copied())
+        })
+        .collect()
 }
 
-impl fmt::Debug for Pool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool")
-            .field("members", &self.members.len())
-            .field("balancer", &self.balancer)
-            .finish_non_exhaustive()
-    }
+/// The endpoint's record goes on as long as the same pod stands behind the address.
+fn standing(candidate: &Candidate<'_>, previous: Option<&Upstream>) -> Arc<Standing> {
+    let known = previous.and_then(|previous| {
+        let at = previous
+            .endpoints
+            .binary_search_by_key(&candidate.addr, |endpoint| endpoint.addr);
+        previous.endpoints.get(at.ok()?)
+    });
+    let uid = |workload: &Option<Arc<Workload>>| workload.as_ref().map(|workload| workload.uid.clone());
+    known
+        .filter(|known| uid(&known.workload) == uid(&candidate.workload))
+        .and_then(|known| known.standing.clone())
+        .unwrap_or_default()
 }
 
 /// Ready endpoints; when there is none, those that still serve while they terminate (KEP-1669).
-fn usable(candidates: Vec<Candidate>) -> Vec<Arc<UpstreamEndpoint>> {
+fn usable<'f>(mut candidates: Vec<Candidate<'f>>, spread: &Spread<'_>) -> Vec<Candidate<'f>> {
+    if spread.is_local_only {
+        candidates.retain(|candidate| candidate.locality.node == spread.own.node);
+    }
     let is_any_ready = candidates
         .iter()
         .any(|candidate| candidate.condition == EndpointCondition::Ready);
@@ -171,15 +319,7 @@ fn usable(candidates: Vec<Candidate>) -> Vec<Arc<UpstreamEndpoint>> {
     } else {
         EndpointCondition::ServingTerminating
     };
-    let mut endpoints: Vec<_> = candidates
-        .into_iter()
-        .filter(|candidate| candidate.condition == wanted)
-        .map(
-            |Candidate {
-                 addr, workload, load, ..
-             }| Arc::new(UpstreamEndpoint { addr, workload, load }),
-        )
-        .collect();
-    endpoints.sort_by_key(|endpoint| endpoint.addr);
-    endpoints
+    candidates.retain(|candidate| candidate.condition == wanted);
+    candidates.sort_by_key(|candidate| candidate.addr);
+    candidates
 }

@@ -20,7 +20,7 @@ use crate::kernel::splice::{SpliceBoard, SpliceStatus};
 use crate::kernel::status::EnrolmentStatus;
 use crate::mesh::facts::Rejection;
 use crate::privileges::Privileges;
-use crate::snapshot::SnapshotCell;
+use crate::snapshot::{Ejected, SnapshotCell};
 
 pub use self::text::for_humans;
 
@@ -140,6 +140,7 @@ impl StatusBoard {
             enrolment: board.enrolment.lock().status(),
             direct: noted.direct.clone(),
             splice: board.splice.status(),
+            ejected: board.snapshots.load().ejected(),
             certificates: certificates.collect(),
             jwks: noted.keys.clone(),
             rejections: noted.rejections.clone(),
@@ -185,6 +186,7 @@ struct Status<E> {
     enrolment: E,
     direct: DirectStatus,
     splice: SpliceStatus,
+    ejected: Vec<Ejected>,
     certificates: Vec<CertificateLine>,
     jwks: Vec<KeyStatus>,
     rejections: Vec<Rejection>,

@@ -30,6 +30,10 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
     }
     write_direct(&mut text, &status.direct)?;
     write_splice(&mut text, &status.splice)?;
+    writeln!(text, "\nEJECTED ENDPOINTS: {}", status.ejected.len())?;
+    for endpoint in &status.ejected {
+        writeln!(text, "  {endpoint}")?;
+    }
     writeln!(text, "\nCERTIFICATES")?;
     for one in &status.certificates {
         match one.expires_unix_s {

@@ -5,6 +5,7 @@
 //! Must not know: how anything is decided or carried; any runtime or HTTP server.
 
 mod access_log;
+mod balance;
 mod ca;
 mod direct;
 mod encode;
@@ -33,6 +34,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 pub use self::access_log::AccessLog;
+pub use self::balance::{BalanceMetrics, UpstreamCounts};
 pub use self::ca::CaMetrics;
 pub use self::direct::{DirectEnd, DirectMetrics, DirectRecord, DirectStart};
 pub use self::flag::ResponseFlag;
@@ -62,6 +64,7 @@ struct Shared {
     http: Arc<SeriesTable<HttpLabels, HttpCounters>>,
     tcp: Arc<SeriesTable<TcpLabels, TcpCounters>>,
     mesh: MeshMetrics,
+    balance: BalanceMetrics,
     direct: DirectMetrics,
     observed: Arc<Observed>,
     access_log: AccessLog,
@@ -81,6 +84,7 @@ impl Telemetry {
         let observed = Arc::<Observed>::default();
         let mut registry = Registry::default();
         let mesh = MeshMetrics::register(&mut registry);
+        let balance = BalanceMetrics::register(&mut registry);
         let direct = DirectMetrics::register(&mut registry);
         let own = OwnCollector {
             http: Arc::clone(&http),
@@ -103,6 +107,7 @@ impl Telemetry {
                 http,
                 tcp,
                 mesh,
+                balance,
                 direct,
                 observed,
                 access_log,
@@ -138,6 +143,11 @@ impl Telemetry {
     /// The families of all direct connections together.
     pub fn direct(&self) -> &DirectMetrics {
         &self.shared.direct
+    }
+
+    /// What outlier detection and circuit breakers did.
+    pub fn balance(&self) -> &BalanceMetrics {
+        &self.shared.balance
     }
 
     /// The agent's own families.

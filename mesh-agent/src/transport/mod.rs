@@ -44,6 +44,9 @@ pub enum DialError {
     /// TLS failed: a peer without a certificate of this mesh, or with another identity than expected.
     #[error("mTLS handshake failed")]
     Handshake(#[source] io::Error),
+    /// The traffic policy of the destination allows no more connections.
+    #[error("as many connections as the traffic policy allows")]
+    Overflow,
     /// The HTTP connection could not be started.
     #[error("HTTP handshake failed")]
     Http(#[source] hyper::Error),

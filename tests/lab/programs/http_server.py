@@ -6,6 +6,7 @@ usage: http_server.py PORT VERSION
   /slow/MS     answers after MS milliseconds
   /bytes/N     answers with N bytes
   /echo        answers with the request's body
+  /sick/on     answers all else with status 500 from now on, until /sick/off
 """
 import json
 import os
@@ -30,6 +31,7 @@ def plain(address):
 
 
 class Handler(BaseHTTPRequestHandler):
+    is_sick = False
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
@@ -37,7 +39,12 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         status, kind = 200, "application/json"
         parts = self.path.split("?")[0].strip("/").split("/")
-        if parts[0] == "status":
+        if parts[0] == "sick":
+            Handler.is_sick = parts[1] == "on"
+            body = b"{}"
+        elif Handler.is_sick:
+            status, body = 500, b"{}"
+        elif parts[0] == "status":
             status = int(parts[1])
             body = b"{}"
         elif parts[0] == "slow":

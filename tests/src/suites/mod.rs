@@ -5,6 +5,7 @@
 
 mod ask;
 pub mod authz;
+mod balance;
 mod ca;
 mod capture;
 mod control;
@@ -92,6 +93,7 @@ pub fn all() -> Vec<Suite> {
         ("direct", direct::CLAIMS),
         ("splice", splice::CLAIMS),
         ("routes", routes::CLAIMS),
+        ("balance", balance::CLAIMS),
         ("security", security::CLAIMS),
         ("tls", tls::CLAIMS),
         ("authz", authz::CLAIMS),

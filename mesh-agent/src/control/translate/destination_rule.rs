@@ -1,48 +1,42 @@
-//! Istio's DestinationRule, of which only the choice of a load-balancing algorithm is read.
+//! Istio's DestinationRule: which Services it is about, and for which of their ports.
 //!
-//! Place in the walk: becomes the balancer of a Service. Must not know: endpoints.
-//!
-//! A rule acts from the Service's own namespace only: the balancers of a node serve all of its pods, so that they
-//! cannot differ by the client's namespace. All other fields are reported and ignored; requests go to the same
-//! endpoints without them.
+//! Place in the walk: becomes the traffic policy of Services when a snapshot is built. Must not know: which Services
+//! there are.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::object::{Object, unknown_fields};
-use crate::mesh::facts::{ObjectMeta, Rejection};
-use crate::mesh::service::{BalancerKind, Service, ServiceName};
+use super::traffic_policy;
+use crate::mesh::facts::Rejection;
+use crate::mesh::service::ServiceName;
+use crate::mesh::traffic::{DestinationRule, HostPattern, WrittenPolicy};
 
-/// A rule that names an algorithm for a Service.
-#[derive(Debug)]
-pub(super) struct DestinationRule {
-    meta: Arc<ObjectMeta>,
-    service: ServiceName,
-    balancer: BalancerKind,
-}
-
-/// networking.istio.io/v1, as far as it is read.
+/// networking.istio.io/v1, as far as it is read; all else is reported.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Spec {
     host: String,
     #[serde(default)]
-    traffic_policy: Option<TrafficPolicy>,
+    export_to: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct TrafficPolicy {
-    load_balancer: Option<LoadBalancer>,
+    port_level_settings: Option<Vec<Value>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct LoadBalancer {
-    simple: Option<String>,
+#[derive(Debug, Deserialize)]
+struct PortLevel {
+    port: PortSelector,
+}
+
+#[derive(Debug, Deserialize)]
+struct PortSelector {
+    number: u16,
 }
 
 /// `None` for a rule without an effect.
@@ -51,86 +45,61 @@ pub(super) fn translate(
     rejections: &mut Vec<Rejection>,
 ) -> Result<Option<DestinationRule>, Rejection> {
     let spec: Spec = object.parse_part(object.spec(), "spec")?;
-    for (pointer, at, known) in SUPPORTED {
-        let part = object.spec().pointer(pointer).unwrap_or(&Value::Null);
-        let unknown = unknown_fields(part, known);
-        rejections.extend(unknown.map(|field| object.unsupported(&format!("{at}.{field}"))));
+    let unknown = unknown_fields(object.spec(), &["host", "trafficPolicy", "exportTo"]);
+    rejections.extend(unknown.map(|field| object.unsupported(&format!("spec.{field}"))));
+    let exports = spec.export_to.unwrap_or_default();
+    if exports.iter().any(|to| to != "*") {
+        let reason = "only \"*\" is supported: the balancers of a node serve all of its pods; ignored";
+        rejections.push(object.reject("spec.exportTo", reason));
     }
-    let Some(balancer) = balancer(object, &spec, rejections) else {
+    let part = object.spec().get("trafficPolicy").unwrap_or(&Value::Null);
+    if part.is_null() {
         return Ok(None);
-    };
-    let service = service_of(&spec.host, &object.namespace).ok_or_else(|| {
+    }
+    let at = "spec.trafficPolicy";
+    let policy = traffic_policy::translate(object, part, at, "portLevelSettings", rejections)?;
+    let ports = ports(object, part, at, rejections)?;
+    if policy == WrittenPolicy::default() && ports.is_empty() {
+        return Ok(None);
+    }
+    let host = host_of(&spec.host, &object.namespace).ok_or_else(|| {
         let reason = format!(
-            "{:?} names no Service; use NAME or NAME.NAMESPACE.svc.cluster.local",
+            "{:?} names no Service; use NAME, NAME.NAMESPACE.svc.cluster.local or *.NAMESPACE.svc.cluster.local",
             spec.host
         );
         object.reject("spec.host", reason)
     })?;
-    if service.namespace != object.namespace {
-        let reason = format!(
-            "only rules in the Service's own namespace act; put it into {}",
-            service.namespace
-        );
-        return Err(object.reject("spec.host", reason));
-    }
     Ok(Some(DestinationRule {
         meta: Arc::clone(&object.meta),
-        service,
-        balancer,
+        namespace: Arc::clone(&object.namespace),
+        host,
+        policy,
+        ports,
     }))
 }
 
-/// Gives the Services their algorithms; of two rules for one Service the elder acts.
-pub(super) fn apply(
-    mut rules: Vec<DestinationRule>,
-    services: &mut [Service],
+fn ports(
+    object: &Object,
+    part: &Value,
+    at: &str,
     rejections: &mut Vec<Rejection>,
-) {
-    rules.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
-    let mut by_service: HashMap<ServiceName, DestinationRule> = HashMap::new();
-    for rule in rules {
-        match by_service.get(&rule.service) {
-            Some(elder) => {
-                rejections.push(rule.meta.reject(
-                    "spec.host",
-                    format!("the older {} acts on this Service", elder.meta.object),
-                ));
-            }
-            None => {
-                by_service.insert(rule.service.clone(), rule);
-            }
-        }
+) -> Result<Vec<(u16, WrittenPolicy)>, Rejection> {
+    let TrafficPolicy { port_level_settings } = object.parse_part(part, at)?;
+    let mut ports = Vec::new();
+    for (index, part) in port_level_settings.iter().flatten().enumerate() {
+        let at = format!("{at}.portLevelSettings[{index}]");
+        let PortLevel { port } = object.parse_part(part, &at)?;
+        let policy = traffic_policy::translate(object, part, &at, "port", rejections)?;
+        ports.push((port.number, policy));
     }
-    for service in services {
-        if let Some(rule) = by_service.remove(&service.name) {
-            service.balancer = rule.balancer;
-        }
-    }
-    let orphans = by_service.into_values();
-    rejections.extend(orphans.map(|rule| {
-        rule.meta
-            .reject("spec.host", format!("Service {} is not known", rule.service))
-    }));
+    Ok(ports)
 }
 
-/// The algorithm that a rule names, if it names one that is supported.
-fn balancer(object: &Object, spec: &Spec, rejections: &mut Vec<Rejection>) -> Option<BalancerKind> {
-    let load_balancer = spec.traffic_policy.as_ref()?.load_balancer.as_ref()?;
-    match load_balancer.simple.as_deref()? {
-        "UNSPECIFIED" => None,
-        "ROUND_ROBIN" => Some(BalancerKind::RoundRobin),
-        // The older name of the same algorithm.
-        "LEAST_REQUEST" | "LEAST_CONN" => Some(BalancerKind::LeastRequest),
-        other => {
-            let reason = format!("{other:?} is not supported yet; use ROUND_ROBIN or LEAST_REQUEST; ignored");
-            rejections.push(object.reject("spec.trafficPolicy.loadBalancer.simple", reason));
-            None
-        }
+/// `NAME`, `NAME.NAMESPACE` and what may follow of `.svc.cluster.local`; `*` in front of these.
+fn host_of(host: &str, namespace: &str) -> Option<HostPattern> {
+    if matches!(host, "*" | "*.local" | "*.cluster.local" | "*.svc.cluster.local") {
+        return Some(HostPattern::All);
     }
-}
-
-/// `NAME`, `NAME.NAMESPACE` and what may follow of `.svc.cluster.local`.
-fn service_of(host: &str, namespace: &str) -> Option<ServiceName> {
     let (name, rest) = host
         .split_once('.')
         .map_or((host, None), |(name, rest)| (name, Some(rest)));
@@ -140,16 +109,40 @@ fn service_of(host: &str, namespace: &str) -> Option<ServiceName> {
         Some(_) => return None,
     };
     let is_plain = |part: &str| !part.is_empty() && !part.contains('*');
-    (is_plain(name) && is_plain(namespace)).then(|| ServiceName::new(namespace, name))
+    match name {
+        "*" if is_plain(namespace) => Some(HostPattern::Namespace(namespace.into())),
+        name if is_plain(name) && is_plain(namespace) => {
+            Some(HostPattern::Service(ServiceName::new(namespace, name)))
+        }
+        _ => None,
+    }
 }
 
-/// Each mapping that is read: where it is, its path, and the fields that have an effect.
-const SUPPORTED: [(&str, &str, &[&str]); 3] = [
-    ("", "spec", &["host", "trafficPolicy"]),
-    ("/trafficPolicy", "spec.trafficPolicy", &["loadBalancer"]),
-    (
-        "/trafficPolicy/loadBalancer",
-        "spec.trafficPolicy.loadBalancer",
-        &["simple"],
-    ),
-];
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_read_as_istio_reads_them() {
+        let service = |namespace, name| Some(HostPattern::Service(ServiceName::new(namespace, name)));
+        for (host, expected) in [
+            ("web", service("shop", "web")),
+            ("web.other", service("other", "web")),
+            ("web.other.svc", service("other", "web")),
+            ("web.other.svc.cluster.local", service("other", "web")),
+            (
+                "*.other.svc.cluster.local",
+                Some(HostPattern::Namespace("other".into())),
+            ),
+            ("*.local", Some(HostPattern::All)),
+            ("*", Some(HostPattern::All)),
+            ("*.svc.cluster.local", Some(HostPattern::All)),
+            ("example.com.org.net", None),
+            ("w*b", None),
+            ("web.*", None),
+            ("", None),
+        ] {
+            assert_eq!(host_of(host, "shop"), expected, "{host}");
+        }
+    }
+}

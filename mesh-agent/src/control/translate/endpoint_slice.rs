@@ -11,11 +11,10 @@ use super::object::Object;
 use super::service::{own_addr, port_number};
 use crate::mesh::facts::Rejection;
 use crate::mesh::service::{Endpoint, EndpointCondition, ServiceName};
+use crate::mesh::traffic::EndpointPlace;
 use crate::mesh::workload::WorkloadUid;
 
 /// No endpoints for a slice that belongs to no Service. A wrong endpoint or port is left out for itself.
-///
-/// Topology hints are not reported: they are advice that follows from the Service's `trafficDistribution`, which is.
 pub(super) fn translate(
     object: &Object,
     rejections: &mut Vec<Rejection>,
@@ -53,6 +52,7 @@ pub(super) fn translate(
             .filter(|target| target.kind.as_deref() == Some("Pod"));
         let workload = pod.and_then(|pod| pod.uid.as_deref()).map(WorkloadUid::new);
         let hostname: Option<Arc<str>> = endpoint.hostname.as_deref().map(Into::into);
+        let place = place(endpoint);
         endpoints.extend(ports.iter().map(|(port_name, port)| Endpoint {
             service: service.clone(),
             meta: Arc::clone(&object.meta),
@@ -61,9 +61,29 @@ pub(super) fn translate(
             condition: condition(endpoint.conditions.as_ref()),
             workload: workload.clone(),
             hostname: hostname.clone(),
+            place: place.clone(),
         }));
     }
     Ok(endpoints)
+}
+
+/// Where the endpoint is, and for whom it is meant.
+fn place(endpoint: &api::Endpoint) -> EndpointPlace {
+    let hints = endpoint.hints.as_ref();
+    let zones = hints
+        .and_then(|hints| hints.for_zones.as_ref())
+        .into_iter()
+        .flatten();
+    let nodes = hints
+        .and_then(|hints| hints.for_nodes.as_ref())
+        .into_iter()
+        .flatten();
+    EndpointPlace {
+        zone: endpoint.zone.as_deref().map(Into::into),
+        node: endpoint.node_name.as_deref().map(Into::into),
+        for_zones: zones.map(|zone| zone.name.as_str().into()).collect(),
+        for_nodes: nodes.map(|node| node.name.as_str().into()).collect(),
+    }
 }
 
 /// Only the first address has a meaning (discovery/v1).

@@ -10,16 +10,20 @@
 
 mod authorization_policy;
 mod authorization_rule;
+mod consistent_hash;
 mod destination_rule;
+mod duration;
 mod endpoint_slice;
 mod exclusions;
 mod grpc_rule;
 mod http_route;
 mod http_rule;
+mod locality_setting;
 mod mesh_config;
 mod namespace;
 mod node;
 mod object;
+mod outlier_detection;
 mod peer_authentication;
 mod pod;
 mod policy_target;
@@ -29,12 +33,12 @@ mod request_authentication;
 mod route_filter;
 mod route_rule;
 mod service;
+mod traffic_policy;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use self::destination_rule::DestinationRule;
 use self::namespace::Namespaces;
 use self::object::Object;
 use super::Reading;
@@ -56,17 +60,7 @@ pub(super) fn translate(documents: Vec<Document>, trust_domain: &str) -> Reading
             translation.reading.rejections.push(rejection);
         }
     }
-    let Translation {
-        mut reading,
-        destination_rules,
-        ..
-    } = translation;
-    destination_rule::apply(
-        destination_rules,
-        &mut reading.facts.services,
-        &mut reading.rejections,
-    );
-    reading
+    translation.reading
 }
 
 /// A translation under way.
@@ -74,7 +68,6 @@ pub(super) fn translate(documents: Vec<Document>, trust_domain: &str) -> Reading
 struct Translation {
     reading: Reading,
     namespaces: Namespaces,
-    destination_rules: Vec<DestinationRule>,
 }
 
 impl Translation {
@@ -149,7 +142,8 @@ impl Translation {
                 None => *skipped += 1,
             },
             "DestinationRule" => {
-                self.destination_rules
+                facts
+                    .destination_rules
                     .extend(destination_rule::translate(object, rejections)?);
             }
             "Namespace" => {}

@@ -11,10 +11,18 @@ use super::object::Object;
 use super::service::own_addr;
 use crate::mesh::facts::Rejection;
 use crate::mesh::node::Node;
+use crate::mesh::traffic::Locality;
 
 /// An address that is wrong is left out alone: the others are the node's all the same.
 pub(super) fn translate(object: &Object, rejections: &mut Vec<Rejection>) -> Result<Node, Rejection> {
     let node: api::Node = object.parse()?;
+    let labels = node.metadata.labels.unwrap_or_default();
+    let label = |name: &str| labels.get(name).map(|value| Arc::from(value.as_str()));
+    let locality = Locality {
+        region: label("topology.kubernetes.io/region"),
+        zone: label("topology.kubernetes.io/zone"),
+        node: Some(Arc::clone(&object.name)),
+    };
     let listed = node
         .status
         .and_then(|status| status.addresses)
@@ -36,5 +44,6 @@ pub(super) fn translate(object: &Object, rejections: &mut Vec<Rejection>) -> Res
         name: Arc::clone(&object.name),
         meta: Arc::clone(&object.meta),
         addrs,
+        locality,
     })
 }

@@ -10,7 +10,8 @@ use k8s_openapi::api::core::v1 as api;
 use super::object::Object;
 use super::protocol;
 use crate::mesh::facts::Rejection;
-use crate::mesh::service::{BalancerKind, Service, ServiceName, ServicePort};
+use crate::mesh::service::{Service, ServiceName, ServicePort};
+use crate::mesh::traffic::{BalancerKind, Nearest, ServiceTraffic};
 
 /// `None` for `ExternalName` Services: they are DNS aliases and take no traffic.
 ///
@@ -23,7 +24,6 @@ pub(super) fn translate(
     if spec.type_.as_deref() == Some("ExternalName") {
         return Ok(None);
     }
-    report_unsupported(object, &spec, rejections);
     let mut ports = Vec::new();
     for (index, port) in spec.ports.iter().flatten().enumerate() {
         let field = format!("spec.ports[{index}].port");
@@ -51,7 +51,7 @@ pub(super) fn translate(
             .any(|addr| addr == "None"),
         vips: vips(object, &spec)?,
         ports,
-        balancer: BalancerKind::default(),
+        traffic: traffic(object, &spec, rejections),
     }))
 }
 
@@ -94,23 +94,60 @@ fn vips(object: &Object, spec: &api::ServiceSpec) -> Result<Vec<IpAddr>, Rejecti
         .collect()
 }
 
-/// Ignoring these sends traffic to more endpoints than the Service asks for, but to none that are not its own.
-fn report_unsupported(object: &Object, spec: &api::ServiceSpec, rejections: &mut Vec<Rejection>) {
-    if spec
-        .session_affinity
-        .as_deref()
-        .is_some_and(|affinity| affinity != "None")
-    {
-        rejections.push(object.unsupported("spec.sessionAffinity"));
-    }
-    if spec
-        .internal_traffic_policy
-        .as_deref()
-        .is_some_and(|policy| policy != "Cluster")
-    {
-        rejections.push(object.unsupported("spec.internalTrafficPolicy"));
-    }
-    if spec.traffic_distribution.is_some() {
-        rejections.push(object.unsupported("spec.trafficDistribution"));
+/// What is not understood is reported and ignored: traffic goes to more endpoints than the Service asks for, but to none
+/// that are not its own.
+fn traffic(object: &Object, spec: &api::ServiceSpec, rejections: &mut Vec<Rejection>) -> ServiceTraffic {
+    let mut unknown = |field: &str, value: &str, usable: &str| {
+        rejections.push(object.reject(field, format!("{value:?} is not known; use {usable}; ignored")));
+    };
+    let has_affinity = match spec.session_affinity.as_deref() {
+        None | Some("None") => false,
+        Some("ClientIP") => true,
+        Some(other) => {
+            unknown("spec.sessionAffinity", other, "None or ClientIP");
+            false
+        }
+    };
+    let is_local_only = match spec.internal_traffic_policy.as_deref() {
+        None | Some("Cluster") => false,
+        Some("Local") => true,
+        Some(other) => {
+            unknown("spec.internalTrafficPolicy", other, "Cluster or Local");
+            false
+        }
+    };
+    let nearest = match spec.traffic_distribution.as_deref() {
+        None => None,
+        Some("PreferSameZone" | "PreferClose") => Some(Nearest::Zone),
+        Some("PreferSameNode") => Some(Nearest::Node),
+        Some(other) => {
+            unknown(
+                "spec.trafficDistribution",
+                other,
+                "PreferSameZone or PreferSameNode",
+            );
+            None
+        }
+    };
+    let balancer = match object.annotation(LOAD_BALANCER) {
+        None => None,
+        Some("PEAK_EWMA") => Some(BalancerKind::PeakEwma),
+        Some("LEAST_REQUEST") => Some(BalancerKind::LeastRequest),
+        Some("ROUND_ROBIN") => Some(BalancerKind::RoundRobin),
+        Some("RANDOM") => Some(BalancerKind::Random),
+        Some(other) => {
+            let field = format!("metadata.annotations[{LOAD_BALANCER}]");
+            unknown(&field, other, "PEAK_EWMA, LEAST_REQUEST, ROUND_ROBIN or RANDOM");
+            None
+        }
+    };
+    ServiceTraffic {
+        balancer,
+        has_affinity,
+        is_local_only,
+        nearest,
     }
 }
+
+/// The only way to [`BalancerKind::PeakEwma`], for which DestinationRule has no word.
+const LOAD_BALANCER: &str = "mesh-agent.dev/load-balancer";

@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::balance::Pick;
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
+use crate::proxy::conduct;
 use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::live::until_refused;
@@ -71,7 +72,7 @@ pub(super) struct ResponseBody {
     deadline: Option<Pin<Box<Sleep>>>,
     watch: Option<Watch>,
     ended: bool,
-    _pick: Option<Pick>,
+    pick: Option<Pick>,
 }
 
 impl ResponseBody {
@@ -89,7 +90,7 @@ impl ResponseBody {
             deadline: deadline.map(|at| Box::pin(sleep_until(at))),
             watch,
             ended,
-            _pick: pick,
+            pick,
         }
     }
 }
@@ -108,11 +109,13 @@ impl http_body::Body for ResponseBody {
                     self.ledger.response_bytes(data_len(frame));
                     if let Some(trailers) = frame.trailers_ref() {
                         self.ledger.grpc_status_in(trailers);
+                        conduct::ended(self.pick.as_mut(), trailers);
                     }
                     self.ended |= self.inner.is_end_stream();
                 }
                 Some(Err(_)) => {
                     self.ended = true;
+                    conduct::broken(self.pick.as_mut());
                     self.ledger
                         .flag(ResponseFlag::Uc, "upstream_reset_after_response_started");
                 }

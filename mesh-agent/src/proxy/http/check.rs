@@ -9,13 +9,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 
-use crate::balance::Pick;
+use crate::balance::{Limit, Pick};
 use crate::external::{CheckError, MAX_ANSWER};
 use crate::identity::Alpn;
 use crate::mesh::policy::external::{Authorizer, AuthorizerTarget, CheckProtocol};
@@ -25,6 +26,7 @@ use crate::proxy::outbound::same_node;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
+use crate::snapshot::PickFacts;
 use crate::transport::http::Body;
 use crate::transport::pool::{Connect, Leased, PoolKey, SendError, Wire};
 
@@ -89,9 +91,16 @@ impl Way {
         let like = pod.pod.workload.addrs.first().ok_or(AskError::NoEndpoint)?;
         let (addr, workload, pick) = match &authorizer.target {
             AuthorizerTarget::Service(service) => {
+                let facts = PickFacts {
+                    dialled: *like,
+                    hash: None,
+                    of: Limit::Requests,
+                    tried: &[],
+                    now: Instant::now(),
+                };
                 let picked = snapshot
                     .upstream(service, authorizer.port)
-                    .and_then(|upstream| upstream.pick(*like, &mut rand::rng()))
+                    .and_then(|upstream| upstream.pick(&facts, &mut rand::rng()).ok())
                     .ok_or(AskError::NoEndpoint)?;
                 (
                     picked.endpoint.addr,

@@ -8,12 +8,13 @@ use http::uri::Authority;
 use http::{HeaderValue, Request, Response, Version};
 use tokio::time::Instant;
 
-use crate::balance::Pick;
+use crate::balance::{Breakers, Limit, Pick};
 use crate::external::HeaderChange;
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
 use crate::policy::authentication::Claims;
+use crate::proxy::affinity::Affinity;
 use crate::proxy::arrival::Visit;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::authenticate::authenticate;
@@ -27,7 +28,7 @@ use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
 use crate::route::{CompiledAction, Decided, RequestFacts};
-use crate::snapshot::{Destination, Snapshot, Upstream};
+use crate::snapshot::{Destination, PickFacts, Snapshot, Upstream};
 use crate::telemetry::{FlowLabels, PathTaken, PeerLabels, Reporter, Security};
 use crate::transport::pool::Wire;
 
@@ -52,8 +53,12 @@ pub(super) struct Plan {
     pub(super) deadline: Option<Instant>,
     /// When the response must have begun.
     pub(super) attempt_deadline: Option<Instant>,
-    /// Counts the request as active at its endpoint.
+    /// Counts the request as active at its endpoint, and is told what became of it.
     pub(super) pick: Option<Pick>,
+    /// What may be under way to the upstream.
+    pub(super) breakers: Option<Breakers>,
+    /// What the response sets so that the client's next request finds the same endpoint.
+    pub(super) cookie: Option<HeaderValue>,
     /// The arrival at a pod of this node, for as long as the request is under way.
     pub(super) visit: Option<Visit>,
     /// What the request's token claims, as the policies of that pod asked for it.
@@ -115,6 +120,8 @@ struct Choice {
     protocol: AppProtocol,
     service: Option<ServiceName>,
     pick: Option<Pick>,
+    breakers: Option<Breakers>,
+    cookie: Option<HeaderValue>,
 }
 
 /// What the routes of the dialled Service say.
@@ -143,7 +150,10 @@ fn outbound(
                 Routed::Answer(response) => return Ok(Decision::Answer(response)),
                 Routed::To(upstream, route) => {
                     ledger.service(&upstream.service);
-                    (pick(&upstream, ends)?, route)
+                    if let Some(route) = &route {
+                        route.edit_request(request, &mut authority, snapshot.path_form())?;
+                    }
+                    (pick(&upstream, ends, request)?, route)
                 }
             }
         }
@@ -151,9 +161,6 @@ fn outbound(
             (unrouted(other, ends, ledger)?, None)
         }
     };
-    if let Some(route) = &route {
-        route.edit_request(request, &mut authority, snapshot.path_form())?;
-    }
     if let Some(service) = &choice.service {
         ledger.service(service);
     }
@@ -199,6 +206,8 @@ fn outbound(
         deadline: limits.request.map(|limit| began + limit),
         attempt_deadline: limits.attempt.map(|limit| began + limit),
         pick: choice.pick,
+        breakers: choice.breakers,
+        cookie: choice.cookie,
         visit,
         token,
         ask,
@@ -207,16 +216,27 @@ fn outbound(
 }
 
 /// An endpoint of `upstream`.
-fn pick(upstream: &Upstream, ends: Ends) -> Result<Choice, Refusal> {
-    let picked = upstream
-        .pick(ends.original.ip(), &mut rand::rng())
-        .ok_or(Refusal::NoEndpoint)?;
+fn pick(upstream: &Upstream, ends: Ends, request: &Request<impl Sized>) -> Result<Choice, Refusal> {
+    let Affinity { hash, cookie } = upstream
+        .hash_key()
+        .map(|key| Affinity::of_request(key, request, ends.client.ip()))
+        .unwrap_or_default();
+    let facts = PickFacts {
+        dialled: ends.original.ip(),
+        hash,
+        of: Limit::Requests,
+        tried: &[],
+        now: Instant::now().into_std(),
+    };
+    let picked = upstream.pick(&facts, &mut rand::rng())?;
     Ok(Choice {
         addr: picked.endpoint.addr,
         workload: picked.endpoint.workload.clone(),
         protocol: upstream.protocol,
         service: Some(upstream.service.clone()),
         pick: Some(picked.pick),
+        breakers: Some(upstream.breakers().clone()),
+        cookie,
     })
 }
 
@@ -233,6 +253,8 @@ fn unrouted(destination: Destination, ends: Ends, ledger: &Ledger) -> Result<Cho
             protocol,
             service,
             pick: None,
+            breakers: None,
+            cookie: None,
         }),
         Destination::NoSuchPort(service) => {
             ledger.service(&service);
@@ -324,6 +346,8 @@ fn inbound(
         deadline: None,
         attempt_deadline: None,
         pick: None,
+        breakers: None,
+        cookie: None,
         visit: Some(visit),
         token,
         ask,

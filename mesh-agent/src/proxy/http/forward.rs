@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue, SET_COOKIE};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
@@ -11,6 +11,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::identity::Alpn;
 use crate::proxy::Mesh;
+use crate::proxy::breaker::limited;
+use crate::proxy::conduct;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::body::{RequestBody, ResponseBody, Watch};
 use crate::proxy::http::decide::Plan;
@@ -25,7 +27,7 @@ use crate::transport::pool::{Connect, Leased, PoolKey, Wire};
 pub(super) async fn carry(
     mesh: &Arc<Mesh>,
     request: Request<Inflow>,
-    plan: Plan,
+    mut plan: Plan,
     ledger: &Arc<Ledger>,
 ) -> Result<Response<Body>, Refusal> {
     let (pool, key) = match &plan.hop {
@@ -43,11 +45,14 @@ pub(super) async fn carry(
     let connect: Connect = {
         let (mesh, via, hop) = (Arc::clone(mesh), Arc::clone(&plan.via), plan.hop.clone());
         let (client, addr) = (plan.client, plan.addr);
-        Box::new(move || hop.connect(&mesh, &via, client, addr, Alpn::H2))
+        limited(plan.breakers.clone(), move || {
+            hop.connect(&mesh, &via, client, addr, Alpn::H2)
+        })
     };
-    let response = within(plan.first_deadline(), pool.send(&key, request, connect))
-        .await?
-        .map_err(Refusal::from)?;
+    let sent = within(plan.first_deadline(), pool.send(&key, request, connect)).await;
+    let response = sent
+        .and_then(|sent| sent.map_err(Refusal::from))
+        .inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Refusal::NoAnswer);
     }
@@ -80,9 +85,10 @@ pub(super) fn ready(
 pub(super) fn answer(
     mesh: &Arc<Mesh>,
     mut response: Response<Leased>,
-    plan: Plan,
+    mut plan: Plan,
     ledger: &Arc<Ledger>,
 ) -> Response<Body> {
+    conduct::answered(plan.pick.as_mut(), &response, ledger.is_grpc());
     for record in ledger.records() {
         record.respond(response.status().as_u16());
     }
@@ -93,6 +99,9 @@ pub(super) fn answer(
     }
     for change in &plan.on_response {
         change.apply(response.headers_mut());
+    }
+    if let Some(cookie) = plan.cookie.take() {
+        response.headers_mut().append(SET_COOKIE, cookie);
     }
     *response.version_mut() = http::Version::HTTP_11;
     let visit = plan.visit.filter(|visit| !visit.is_all);

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::uri::Authority;
 use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,6 +22,8 @@ use crate::identity::Alpn;
 use crate::policy::authentication::Claims;
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
+use crate::proxy::breaker::limited;
+use crate::proxy::conduct;
 use crate::proxy::http::decide::Plan;
 use crate::proxy::http::forward::{answer, ready, within};
 use crate::proxy::http::headers::prepare_response;
@@ -40,7 +43,7 @@ use crate::transport::relay::{Meter, RelayEnd, relay};
 pub(super) async fn carry(
     mesh: &Arc<Mesh>,
     mut request: Request<Inflow>,
-    plan: Plan,
+    mut plan: Plan,
     ledger: &Arc<Ledger>,
     protocol: HeaderValue,
 ) -> Result<Response<Body>, Refusal> {
@@ -51,18 +54,13 @@ pub(super) async fn carry(
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     request.headers_mut().insert(UPGRADE, protocol);
-    let connecting = plan
-        .hop
-        .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H1);
-    let stream = within(plan.first_deadline(), connecting).await??;
-    let revoked = stream.revoked();
-    let mut sender = start_h1(&plan.via.tasks, stream).await?;
-    let mut response = within(plan.first_deadline(), sender.send_request(request))
-        .await?
-        .map_err(Refusal::Broken)?;
+    let sent = send(mesh, request, &plan).await;
+    let (mut response, revoked) =
+        sent.inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(answer(mesh, response.map(Leased::unpooled), plan, ledger));
     }
+    conduct::answered(plan.pick.as_mut(), &response, false);
     for record in ledger.records() {
         record.respond(StatusCode::SWITCHING_PROTOCOLS.as_u16());
     }
@@ -92,6 +90,27 @@ pub(super) async fn carry(
     };
     plan.via.tasks.spawn("upgraded", tunnel.run());
     Ok(switching(headers))
+}
+
+/// Sends the request on a connection of its own.
+/// The response, and what ends the connection when a certificate of it is called back.
+async fn send(
+    mesh: &Arc<Mesh>,
+    request: Request<Body>,
+    plan: &Plan,
+) -> Result<(Response<Incoming>, BoxFuture<'static, ()>), Refusal> {
+    let connect = limited(plan.breakers.clone(), {
+        let (mesh, via, hop) = (Arc::clone(mesh), Arc::clone(&plan.via), plan.hop.clone());
+        let (client, addr) = (plan.client, plan.addr);
+        move || hop.connect(&mesh, &via, client, addr, Alpn::H1)
+    });
+    let stream = within(plan.first_deadline(), connect()).await??;
+    let revoked = stream.revoked();
+    let mut sender = start_h1(&plan.via.tasks, stream).await?;
+    let response = within(plan.first_deadline(), sender.send_request(request))
+        .await?
+        .map_err(Refusal::Broken)?;
+    Ok((response, revoked))
 }
 
 /// Two connections that changed protocol together.

@@ -12,8 +12,9 @@ use crate::mesh::route::{
     BackendTarget, Filters, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteBackend, RouteKind, RouteParent,
     RuleAction,
 };
-use crate::mesh::service::{
-    AppProtocol, BalancerKind, Endpoint, EndpointCondition, Service, ServiceName, ServicePort,
+use crate::mesh::service::{AppProtocol, Endpoint, EndpointCondition, Service, ServiceName, ServicePort};
+use crate::mesh::traffic::{
+    BalancerKind, DestinationRule, EndpointPlace, HostPattern, Locality, ServiceTraffic, WrittenPolicy,
 };
 use crate::mesh::workload::fixture::pod;
 use crate::mesh::workload::{Membership, Workload, WorkloadNaming};
@@ -112,7 +113,10 @@ pub(super) fn service(service: &str, vip: IpAddr, protocol: AppProtocol) -> Serv
             port: PORT,
             protocol,
         }],
-        balancer: BalancerKind::RoundRobin,
+        traffic: ServiceTraffic {
+            balancer: Some(BalancerKind::RoundRobin),
+            ..ServiceTraffic::default()
+        },
     }
 }
 
@@ -125,6 +129,7 @@ pub(super) fn endpoint(service: &str, addr: SocketAddr) -> Endpoint {
         condition: EndpointCondition::Ready,
         workload: None,
         hostname: None,
+        place: EndpointPlace::default(),
     }
 }
 
@@ -184,12 +189,24 @@ pub(super) fn mesh_wide(mode: MtlsMode) -> PeerAuthentication {
     }
 }
 
+/// A rule for one Service.
+pub(super) fn destination_rule(service: &str, policy: WrittenPolicy) -> DestinationRule {
+    DestinationRule {
+        meta: meta(format!("DestinationRule shop/{service}")),
+        namespace: "shop".into(),
+        host: HostPattern::Service(name(service)),
+        policy,
+        ports: Vec::new(),
+    }
+}
+
 /// A node with one address.
 pub(super) fn node(name: &str, addr: IpAddr) -> Node {
     Node {
         name: name.into(),
         meta: meta(format!("Node {name}")),
         addrs: vec![addr],
+        locality: Locality::default(),
     }
 }
 

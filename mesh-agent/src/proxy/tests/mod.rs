@@ -8,6 +8,7 @@ mod flows;
 mod lab;
 
 mod authorization;
+mod balance;
 mod bytes;
 mod cross_node;
 mod disabled;

@@ -13,7 +13,7 @@ fn store(protocol: AppProtocol) -> Facts {
     Facts {
         workloads: vec![placed("client", "10.0.0.1"), placed("store", "10.0.0.2")],
         services: vec![Service {
-            balancer: BalancerKind::LeastRequest,
+            traffic: ServiceTraffic::default(),
             ..service("store", &["10.96.0.1"], protocol)
         }],
         endpoints: vec![endpoint("store", "10.0.0.2:7000", Ready)],
@@ -134,7 +134,7 @@ fn eight_endpoints_are_a_verdict_and_nine_are_not() {
 #[test]
 fn a_turn_that_was_asked_for_is_the_agents_to_keep() {
     let mut facts = store(Tcp);
-    facts.services[0].balancer = BalancerKind::RoundRobin;
+    facts.services[0].traffic.balancer = Some(BalancerKind::RoundRobin);
     assert_eq!(of_client(&facts), BOTH, "one endpoint has no turn");
     facts.workloads.push(placed("store-2", "10.0.0.3"));
     facts.endpoints.push(endpoint("store", "10.0.0.3:7000", Ready));

@@ -141,7 +141,9 @@ fn picks_the_family_that_was_dialled_and_the_other_one_in_need() {
         (&only_v4, "fd96::1", "10.0.0.1:8080"),
     ] {
         let upstream = snapshot.upstream(&ServiceName::new("shop", "web"), 80).unwrap();
-        let picked = upstream.pick(dialled.parse().unwrap(), &mut rng).unwrap();
+        let picked = upstream
+            .pick(&request_to(dialled.parse().unwrap()), &mut rng)
+            .unwrap();
         assert_eq!(picked.endpoint.addr.to_string(), expected, "{dialled}");
     }
 }

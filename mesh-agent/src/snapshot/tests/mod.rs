@@ -6,17 +6,20 @@ mod direct;
 mod lookups;
 mod nodes;
 mod rebuilds;
+mod traffic;
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 
 use super::*;
+use crate::balance::Limit;
 use crate::mesh::facts::{Facts, ObjectMeta, Rejection};
 use crate::mesh::route::{
     BackendTarget, Filters, HttpRoute, HttpRule, RouteBackend, RouteKind, RouteParent, RuleAction,
 };
-use crate::mesh::service::{BalancerKind, Endpoint, EndpointCondition, Service, ServicePort};
+use crate::mesh::service::{Endpoint, EndpointCondition, Service, ServicePort};
+use crate::mesh::traffic::{BalancerKind, EndpointPlace, Locality, ServiceTraffic};
 use crate::mesh::workload::fixture::pod;
 use crate::mesh::workload::{Membership, Placement};
 use crate::route::{CompiledAction, RequestFacts};
@@ -61,7 +64,10 @@ fn service(name: &str, vips: &[&str], protocol: AppProtocol) -> Service {
             port: 80,
             protocol,
         }],
-        balancer: BalancerKind::RoundRobin,
+        traffic: ServiceTraffic {
+            balancer: Some(BalancerKind::RoundRobin),
+            ..ServiceTraffic::default()
+        },
     }
 }
 
@@ -74,6 +80,7 @@ fn endpoint(service: &str, addr: &str, condition: EndpointCondition) -> Endpoint
         condition,
         workload: None,
         hostname: None,
+        place: EndpointPlace::default(),
     }
 }
 
@@ -165,4 +172,15 @@ fn routed(snapshot: &Snapshot, client_namespace: &str) -> Option<String> {
         || "invalid".to_owned(),
         |backend| format!("{}:{}", backend.service.name, backend.port),
     ))
+}
+
+/// A request to an address, without a hash.
+fn request_to(dialled: IpAddr) -> PickFacts<'static> {
+    PickFacts {
+        dialled,
+        hash: None,
+        of: Limit::Requests,
+        tried: &[],
+        now: Instant::now(),
+    }
 }

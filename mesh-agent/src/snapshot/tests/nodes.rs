@@ -8,6 +8,7 @@ fn node(name: &str, addrs: &[&str]) -> Node {
         name: name.into(),
         meta: meta(&format!("Node {name}"), 0),
         addrs: addrs.iter().map(|addr| addr.parse().unwrap()).collect(),
+        locality: Locality::default(),
     }
 }
 

@@ -12,16 +12,28 @@ fn loads_and_turns_and_unchanged_pods_survive_a_rebuild() {
     let mut rng = SmallRng::seed_from_u64(0);
     let name = ServiceName::new("shop", "web");
     let vip: IpAddr = "10.96.0.1".parse().unwrap();
-    let held = first.upstream(&name, 80).unwrap().pick(vip, &mut rng).unwrap();
+    let held = first
+        .upstream(&name, 80)
+        .unwrap()
+        .pick(&request_to(vip), &mut rng)
+        .unwrap();
     facts.workloads[1]
         .labels
         .insert("app".to_owned(), "changed".to_owned());
     let (second, _) = Snapshot::build(&facts, &settings(), Some(&first));
     assert_eq!((first.version(), second.version()), (1, 2));
 
-    let same = second.upstream(&name, 80).unwrap().pick(vip, &mut rng).unwrap();
+    let same = second
+        .upstream(&name, 80)
+        .unwrap()
+        .pick(&request_to(vip), &mut rng)
+        .unwrap();
     assert_ne!(same.endpoint.addr, held.endpoint.addr, "the turn goes on");
-    let again = second.upstream(&name, 80).unwrap().pick(vip, &mut rng).unwrap();
+    let again = second
+        .upstream(&name, 80)
+        .unwrap()
+        .pick(&request_to(vip), &mut rng)
+        .unwrap();
     assert_eq!(again.endpoint.addr, held.endpoint.addr);
     assert_eq!(again.endpoint.active(), 2, "the first pick still counts");
 
@@ -42,7 +54,7 @@ fn a_new_pod_at_an_old_address_begins_with_no_load() {
     let _held = first
         .upstream(&name, 80)
         .unwrap()
-        .pick(vip, &mut rand::rng())
+        .pick(&request_to(vip), &mut rand::rng())
         .unwrap();
     facts.workloads[0].uid = WorkloadUid::new("shop/web-1-again");
     let (second, _) = Snapshot::build(&facts, &settings(), Some(&first));

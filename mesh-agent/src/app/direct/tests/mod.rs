@@ -14,7 +14,8 @@ use super::*;
 use crate::kernel::direct::fake::FakeDirect;
 use crate::kernel::fake::FakeFlows;
 use crate::mesh::facts::{Facts, ObjectMeta};
-use crate::mesh::service::{AppProtocol, BalancerKind, EndpointCondition, Service, ServiceName, ServicePort};
+use crate::mesh::service::{AppProtocol, EndpointCondition, Service, ServiceName, ServicePort};
+use crate::mesh::traffic::{EndpointPlace, ServiceTraffic};
 use crate::mesh::workload::Placement;
 use crate::mesh::workload::fixture::pod;
 use crate::pod::netns::NetnsCookie;
@@ -150,10 +151,11 @@ fn facts(protocol: AppProtocol) -> Facts {
                 port: 80,
                 protocol,
             }],
-            balancer: BalancerKind::LeastRequest,
+            traffic: ServiceTraffic::default(),
         }],
         endpoints: vec![crate::mesh::service::Endpoint {
             hostname: None,
+            place: EndpointPlace::default(),
             service: ServiceName::new("shop", "store"),
             meta,
             port_name: "main".into(),

@@ -4,15 +4,17 @@ mod authorization;
 mod dns;
 mod fields;
 mod hostile;
+mod nearness;
 mod peer_authentication;
 mod probes;
 mod request_authentication;
 mod route_filters;
 mod routes;
+mod traffic;
 
 use super::*;
 use crate::control::manifest::documents;
-use crate::mesh::service::{AppProtocol, BalancerKind};
+use crate::mesh::service::AppProtocol;
 use crate::mesh::workload::{Membership, Workload};
 
 /// Translates manifests; their syntax must be right.
@@ -229,90 +231,4 @@ fn the_same_object_in_two_places_counts_once() {
     assert_eq!(reading.facts.services.len(), 1);
     assert!(named(&reading).iter().all(|(_, field)| *field == "metadata.name"));
     assert_eq!(named(&reading).len(), 4);
-}
-
-#[test]
-fn a_destination_rule_chooses_the_algorithm_of_its_service() {
-    use BalancerKind::{LeastRequest, RoundRobin};
-    let all = ["spec.host"];
-    for (rule, balancer, rejected) in [
-        (
-            "host: web, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}",
-            RoundRobin,
-            &[][..],
-        ),
-        (
-            "host: web.shop, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}",
-            RoundRobin,
-            &[],
-        ),
-        (
-            "host: web.shop.svc.cluster.local, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}",
-            RoundRobin,
-            &[],
-        ),
-        (
-            "host: web, trafficPolicy: {loadBalancer: {simple: LEAST_REQUEST}}",
-            LeastRequest,
-            &[],
-        ),
-        ("host: web", LeastRequest, &[]),
-        (
-            "host: none, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}",
-            LeastRequest,
-            &all,
-        ),
-        (
-            "host: '*.shop.svc.cluster.local', trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}",
-            LeastRequest,
-            &all,
-        ),
-        (
-            "host: web.bank, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}",
-            LeastRequest,
-            &all,
-        ),
-        (
-            "host: web, trafficPolicy: {loadBalancer: {simple: RANDOM}}",
-            LeastRequest,
-            &["spec.trafficPolicy.loadBalancer.simple"],
-        ),
-        (
-            "host: web, subsets: [], trafficPolicy: {outlierDetection: {}, loadBalancer: {simple: ROUND_ROBIN, \
-             warmup: {}}}",
-            RoundRobin,
-            &[
-                "spec.subsets",
-                "spec.trafficPolicy.outlierDetection",
-                "spec.trafficPolicy.loadBalancer.warmup",
-            ],
-        ),
-    ] {
-        let rule = format!(
-            "{SHOP}---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: r, namespace: \
-             shop}}\nspec: {{{rule}}}\n"
-        );
-        let reading = read(&rule);
-        assert_eq!(reading.facts.services[0].balancer, balancer, "{rule}");
-        let fields: Vec<_> = named(&reading).into_iter().map(|(_, field)| field).collect();
-        assert_eq!(fields, rejected, "{rule}");
-    }
-}
-
-#[test]
-fn the_older_of_two_destination_rules_acts() {
-    let rule = |name: &str, year: u32, simple: &str| {
-        format!(
-            "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: \
-             shop, creationTimestamp: '{year}-01-01T00:00:00Z'}}\nspec: {{host: web, trafficPolicy: {{loadBalancer: \
-             {{simple: {simple}}}}}}}\n"
-        )
-    };
-    let reading = read(&format!(
-        "{SHOP}{}{}",
-        rule("a", 2026, "LEAST_REQUEST"),
-        rule("b", 2025, "ROUND_ROBIN")
-    ));
-    assert_eq!(reading.facts.services[0].balancer, BalancerKind::RoundRobin);
-    assert_eq!(named(&reading), [("DestinationRule shop/a", "spec.host")]);
 }

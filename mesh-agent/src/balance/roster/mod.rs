@@ -1,0 +1,229 @@
+//! The endpoints of one upstream in groups, each with its algorithm, and how the groups share the traffic now.
+//!
+//! Place in the walk: what an upstream asks for an endpoint. Must not know: why endpoints are grouped as they are.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Instant;
+
+use rand::{Rng, RngCore};
+
+use super::priority::{self, Health, Level};
+use super::round_robin::Turn;
+use super::{Asked, Balancer, Member, Members, slow_start};
+use crate::mesh::traffic::{BalancerKind, Warmup};
+
+/// How a roster chooses.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// Within a group.
+    pub balancer: BalancerKind,
+    /// How slowly a new member is loaded; hashing knows no such thing.
+    pub warmup: Option<Warmup>,
+    /// With fewer good members than this percentage all are used.
+    pub panic_percent: u32,
+}
+
+/// Groups, and their shares.
+#[derive(Debug)]
+pub struct Roster {
+    groups: Vec<Group>,
+    policy: Policy,
+}
+
+#[derive(Debug)]
+struct Group {
+    members: Members,
+    balancer: Arc<dyn Balancer>,
+    turn: Arc<Turn>,
+    /// The declared share; `None` for a level of priority.
+    weight: Option<u32>,
+    share: AtomicU32,
+    is_panicking: AtomicBool,
+}
+
+impl Roster {
+    /// Members by group, each with its declared share if it has one. Turns and tables of `previous` go on where they
+    /// are still right.
+    pub fn new(
+        groups: Vec<(Vec<Member>, Option<u32>)>,
+        policy: Policy,
+        previous: Option<&Self>,
+        rng: &mut dyn RngCore,
+    ) -> Self {
+        let previous = previous.filter(|previous| previous.policy.balancer == policy.balancer);
+        let group = |(position, (members, weight)): (usize, (Vec<Member>, Option<u32>))| {
+            let before = previous.and_then(|previous| previous.groups.get(position));
+            let turn = before.map_or_else(|| Arc::new(Turn::anywhere(rng)), |group| Arc::clone(&group.turn));
+            let members = Members::new(members);
+            // A table is dear to make, and says the same for the same names.
+            let same = before.filter(|group| group.members.are_named_as(&members));
+            let balancer = same.map_or_else(
+                || Arc::from(super::new(&policy.balancer, &members, &turn)),
+                |group| Arc::clone(&group.balancer),
+            );
+            Group {
+                members,
+                balancer,
+                turn,
+                weight,
+                share: AtomicU32::default(),
+                is_panicking: AtomicBool::default(),
+            }
+        };
+        let groups = groups.into_iter().enumerate().map(group).collect();
+        let roster = Self { groups, policy };
+        roster.refresh();
+        roster
+    }
+
+    /// The place of the chosen endpoint among all of the upstream; `None` when none may be used.
+    pub fn pick(&self, asked: &mut Asked<'_>, now: Instant) -> Option<usize> {
+        let first = self.group_by_share(asked.rng)?;
+        let picked = self.groups.get(first)?.pick(&self.policy, asked, now);
+        // Between an ejection and the next refresh a group may have nobody left.
+        picked.or_else(|| {
+            let mut groups = self.groups.iter().enumerate();
+            groups.find_map(|(position, group)| {
+                (position != first)
+                    .then(|| group.pick(&self.policy, asked, now))
+                    .flatten()
+            })
+        })
+    }
+
+    /// Shares the traffic anew among the groups after members were ejected or taken back.
+    pub fn refresh(&self) {
+        let healths: Vec<Health> = self.groups.iter().map(Group::health).collect();
+        let levels = if self.groups.iter().any(|group| group.weight.is_some()) {
+            self.by_weight(&healths)
+        } else {
+            priority::levels(&healths, self.policy.panic_percent)
+        };
+        for (group, level) in self.groups.iter().zip(levels) {
+            group.share.store(level.share, Ordering::Relaxed);
+            group.is_panicking.store(level.is_panicking, Ordering::Relaxed);
+        }
+    }
+
+    /// The members that the kernel may choose of at random, as the roster would; `None` when it would choose
+    /// otherwise.
+    pub fn of_equals(&self) -> Option<&Members> {
+        let mut sharing = self
+            .groups
+            .iter()
+            .filter(|group| group.share.load(Ordering::Relaxed) > 0);
+        let (only, next) = (sharing.next()?, sharing.next());
+        let is_alike = match self.policy.balancer {
+            BalancerKind::LeastRequest | BalancerKind::Random => {
+                only.members.weigh_alike() && self.policy.warmup.is_none()
+            }
+            BalancerKind::RoundRobin | BalancerKind::PeakEwma | BalancerKind::ConsistentHash(_) => false,
+        };
+        (next.is_none() && (is_alike || only.members.len() == 1)).then_some(&only.members)
+    }
+
+    /// Declared shares, less of those groups that cannot bear theirs (Envoy's locality-weighted balancing).
+    fn by_weight(&self, healths: &[Health]) -> Vec<Level> {
+        let is_panicking = priority::levels(healths, self.policy.panic_percent)
+            .iter()
+            .all(|level| level.is_panicking);
+        let share = |(group, health): (&Group, &Health)| {
+            let borne = if is_panicking { 100 } else { health.provision() };
+            Level {
+                share: group.weight.unwrap_or_default() * borne,
+                is_panicking,
+            }
+        };
+        self.groups.iter().zip(healths).map(share).collect()
+    }
+
+    fn group_by_share(&self, rng: &mut dyn RngCore) -> Option<usize> {
+        if self.groups.len() == 1 {
+            return Some(0);
+        }
+        // Shares may change between the two looks: the traffic is shared a little differently once.
+        let shares = || {
+            self.groups
+                .iter()
+                .map(|group| group.share.load(Ordering::Relaxed))
+        };
+        let total: u32 = shares().sum();
+        let mut drawn = (total > 0).then(|| rng.random_range(0..total))?;
+        shares().position(|share| {
+            let is_it = drawn < share;
+            drawn = drawn.saturating_sub(share);
+            is_it
+        })
+    }
+}
+
+impl Policy {
+    /// Whether a member gets its full share already, or chance gives it this one.
+    fn admits(&self, member: &Member, rng: &mut dyn RngCore, now: Instant) -> bool {
+        let (Some(warmup), Some(standing)) = (&self.warmup, &member.standing) else {
+            return true;
+        };
+        if matches!(self.balancer, BalancerKind::ConsistentHash(_)) {
+            return true;
+        }
+        let part = slow_start::part(warmup, standing.age(now));
+        part >= 1.0 || rng.random::<f64>() < part
+    }
+}
+
+impl Group {
+    fn pick(&self, policy: &Policy, asked: &mut Asked<'_>, now: Instant) -> Option<usize> {
+        let is_panicking = self.is_panicking.load(Ordering::Relaxed);
+        let mut passed_over = None;
+        for attempt in 0..ATTEMPTS {
+            asked.attempt = attempt;
+            let member = self.members.get(self.balancer.pick(&self.members, asked)?)?;
+            if member.is_ejected() && !is_panicking {
+                continue;
+            }
+            if !asked.tried.contains(&member.name) && policy.admits(member, asked.rng, now) {
+                return Some(member.index);
+            }
+            passed_over.get_or_insert(member.index);
+        }
+        let untried = |member: &&Member| !member.is_ejected() && !asked.tried.contains(&member.name);
+        let start = asked.rng.random_range(0..self.members.len().max(1));
+        // Most are ejected or tried, or chance was unkind; one that was passed over is better than none.
+        match passed_over {
+            Some(passed_over) if asked.tried.is_empty() => Some(passed_over),
+            _ => self
+                .starting_at(start)
+                .find(untried)
+                .map(|member| member.index)
+                .or(passed_over),
+        }
+    }
+
+    /// All members, from one of them on.
+    fn starting_at(&self, start: usize) -> impl Iterator<Item = &Member> {
+        let count = self.members.len();
+        (0..count).filter_map(move |step| self.members.get((start + step).checked_rem(count)?))
+    }
+
+    fn health(&self) -> Health {
+        Health {
+            good: self.members.iter().filter(|member| !member.is_ejected()).count(),
+            all: self.members.len(),
+        }
+    }
+}
+
+impl Member {
+    fn is_ejected(&self) -> bool {
+        self.standing
+            .as_ref()
+            .is_some_and(|standing| standing.is_ejected())
+    }
+}
+
+/// With half of the members ejected, one in 65,000 picks is not found by these.
+const ATTEMPTS: u32 = 16;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,344 @@
+//! How traffic is spread: DestinationRule field by field.
+
+use std::time::Duration;
+
+use super::*;
+use crate::mesh::traffic::{
+    BalancerKind, ConsistentHash, DestinationRule, Distribution, HashCookie, HashKey, HashTable, HostPattern,
+    Limits, LocalityPattern, LocalityPolicy, OutlierDetection, PlaceLabel, PriorityLabel, RegionFailover,
+    Warmup, WrittenPolicy,
+};
+
+fn reading_of(annotations: &str, spec: &str) -> Reading {
+    read(&format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: r, namespace: shop, annotations: \
+         {{{annotations}}}}}\nspec: {{{spec}}}\n"
+    ))
+}
+
+fn rule(policy: &str) -> DestinationRule {
+    let mut reading = reading_of("", &format!("host: web, trafficPolicy: {{{policy}}}"));
+    assert_eq!(reading.rejections, [], "{policy}");
+    reading.facts.destination_rules.remove(0)
+}
+
+fn kind(load_balancer: &str) -> Option<BalancerKind> {
+    rule(&format!("loadBalancer: {{{load_balancer}}}"))
+        .policy
+        .load_balancer
+        .unwrap()
+        .kind
+}
+
+fn hashing(key: HashKey, table: HashTable) -> BalancerKind {
+    BalancerKind::ConsistentHash(ConsistentHash {
+        key,
+        table,
+        balance_factor: None,
+    })
+}
+
+#[test]
+fn each_algorithm_has_istios_name() {
+    let ring = HashTable::Ring(1024);
+    let cookie = |ttl, path: Option<&str>| {
+        HashKey::Cookie(HashCookie {
+            name: "c".into(),
+            path: path.map(Into::into),
+            ttl,
+            attributes: Vec::new(),
+        })
+    };
+    for (written, expected) in [
+        ("simple: ROUND_ROBIN", Some(BalancerKind::RoundRobin)),
+        ("simple: LEAST_REQUEST", Some(BalancerKind::LeastRequest)),
+        ("simple: LEAST_CONN", Some(BalancerKind::LeastRequest)),
+        ("simple: RANDOM", Some(BalancerKind::Random)),
+        ("simple: UNSPECIFIED, warmup: {duration: 1s}", None),
+        (
+            "consistentHash: {useSourceIp: true}",
+            Some(hashing(HashKey::SourceIp, ring)),
+        ),
+        (
+            "consistentHash: {httpHeaderName: X-User}",
+            Some(hashing(HashKey::Header("x-user".into()), ring)),
+        ),
+        (
+            "consistentHash: {httpQueryParameterName: u}",
+            Some(hashing(HashKey::QueryParameter("u".into()), ring)),
+        ),
+        (
+            "consistentHash: {httpCookie: {name: c, ttl: 0s, path: /a}}",
+            Some(hashing(cookie(Some(Duration::ZERO), Some("/a")), ring)),
+        ),
+        (
+            "consistentHash: {httpCookie: {name: c}}",
+            Some(hashing(cookie(None, None), ring)),
+        ),
+        (
+            "consistentHash: {useSourceIp: true, ringHash: {minimumRingSize: 64}}",
+            Some(hashing(HashKey::SourceIp, HashTable::Ring(64))),
+        ),
+        (
+            "consistentHash: {useSourceIp: true, minimumRingSize: 32}",
+            Some(hashing(HashKey::SourceIp, HashTable::Ring(32))),
+        ),
+        (
+            "consistentHash: {useSourceIp: true, maglev: {}}",
+            Some(hashing(HashKey::SourceIp, HashTable::Maglev(65_537))),
+        ),
+        (
+            "consistentHash: {useSourceIp: true, maglev: {tableSize: 7}}",
+            Some(hashing(HashKey::SourceIp, HashTable::Maglev(7))),
+        ),
+    ] {
+        assert_eq!(kind(written), expected, "{written}");
+    }
+}
+
+#[test]
+fn a_whole_policy_is_read_with_istios_defaults() {
+    let rule = rule(
+        "loadBalancer: {warmup: {duration: 1m, aggression: 2.5}}, connectionPool: {tcp: {maxConnections: 7}, http: \
+         {http1MaxPendingRequests: 8, http2MaxRequests: 9, maxRetries: 3}}, outlierDetection: {consecutive5xxErrors: 3, interval: 1s, \
+         baseEjectionTime: 10m, minHealthPercent: 40}, portLevelSettings: [{port: {number: 81}, loadBalancer: {simple: \
+         RANDOM}}]",
+    );
+    assert_eq!(
+        rule.policy.load_balancer.unwrap().warmup,
+        Some(Warmup {
+            duration: Duration::from_mins(1),
+            minimum_percent: 10,
+            aggression_milli: 2500,
+        })
+    );
+    assert_eq!(
+        rule.policy.limits,
+        Some(Limits {
+            connections: Some(7),
+            pending: Some(8),
+            requests: Some(9),
+            retries: Some(3),
+        })
+    );
+    assert_eq!(
+        rule.policy.outliers,
+        Some(OutlierDetection {
+            consecutive_5xx: 3,
+            interval: Duration::from_secs(1),
+            base_ejection: Duration::from_mins(10),
+            max_ejection: Duration::from_mins(10),
+            min_health_percent: 40,
+            ..OutlierDetection::default()
+        })
+    );
+    let (port, of_port) = &rule.ports[0];
+    assert_eq!(*port, 81);
+    assert_eq!(
+        of_port.load_balancer.as_ref().unwrap().kind,
+        Some(BalancerKind::Random)
+    );
+    assert_eq!(of_port.outliers, None);
+}
+
+#[test]
+fn locality_settings_are_read() {
+    let of = |setting: &str| {
+        let policy = rule(&format!("loadBalancer: {{localityLbSetting: {{{setting}}}}}")).policy;
+        policy.load_balancer.unwrap().locality
+    };
+    let pattern = |region: &str, zone: Option<&str>| LocalityPattern {
+        region: Some(region.into()),
+        zone: zone.map(Into::into),
+    };
+    assert_eq!(of("enabled: false"), Some(LocalityPolicy::Off));
+    assert_eq!(of("enabled: true"), Some(LocalityPolicy::Failover(Vec::new())));
+    assert_eq!(
+        of("failover: [{from: eu, to: us}]"),
+        Some(LocalityPolicy::Failover(vec![RegionFailover {
+            from: "eu".into(),
+            to: "us".into(),
+        }]))
+    );
+    assert_eq!(
+        of("failoverPriority: [topology.kubernetes.io/region=eu, topology.kubernetes.io/zone]"),
+        Some(LocalityPolicy::Priority(vec![
+            PriorityLabel {
+                of: PlaceLabel::Region,
+                value: Some("eu".into()),
+            },
+            PriorityLabel {
+                of: PlaceLabel::Zone,
+                value: None,
+            },
+        ]))
+    );
+    assert_eq!(
+        of("distribute: [{from: 'eu/*', to: {'eu/*': 20, 'eu/a/*': 80}}]"),
+        Some(LocalityPolicy::Distribute(vec![Distribution {
+            from: pattern("eu", None),
+            to: vec![(pattern("eu", Some("a")), 80), (pattern("eu", None), 20)],
+        }]))
+    );
+}
+
+/// Spec, the fields that are named, and whether the rule acts all the same.
+const WRONG: &[(&str, &[&str], bool)] = &[
+    ("host: web", &[], false),
+    ("host: web, trafficPolicy: {}", &[], false),
+    (
+        "host: example.com.org.net, trafficPolicy: {outlierDetection: {}}",
+        &["spec.host"],
+        false,
+    ),
+    (
+        "host: web, exportTo: ['*'], trafficPolicy: {outlierDetection: {}}",
+        &[],
+        true,
+    ),
+    (
+        "host: web, exportTo: [.], trafficPolicy: {outlierDetection: {}}",
+        &["spec.exportTo"],
+        true,
+    ),
+    (
+        "host: web, subsets: [], workloadSelector: {}, trafficPolicy: {tls: {mode: DISABLE}, outlierDetection: {}}",
+        &["spec.subsets", "spec.workloadSelector", "spec.trafficPolicy.tls"],
+        true,
+    ),
+    (
+        "host: web, trafficPolicy: {loadBalancer: {simple: PASSTHROUGH}, outlierDetection: {}}",
+        &["spec.trafficPolicy.loadBalancer.simple"],
+        true,
+    ),
+    (
+        "host: web, trafficPolicy: {connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}, http: {maxConcurrentStreams: \
+         1, idleTimeout: 1s}}}",
+        &[
+            "spec.trafficPolicy.connectionPool.tcp.connectTimeout",
+            "spec.trafficPolicy.connectionPool.http.idleTimeout",
+            "spec.trafficPolicy.connectionPool.http.maxConcurrentStreams",
+        ],
+        true,
+    ),
+    (
+        "host: web, trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {}, outlierDetection: {novel: 1}}]}",
+        &[
+            "spec.trafficPolicy.portLevelSettings[0].tls",
+            "spec.trafficPolicy.portLevelSettings[0].outlierDetection.novel",
+        ],
+        true,
+    ),
+    (
+        "host: web, trafficPolicy: {portLevelSettings: [{outlierDetection: {}}]}",
+        &["spec.trafficPolicy.portLevelSettings[0]"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {loadBalancer: {consistentHash: {}}}",
+        &["spec.trafficPolicy.loadBalancer.consistentHash"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true, httpHeaderName: a}}}",
+        &["spec.trafficPolicy.loadBalancer.consistentHash"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 8}}}}",
+        &["spec.trafficPolicy.loadBalancer.consistentHash.maglev.tableSize"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {loadBalancer: {consistentHash: {httpCookie: {name: 'a;b'}}}}",
+        &["spec.trafficPolicy.loadBalancer.consistentHash.httpCookie"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {loadBalancer: {consistentHash: {httpCookie: {name: a, path: \"/\\r\\nX: y\"}}}}",
+        &["spec.trafficPolicy.loadBalancer.consistentHash.httpCookie"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {loadBalancer: {warmup: {duration: soon}}}",
+        &["spec.trafficPolicy.loadBalancer.warmup.duration"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {loadBalancer: {warmup: {duration: 1s, aggression: 0.5}}}",
+        &["spec.trafficPolicy.loadBalancer.warmup.aggression"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {loadBalancer: {localityLbSetting: {distribute: [{from: eu, to: {eu: 99}}]}}}",
+        &["spec.trafficPolicy.loadBalancer.localityLbSetting.distribute[0].to"],
+        true,
+    ),
+    (
+        "host: web, trafficPolicy: {loadBalancer: {localityLbSetting: {failoverPriority: [app]}}}",
+        &["spec.trafficPolicy.loadBalancer.localityLbSetting.failoverPriority[0]"],
+        true,
+    ),
+    (
+        "host: web, trafficPolicy: {outlierDetection: {interval: 0s}}",
+        &["spec.trafficPolicy.outlierDetection.interval"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {outlierDetection: {maxEjectionPercent: 101}}",
+        &["spec.trafficPolicy.outlierDetection.maxEjectionPercent"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {outlierDetection: {consecutive5xxErrors: -1}}",
+        &["spec.trafficPolicy.outlierDetection.consecutive5xxErrors"],
+        false,
+    ),
+];
+
+#[test]
+fn what_a_destination_rule_says_without_effect_is_named() {
+    for (spec, fields, is_kept) in WRONG {
+        let reading = reading_of("", spec);
+        let found: Vec<_> = named(&reading).into_iter().map(|(_, field)| field).collect();
+        assert_eq!(found, *fields, "{spec}");
+        assert_eq!(!reading.facts.destination_rules.is_empty(), *is_kept, "{spec}");
+    }
+}
+
+#[test]
+fn annotations_say_what_istio_has_no_field_for() {
+    let of = |annotations: &str| -> Option<WrittenPolicy> {
+        let reading = reading_of(
+            annotations,
+            "host: web, trafficPolicy: {outlierDetection: {}, loadBalancer: {consistentHash: {useSourceIp: true}}}",
+        );
+        let policy = reading
+            .facts
+            .destination_rules
+            .first()
+            .map(|rule| rule.policy.clone());
+        assert_eq!(policy.is_none(), !reading.rejections.is_empty(), "{annotations}");
+        policy
+    };
+    let both = "mesh-agent.dev/hash-balance-factor: '150', mesh-agent.dev/success-rate-stdev-factor: '1900'";
+    let policy = of(both).unwrap();
+    assert_eq!(policy.outliers.unwrap().success_rate_stdev_milli, Some(1900));
+    let Some(BalancerKind::ConsistentHash(hash)) = policy.load_balancer.unwrap().kind else {
+        panic!("not hashing");
+    };
+    assert_eq!(hash.balance_factor, Some(150));
+    assert_eq!(of("mesh-agent.dev/hash-balance-factor: '99'"), None);
+    assert_eq!(of("mesh-agent.dev/success-rate-stdev-factor: much"), None);
+}
+
+#[test]
+fn hosts_are_completed_by_the_rules_namespace() {
+    let reading = reading_of("", "host: web, trafficPolicy: {outlierDetection: {}}");
+    let rule = &reading.facts.destination_rules[0];
+    assert_eq!(
+        rule.host,
+        HostPattern::Service(crate::mesh::service::ServiceName::new("shop", "web"))
+    );
+    assert_eq!(&*rule.namespace, "shop");
+}

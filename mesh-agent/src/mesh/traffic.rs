@@ -1,0 +1,329 @@
+//! How traffic to a Service is spread: what DestinationRule, Service and topology say, as plain data.
+//!
+//! Place in the walk: translation writes it, a snapshot settles it for each port. Must not know: endpoints, loads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::mesh::facts::ObjectMeta;
+use crate::mesh::service::ServiceName;
+
+/// What is in force for one port of a Service.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TrafficPolicy {
+    /// Which endpoint of several.
+    pub balancer: BalancerKind,
+    /// Which of them first, by where they run.
+    pub locality: LocalityPolicy,
+    /// How slowly a new endpoint is loaded.
+    pub warmup: Option<Warmup>,
+    /// How much may be under way at once.
+    pub limits: Limits,
+    /// When an endpoint is left out for its failures.
+    pub outliers: Option<OutlierDetection>,
+}
+
+/// The fields of a `trafficPolicy` that were written.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WrittenPolicy {
+    /// `loadBalancer`.
+    pub load_balancer: Option<WrittenBalancer>,
+    /// `connectionPool`.
+    pub limits: Option<Limits>,
+    /// `outlierDetection`.
+    pub outliers: Option<OutlierDetection>,
+}
+
+/// `loadBalancer` of a `trafficPolicy`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WrittenBalancer {
+    /// `simple` or `consistentHash`, if one of them is written.
+    pub kind: Option<BalancerKind>,
+    /// `localityLbSetting`, if it is written.
+    pub locality: Option<LocalityPolicy>,
+    /// `warmup`.
+    pub warmup: Option<Warmup>,
+}
+
+/// Istio's DestinationRule, as far as it has an effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DestinationRule {
+    /// Where it was declared.
+    pub meta: Arc<ObjectMeta>,
+    /// `metadata.namespace`.
+    pub namespace: Arc<str>,
+    /// Which Services it is about.
+    pub host: HostPattern,
+    /// `trafficPolicy`.
+    pub policy: WrittenPolicy,
+    /// `trafficPolicy.portLevelSettings`: port of the Service, and what stands there instead of the whole policy.
+    pub ports: Vec<(u16, WrittenPolicy)>,
+}
+
+/// `host` of a DestinationRule; the more specific sorts first.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HostPattern {
+    /// One Service.
+    Service(ServiceName),
+    /// `*.NAMESPACE.svc.cluster.local`.
+    Namespace(Arc<str>),
+    /// `*`, `*.local`, `*.cluster.local`, `*.svc.cluster.local`.
+    All,
+}
+
+impl HostPattern {
+    /// Whether it is about `service`.
+    pub fn matches(&self, service: &ServiceName) -> bool {
+        match self {
+            Self::Service(name) => name == service,
+            Self::Namespace(namespace) => *namespace == service.namespace,
+            Self::All => true,
+        }
+    }
+}
+
+/// How one of several endpoints is chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub enum BalancerKind {
+    /// Two random choices, the one with fewer active requests wins (Istio's default).
+    #[default]
+    LeastRequest,
+    /// In turn, from a random start.
+    RoundRobin,
+    /// At random.
+    Random,
+    /// Two random choices, the one with the lower product of response time and active requests wins.
+    PeakEwma,
+    /// By a value of the request, so that equal values go to the same endpoint.
+    ConsistentHash(ConsistentHash),
+}
+
+/// `consistentHash`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ConsistentHash {
+    /// What is hashed; without it in a request the endpoint is random.
+    pub key: HashKey,
+    /// How hashes become endpoints.
+    pub table: HashTable,
+    /// No endpoint is given more than this percentage (at least 100) of the average number of active requests.
+    pub balance_factor: Option<u32>,
+}
+
+/// What of a request is hashed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HashKey {
+    /// The value of this header, in lower case as HTTP/2 writes it.
+    Header(Arc<str>),
+    /// The value of a cookie.
+    Cookie(HashCookie),
+    /// The client's address.
+    SourceIp,
+    /// The value of this query parameter.
+    QueryParameter(Arc<str>),
+}
+
+/// `httpCookie`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HashCookie {
+    /// `name`.
+    pub name: Arc<str>,
+    /// `path` of a cookie that the mesh sets.
+    pub path: Option<Arc<str>>,
+    /// `ttl`: with it a request without the cookie is given one; zero lasts as long as the client's session.
+    pub ttl: Option<Duration>,
+    /// `attributes`: name, and value if it has one, of a cookie that the mesh sets.
+    pub attributes: Vec<(Arc<str>, Option<Arc<str>>)>,
+}
+
+/// How hashes become endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HashTable {
+    /// Ketama: a ring with at least so many hashes.
+    Ring(u32),
+    /// Maglev: a table of this prime size.
+    Maglev(u32),
+}
+
+/// Which endpoints come first by where they run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LocalityPolicy {
+    /// Nothing was said: hints of the slices, else none; with outlier detection the nearest first, as in Istio.
+    #[default]
+    Unsaid,
+    /// `enabled: false`: all alike.
+    Off,
+    /// `failover`: the own zone, then the own region, then the regions that are named for it, then the others.
+    Failover(Vec<RegionFailover>),
+    /// `failoverPriority`: the more of these labels, from the first on, agree with the own node's, the earlier.
+    Priority(Vec<PriorityLabel>),
+    /// `distribute`: shares by locality.
+    Distribute(Vec<Distribution>),
+}
+
+/// `failover[]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegionFailover {
+    /// The own region.
+    pub from: Arc<str>,
+    /// The region that stands in for it.
+    pub to: Arc<str>,
+}
+
+/// A label of `failoverPriority`: those that say where an endpoint runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PriorityLabel {
+    /// Which label.
+    pub of: PlaceLabel,
+    /// `LABEL=VALUE`: this value instead of the own node's.
+    pub value: Option<Arc<str>>,
+}
+
+/// A label that says where a pod runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlaceLabel {
+    /// `topology.kubernetes.io/region`.
+    Region,
+    /// `topology.kubernetes.io/zone`.
+    Zone,
+    /// `kubernetes.io/hostname`.
+    Node,
+}
+
+/// `distribute[]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Distribution {
+    /// For clients that run here.
+    pub from: LocalityPattern,
+    /// Where to, and the percentages, which sum up to 100.
+    pub to: Vec<(LocalityPattern, u32)>,
+}
+
+/// `REGION/ZONE/*`, any part of which may be missing or `*`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LocalityPattern {
+    /// `None` for any.
+    pub region: Option<Arc<str>>,
+    /// `None` for any.
+    pub zone: Option<Arc<str>>,
+}
+
+impl LocalityPattern {
+    /// Whether it is about a place.
+    pub fn matches(&self, place: &Locality) -> bool {
+        let agrees = |part: &Option<Arc<str>>, own: &Option<Arc<str>>| part.is_none() || part == own;
+        agrees(&self.region, &place.region) && agrees(&self.zone, &place.zone)
+    }
+}
+
+/// Where something runs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Locality {
+    /// `topology.kubernetes.io/region`.
+    pub region: Option<Arc<str>>,
+    /// `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
+    /// The node's name.
+    pub node: Option<Arc<str>>,
+}
+
+/// `warmup`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Warmup {
+    /// How long an endpoint counts as new.
+    pub duration: Duration,
+    /// The share of its weight with which it begins, in percent.
+    pub minimum_percent: u32,
+    /// `aggression` in thousandths: 1000 grows linearly, more grows faster at first.
+    pub aggression_milli: u32,
+}
+
+/// `connectionPool`: what may be under way to an upstream from this node; without a number there is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// `tcp.maxConnections`.
+    pub connections: Option<u32>,
+    /// `http.http1MaxPendingRequests`: requests that wait for a connection to be opened.
+    pub pending: Option<u32>,
+    /// `http.http2MaxRequests`, which is about both versions of HTTP.
+    pub requests: Option<u32>,
+    /// `http.maxRetries`: requests that are being tried again.
+    pub retries: Option<u32>,
+}
+
+/// `outlierDetection`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutlierDetection {
+    /// So many answers of 5xx, or failures, in a row eject; 0 never.
+    pub consecutive_5xx: u32,
+    /// So many answers of 502, 503 or 504, or failures, in a row eject; 0 never.
+    pub consecutive_gateway: u32,
+    /// So many failures without an answer in a row eject; 0 never. Only where [`Self::splits_local`].
+    pub consecutive_local: u32,
+    /// Whether failures without an answer are counted apart from answers.
+    pub splits_local: bool,
+    /// How often rates are looked at and good conduct is rewarded.
+    pub interval: Duration,
+    /// The length of a first ejection; each that follows soon is longer by as much.
+    pub base_ejection: Duration,
+    /// The longest ejection.
+    pub max_ejection: Duration,
+    /// How many of the endpoints may be ejected at once, in percent; one may be in any case, unless it is the last.
+    pub max_ejected_percent: u32,
+    /// With fewer good ones than this percentage all are used; 0 never does that.
+    pub min_health_percent: u32,
+    /// Ejects what succeeds less often than the mean by so many thousandths of the standard deviation.
+    pub success_rate_stdev_milli: Option<u32>,
+}
+
+impl Default for OutlierDetection {
+    /// Istio's defaults.
+    fn default() -> Self {
+        Self {
+            consecutive_5xx: 5,
+            consecutive_gateway: 0,
+            consecutive_local: 5,
+            splits_local: false,
+            interval: Duration::from_secs(10),
+            base_ejection: Duration::from_secs(30),
+            max_ejection: Duration::from_mins(5),
+            max_ejected_percent: 10,
+            min_health_percent: 0,
+            success_rate_stdev_milli: None,
+        }
+    }
+}
+
+/// What a Service itself says of its traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServiceTraffic {
+    /// Annotation `mesh-agent.dev/load-balancer`; a DestinationRule goes before it.
+    pub balancer: Option<BalancerKind>,
+    /// `sessionAffinity: ClientIP`.
+    pub has_affinity: bool,
+    /// `internalTrafficPolicy: Local`.
+    pub is_local_only: bool,
+    /// `trafficDistribution`.
+    pub nearest: Option<Nearest>,
+}
+
+/// `trafficDistribution`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Nearest {
+    /// `PreferSameZone`, or its older name `PreferClose`.
+    Zone,
+    /// `PreferSameNode`: the own node, then the own zone.
+    Node,
+}
+
+/// What an EndpointSlice says of where an endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EndpointPlace {
+    /// `zone`.
+    pub zone: Option<Arc<str>>,
+    /// `nodeName`.
+    pub node: Option<Arc<str>>,
+    /// `hints.forZones`.
+    pub for_zones: Vec<Arc<str>>,
+    /// `hints.forNodes`.
+    pub for_nodes: Vec<Arc<str>>,
+}

@@ -1,0 +1,383 @@
+//! Whose word counts for a Service's traffic, what survives a rebuild of it, and what the kernel may do.
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::*;
+use crate::balance::Outcome;
+use crate::mesh::node::Node;
+use crate::mesh::traffic::{
+    DestinationRule, HostPattern, Limits, LocalityPolicy, Nearest, OutlierDetection, RegionFailover, Warmup,
+    WrittenBalancer, WrittenPolicy,
+};
+
+fn rule(name: &str, namespace: &str, host: HostPattern, policy: WrittenPolicy) -> DestinationRule {
+    DestinationRule {
+        meta: meta(&format!("DestinationRule {namespace}/{name}"), 0),
+        namespace: namespace.into(),
+        host,
+        policy,
+        ports: Vec::new(),
+    }
+}
+
+fn limited(requests: u32) -> WrittenPolicy {
+    WrittenPolicy {
+        limits: Some(Limits {
+            requests: Some(requests),
+            ..Limits::default()
+        }),
+        ..WrittenPolicy::default()
+    }
+}
+
+fn ejecting() -> WrittenPolicy {
+    WrittenPolicy {
+        outliers: Some(OutlierDetection::default()),
+        ..WrittenPolicy::default()
+    }
+}
+
+fn web_host() -> HostPattern {
+    HostPattern::Service(ServiceName::new("shop", "web"))
+}
+
+fn upstream(snapshot: &Snapshot) -> Arc<Upstream> {
+    let upstream = snapshot.upstream(&ServiceName::new("shop", "web"), 80);
+    Arc::clone(upstream.unwrap())
+}
+
+fn vip() -> IpAddr {
+    "10.96.0.1".parse().unwrap()
+}
+
+/// How many requests are let through at once; 9 for no limit.
+fn limit_of(facts: &Facts) -> usize {
+    let (snapshot, _) = build(facts);
+    let upstream = upstream(&snapshot);
+    let picks: Vec<_> = (0..9)
+        .map_while(|_| upstream.pick(&request_to(vip()), &mut rand::rng()).ok())
+        .collect();
+    picks.len()
+}
+
+#[test]
+fn the_most_specific_rule_of_the_nearest_namespace_acts() {
+    let all = || HostPattern::All;
+    let of_shop = || HostPattern::Namespace("shop".into());
+    let rules = [
+        rule("a", "shop", web_host(), limited(1)),
+        rule("b", "shop", of_shop(), limited(2)),
+        rule("c", "shop", all(), limited(3)),
+        rule("d", "mesh-system", web_host(), limited(4)),
+        rule("e", "mesh-system", of_shop(), limited(5)),
+        rule("f", "mesh-system", all(), limited(6)),
+    ];
+    for first in 0..rules.len() {
+        // In whatever order they are read.
+        for is_reversed in [false, true] {
+            let mut acting = rules[first..].to_vec();
+            if is_reversed {
+                acting.reverse();
+            }
+            let facts = Facts {
+                destination_rules: acting,
+                ..web()
+            };
+            assert_eq!(limit_of(&facts), first + 1);
+            assert_eq!(build(&facts).1, []);
+        }
+    }
+    let elsewhere = rule(
+        "a",
+        "mesh-system",
+        HostPattern::Namespace("bank".into()),
+        limited(1),
+    );
+    let facts = Facts {
+        destination_rules: vec![elsewhere],
+        ..web()
+    };
+    assert_eq!(limit_of(&facts), 9);
+}
+
+#[test]
+fn a_rule_that_cannot_act_is_named() {
+    for (rules, rejected) in [
+        (
+            vec![rule("a", "bank", web_host(), limited(1))],
+            vec!["DestinationRule bank/a"],
+        ),
+        (
+            vec![rule(
+                "a",
+                "bank",
+                HostPattern::Namespace("shop".into()),
+                limited(1),
+            )],
+            vec!["DestinationRule bank/a"],
+        ),
+        (
+            vec![rule(
+                "a",
+                "shop",
+                HostPattern::Service(ServiceName::new("shop", "none")),
+                limited(1),
+            )],
+            vec!["DestinationRule shop/a"],
+        ),
+    ] {
+        let facts = Facts {
+            destination_rules: rules,
+            ..web()
+        };
+        let found: Vec<_> = build(&facts).1.into_iter().map(|one| one.object).collect();
+        assert_eq!(found, rejected);
+        assert_eq!(limit_of(&facts), 9);
+    }
+}
+
+#[test]
+fn the_older_of_two_rules_for_one_host_acts() {
+    for host in [web_host(), HostPattern::All] {
+        let aged = |name: &str, age: u64, requests: u32| DestinationRule {
+            meta: meta(&format!("DestinationRule shop/{name}"), age),
+            ..rule(name, "shop", host.clone(), limited(requests))
+        };
+        let facts = Facts {
+            destination_rules: vec![aged("young", 20, 1), aged("old", 10, 2)],
+            ..web()
+        };
+        assert_eq!(limit_of(&facts), 2);
+        let rejections = build(&facts).1;
+        assert_eq!(fields(&rejections), [("DestinationRule shop/young", "spec.host")]);
+    }
+}
+
+#[test]
+fn a_port_of_its_own_inherits_nothing() {
+    let mut of_port = rule("a", "shop", web_host(), limited(1));
+    of_port.ports = vec![(80, WrittenPolicy::default())];
+    let facts = Facts {
+        destination_rules: vec![of_port],
+        ..web()
+    };
+    assert_eq!(limit_of(&facts), 9);
+}
+
+/// Fails the endpoint that is picked until one is ejected.
+fn fail_one(upstream: &Upstream) -> SocketAddr {
+    let mut rng = SmallRng::seed_from_u64(3);
+    for _ in 0..200 {
+        let mut picked = upstream.pick(&request_to(vip()), &mut rng).unwrap();
+        let outcome = if picked.endpoint.addr == upstream.endpoints()[0].addr {
+            Outcome::ServerError
+        } else {
+            Outcome::Good
+        };
+        picked.pick.done(outcome, Instant::now());
+    }
+    let ejected = upstream.endpoints().iter().find(|one| one.is_ejected());
+    ejected.expect("nobody was ejected").addr
+}
+
+#[test]
+fn an_ejected_endpoint_stays_so_in_the_next_snapshot_unless_it_is_another_pod() {
+    let mut facts = Facts {
+        destination_rules: vec![rule("a", "shop", web_host(), ejecting())],
+        ..web()
+    };
+    let (first, _) = build(&facts);
+    let ejected = fail_one(&upstream(&first));
+    facts.services[0].traffic.balancer = None;
+    let (second, _) = Snapshot::build(&facts, &settings(), Some(&first));
+    let is_ejected = |snapshot: &Snapshot| upstream(snapshot).endpoints()[0].is_ejected();
+    assert!(is_ejected(&second));
+    for _ in 0..50 {
+        let picked = upstream(&second)
+            .pick(&request_to(vip()), &mut rand::rng())
+            .unwrap();
+        assert_ne!(picked.endpoint.addr, ejected);
+    }
+    facts.workloads[0].uid = WorkloadUid::new("shop/web-1-again");
+    let (third, _) = Snapshot::build(&facts, &settings(), Some(&second));
+    assert!(!is_ejected(&third));
+    facts.destination_rules.clear();
+    let (fourth, _) = Snapshot::build(&facts, &settings(), Some(&second));
+    assert!(!is_ejected(&fourth), "without a policy nobody is out");
+}
+
+#[test]
+fn an_ejected_endpoint_is_taken_back_by_a_sweep_after_its_time() {
+    let facts = Facts {
+        destination_rules: vec![rule("a", "shop", web_host(), ejecting())],
+        ..web()
+    };
+    let (snapshot, _) = build(&facts);
+    let upstream = upstream(&snapshot);
+    fail_one(&upstream);
+    let (now, base) = (Instant::now(), Duration::from_secs(30));
+    assert!(upstream.sweep(now));
+    assert!(upstream.endpoints()[0].is_ejected());
+    assert!(upstream.sweep(now + base));
+    assert!(!upstream.endpoints()[0].is_ejected());
+}
+
+#[test]
+fn requests_that_are_under_way_count_in_the_next_snapshot() {
+    let facts = Facts {
+        destination_rules: vec![rule("a", "shop", web_host(), limited(1))],
+        ..web()
+    };
+    let (first, _) = build(&facts);
+    let _held = upstream(&first)
+        .pick(&request_to(vip()), &mut rand::rng())
+        .unwrap();
+    let (second, _) = Snapshot::build(&facts, &settings(), Some(&first));
+    let next = upstream(&second).pick(&request_to(vip()), &mut rand::rng());
+    assert_eq!(next.err(), Some(Unpicked::Overflow));
+}
+
+/// The first pod of `web` runs on this node, the other on another one, in another zone.
+fn spread_over_nodes() -> Facts {
+    let mut facts = web();
+    facts.workloads[1].node = "node-b".into();
+    let node = |name: &str, zone: &str| Node {
+        name: name.into(),
+        meta: meta(&format!("Node {name}"), 0),
+        addrs: Vec::new(),
+        locality: Locality {
+            region: Some("eu".into()),
+            zone: Some(zone.into()),
+            node: Some(name.into()),
+        },
+    };
+    facts.nodes = vec![node("node-a", "eu-a"), node("node-b", "eu-b")];
+    facts
+}
+
+fn picked_of(facts: &Facts) -> Vec<String> {
+    let (snapshot, _) = build(facts);
+    let upstream = upstream(&snapshot);
+    let picks = (0..20).filter_map(|_| upstream.pick(&request_to(vip()), &mut rand::rng()).ok());
+    let mut picked: Vec<_> = picks
+        .map(|picked| picked.endpoint.addr.ip().to_string())
+        .collect();
+    picked.sort();
+    picked.dedup();
+    picked
+}
+
+#[test]
+fn near_endpoints_are_picked_where_the_service_or_a_rule_asks_for_it() {
+    let mut facts = spread_over_nodes();
+    assert_eq!(picked_of(&facts), ["10.0.0.1", "10.0.0.2"]);
+    for nearest in [Nearest::Zone, Nearest::Node] {
+        facts.services[0].traffic.nearest = Some(nearest);
+        assert_eq!(picked_of(&facts), ["10.0.0.1"]);
+    }
+    facts.services[0].traffic.nearest = None;
+    let failover = WrittenPolicy {
+        load_balancer: Some(WrittenBalancer {
+            locality: Some(LocalityPolicy::Failover(Vec::<RegionFailover>::new())),
+            ..WrittenBalancer::default()
+        }),
+        ..WrittenPolicy::default()
+    };
+    for policy in [failover, ejecting()] {
+        facts.destination_rules = vec![rule("a", "shop", web_host(), policy)];
+        assert_eq!(picked_of(&facts), ["10.0.0.1"]);
+    }
+    // What is near and not ready is not there.
+    facts.endpoints[0].condition = NotServing;
+    assert_eq!(picked_of(&facts), ["10.0.0.2"]);
+}
+
+#[test]
+fn an_endpoint_without_a_pod_is_where_its_slice_says() {
+    let mut facts = spread_over_nodes();
+    facts.services[0].traffic.nearest = Some(Nearest::Zone);
+    facts.workloads.clear();
+    assert_eq!(picked_of(&facts), ["10.0.0.1", "10.0.0.2"]);
+    facts.endpoints[0].place.zone = Some("eu-b".into());
+    facts.endpoints[1].place.node = Some("node-a".into());
+    assert_eq!(picked_of(&facts), ["10.0.0.2"]);
+}
+
+#[test]
+fn a_local_service_has_no_endpoints_but_those_of_the_node() {
+    let mut facts = spread_over_nodes();
+    facts.services[0].traffic.is_local_only = true;
+    assert_eq!(picked_of(&facts), ["10.0.0.1"]);
+    facts.workloads[0].node = "node-b".into();
+    assert!(picked_of(&facts).is_empty());
+}
+
+#[test]
+fn session_affinity_keeps_an_address_at_one_endpoint() {
+    let mut facts = web();
+    facts.services[0].traffic.has_affinity = true;
+    let (snapshot, _) = build(&facts);
+    let upstream = upstream(&snapshot);
+    assert_eq!(
+        upstream.hash_key(),
+        Some(&crate::mesh::traffic::HashKey::SourceIp)
+    );
+    for client in 0..50_u64 {
+        let facts = PickFacts {
+            hash: Some(client.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            ..request_to(vip())
+        };
+        let pick = || upstream.pick(&facts, &mut rand::rng()).unwrap().endpoint.addr;
+        assert_eq!(pick(), pick());
+    }
+}
+
+#[test]
+fn the_kernel_chooses_only_where_any_endpoint_will_do() {
+    let warm = WrittenPolicy {
+        load_balancer: Some(WrittenBalancer {
+            warmup: Some(Warmup {
+                duration: Duration::from_mins(1),
+                minimum_percent: 10,
+                aggression_milli: 1000,
+            }),
+            ..WrittenBalancer::default()
+        }),
+        ..WrittenPolicy::default()
+    };
+    let connections = WrittenPolicy {
+        limits: Some(Limits {
+            connections: Some(5),
+            ..Limits::default()
+        }),
+        ..WrittenPolicy::default()
+    };
+    let open_of = |facts: &Facts| {
+        let (snapshot, _) = build(facts);
+        upstream(&snapshot).open_to_kernel(true).map(|open| open.len())
+    };
+    let mut facts = spread_over_nodes();
+    facts.services[0].traffic.balancer = Some(BalancerKind::Random);
+    assert_eq!(open_of(&facts), Some(2));
+    for (policy, open) in [
+        (limited(5), Some(2)),
+        (connections, None),
+        (ejecting(), None),
+        (warm, None),
+    ] {
+        facts.destination_rules = vec![rule("a", "shop", web_host(), policy.clone())];
+        assert_eq!(open_of(&facts), open, "{policy:?}");
+    }
+    facts.destination_rules.clear();
+    for balancer in [BalancerKind::RoundRobin, BalancerKind::PeakEwma] {
+        facts.services[0].traffic.balancer = Some(balancer.clone());
+        assert_eq!(open_of(&facts), None, "{balancer:?}");
+    }
+    facts.services[0].traffic.balancer = None;
+    facts.services[0].traffic.nearest = Some(Nearest::Zone);
+    assert_eq!(open_of(&facts), Some(1), "only those that are near");
+    facts.services[0].traffic.nearest = None;
+    facts.services[0].traffic.has_affinity = true;
+    assert_eq!(open_of(&facts), None);
+}

@@ -1,0 +1,199 @@
+//! What is in force for each port of a Service, and where everything stands.
+//!
+//! Place in the walk: asked while upstreams are built. Must not know: endpoints' health, algorithms.
+//!
+//! A DestinationRule of the Service's own namespace goes before one of the root namespace, and in each the more
+//! specific host before the others, of two equal ones the elder. Rules of other namespaces would hold for the clients
+//! there alone, and the balancers of a node serve all of its pods: those are reported.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use crate::mesh::facts::{Facts, Rejection};
+use crate::mesh::service::{Service, ServiceName};
+use crate::mesh::traffic::{
+    BalancerKind, ConsistentHash, DestinationRule, EndpointPlace, HashKey, HashTable, HostPattern, Locality,
+    ServiceTraffic, TrafficPolicy, WrittenPolicy,
+};
+use crate::mesh::workload::Workload;
+
+/// Rules and places, indexed.
+#[derive(Debug)]
+pub(super) struct Traffic<'f> {
+    /// By the namespace they are in.
+    rules: HashMap<&'f str, Rules<'f>>,
+    root_namespace: &'f str,
+    nodes: HashMap<&'f str, &'f Locality>,
+    /// The region of a zone, as the nodes tell it.
+    regions: HashMap<&'f str, &'f Arc<str>>,
+    own: Locality,
+}
+
+/// The rules of one namespace, each host once.
+#[derive(Debug, Default)]
+struct Rules<'f> {
+    exact: HashMap<&'f ServiceName, &'f DestinationRule>,
+    /// The more specific first.
+    wide: Vec<&'f DestinationRule>,
+}
+
+impl<'f> Traffic<'f> {
+    pub(super) fn index(
+        facts: &'f Facts,
+        node: &str,
+        root_namespace: &'f str,
+        rejections: &mut Vec<Rejection>,
+    ) -> Self {
+        let nodes: HashMap<_, _> = facts
+            .nodes
+            .iter()
+            .map(|node| (node.name.as_ref(), &node.locality))
+            .collect();
+        let zones = facts.nodes.iter().map(|node| &node.locality);
+        let regions = zones.filter_map(|place| Some((place.zone.as_deref()?, place.region.as_ref()?)));
+        let own = Locality {
+            node: Some(node.into()),
+            ..nodes.get(node).copied().cloned().unwrap_or_default()
+        };
+        let mut traffic = Self {
+            rules: HashMap::new(),
+            root_namespace,
+            regions: regions.collect(),
+            nodes,
+            own,
+        };
+        let known: HashMap<_, _> = facts.services.iter().map(|one| (&one.name, one)).collect();
+        let mut eldest_first: Vec<_> = facts.destination_rules.iter().collect();
+        eldest_first.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
+        for rule in eldest_first {
+            if let Err(reason) = traffic.add(rule, &known) {
+                rejections.push(rule.meta.reject("spec.host", reason));
+            }
+        }
+        for rules in traffic.rules.values_mut() {
+            rules.wide.sort_by(|a, b| a.host.cmp(&b.host));
+        }
+        traffic
+    }
+
+    /// Where the agent's own node stands.
+    pub(super) fn own(&self) -> &Locality {
+        &self.own
+    }
+
+    /// Where an endpoint stands: with its pod's node, else as far as its slice says.
+    pub(super) fn locality(&self, workload: Option<&Workload>, slice: &EndpointPlace) -> Locality {
+        let of_pod = workload
+            .map(|workload| &workload.node)
+            .filter(|node| !node.is_empty());
+        let node = of_pod.or(slice.node.as_ref());
+        let known = node.and_then(|node| self.nodes.get(node.as_ref()));
+        let mut locality = known.copied().cloned().unwrap_or_default();
+        locality.node = node.cloned();
+        if locality.zone.is_none() {
+            locality.zone.clone_from(&slice.zone);
+        }
+        if locality.region.is_none() {
+            let zone = locality.zone.as_deref();
+            locality.region = zone.and_then(|zone| self.regions.get(zone)).copied().cloned();
+        }
+        locality
+    }
+
+    /// What is in force for a port of a Service.
+    pub(super) fn policy(&self, service: &Service, port: u16) -> TrafficPolicy {
+        let of_namespace = |namespace: &str| self.rules.get(namespace)?.of(&service.name);
+        let rule = of_namespace(&service.name.namespace).or_else(|| of_namespace(self.root_namespace));
+        let written = rule.map(|rule| {
+            let mut ports = rule.ports.iter();
+            ports
+                .find_map(|(of, policy)| (*of == port).then_some(policy))
+                .unwrap_or(&rule.policy)
+        });
+        settled(written, &service.traffic)
+    }
+
+    fn add(
+        &mut self,
+        rule: &'f DestinationRule,
+        services: &HashMap<&ServiceName, &Service>,
+    ) -> Result<(), String> {
+        let of_namespace = match &rule.host {
+            HostPattern::Service(service) => Some(&service.namespace),
+            HostPattern::Namespace(namespace) => Some(namespace),
+            HostPattern::All => None,
+        };
+        let is_root = *rule.namespace == *self.root_namespace;
+        if let Some(namespace) = of_namespace.filter(|namespace| **namespace != rule.namespace && !is_root) {
+            return Err(format!(
+                "rules act from the Service's own namespace and from {} only; put it into {namespace}",
+                self.root_namespace
+            ));
+        }
+        let rules = self.rules.entry(&rule.namespace).or_default();
+        let elder = match &rule.host {
+            HostPattern::Service(service) => {
+                if !services.contains_key(service) {
+                    return Err(format!("Service {service} is not known"));
+                }
+                match rules.exact.entry(service) {
+                    Entry::Vacant(vacant) => {
+                        vacant.insert(rule);
+                        None
+                    }
+                    Entry::Occupied(elder) => Some(*elder.get()),
+                }
+            }
+            HostPattern::Namespace(_) | HostPattern::All => {
+                let elder = rules.wide.iter().find(|elder| elder.host == rule.host).copied();
+                if elder.is_none() {
+                    rules.wide.push(rule);
+                }
+                elder
+            }
+        };
+        match elder {
+            Some(elder) => Err(format!("the older {} acts on this host", elder.meta.object)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<'f> Rules<'f> {
+    fn of(&self, service: &ServiceName) -> Option<&'f DestinationRule> {
+        let exact = self.exact.get(service).copied();
+        exact.or_else(|| self.wide.iter().find(|rule| rule.host.matches(service)).copied())
+    }
+}
+
+/// A rule goes before what the Service says of itself.
+fn settled(written: Option<&WrittenPolicy>, service: &ServiceTraffic) -> TrafficPolicy {
+    let WrittenPolicy {
+        load_balancer,
+        limits,
+        outliers,
+    } = written.cloned().unwrap_or_default();
+    let load_balancer = load_balancer.unwrap_or_default();
+    let affinity = service
+        .has_affinity
+        .then_some(BalancerKind::ConsistentHash(ConsistentHash {
+            key: HashKey::SourceIp,
+            table: HashTable::Ring(AFFINITY_RING),
+            balance_factor: None,
+        }));
+    TrafficPolicy {
+        balancer: load_balancer
+            .kind
+            .or(affinity)
+            .or_else(|| service.balancer.clone())
+            .unwrap_or_default(),
+        locality: load_balancer.locality.unwrap_or_default(),
+        warmup: load_balancer.warmup,
+        limits: limits.unwrap_or_default(),
+        outliers,
+    }
+}
+
+/// Istio's and Envoy's default.
+const AFFINITY_RING: u32 = 1024;
