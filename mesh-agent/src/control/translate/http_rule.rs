@@ -86,6 +86,8 @@ fn retry(reading: &mut Rule<'_>, part: Option<&Value>) -> Result<Option<RetryPol
     for field in unknown_fields(part, &["codes", "attempts", "backoff"]) {
         reading.ignore(&format!("retry.{field}"));
     }
+    // Read and checked, but the walk makes one attempt.
+    reading.ignore("retry");
     let declared: Retry = reading
         .object
         .parse_part(part, &format!("{}.retry", reading.at))?;

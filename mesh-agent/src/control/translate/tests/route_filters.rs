@@ -54,9 +54,6 @@ fn filters_are_read() {
              {{type: ResponseHeaderModifier, responseHeaderModifier: {{remove: [d]}}}},
              {{type: URLRewrite, urlRewrite: {{hostname: other.example, path: {{
                type: ReplacePrefixMatch, replacePrefixMatch: /new}}}}}},
-             {{type: RequestMirror, requestMirror: {{backendRef: {{name: copy, port: 80}}, percent: 5}}}},
-             {{type: RequestMirror, requestMirror: {{
-               backendRef: {{name: copy, port: 80}}, fraction: {{numerator: 1, denominator: 3}}}}}},
              {{type: CORS, cors: {{allowOrigins: ['https://*.example', 'https://a', '*'], allowMethods: [GET]}}}}],
            backendRefs: [{{name: a, port: 80, filters: [
              {{type: RequestHeaderModifier, requestHeaderModifier: {{remove: [e]}}}}]}}]}}]"
@@ -72,12 +69,6 @@ fn filters_are_read() {
         rule.filters.rewrite.path,
         Some(PathRewrite::Prefix("/new".into()))
     );
-    let shares: Vec<_> = rule.filters.mirrors.iter().map(|mirror| mirror.share).collect();
-    let share = |numerator, denominator| Share {
-        numerator,
-        denominator,
-    };
-    assert_eq!(shares, [share(5, 100), share(1, 3)]);
     let cors = rule.cors.as_ref().unwrap();
     assert_eq!(
         cors.origins,
@@ -99,6 +90,36 @@ fn a_redirect_excludes_a_rewrite_and_backends() {
     ));
     assert_eq!(fields, ["spec.rules[0].filters", "spec.rules[0].backendRefs"]);
     assert_eq!(route.unwrap().rules[0].action, RuleAction::Forward(Vec::new()));
+}
+
+#[test]
+fn a_mirror_is_read_and_refused_as_nobody_sends_copies() {
+    for (share, expected) in [
+        ("", Share::ALL),
+        (
+            ", percent: 5",
+            Share {
+                numerator: 5,
+                denominator: 100,
+            },
+        ),
+        (
+            ", fraction: {numerator: 1, denominator: 3}",
+            Share {
+                numerator: 1,
+                denominator: 3,
+            },
+        ),
+    ] {
+        let (route, fields) = route(&format!(
+            "{TO_WEB}, rules: [{{backendRefs: [{{name: a, port: 80}}], filters: [{{
+               type: RequestMirror, requestMirror: {{backendRef: {{name: copy, port: 80}}{share}}}}}]}}]"
+        ));
+        assert_eq!(fields, ["spec.rules[0].filters[0].requestMirror"]);
+        let rule = &route.unwrap().rules[0];
+        assert_eq!(rule.filters.mirrors[0].share, expected);
+        assert!(rule.backends().is_empty());
+    }
 }
 
 #[test]
