@@ -18,8 +18,8 @@
 //! | rooms | layer |
 //! |---|---|
 //! | `mesh` facts as plain data, `lifecycle` tasks, stop, readiness, `grpc` calls over HTTP/2 | 1 |
-//! | `identity` who, `telemetry` what happened, `admin` pages, `pod` the way into a pod, `config` settings | 2 |
-//! | `capture` in, `detect` what is spoken, `dns` names, `policy` may it, `route` where to, `balance` which one, `transport` out, `ca` the certificate authority as a service | 3 |
+//! | `identity` who, `telemetry` what happened, `admin` pages, `pod` the way into a pod, `config` settings, `privileges` what the process may do | 2 |
+//! | `capture` in, `detect` what is spoken, `dns` names, `policy` may it, `route` where to, `balance` which one, `transport` out, `ca` the certificate authority as a service, `external` whom policies ask | 3 |
 //! | `snapshot` all that a walk needs to know | 4 |
 //! | `control` facts to snapshots, `kernel` snapshots to hooks, `proxy` the walks | 5 |
 //! | `status` what the operator is shown | 6 |
@@ -36,6 +36,7 @@ pub mod admin;
 pub mod config;
 pub mod identity;
 pub mod pod;
+pub mod privileges;
 pub mod telemetry;
 
 pub mod balance;
@@ -43,6 +44,7 @@ pub mod ca;
 pub mod capture;
 pub mod detect;
 pub mod dns;
+pub mod external;
 pub mod policy;
 pub mod route;
 pub mod transport;

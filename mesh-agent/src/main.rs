@@ -5,11 +5,14 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use mesh_agent::admin::AdminToken;
 use mesh_agent::config::{CaArgs, CheckArgs, Cli, Command, RunArgs, StatusArgs, StatusOutput, UninstallArgs};
 use mesh_agent::snapshot::SnapshotSettings;
+use mesh_agent::telemetry::plain::harmless;
 use mesh_agent::{admin, app, control, status, telemetry};
 use mimalloc::MiMalloc;
 
@@ -43,7 +46,7 @@ fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn ca(args: CaArgs) -> anyhow::Result<ExitCode> {
-    let config = args.resolve();
+    let config = args.resolve()?;
     telemetry::log::init(&config.log_level)?;
     app::ca::run(&config)?;
     Ok(ExitCode::SUCCESS)
@@ -53,10 +56,21 @@ fn print_status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let page = runtime
-        .block_on(admin::client::get(args.admin_addr, "/status"))
-        .context("no status; does the agent run here, with this --admin-addr?")?
-        .body;
+    let token = args
+        .admin_token_file
+        .as_deref()
+        .map(AdminToken::read)
+        .transpose()?;
+    let answer = runtime
+        .block_on(admin::client::get(args.admin_addr, token.as_ref(), "/status"))
+        .context("no status; does the agent run here, with this --admin-addr?")?;
+    anyhow::ensure!(
+        answer.status.is_success(),
+        "no status: the agent answers {}: {}",
+        answer.status,
+        answer.body.trim()
+    );
+    let page = answer.body;
     let text = match args.output {
         StatusOutput::Json => page,
         StatusOutput::Table => status::for_humans(&page)?,
@@ -69,6 +83,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let settings = SnapshotSettings {
         node: "".into(),
         root_namespace: args.root_namespace.as_str().into(),
+        trust_domains: Arc::new([]),
     };
     let rejections = control::check_dir(&args.dir, &args.trust_domain, &settings)?;
     for rejection in &rejections {
@@ -102,7 +117,9 @@ fn shown(dir: &Path) -> String {
 
 /// Writes to standard output; a reader that went away is no failure.
 fn say(text: &str) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+    // Names in manifests are somebody else's; the terminal is the operator's.
+    let lines = [&*harmless(text.trim_end().as_bytes()), b"\n"].concat();
+    match std::io::stdout().write_all(&lines) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write to standard output"),
     }
@@ -110,7 +127,8 @@ fn say(text: &str) -> anyhow::Result<()> {
 
 /// One line on standard error; nothing more can be done when even that fails.
 fn complain(text: &str) {
-    if writeln!(std::io::stderr(), "mesh-agent: {text}").is_err() {
+    let line = format!("mesh-agent: {text}\n");
+    if std::io::stderr().write_all(&harmless(line.as_bytes())).is_err() {
         tracing::error!(text, "cannot write to standard error");
     }
 }

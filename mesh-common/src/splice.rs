@@ -2,16 +2,18 @@
 //!
 //! A message that is spliced goes into a queue of the receiving socket that is read before TCP's. So it may be spliced only
 //! while nothing that was sent before it waits in TCP: what the reader took out of TCP last is what the writer put in last.
-//! Must not know: who allowed the flow.
+//! And it should be while anything waits in that queue: one read never returns bytes of both, and readers of edge-triggered
+//! epoll take a short read for the end. Must not know: who allowed the flow.
 
 use crate::direct::Ends;
 use crate::layout::Endpoint;
 
-/// A message of at least this many bytes takes TCP, which moves large ones faster.
+/// A message of at least this many bytes takes TCP, which moves large ones faster, unless spliced ones wait before it.
 pub const LARGE_MESSAGE: u32 = 16 * 1024;
 
-/// How many spliced bytes may wait for a reader. What comes on top takes TCP, which makes the writer wait.
-pub const WINDOW: u64 = 32 * 1024;
+/// How many spliced bytes may wait for a reader. What comes on top takes TCP, which makes the writer wait. As much as TCP
+/// itself keeps for a reader that stopped (`net.ipv4.tcp_rmem`, the largest by default, is 6 MiB).
+pub const WINDOW: u64 = 4 << 20;
 
 /// How often a socket must have been read with `recvmsg` before anything is spliced to it: whoever blocks in it,
 /// reads with `splice(2)` or out of band has shown it by then.
@@ -145,12 +147,13 @@ impl Reader {
     }
 
     /// Whether a message of `size` bytes may be spliced to it by a writer that spliced `spliced` bytes so far and whose
-    /// TCP goes on at `write_seq`.
+    /// TCP goes on at `write_seq`. While the splice `is_on` not, only what must follow spliced bytes is.
     #[inline(always)]
-    pub const fn may_get(&self, size: u32, spliced: u64, write_seq: u32) -> bool {
-        // Bytes that were counted twice or not at all only ever make this smaller.
+    pub const fn may_get(&self, size: u32, spliced: u64, write_seq: u32, is_on: bool) -> bool {
+        // A count that went wrong reads as a full window.
         let waiting = spliced.wrapping_sub(self.spliced);
-        size < LARGE_MESSAGE
+        let is_wanted = waiting != 0 || (is_on && size < LARGE_MESSAGE);
+        is_wanted
             && self.needs_tcp == 0
             && self.reads >= READS_BEFORE
             && self.copied_seq == write_seq
@@ -236,7 +239,17 @@ mod tests {
 
     #[test]
     fn a_small_message_is_spliced_to_a_reader_that_is_known_and_read_all_of_tcp() {
-        assert!(READ.may_get(64, 1000, 77));
+        assert!(READ.may_get(64, 1000, 77, true));
+        assert!(!READ.may_get(64, 1000, 77, false));
+    }
+
+    #[test]
+    fn whatever_follows_unread_spliced_bytes_is_spliced() {
+        for (size, spliced) in [(64, 1001), (LARGE_MESSAGE, 1001), (LARGE_MESSAGE, 1000 + WINDOW)] {
+            for is_on in [true, false] {
+                assert!(READ.may_get(size, spliced, 77, is_on), "{size} {spliced}");
+            }
+        }
     }
 
     #[test]
@@ -266,7 +279,7 @@ mod tests {
             ),
         ];
         for (why, reader, size, spliced, write_seq) in cases {
-            assert!(!reader.may_get(size, spliced, write_seq), "{why}");
+            assert!(!reader.may_get(size, spliced, write_seq, true), "{why}");
         }
     }
 

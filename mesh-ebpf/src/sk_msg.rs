@@ -2,8 +2,6 @@
 //!
 //! Whatever is in doubt takes TCP: a message is never refused here.
 
-use mesh_common::splice::LARGE_MESSAGE;
-
 use crate::flow::{LiveFlow, Side};
 use crate::message::Message;
 use crate::pipes;
@@ -11,9 +9,6 @@ use crate::pipes;
 #[inline(always)]
 pub(crate) fn route(message: &Message) {
     let size = message.size();
-    if size >= LARGE_MESSAGE || !pipes::is_on() {
-        return;
-    }
     let ends = message.ends();
     let Some(writer) = pipes::writer(&ends) else {
         return;
@@ -25,7 +20,8 @@ pub(crate) fn route(message: &Message) {
         return;
     };
     // The socket is gone when the other end closed it: TCP says so to the application.
-    if reader.may_get(size, writer.spliced, write_seq) && message.splice(pipes::sockets(), ends.turned()) {
+    let may_get = reader.may_get(size, writer.spliced, write_seq, pipes::is_on());
+    if may_get && message.splice(pipes::sockets(), ends.turned()) {
         pipes::count_spliced(&ends, u64::from(size));
         let side = if writer.is_client == 0 {
             Side::Server

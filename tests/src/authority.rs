@@ -24,7 +24,6 @@ use crate::site::Site;
 /// How long the certificates of the lab's CA live: the least that it signs for.
 pub const LIFE: Duration = Duration::from_secs(30);
 
-const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15014);
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// The CA service of a lab, running or not.
@@ -33,6 +32,8 @@ pub struct Authority<'l> {
     lab: &'l Running,
     /// On which it runs: the lab's first.
     node: String,
+    /// How often there is one already.
+    ordinal: u16,
 }
 
 impl<'l> Authority<'l> {
@@ -42,17 +43,31 @@ impl<'l> Authority<'l> {
         Ok(Self {
             lab,
             node: node.clone(),
+            ordinal: 0,
         })
+    }
+
+    /// Another service beside it, with ports, keys and a log of its own.
+    pub fn another(lab: &'l Running) -> Result<Self> {
+        Ok(Self {
+            ordinal: 1,
+            ..Self::of(lab)?
+        })
+    }
+
+    /// The node that it runs on.
+    pub fn node(&self) -> &str {
+        &self.node
     }
 
     /// Where agents reach it.
     pub fn addr(&self) -> SocketAddr {
-        SocketAddr::new(fabric_ipv4(1).into(), 15012)
+        SocketAddr::new(fabric_ipv4(1).into(), 15012 + 100 * self.ordinal)
     }
 
     /// Everything of the service lies below this directory.
     pub fn dir(&self) -> PathBuf {
-        self.lab.site.run_dir().join("ca-service")
+        self.lab.site.run_dir().join(self.named("ca-service"))
     }
 
     /// The directory of its keys.
@@ -72,7 +87,7 @@ impl<'l> Authority<'l> {
 
     /// Its log.
     pub fn log(&self) -> PathBuf {
-        self.lab.site.logs().join("ca.stderr")
+        self.lab.site.logs().join(self.named("ca") + ".stderr")
     }
 
     /// Starts it and waits until it is ready.
@@ -88,24 +103,42 @@ impl<'l> Authority<'l> {
             }
         }
         let path = |path: &Path| path.display().to_string();
+        self.launch(&[
+            ("--node-tokens", path(&self.dir().join("tokens"))),
+            ("--manifests", path(&self.lab.site.manifests())),
+        ])?;
+        self.wait_ready()
+    }
+
+    /// Starts it, with what else its command line says; an empty value is a flag without one.
+    pub fn launch(&self, more: &[(&str, String)]) -> Result<()> {
+        fs::create_dir_all(self.keys()).context("make the directory of keys")?;
+        let path = |path: &Path| path.display().to_string();
         let mut program = vec![path(&self.lab.site.agent_binary()), "ca".to_owned()];
         for (flag, value) in [
             ("--listen", self.addr().to_string()),
             ("--names", self.addr().ip().to_string()),
             ("--ca-dir", path(&self.keys())),
-            ("--node-tokens", path(&self.dir().join("tokens"))),
-            ("--manifests", path(&self.lab.site.manifests())),
             ("--max-ttl-s", LIFE.as_secs().to_string()),
-            ("--admin-addr", ADMIN.to_string()),
+            ("--admin-addr", self.admin().to_string()),
         ] {
             program.extend([flag.to_owned(), value]);
         }
+        for (flag, value) in more {
+            program.push((*flag).to_owned());
+            program.extend((!value.is_empty()).then(|| value.clone()));
+        }
         let place = sandbox::observer(&self.lab.site, &self.lab.site.node_netns(&self.node));
         let mut child = sandbox::start(place.command(&program)?, &self.log(), &self.log())?;
-        let id = ProcessId::of(child.id())?;
         fs::write(self.dir().join("pid"), child.id().to_string())?;
         // Takes its exit status whenever it ends, so that no zombie stays.
         thread::spawn(move || child.wait());
+        Ok(())
+    }
+
+    /// Waits until it is ready.
+    pub fn wait_ready(&self) -> Result<()> {
+        let id = self.process()?;
         let ready = process::wait_until(LIMIT, || {
             ensure!(
                 id.is_alive(),
@@ -120,10 +153,15 @@ impl<'l> Authority<'l> {
         ready.with_context(|| format!("the ca is not ready:\n{}", crate::agent::tail(&self.log(), 8)))
     }
 
+    /// The process that was started last.
+    pub fn process(&self) -> Result<ProcessId> {
+        let pid = fs::read_to_string(self.dir().join("pid")).context("the ca was not started")?;
+        ProcessId::of(pid.parse().context("pid of the ca")?)
+    }
+
     /// Kills it.
     pub fn kill(&self) -> Result<()> {
-        let pid = fs::read_to_string(self.dir().join("pid")).context("the ca was not started")?;
-        let id = ProcessId::of(pid.parse().context("pid of the ca")?)?;
+        let id = self.process()?;
         id.signal(Signal::SIGKILL)?;
         process::wait_until(LIMIT, || Ok((!id.is_alive()).then_some(())))?.context("the ca does not end")
     }
@@ -153,12 +191,25 @@ impl<'l> Authority<'l> {
         Metrics::parse(&self.page("/metrics")?.body)
     }
 
-    fn page(&self, page: &str) -> Result<http::Answer> {
+    /// A page of its admin server.
+    pub fn page(&self, page: &str) -> Result<http::Answer> {
         http::get(
             &Site::netns_path(&self.lab.site.node_netns(&self.node)),
-            ADMIN,
+            self.admin(),
             page,
         )
+    }
+
+    fn admin(&self) -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15014 + 100 * self.ordinal)
+    }
+
+    fn named(&self, what: &str) -> String {
+        if self.ordinal == 0 {
+            what.to_owned()
+        } else {
+            format!("{what}-{}", self.ordinal)
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 //! | `cgroup`, `network`, `netns`, `sandbox`, `process` | what the kernel gives |
 //! | `agent`, `metrics`, `http` | one agent a node, and its pages |
 //! | `state`, `lab`, `running` | up, down, and what can be done in between; also after a crash |
+//! | `kubernetes` | a real API server, for what asks one |
 //! | `pcap`, `wire` | packets between nodes, captured and judged |
 //! | `suites` | the claims, run by `cargo xtask test` |
 #![forbid(unsafe_code)]
@@ -27,6 +28,7 @@ pub mod http;
 pub mod input;
 pub mod interrupt;
 pub mod kubelet;
+pub mod kubernetes;
 pub mod lab;
 pub mod manifest;
 pub mod metrics;
@@ -39,6 +41,7 @@ pub mod row;
 pub mod running;
 pub mod sandbox;
 pub mod site;
+pub mod spire;
 pub mod state;
 pub mod suites;
 pub mod wire;

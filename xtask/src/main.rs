@@ -8,6 +8,7 @@ mod bench;
 mod check;
 mod demo;
 mod in_process;
+mod kube;
 mod lab;
 mod layers;
 mod report;
@@ -53,6 +54,9 @@ enum Command {
     /// Simulated nodes and pods on this machine, to run any program in.
     #[command(subcommand)]
     Lab(lab::Command),
+    /// A real Kubernetes API server on this machine.
+    #[command(subcommand)]
+    Kube(kube::Command),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Command::Layers => layers::run(),
         Command::VmTest(arguments) => vm_test::run(&arguments),
         Command::Lab(command) => lab::run(&command),
+        Command::Kube(command) => kube::run(command),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

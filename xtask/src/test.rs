@@ -8,12 +8,12 @@ use anyhow::{Result, bail};
 use mesh_tests::interrupt;
 use mesh_tests::lab::Options;
 use mesh_tests::site::Site;
-use mesh_tests::suites::{self, Claim, Verdict};
+use mesh_tests::suites::{self, Claim, Suite, Verdict};
 use serde_json::json;
 
 use crate::report::ReportTo;
 use crate::shell::line;
-use crate::{agent, in_process, setup, workspace};
+use crate::{agent, in_process, kube, setup, workspace};
 
 /// The labs of the suites have their own name, so that they leave alone a lab that somebody is using.
 const SITE: &str = "suites-lab";
@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
 /// Runs the tests.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
+    if arguments.suite.as_deref() == Some(suites::SPIRE.name) {
+        setup::for_spire()?;
+    }
     let agent = agent::build()?;
     let mut counts = in_process::Counts {
         is_whole: true,
@@ -47,11 +50,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         // Without it the tests over the real kernel pass by doing nothing.
         counts = in_process::run(in_process::command().env("MESH_LAB", "1"))?;
     }
+    let mut tools = workspace::lab_tools();
+    if arguments.suite.as_deref() == Some(suites::KUBERNETES.name) {
+        tools.push(kube::programs()?);
+    }
     let options = Options {
         site: Site::named(&arguments.lab)?,
         dir: workspace::root().join("tests/lab/mesh"),
         agent: Some(agent),
-        tools: workspace::lab_tools(),
+        tools,
     };
     let verdicts = run_suites(&options, arguments)?;
     summarize(arguments, counts, &verdicts)
@@ -61,7 +68,9 @@ fn run_suites(options: &Options, arguments: &Arguments) -> Result<Vec<Verdict>> 
     let words = arguments.only.as_deref().unwrap_or_default().replace(' ', "_");
     let logs = workspace::target().join("lab-logs");
     let mut verdicts = Vec::new();
-    for suite in suites::all() {
+    let asked_for = |suite: &Suite| arguments.suite.as_deref() == Some(suite.name);
+    let more = suites::on_request().into_iter().filter(asked_for);
+    for suite in suites::all().into_iter().chain(more) {
         interrupt::check()?;
         let is_suite = arguments.suite.as_ref().is_none_or(|name| name == suite.name);
         let is_picked =

@@ -25,7 +25,12 @@ pub(crate) fn python_env() -> PathBuf {
     target().join("lab-python")
 }
 
+/// SPIRE's programs, where they were built.
+pub(crate) fn spire() -> PathBuf {
+    target().join(format!("lab-spire-{}", crate::setup::SPIRE_VERSION))
+}
+
 /// Directories searched by the lab's programs before the machine's own.
 pub(crate) fn lab_tools() -> Vec<PathBuf> {
-    vec![python_env().join("bin")]
+    vec![python_env().join("bin"), spire()]
 }

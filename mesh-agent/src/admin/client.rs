@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{AUTHORIZATION, HOST};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+
+use super::AdminToken;
 
 /// What the agent answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,21 +57,24 @@ pub enum ClientError {
     Timeout(SocketAddr),
 }
 
-/// Reads `path`, whatever the status code. Gives up after ten seconds. Cancel-safe.
-pub async fn get(addr: SocketAddr, path: &str) -> Result<Answer, ClientError> {
-    tokio::time::timeout(DEADLINE, exchange(addr, path))
+/// Reads `path` with the token that the agent asks for, if any, whatever the status code. Gives up after ten seconds. Cancel-safe.
+pub async fn get(addr: SocketAddr, token: Option<&AdminToken>, path: &str) -> Result<Answer, ClientError> {
+    tokio::time::timeout(DEADLINE, exchange(addr, token, path))
         .await
         .unwrap_or(Err(ClientError::Timeout(addr)))
 }
 
-async fn exchange(addr: SocketAddr, path: &str) -> Result<Answer, ClientError> {
-    let request = Request::get(path)
+async fn exchange(addr: SocketAddr, token: Option<&AdminToken>, path: &str) -> Result<Answer, ClientError> {
+    let mut request = Request::get(path)
         .header(HOST, addr.to_string())
         .body(Empty::<Bytes>::new())
         .map_err(|source| ClientError::Path {
             path: path.to_owned(),
             source,
         })?;
+    if let Some(value) = token.and_then(AdminToken::header) {
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
     let stream = TcpStream::connect(addr)
         .await
         .map_err(|source| ClientError::Connect { addr, source })?;
@@ -114,7 +119,7 @@ mod tests {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let addr = listener.local_addr().unwrap();
         drop(listener);
-        let error = get(addr, "/status").await.unwrap_err();
+        let error = get(addr, None, "/status").await.unwrap_err();
         assert!(
             matches!(error, ClientError::Connect { addr: named, .. } if named == addr),
             "{error}"
@@ -125,7 +130,7 @@ mod tests {
     async fn a_server_that_hangs_up_is_an_error_and_not_an_empty_page() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let (answer, ()) = tokio::join!(get(addr, "/status"), async {
+        let (answer, ()) = tokio::join!(get(addr, None, "/status"), async {
             drop(listener.accept().await.unwrap());
         });
         assert!(matches!(answer, Err(ClientError::Http(_))), "{answer:?}");

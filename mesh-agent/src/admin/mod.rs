@@ -4,6 +4,8 @@
 //! Must not know: what a page says. It imports no domain.
 
 pub mod client;
+mod guard;
 mod server;
 
+pub use guard::{AdminToken, TokenError};
 pub use server::{AdminError, AdminServer, Page};

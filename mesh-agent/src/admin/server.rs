@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::guard::{self, AdminToken, Refused};
 use crate::lifecycle::{Readiness, Stop, Tasks};
 
 /// Makes a page's text on each request. It must not block: it runs on the runtime that serves all pages.
@@ -51,6 +52,7 @@ impl AdminServer {
             .map_err(|source| AdminError::Bind { addr, source })?;
         let site = Site {
             readiness,
+            token: None,
             pages: BTreeMap::new(),
             deadline: CONNECTION_DEADLINE,
         };
@@ -60,6 +62,14 @@ impl AdminServer {
     /// Where it listens, with the port that port 0 became.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// Shows pages only to who has `token`; without one, to all that reach the address. `/livez` and `/readyz` say
+    /// nothing that a token would have to keep, and kubelet has none.
+    #[must_use]
+    pub fn behind(mut self, token: Option<AdminToken>) -> Self {
+        self.site.token = token;
+        self
     }
 
     /// Serves `/metrics`, in OpenMetrics text.
@@ -98,6 +108,7 @@ impl fmt::Debug for AdminServer {
 /// What is served.
 struct Site {
     readiness: Readiness,
+    token: Option<AdminToken>,
     pages: BTreeMap<&'static str, (HeaderValue, Page)>,
     deadline: Duration,
 }
@@ -114,10 +125,17 @@ impl Site {
         match request.uri().path() {
             "/livez" => text(StatusCode::OK, "ok\n"),
             "/readyz" => self.ready(),
-            path => match self.pages.get(path) {
-                Some((content_type, page)) => response(StatusCode::OK, content_type.clone(), page()),
-                None => text(StatusCode::NOT_FOUND, self.directory()),
+            path => match guard::admit(self.token.as_ref(), request.headers()) {
+                Ok(()) => self.page(path),
+                Err(refused) => refusal(refused),
             },
+        }
+    }
+
+    fn page(&self, path: &str) -> Response<Full<Bytes>> {
+        match self.pages.get(path) {
+            Some((content_type, page)) => response(StatusCode::OK, content_type.clone(), page()),
+            None => text(StatusCode::NOT_FOUND, self.directory()),
         }
     }
 
@@ -140,6 +158,22 @@ impl Site {
         pages.fold("no such page; there are:\n".to_owned(), |text, path| {
             text + path + "\n"
         })
+    }
+}
+
+fn refusal(refused: Refused) -> Response<Full<Bytes>> {
+    match refused {
+        Refused::Token => {
+            let mut response = text(StatusCode::UNAUTHORIZED, "the admin token is needed\n");
+            response
+                .headers_mut()
+                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+        }
+        Refused::Host => text(
+            StatusCode::MISDIRECTED_REQUEST,
+            "ask by the address, or as localhost\n",
+        ),
     }
 }
 
@@ -227,155 +261,5 @@ const CONNECTION_DEADLINE: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-    use crate::admin::client::{self, Answer};
-
-    struct Fixture {
-        addr: SocketAddr,
-        readiness: Readiness,
-        tasks: Tasks,
-    }
-
-    async fn fixture() -> Fixture {
-        let (readiness, tasks) = (Readiness::new(), Tasks::new());
-        let mut server = AdminServer::bind(([127, 0, 0, 1], 0).into(), readiness.clone())
-            .await
-            .unwrap()
-            .metrics(Arc::new(|| "# EOF\n".to_owned()))
-            .page("/status", Arc::new(|| "{}".to_owned()))
-            .page("/broken", Arc::new(|| panic!("on purpose")));
-        server.site.deadline = Duration::from_millis(200);
-        let addr = server.local_addr().unwrap();
-        server.run(&tasks);
-        Fixture {
-            addr,
-            readiness,
-            tasks,
-        }
-    }
-
-    async fn get(fixture: &Fixture, path: &str) -> Answer {
-        client::get(fixture.addr, path).await.unwrap()
-    }
-
-    /// Sends bytes as they are and returns all that comes back.
-    async fn raw(fixture: &Fixture, request: &str) -> String {
-        let mut stream = TcpStream::connect(fixture.addr).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer.to_ascii_lowercase()
-    }
-
-    #[tokio::test]
-    async fn is_alive_from_the_start_and_ready_when_nothing_is_waited_for() {
-        let fixture = fixture().await;
-        let source = fixture.readiness.guard("source");
-        let kernel = fixture.readiness.guard("kernel");
-        assert_eq!(get(&fixture, "/livez").await.status, 200);
-        let waiting = get(&fixture, "/readyz").await;
-        assert_eq!(
-            (waiting.status, waiting.body.as_str()),
-            (StatusCode::SERVICE_UNAVAILABLE, "waiting for: source, kernel\n")
-        );
-
-        drop((source, kernel));
-        assert_eq!(get(&fixture, "/readyz").await.status, 200);
-    }
-
-    #[tokio::test]
-    async fn pages_have_their_content_type() {
-        let fixture = fixture().await;
-        for (path, content_type) in [
-            (
-                "/metrics",
-                "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n",
-            ),
-            ("/status", "content-type: application/json\r\n"),
-            ("/livez", "content-type: text/plain; charset=utf-8\r\n"),
-        ] {
-            let answer = raw(&fixture, &format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
-            assert!(
-                answer.starts_with("http/1.1 200 ") && answer.contains(content_type),
-                "{answer}"
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn head_has_the_head_of_get_and_no_body() {
-        let fixture = fixture().await;
-        let answer = raw(&fixture, "HEAD /metrics HTTP/1.1\r\nhost: a\r\n\r\n").await;
-        assert!(
-            answer.contains("content-length: 6\r\n") && answer.ends_with("\r\n\r\n"),
-            "{answer}"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_query_does_not_hide_a_page_and_an_unknown_one_lists_the_others() {
-        let fixture = fixture().await;
-        assert_eq!(get(&fixture, "/metrics?a=b").await.body, "# EOF\n");
-        let unknown = get(&fixture, "/statu").await;
-        assert_eq!(unknown.status, 404);
-        assert!(
-            unknown.body.contains("/status\n") && unknown.body.contains("/readyz\n"),
-            "{}",
-            unknown.body
-        );
-    }
-
-    #[tokio::test]
-    async fn nothing_can_be_written() {
-        let fixture = fixture().await;
-        for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
-            let answer = raw(&fixture, &format!("{method} /status HTTP/1.1\r\nhost: a\r\n\r\n")).await;
-            assert!(
-                answer.starts_with("http/1.1 405 ") && answer.contains("allow: get, head\r\n"),
-                "{answer}"
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn a_page_that_panics_leaves_the_others_served() {
-        let fixture = fixture().await;
-        client::get(fixture.addr, "/broken").await.unwrap_err();
-        assert_eq!(get(&fixture, "/status").await.status, 200);
-        assert_eq!(fixture.tasks.panics(), 1);
-    }
-
-    #[tokio::test]
-    async fn clients_that_say_nothing_are_let_go_and_the_next_is_served() {
-        let fixture = fixture().await;
-        let mut silent = Vec::new();
-        for _ in 0..MAX_CONNECTIONS {
-            silent.push(TcpStream::connect(fixture.addr).await.unwrap());
-        }
-        assert_eq!(get(&fixture, "/livez").await.status, 200);
-        for mut stream in silent {
-            assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
-        }
-    }
-
-    #[tokio::test]
-    async fn stops_with_a_client_connected() {
-        let fixture = fixture().await;
-        let _silent = TcpStream::connect(fixture.addr).await.unwrap();
-        fixture.tasks.request_stop();
-        assert!(fixture.tasks.joined(Duration::from_mins(1)).await);
-        TcpStream::connect(fixture.addr).await.unwrap_err();
-    }
-
-    #[tokio::test]
-    async fn a_port_that_is_taken_is_named() {
-        let fixture = fixture().await;
-        let error = AdminServer::bind(fixture.addr, Readiness::new())
-            .await
-            .unwrap_err();
-        assert!(error.to_string().contains(&fixture.addr.to_string()), "{error}");
-    }
-}
+#[path = "server_tests.rs"]
+mod tests;

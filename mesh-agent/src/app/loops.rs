@@ -291,16 +291,19 @@ fn kind_of(object: &str) -> &'static str {
     KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
 }
 
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 13] = [
     "Namespace",
     "Node",
     "Pod",
     "Service",
     "EndpointSlice",
     "HTTPRoute",
+    "GRPCRoute",
     "PeerAuthentication",
     "AuthorizationPolicy",
+    "RequestAuthentication",
     "DestinationRule",
+    "ConfigMap",
     "List",
 ];
 /// How the kernel's counter of connections past a dead agent is called.

@@ -1,6 +1,6 @@
 //! Builds all parts and joins them; the only room that knows everybody.
 //!
-//! Two runtimes: one thread watches, reconciles, renews and answers the operator; the data threads carry traffic,
+//! Three runtimes: one thread watches, reconciles, renews and answers the operator; the data threads carry traffic,
 //! so that no amount of configuration stalls a connection.
 
 pub mod ca;
@@ -11,6 +11,7 @@ mod loops;
 mod splice;
 mod upstreams;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,15 +21,16 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::admin::AdminServer;
+use crate::admin::{AdminServer, AdminToken};
 use crate::app::direct::DirectFlows;
 use crate::app::lock::StateLock;
 use crate::app::loops::{ConfigLoop, Heart, sweep_pools, watch_direct};
 use crate::app::upstreams::watch_upstreams;
 use crate::capture::PodHost;
 use crate::capture::listeners::PodPorts;
-use crate::config::{AccessLogTarget, Config, DirectMode, UninstallArgs};
+use crate::config::{AccessLogTarget, Config, DirectMode, SeccompMode, UninstallArgs};
 use crate::control::file::FileSource;
+use crate::control::jwks::KeyLoop;
 use crate::dns::Zone;
 use crate::identity::Certificates;
 use crate::kernel::capacity::Capacity;
@@ -38,10 +40,12 @@ use crate::kernel::enrolment::Enrolment;
 use crate::kernel::uninstall::{self, Removed};
 use crate::lifecycle::{Readiness, Tasks};
 use crate::mesh::facts::Facts;
+use crate::privileges::{self, Privileges};
 use crate::proxy::{Mesh, Proxy, ProxySettings};
 use crate::snapshot::{Snapshot, SnapshotCell, SnapshotSettings};
 use crate::status::StatusBoard;
 use crate::telemetry::{AccessLog, CertificateFacts, Telemetry};
+use crate::transport::fetch::Fetcher;
 
 /// Serves the pods of this node until SIGTERM or SIGINT, then drains. Hooks stay, so that an upgrade opens no gap: the
 /// next agent adopts them, and until then new connections are refused.
@@ -49,16 +53,21 @@ use crate::telemetry::{AccessLog, CertificateFacts, Telemetry};
 /// Errors: something that the agent cannot do without is missing; the message says what and what to do. Pods stay as
 /// they were then.
 pub fn run(config: &Config) -> anyhow::Result<()> {
+    // Before there is a second thread: each has sets of its own.
+    privileges::give_up(privileges::AGENT)?;
     let _lock = StateLock::take(&config.state_dir)?;
     raise_descriptor_limit();
-    let data = data_runtime(config.data_threads)?;
+    let data = runtime("data", config.data_threads)?;
+    // As handshakes are computed beside the data threads, a storm of them takes half as much of the machine at most.
+    let workshop = runtime("handshakes", (config.data_threads / 2).max(1))?;
     let control = Builder::new_current_thread()
         .thread_name("control")
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
-    let served = control.block_on(serve(config, data.handle()));
+    let served = control.block_on(serve(config, data.handle(), workshop.handle()));
     data.shutdown_timeout(Duration::from_millis(200));
+    workshop.shutdown_timeout(Duration::from_millis(200));
     served
 }
 
@@ -93,16 +102,16 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn data_runtime(threads: usize) -> anyhow::Result<Runtime> {
+fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(threads)
-        .thread_name("data")
+        .thread_name(name)
         .enable_all()
         .build()
-        .context("cannot start the data threads")
+        .with_context(|| format!("cannot start the {name} threads"))
 }
 
-async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
+async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Result<()> {
     // First, so that a signal during start-up is not lost.
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -110,8 +119,11 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
     let readiness = Readiness::new();
     let telemetry = Telemetry::with_access_log(access_log(&config.access_log)?);
     telemetry.observe_tasks(tasks.clone());
-    let admin = AdminServer::bind(config.admin_addr, readiness.clone()).await?;
+    let admin = AdminServer::bind(config.admin_addr, readiness.clone())
+        .await?
+        .behind(admin_token(config.admin_token_file.as_deref())?);
     let mut kernel = EbpfKernel::load(&config.bpf_dir, &config.node_name, capacity(config))?;
+    let privileges = refuse_calls(config.seccomp)?;
     let splice = splice::start(&mut kernel, config.splice, &tasks, &telemetry)?;
     let certificates = Arc::new(issuance::certificates(config, &tasks)?);
     watch_certificates(&telemetry, &certificates);
@@ -122,6 +134,7 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
         Arc::clone(&certificates),
         telemetry.clone(),
         proxy_settings(config)?,
+        workshop.clone(),
         tasks.clone(),
     ));
     let host: Arc<dyn PodHost> = Arc::new(Proxy::new(Arc::clone(&mesh), data.clone()));
@@ -138,7 +151,7 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
         Box::new(sock_diag::destroy),
         why_not_direct(config.direct),
     )));
-    let board = StatusBoard::new(config, &snapshots, &certificates, &enrolment, splice);
+    let board = StatusBoard::new(config, privileges, &snapshots, &certificates, &enrolment, splice);
 
     let configuration = ConfigLoop {
         source: Box::new(FileSource::new(config.manifests.clone(), &config.trust_domain)),
@@ -153,10 +166,13 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
         first: Some(readiness.guard("first configuration")),
     };
     tasks.spawn("config", configuration.run(tasks.stop()));
+    tasks.spawn(
+        "jwks",
+        key_loop(config, &snapshots, &telemetry, &board).run(tasks.stop()),
+    );
     let watching = watch_direct(direct, snapshots, board.clone(), tasks.stop());
     tasks.spawn("direct", watching);
-    let looking = watch_upstreams(Arc::clone(&mesh.snapshots), telemetry.clone(), tasks.stop());
-    tasks.spawn("upstreams", looking);
+    tasks.spawn("upstreams", watch_upstreams(Arc::clone(&mesh), tasks.stop()));
     tasks.spawn("sweep-pools", sweep_pools(mesh, tasks.stop()));
     let metrics = telemetry.clone();
     admin
@@ -178,6 +194,31 @@ async fn serve(config: &Config, data: &Handle) -> anyhow::Result<()> {
     enrolment.lock().stop();
     telemetry.access_log().flush(Duration::from_secs(1));
     Ok(())
+}
+
+/// Fetches the public keys of token issuers.
+fn key_loop(
+    config: &Config,
+    snapshots: &Arc<SnapshotCell>,
+    telemetry: &Telemetry,
+    board: &StatusBoard,
+) -> KeyLoop {
+    let (fetcher, board) = (Fetcher::new(&config.jwks_root_file), board.clone());
+    let report = Box::new(move |keys| board.keys(keys));
+    KeyLoop::new(Arc::clone(snapshots), fetcher, telemetry.clone(), report)
+}
+
+fn admin_token(file: Option<&Path>) -> anyhow::Result<Option<AdminToken>> {
+    Ok(file.map(AdminToken::read).transpose()?)
+}
+
+/// Once what is mounted is mounted, and before the first byte of a peer is read.
+fn refuse_calls(mode: SeccompMode) -> anyhow::Result<Privileges> {
+    let is_wanted = mode == SeccompMode::Auto;
+    if is_wanted {
+        privileges::refuse_calls()?;
+    }
+    Ok(privileges::left(is_wanted)?)
 }
 
 /// Why no connection goes past the agent; `None` where some may.
@@ -216,6 +257,11 @@ fn watch_certificates(telemetry: &Telemetry, certificates: &Arc<Certificates>) {
                 .collect(),
             renewals: counts.issued,
             failed_renewals: counts.failed,
+            failures: certificates
+                .failures()
+                .into_iter()
+                .map(|(reason, count)| (reason.as_str(), count))
+                .collect(),
         }
     });
 }
@@ -236,6 +282,7 @@ fn snapshot_settings(config: &Config) -> SnapshotSettings {
     SnapshotSettings {
         node: config.node_name.as_str().into(),
         root_namespace: config.root_namespace.as_str().into(),
+        trust_domains: issuance::own_trust_domains(config).map(Arc::from).collect(),
     }
 }
 
@@ -246,6 +293,7 @@ fn proxy_settings(config: &Config) -> anyhow::Result<ProxySettings> {
         detect_timeout: config.detect_timeout,
         connect_timeout: config.connect_timeout,
         idle_timeout: config.idle_timeout,
+        handshake_rate: config.handshake_rate,
         zone: zone.context("cluster_domain is too long for a name")?,
     })
 }

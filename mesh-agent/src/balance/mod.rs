@@ -7,6 +7,7 @@
 //! worth a look at all of them is found by [`Roster::refresh`], which the control thread calls.
 
 mod bounded;
+pub mod budget;
 mod least_request;
 mod limits;
 mod load;

@@ -1,9 +1,8 @@
-//! The files of the CA: what it signs with, and what it tells agents to trust. Read again when they change.
+//! What the CA signs with, and what it tells agents to trust. Read again when its files change.
 
 use std::fmt;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -13,6 +12,8 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+use super::key_files::{Fingerprint, KeyFiles};
+use super::private::ReadableByOthers;
 use crate::identity::pem::{self, PemError};
 use crate::identity::{
     Authority, AuthorityError, CaError, ServerIdentity, ServerTlsError, prove, read_or_make_root,
@@ -34,9 +35,11 @@ pub struct Keyring {
 pub struct KeyringPlace {
     /// Istio's `cacerts` files (`ca-cert.pem`, `ca-key.pem`, `cert-chain.pem`, `root-cert.pem`), or `root.pem` with
     /// certificate and key, made when there is none of both. `also-trusted.pem` holds further roots.
-    pub dir: PathBuf,
+    ///
+    /// A Secret has the same files, or `tls.crt`, `tls.key` and `ca.crt`; nothing is made in it here.
+    pub files: KeyFiles,
     /// Written with all roots that are trusted, for agents to be given.
-    pub bundle_file: PathBuf,
+    pub bundle_file: Option<PathBuf>,
     /// The mesh's.
     pub trust_domain: String,
     /// The names that agents dial the service by.
@@ -66,13 +69,8 @@ pub enum KeyringError {
         source: io::Error,
     },
     /// Others than the owner may read a key.
-    #[error("{} may be read by others (mode {mode:03o}); set it to 600", path.display())]
-    Open {
-        /// Which file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
+    #[error(transparent)]
+    Open(#[from] ReadableByOthers),
     /// A file holds no certificates.
     #[error("{} holds no usable certificates", path.display())]
     Content {
@@ -82,51 +80,57 @@ pub enum KeyringError {
         #[source]
         source: PemError,
     },
+    /// There is nothing to sign with.
+    #[error("{0} has no key to sign with: neither {CA_KEY}, tls.key nor {ROOT}")]
+    NoKey(String),
     /// The self-signed root cannot be had.
     #[error(transparent)]
     Root(#[from] CaError),
     /// Certificate and key do not make an authority.
-    #[error("the signing certificate in {} cannot be used", dir.display())]
+    #[error("the signing certificate in {place} cannot be used")]
     Authority {
-        /// The directory.
-        dir: PathBuf,
+        /// The directory or the Secret.
+        place: String,
         /// Why.
         #[source]
         source: AuthorityError,
     },
     /// What it would sign, agents would refuse.
-    #[error("the files in {} do not fit each other", dir.display())]
+    #[error("the files in {place} do not fit each other")]
     Unfit {
-        /// The directory.
-        dir: PathBuf,
+        /// The directory or the Secret.
+        place: String,
         /// Why.
         #[source]
         source: Box<ServerTlsError>,
     },
 }
 
-/// Which file was there, and what the system says of it.
-type Fingerprint = Vec<Option<(u64, SystemTime, u64)>>;
-
 impl Keyring {
     fn read(place: &KeyringPlace, now: SystemTime) -> Result<Self, KeyringError> {
-        let (chain, key, mut roots) = if place.dir.join(CA_KEY).exists() {
-            given(&place.dir)?
+        let files = &place.files;
+        let (chain, key, mut roots) = if files.has(CA_KEY) {
+            given(files)?
         } else {
             self_signed(place)?
         };
-        if let Some(more) = optional(&place.dir.join(ALSO_TRUSTED), pem::roots)? {
+        if let Some(more) = optional(files, ALSO_TRUSTED, pem::roots)? {
             for root in more {
                 if !roots.contains(&root) {
                     roots.push(root);
                 }
             }
         }
-        let dir = || place.dir.clone();
-        let authority = Authority::new(chain, key.as_bytes(), &place.trust_domain, now)
-            .map_err(|source| KeyringError::Authority { dir: dir(), source })?;
+        let named = || files.to_string();
+        let authority =
+            Authority::new(chain, key.as_bytes(), &place.trust_domain, now).map_err(|source| {
+                KeyringError::Authority {
+                    place: named(),
+                    source,
+                }
+            })?;
         let unfit = |source| KeyringError::Unfit {
-            dir: dir(),
+            place: named(),
             source: Box::new(source),
         };
         prove(&authority, &roots, &place.trust_domain, now).map_err(unfit)?;
@@ -166,10 +170,10 @@ impl Keys {
     pub fn open(place: KeyringPlace) -> Result<Self, KeyringError> {
         let now = SystemTime::now();
         let keyring = Keyring::read(&place, now)?;
-        write_bundle(&place.bundle_file, &keyring.bundle)?;
+        write_bundle(&place, &keyring.bundle)?;
         Ok(Self {
             // Taken after a root may have been made.
-            seen: Mutex::new(fingerprint(&place.dir)),
+            seen: Mutex::new(place.files.fingerprint(FILES)),
             current: ArcSwap::from_pointee(keyring),
             place,
         })
@@ -184,7 +188,7 @@ impl Keys {
     ///
     /// After an error the keyring in force stays, and the same files are not tried again. Blocks.
     pub fn reload(&self, now: SystemTime) -> Result<bool, KeyringError> {
-        let found = fingerprint(&self.place.dir);
+        let found = self.place.files.fingerprint(FILES);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let is_changed = *seen != found;
         if !is_changed && now < self.current.load().tls_until {
@@ -193,7 +197,7 @@ impl Keys {
         *seen = found;
         let keyring = Keyring::read(&self.place, now)?;
         // Agents must be able to learn a root before anything is signed by it.
-        write_bundle(&self.place.bundle_file, &keyring.bundle)?;
+        write_bundle(&self.place, &keyring.bundle)?;
         self.current.store(keyring.into());
         Ok(is_changed)
     }
@@ -215,68 +219,60 @@ type Parts = (
 );
 
 /// Istio's layout: an intermediate, or a root of other makers.
-fn given(dir: &Path) -> Result<Parts, KeyringError> {
-    let key_path = dir.join(CA_KEY);
-    let file = File::open(&key_path).map_err(failed("open", &key_path))?;
-    let mode = file
-        .metadata()
-        .map_err(failed("look at", &key_path))?
-        .permissions()
-        .mode()
-        & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(KeyringError::Open { path: key_path, mode });
-    }
-    let key = io::read_to_string(file)
-        .map_err(failed("read", &key_path))?
-        .into();
-    let mut chain = required(&dir.join(CA_CERT), pem::certificates)?;
-    for above in optional(&dir.join(CERT_CHAIN), pem::certificates)?.unwrap_or_default() {
+fn given(files: &KeyFiles) -> Result<Parts, KeyringError> {
+    let key = files.read_key(CA_KEY)?;
+    let mut chain = required(files, CA_CERT, pem::certificates)?;
+    for above in optional(files, CERT_CHAIN, pem::certificates)?.unwrap_or_default() {
         if !chain.contains(&above) {
             chain.push(above);
         }
     }
-    let roots = required(&dir.join(ROOT_CERT), pem::roots)?;
+    let roots = required(files, ROOT_CERT, pem::roots)?;
     Ok((chain, key, roots))
 }
 
 fn self_signed(place: &KeyringPlace) -> Result<Parts, KeyringError> {
-    let text = read_or_make_root(&place.dir, &place.trust_domain)?;
-    let path = place.dir.join("root.pem");
+    let text = match &place.files {
+        KeyFiles::Dir(dir) => read_or_make_root(dir, &place.trust_domain)?,
+        KeyFiles::Secret(_) if place.files.has(ROOT) => place.files.read_key(ROOT)?,
+        KeyFiles::Secret(_) => return Err(KeyringError::NoKey(place.files.to_string())),
+    };
+    let path = place.files.name_of(ROOT);
     let roots = pem::roots(text.as_bytes()).map_err(|source| KeyringError::Content { path, source })?;
     Ok((roots.clone(), text, roots))
 }
 
 type Parse = fn(&[u8]) -> Result<Vec<CertificateDer<'static>>, PemError>;
 
-fn required(path: &Path, parse: Parse) -> Result<Vec<CertificateDer<'static>>, KeyringError> {
-    let text = fs::read(path).map_err(failed("read", path))?;
-    parse(&text).map_err(|source| KeyringError::Content {
-        path: path.to_owned(),
+fn required(
+    files: &KeyFiles,
+    name: &str,
+    parse: Parse,
+) -> Result<Vec<CertificateDer<'static>>, KeyringError> {
+    let missing = || files.failed("find", name)(io::ErrorKind::NotFound.into());
+    optional(files, name, parse)?.ok_or_else(missing)
+}
+
+fn optional(
+    files: &KeyFiles,
+    name: &str,
+    parse: Parse,
+) -> Result<Option<Vec<CertificateDer<'static>>>, KeyringError> {
+    let unusable = |source| KeyringError::Content {
+        path: files.name_of(name),
         source,
-    })
-}
-
-fn optional(path: &Path, parse: Parse) -> Result<Option<Vec<CertificateDer<'static>>>, KeyringError> {
-    match required(path, parse) {
-        Err(KeyringError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-        read => read.map(Some),
-    }
-}
-
-fn fingerprint(dir: &Path) -> Fingerprint {
-    let facts = |file: Metadata| {
-        let modified = file.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        (file.ino(), modified, file.len())
     };
-    FILES
-        .iter()
-        .map(|name| fs::metadata(dir.join(name)).ok().map(facts))
-        .collect()
+    let content = files.read(name)?;
+    content
+        .map(|content| parse(&content).map_err(unusable))
+        .transpose()
 }
 
 /// The file appears complete or not at all, so that an agent never reads half a bundle.
-fn write_bundle(path: &Path, bundle: &str) -> Result<(), KeyringError> {
+fn write_bundle(place: &KeyringPlace, bundle: &str) -> Result<(), KeyringError> {
+    let Some(path) = &place.bundle_file else {
+        return Ok(());
+    };
     if fs::read(path).is_ok_and(|known| known == bundle.as_bytes()) {
         return Ok(());
     }
@@ -297,12 +293,14 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Key
     }
 }
 
-const CA_CERT: &str = "ca-cert.pem";
-const CA_KEY: &str = "ca-key.pem";
+/// Certificate and key of a self-signed root.
+pub(super) const ROOT: &str = "root.pem";
+pub(super) const CA_CERT: &str = "ca-cert.pem";
+pub(super) const CA_KEY: &str = "ca-key.pem";
 const CERT_CHAIN: &str = "cert-chain.pem";
-const ROOT_CERT: &str = "root-cert.pem";
+pub(super) const ROOT_CERT: &str = "root-cert.pem";
 const ALSO_TRUSTED: &str = "also-trusted.pem";
-const FILES: [&str; 6] = ["root.pem", CA_CERT, CA_KEY, CERT_CHAIN, ROOT_CERT, ALSO_TRUSTED];
+const FILES: &[&str] = &[ROOT, CA_CERT, CA_KEY, CERT_CHAIN, ROOT_CERT, ALSO_TRUSTED];
 
 /// Life of the service's own certificate; replaced at half.
 const SERVER_TTL: Duration = Duration::from_hours(24);

@@ -3,8 +3,11 @@
 //! Place in the walk: none; `mesh-agent ca` runs it in a process of its own, and agents ask it through `identity`.
 //! Must not know: where pods are learned from, or how a caller's token came to be.
 
+mod key_files;
 mod keyring;
+pub mod kubernetes;
 mod limits;
+mod private;
 mod refusal;
 mod server;
 mod service;
@@ -17,7 +20,9 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+pub use self::key_files::{KeyFiles, SecretFiles};
 pub use self::keyring::{Keyring, KeyringError, KeyringPlace, Keys};
+pub use self::private::ReadableByOthers;
 pub use self::refusal::Refusal;
 pub use self::server::CaServer;
 pub use self::service::{CaService, CaServiceSettings};
@@ -28,9 +33,9 @@ use crate::mesh::identity::SpiffeId;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeName(Arc<str>);
 
-/// Says whose agent a caller is. For a cluster: a `TokenReview`, and the node that the reviewed pod runs on.
+/// Says whose agent a caller is: by token files of nodes, or in a cluster by its API server.
 pub trait Authenticator: Send + Sync + Debug {
-    /// The node whose agent holds `token`; an error is told to the caller as unauthenticated and nothing more.
+    /// The node whose agent holds `token`. An error is told to the caller, who knows the token anyway.
     ///
     /// Called once a request, several at once; bounded by the request's deadline and cancel-safe.
     fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<NodeName, NotAuthenticated>>;
@@ -38,9 +43,15 @@ pub trait Authenticator: Send + Sync + Debug {
 
 /// Says which workloads run where.
 pub trait NodePods: Send + Sync + Debug {
-    /// Whether a pod of the mesh with this identity runs on `node`. Called once a request; must not block.
-    fn runs(&self, node: &NodeName, identity: &SpiffeId) -> bool;
+    /// Whether a pod of the mesh with this identity runs on `node`. Called once a request; must not block. An error before
+    /// pods were learned at all.
+    fn runs(&self, node: &NodeName, identity: &SpiffeId) -> Result<bool, PodsUnknown>;
 }
+
+/// Pods were not learned yet, so that nobody can be told anything of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is not known yet which pods run where")]
+pub struct PodsUnknown;
 
 /// Why a token proves nothing.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +59,9 @@ pub enum NotAuthenticated {
     /// No node has this token.
     #[error("no node has this token")]
     Unknown,
+    /// The API server knows the token, or not, and it is no agent's.
+    #[error(transparent)]
+    Rejected(#[from] kubernetes::TokenFault),
     /// Whoever could tell did not answer.
     #[error("tokens cannot be checked now")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -1,5 +1,6 @@
 //! Why a certificate is not signed: a word for the metric, a code for the caller, the whole reason for the log.
 
+use super::{NotAuthenticated, PodsUnknown};
 use crate::grpc::{Code, FrameError};
 use crate::identity::csr::CsrError;
 use crate::mesh::identity::InvalidSpiffeId;
@@ -26,8 +27,8 @@ pub enum Refusal {
     #[error("there is no bearer token")]
     NoToken,
     /// The token is nobody's.
-    #[error("the token is no node's")]
-    Token,
+    #[error("the token is not taken")]
+    Token(#[source] NotAuthenticated),
     /// Tokens cannot be checked.
     #[error("tokens cannot be checked now")]
     TokenCheck(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -43,6 +44,9 @@ pub enum Refusal {
     /// The workload is of another mesh.
     #[error("the workload asked for is of another trust domain")]
     TrustDomain,
+    /// Nobody can say yet what the caller's node runs.
+    #[error("cannot decide now")]
+    Pods(#[from] PodsUnknown),
     /// The caller's node runs no such pod.
     #[error("no pod of the mesh with this identity runs on the caller's node")]
     NotOnNode,
@@ -64,8 +68,8 @@ impl Refusal {
             }
             Self::TooLarge | Self::Rate => Code::ResourceExhausted,
             Self::Deadline => Code::DeadlineExceeded,
-            Self::NoToken | Self::Token => Code::Unauthenticated,
-            Self::TokenCheck(_) => Code::Unavailable,
+            Self::NoToken | Self::Token(_) => Code::Unauthenticated,
+            Self::TokenCheck(_) | Self::Pods(_) => Code::Unavailable,
             Self::TrustDomain | Self::NotOnNode => Code::PermissionDenied,
             Self::Sign(_) => Code::Internal,
         }
@@ -80,12 +84,13 @@ impl Refusal {
             Self::Deadline => "deadline",
             Self::Rate => "rate",
             Self::NoToken => "no_token",
-            Self::Token => "token",
+            Self::Token(_) => "token",
             Self::TokenCheck(_) => "token_check",
             Self::Message(_) => "message",
             Self::NoIdentity => "no_identity",
             Self::Identity(_) => "identity",
             Self::TrustDomain => "trust_domain",
+            Self::Pods(_) => "pods",
             Self::NotOnNode => "not_on_node",
             Self::Csr(_) => "csr",
             Self::Sign(_) => "sign",

@@ -91,8 +91,10 @@ impl CaService {
             .ok_or(Refusal::NoToken)?;
         let node = match self.authenticator.authenticate(token.trim()).await {
             Ok(node) => node,
-            Err(NotAuthenticated::Unknown) => return Err(Refusal::Token),
             Err(NotAuthenticated::Unavailable(cause)) => return Err(Refusal::TokenCheck(cause)),
+            Err(fault @ (NotAuthenticated::Unknown | NotAuthenticated::Rejected(_))) => {
+                return Err(Refusal::Token(fault));
+            }
         };
         if locked(&self.by_node).take(node.clone(), now) {
             Ok(node)
@@ -115,7 +117,7 @@ impl CaService {
         if identity.trust_domain() != &*self.settings.trust_domain {
             return Err(Refusal::TrustDomain);
         }
-        if !self.pods.runs(node, &identity) {
+        if !self.pods.runs(node, &identity)? {
             return Err(Refusal::NotOnNode);
         }
         let key = csr::public_key(&request.csr)?;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use arc_swap::ArcSwap;
@@ -12,6 +11,7 @@ use futures_util::future::BoxFuture;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::private::{ReadableByOthers, owners_alone};
 use super::{Authenticator, NodeName, NotAuthenticated};
 
 /// Tokens of all nodes, read again on [`NodeTokens::reload`].
@@ -35,13 +35,8 @@ pub enum TokensError {
         source: io::Error,
     },
     /// Others than the owner may use it.
-    #[error("{} may be read by others (mode {mode:03o}); set it to 600", path.display())]
-    Open {
-        /// Which.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
+    #[error(transparent)]
+    Open(#[from] ReadableByOthers),
     /// It is not one line of at least `MIN_TOKEN` printable characters.
     #[error("{} is not one line of {MIN_TOKEN} or more printable characters", .0.display())]
     Token(PathBuf),
@@ -113,10 +108,7 @@ fn read(dir: &Path) -> Result<Known, TokensError> {
         if name.is_empty() || name.starts_with('.') || name.ends_with('~') || !path.is_file() {
             continue;
         }
-        let mode = fs::metadata(&path).map_err(failed(&path))?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(TokensError::Open { path, mode });
-        }
+        owners_alone(&path, &fs::metadata(&path).map_err(failed(&path))?)?;
         let text = Zeroizing::new(fs::read_to_string(&path).map_err(failed(&path))?);
         let token = text.trim();
         if token.len() < MIN_TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -136,6 +128,8 @@ const MIN_TOKEN: usize = 22;
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaa";

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::DEFAULT_TRUST_DOMAIN;
+use super::{ConfigError, DEFAULT_TRUST_DOMAIN, SeccompMode};
 
 /// Arguments of `ca`.
 #[derive(Debug, Args)]
@@ -24,11 +24,34 @@ pub struct CaArgs {
     #[arg(long, env = "MESH_CA_BUNDLE_FILE")]
     bundle_file: Option<PathBuf>,
     /// Directory of node tokens: one file a node, named like the node, readable by its owner only.
-    #[arg(long, env = "MESH_CA_NODE_TOKENS", required_unless_present = "make_root")]
+    #[arg(long, env = "MESH_CA_NODE_TOKENS", required_unless_present_any = ["make_root", "kubernetes"])]
     node_tokens: Option<PathBuf>,
     /// Directory of Kubernetes manifests, the same that agents read: which pods run on which node.
-    #[arg(long, env = "MESH_MANIFESTS", required_unless_present = "make_root")]
+    #[arg(long, env = "MESH_MANIFESTS", required_unless_present_any = ["make_root", "kubernetes"])]
     manifests: Option<PathBuf>,
+    /// Ask the API server of a cluster instead: whose a token is, and which pods run on which node.
+    #[arg(long, env = "MESH_CA_KUBERNETES", conflicts_with_all = ["node_tokens", "manifests", "make_root"])]
+    kubernetes: bool,
+    /// How to reach the API server; by default as the pod that this runs in.
+    #[arg(long, env = "MESH_CA_KUBECONFIG", requires = "kubernetes")]
+    kubeconfig: Option<PathBuf>,
+    /// The audience that agents' tokens must be made for.
+    #[arg(long, env = "MESH_CA_TOKEN_AUDIENCE", default_value = "istio-ca")]
+    token_audience: String,
+    /// Service accounts that agents run under, as NAMESPACE/NAME with commas between: nobody else may ask.
+    #[arg(
+        long,
+        env = "MESH_CA_AGENT_ACCOUNTS",
+        value_delimiter = ',',
+        default_value = "mesh-system/mesh-agent"
+    )]
+    agent_accounts: Vec<String>,
+    /// Secret with the signing key, as NAMESPACE/NAME: the files of --ca-dir, or tls.crt, tls.key and ca.crt.
+    #[arg(long, env = "MESH_CA_ROOT_SECRET", requires = "kubernetes")]
+    root_secret: Option<String>,
+    /// Make the Secret with a self-signed root if it is not there or is empty.
+    #[arg(long, env = "MESH_CA_MAKE_ROOT_SECRET", requires = "root_secret")]
+    make_root_secret: bool,
     /// Trust domain of the identities.
     #[arg(long, env = "MESH_TRUST_DOMAIN", default_value = DEFAULT_TRUST_DOMAIN)]
     trust_domain: String,
@@ -38,6 +61,12 @@ pub struct CaArgs {
     /// Address of the admin server: /livez, /readyz, /metrics.
     #[arg(long, env = "MESH_CA_ADMIN_ADDR", default_value = "127.0.0.1:15014")]
     admin_addr: SocketAddr,
+    /// File with the token that reads the admin pages, which an admin address beyond this machine needs.
+    #[arg(long, env = "MESH_CA_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
+    /// Whether the kernel refuses the service system calls that it never makes.
+    #[arg(long, env = "MESH_SECCOMP", value_enum, default_value_t)]
+    seccomp: SeccompMode,
     /// Log filter, for instance `info` or `mesh_agent=debug`.
     #[arg(long, env = "MESH_LOG_LEVEL", default_value = "info")]
     log_level: String,
@@ -55,8 +84,10 @@ pub struct CaConfig {
     pub names: Vec<String>,
     /// Directory of the signing key.
     pub ca_dir: PathBuf,
-    /// Where all trusted roots are written.
-    pub bundle_file: PathBuf,
+    /// Where all trusted roots are written; always somewhere without `root_secret`.
+    pub bundle_file: Option<PathBuf>,
+    /// The Secret with the signing key instead of the directory.
+    pub root_secret: Option<RootSecretConfig>,
     /// Where tokens and pods are read; none when only a root is to be made.
     pub facts: Option<CaFacts>,
     /// Of the identities.
@@ -65,39 +96,80 @@ pub struct CaConfig {
     pub max_ttl: Duration,
     /// Admin server.
     pub admin_addr: SocketAddr,
+    /// Who may read the admin pages from elsewhere. None: nobody.
+    pub admin_token_file: Option<PathBuf>,
+    /// Whether system calls are refused.
+    pub seccomp: SeccompMode,
     /// Log filter.
     pub log_level: String,
 }
 
 /// Where the CA learns whom it may sign for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CaFacts {
-    /// Directory of node tokens.
-    pub node_tokens: PathBuf,
-    /// Directory of manifests.
-    pub manifests: PathBuf,
+pub enum CaFacts {
+    /// From files of this machine.
+    Files {
+        /// Directory of node tokens.
+        node_tokens: PathBuf,
+        /// Directory of manifests.
+        manifests: PathBuf,
+    },
+    /// From the API server of a cluster.
+    Kubernetes(ClusterFacts),
+}
+
+/// How the API server is asked, and for what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterFacts {
+    /// How to reach it; as the pod that this runs in where there is none.
+    pub kubeconfig: Option<PathBuf>,
+    /// The audience that tokens must be made for.
+    pub token_audience: String,
+    /// Service accounts of agents, as `NAMESPACE/NAME`.
+    pub agent_accounts: Vec<String>,
+}
+
+/// A Secret with the signing key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootSecretConfig {
+    /// As `NAMESPACE/NAME`.
+    pub name: String,
+    /// Whether to make it where it is absent or empty.
+    pub make: bool,
 }
 
 impl CaArgs {
     /// Fills in what follows from other settings.
-    pub fn resolve(self) -> CaConfig {
+    pub fn resolve(self) -> Result<CaConfig, ConfigError> {
+        let admin_addr = super::settings::guarded(Some(self.admin_addr), self.admin_token_file.is_some())?;
         let facts = match (self.node_tokens, self.manifests) {
-            (Some(node_tokens), Some(manifests)) if !self.make_root => Some(CaFacts {
+            _ if self.kubernetes => Some(CaFacts::Kubernetes(ClusterFacts {
+                kubeconfig: self.kubeconfig,
+                token_audience: self.token_audience,
+                agent_accounts: self.agent_accounts,
+            })),
+            (Some(node_tokens), Some(manifests)) if !self.make_root => Some(CaFacts::Files {
                 node_tokens,
                 manifests,
             }),
             _ => None,
         };
-        CaConfig {
+        let make = self.make_root_secret;
+        let root_secret = self.root_secret.map(|name| RootSecretConfig { name, make });
+        let beside_keys = root_secret.is_none().then(|| self.ca_dir.join("bundle.pem"));
+        Ok(CaConfig {
             facts,
             listen: self.listen,
             names: self.names,
-            bundle_file: self.bundle_file.unwrap_or_else(|| self.ca_dir.join("bundle.pem")),
+            bundle_file: self.bundle_file.or(beside_keys),
+            root_secret,
             ca_dir: self.ca_dir,
             trust_domain: self.trust_domain,
             max_ttl: Duration::from_secs(self.max_ttl_s),
-            admin_addr: self.admin_addr,
+            admin_addr,
+            admin_token_file: self.admin_token_file,
+            seccomp: self.seccomp,
             log_level: self.log_level,
-        }
+        })
     }
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::settings::{Settings, read_file};
+use super::file::read_file;
+use super::settings::Settings;
 use super::{
     CaArgs, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
     DEFAULT_TRUST_DOMAIN, default_admin_addr,
@@ -41,6 +42,9 @@ pub struct StatusArgs {
     /// Address of the agent's admin server.
     #[arg(long, env = "MESH_ADMIN_ADDR", default_value_t = default_admin_addr())]
     pub admin_addr: SocketAddr,
+    /// File with the agent's admin token, where it has one.
+    #[arg(long, env = "MESH_ADMIN_TOKEN_FILE")]
+    pub admin_token_file: Option<PathBuf>,
     /// A table for people, or the JSON as the agent gives it.
     #[arg(short, long, value_enum, default_value_t = StatusOutput::Table)]
     pub output: StatusOutput,

@@ -20,28 +20,55 @@ pub enum Issuance {
     },
     /// Somebody who writes files.
     Files(PathBuf),
+    /// SPIRE.
+    Spire {
+        /// The admin socket of its agent.
+        socket: PathBuf,
+        /// Templates of the selectors by which it finds an identity, with commas between.
+        selectors: String,
+    },
+}
+
+/// What the settings say of it.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    pub(super) ca_addr: Option<String>,
+    pub(super) ca_root_file: Option<PathBuf>,
+    pub(super) ca_token_file: Option<PathBuf>,
+    pub(super) certificate_dir: Option<PathBuf>,
+    pub(super) spire_socket: Option<PathBuf>,
+    pub(super) spire_selectors: Option<String>,
 }
 
 impl Issuance {
     /// Errors: half of an answer, or two.
-    pub(super) fn told_by(
-        ca_addr: Option<String>,
-        ca_root_file: Option<PathBuf>,
-        ca_token_file: Option<PathBuf>,
-        certificate_dir: Option<PathBuf>,
-    ) -> Result<Self, ConfigError> {
-        match (ca_addr, certificate_dir) {
-            (None, None) => Ok(Self::Embedded),
-            (None, Some(dir)) => Ok(Self::Files(dir)),
-            (Some(_), Some(_)) => Err(ConfigError::Both("ca_addr", "certificate_dir")),
-            (Some(addr), None) => Ok(Self::Service {
-                addr,
-                root_file: ca_root_file.ok_or(ConfigError::Missing("ca_root_file"))?,
-                token_file: ca_token_file.ok_or(ConfigError::Missing("ca_token_file"))?,
+    pub(super) fn told_by(given: Given) -> Result<Self, ConfigError> {
+        if given.spire_selectors.is_some() && given.spire_socket.is_none() {
+            return Err(ConfigError::Missing("spire_socket"));
+        }
+        match (given.ca_addr, given.certificate_dir, given.spire_socket) {
+            (None, None, None) => Ok(Self::Embedded),
+            (None, Some(dir), None) => Ok(Self::Files(dir)),
+            (None, None, Some(socket)) => Ok(Self::Spire {
+                socket,
+                selectors: given
+                    .spire_selectors
+                    .unwrap_or_else(|| KUBERNETES_SELECTORS.to_owned()),
             }),
+            (Some(addr), None, None) => Ok(Self::Service {
+                addr,
+                root_file: given.ca_root_file.ok_or(ConfigError::Missing("ca_root_file"))?,
+                token_file: given.ca_token_file.ok_or(ConfigError::Missing("ca_token_file"))?,
+            }),
+            (Some(_), Some(_), _) => Err(ConfigError::Both("ca_addr", "certificate_dir")),
+            (Some(_), None, Some(_)) => Err(ConfigError::Both("ca_addr", "spire_socket")),
+            (None, Some(_), Some(_)) => Err(ConfigError::Both("certificate_dir", "spire_socket")),
         }
     }
 }
+
+/// What SPIRE's attestor for Kubernetes finds out of each pod, and enough to tell service accounts apart.
+const KUBERNETES_SELECTORS: &str = "k8s:ns:{namespace},k8s:sa:{service_account}";
 
 /// The words of a list, without empty ones.
 pub(super) fn commas(list: Option<&str>) -> Vec<String> {
@@ -53,26 +80,63 @@ pub(super) fn commas(list: Option<&str>) -> Vec<String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn who_signs_is_told_by_what_is_given_and_half_of_it_is_refused() {
-        let told = |addr: &str, root: &str, token: &str, dir: &str| {
-            let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-            let path = |text: &str| given(text).map(PathBuf::from);
-            Issuance::told_by(given(addr), path(root), path(token), path(dir))
+    fn told(given: &[(&str, &str)]) -> Result<Issuance, ConfigError> {
+        let of = |wanted: &str| {
+            let mut given = given.iter();
+            let found = given.find(|(name, _)| *name == wanted);
+            found.map(|(_, value)| (*value).to_owned())
         };
-        assert_eq!(told("", "", "", "").unwrap(), Issuance::Embedded);
-        assert_eq!(told("", "", "", "/c").unwrap(), Issuance::Files("/c".into()));
+        Issuance::told_by(Given {
+            ca_addr: of("ca_addr"),
+            ca_root_file: of("ca_root_file").map(PathBuf::from),
+            ca_token_file: of("ca_token_file").map(PathBuf::from),
+            certificate_dir: of("certificate_dir").map(PathBuf::from),
+            spire_socket: of("spire_socket").map(PathBuf::from),
+            spire_selectors: of("spire_selectors"),
+        })
+    }
+
+    const CA: (&str, &str) = ("ca_addr", "ca:1");
+    const ROOT: (&str, &str) = ("ca_root_file", "/r");
+    const TOKEN: (&str, &str) = ("ca_token_file", "/t");
+    const DIR: (&str, &str) = ("certificate_dir", "/c");
+    const SOCKET: (&str, &str) = ("spire_socket", "/s");
+    const SELECTORS: (&str, &str) = ("spire_selectors", "unix:uid:7");
+
+    #[test]
+    fn who_signs_is_told_by_what_is_given() {
+        assert_eq!(told(&[]).unwrap(), Issuance::Embedded);
+        assert_eq!(told(&[DIR]).unwrap(), Issuance::Files("/c".into()));
         assert!(matches!(
-            told("ca:1", "/r", "/t", "").unwrap(),
+            told(&[CA, ROOT, TOKEN]).unwrap(),
             Issuance::Service { .. }
         ));
-        for (half, missing) in [
-            (told("ca:1", "/r", "", ""), "ca_token_file"),
-            (told("ca:1", "", "/t", ""), "ca_root_file"),
-            (told("ca:1", "/r", "/t", "/c"), "certificate_dir"),
+        for (given, expected) in [
+            (&[SOCKET][..], KUBERNETES_SELECTORS),
+            (&[SOCKET, SELECTORS], "unix:uid:7"),
         ] {
-            let error = half.unwrap_err().to_string();
-            assert!(error.contains(missing), "{error}");
+            let spire = Issuance::Spire {
+                socket: "/s".into(),
+                selectors: expected.to_owned(),
+            };
+            assert_eq!(told(given).unwrap(), spire);
+        }
+    }
+
+    #[test]
+    fn half_of_an_answer_and_two_answers_are_refused_by_name() {
+        for (given, names) in [
+            (&[CA, ROOT][..], &["ca_token_file"][..]),
+            (&[CA, TOKEN], &["ca_root_file"]),
+            (&[CA, ROOT, TOKEN, DIR], &["ca_addr", "certificate_dir"]),
+            (&[CA, ROOT, TOKEN, SOCKET], &["ca_addr", "spire_socket"]),
+            (&[DIR, SOCKET], &["certificate_dir", "spire_socket"]),
+            (&[SELECTORS], &["spire_socket"]),
+        ] {
+            let error = told(given).unwrap_err().to_string();
+            for name in names {
+                assert!(error.contains(name), "{error}");
+            }
         }
     }
 

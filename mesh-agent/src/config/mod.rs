@@ -4,10 +4,12 @@
 
 mod ca;
 mod cli;
+mod file;
 mod issuance;
 mod settings;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use crate::mesh::domain::ClusterDomain;
 use clap::ValueEnum;
 use serde::Deserialize;
 
-pub use self::ca::{CaArgs, CaConfig, CaFacts};
+pub use self::ca::{CaArgs, CaConfig, CaFacts, ClusterFacts, RootSecretConfig};
 pub use self::cli::{CheckArgs, Cli, Command, RunArgs, StatusArgs, StatusOutput, UninstallArgs};
 pub use self::issuance::Issuance;
 
@@ -57,14 +59,24 @@ pub struct Config {
     pub issuance: Issuance,
     /// Certificate revocation lists. Default none.
     pub crl_file: Option<PathBuf>,
+    /// Roots of servers of public keys. Default Debian's bundle.
+    pub jwks_root_file: PathBuf,
     /// Other names of the trust domain. Default none.
     pub trust_domain_aliases: Vec<String>,
+    /// Trust bundles of other meshes. Default none.
+    pub trust_bundle_dir: Option<PathBuf>,
     /// Default `auto`.
     pub direct: DirectMode,
     /// Default `auto`.
     pub splice: SpliceMode,
+    /// Default `auto`.
+    pub seccomp: SeccompMode,
+    /// Who may read the admin pages from elsewhere than this machine. Default nobody.
+    pub admin_token_file: Option<PathBuf>,
     /// Default a quarter of the cores, at least two.
     pub data_threads: usize,
+    /// TLS handshakes that a pod may begin a second, in each direction. Default 2000.
+    pub handshake_rate: NonZeroU32,
     /// Whether DNS of pods that say nothing about it is captured. Default no.
     pub dns_capture: bool,
     /// Below which Services have their names. Default `cluster.local`.
@@ -110,6 +122,17 @@ pub enum SpliceMode {
     Off,
 }
 
+/// Whether the kernel refuses system calls that the agent never makes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum SeccompMode {
+    /// It does.
+    #[default]
+    Auto,
+    /// It does not: for a debugger, or for a kernel without such filters.
+    Off,
+}
+
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -146,6 +169,9 @@ pub enum ConfigError {
         /// What may be given.
         expected: String,
     },
+    /// The admin pages would be open to whoever reaches the address.
+    #[error("admin_addr is {0}, which others can reach: set admin_token_file too, or use 127.0.0.1")]
+    OpenAdmin(SocketAddr),
     /// A number is outside its range.
     #[error("{name} is {value}, but must lie between {min} and {max}")]
     Range {

@@ -1,7 +1,8 @@
 //! Settings as they are given, in any of three places, and how they become complete ones.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -11,7 +12,7 @@ use crate::mesh::domain::{ClusterDomain, InvalidDomain};
 
 use super::{
     AccessLogTarget, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
-    DEFAULT_TRUST_DOMAIN, DirectMode, Issuance, SpliceMode, default_admin_addr, issuance,
+    DEFAULT_TRUST_DOMAIN, DirectMode, Issuance, SeccompMode, SpliceMode, default_admin_addr, issuance,
 };
 
 /// Any of the settings; the same struct is read from flags, the environment and the file.
@@ -76,12 +77,25 @@ pub(super) struct Settings {
     /// Directory in which somebody else keeps certificates: `NAMESPACE/SERVICE_ACCOUNT/tls.crt`, `tls.key`, `ca.crt`.
     #[arg(long, env = "MESH_CERTIFICATE_DIR")]
     certificate_dir: Option<PathBuf>,
+    /// Admin socket of the SPIRE agent on this node, which then gives the certificates.
+    #[arg(long, env = "MESH_SPIRE_SOCKET")]
+    spire_socket: Option<PathBuf>,
+    /// Selectors by which SPIRE finds an identity, with commas between: `{namespace}`, `{service_account}` and
+    /// `{trust_domain}` are filled in.
+    #[arg(long, env = "MESH_SPIRE_SELECTORS")]
+    spire_selectors: Option<String>,
     /// PEM file of certificate revocation lists, watched.
     #[arg(long, env = "MESH_CRL_FILE")]
     crl_file: Option<PathBuf>,
+    /// PEM file of the roots that `https` servers of public keys may end in (RequestAuthentication, `jwksUri`).
+    #[arg(long, env = "MESH_JWKS_ROOT_FILE")]
+    jwks_root_file: Option<PathBuf>,
     /// Other names of the trust domain, whose workloads count as ours; with commas between.
     #[arg(long, env = "MESH_TRUST_DOMAIN_ALIASES")]
     trust_domain_aliases: Option<String>,
+    /// Directory of other meshes' trust bundles, watched: `TRUST_DOMAIN.pem`, or `TRUST_DOMAIN.json` as SPIFFE has it.
+    #[arg(long, env = "MESH_TRUST_BUNDLE_DIR")]
+    trust_bundle_dir: Option<PathBuf>,
     /// Whether connections between pods of this node that need no HTTP go past the agent: `auto` or `off`.
     #[arg(long, env = "MESH_DIRECT")]
     direct: Option<DirectMode>,
@@ -89,9 +103,18 @@ pub(super) struct Settings {
     /// this kernel, or `off`.
     #[arg(long, env = "MESH_SPLICE")]
     splice: Option<SpliceMode>,
+    /// Whether the kernel refuses the agent system calls that it never makes: `auto` or `off`.
+    #[arg(long, env = "MESH_SECCOMP")]
+    seccomp: Option<SeccompMode>,
+    /// File with the token that reads the admin pages, which an admin address beyond this machine needs.
+    #[arg(long, env = "MESH_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
     /// Threads that carry traffic (1 to 1024); by default a quarter of the cores, at least two.
     #[arg(long, env = "MESH_DATA_THREADS")]
     data_threads: Option<usize>,
+    /// TLS handshakes that a pod may begin a second, in each direction (1 to 1000000); more are refused.
+    #[arg(long, env = "MESH_HANDSHAKE_RATE")]
+    handshake_rate: Option<NonZeroU32>,
     /// Whether the DNS of enrolled pods is captured: `on` or `off`; an annotation of a Pod or Namespace wins.
     #[arg(long, env = "MESH_DNS_CAPTURE")]
     dns_capture: Option<String>,
@@ -132,11 +155,18 @@ impl Settings {
             ca_root_file: self.ca_root_file.or(lower.ca_root_file),
             ca_token_file: self.ca_token_file.or(lower.ca_token_file),
             certificate_dir: self.certificate_dir.or(lower.certificate_dir),
+            spire_socket: self.spire_socket.or(lower.spire_socket),
+            spire_selectors: self.spire_selectors.or(lower.spire_selectors),
             crl_file: self.crl_file.or(lower.crl_file),
+            jwks_root_file: self.jwks_root_file.or(lower.jwks_root_file),
             trust_domain_aliases: self.trust_domain_aliases.or(lower.trust_domain_aliases),
+            trust_bundle_dir: self.trust_bundle_dir.or(lower.trust_bundle_dir),
             direct: self.direct.or(lower.direct),
             splice: self.splice.or(lower.splice),
+            seccomp: self.seccomp.or(lower.seccomp),
+            admin_token_file: self.admin_token_file.or(lower.admin_token_file),
             data_threads: self.data_threads.or(lower.data_threads),
+            handshake_rate: self.handshake_rate.or(lower.handshake_rate),
             dns_capture: self.dns_capture.or(lower.dns_capture),
             cluster_domain: self.cluster_domain.or(lower.cluster_domain),
             dns_ttl_s: self.dns_ttl_s.or(lower.dns_ttl_s),
@@ -172,24 +202,22 @@ impl Settings {
             7_776_000,
         )?;
         let dns_ttl = ranged("dns_ttl_s", self.dns_ttl_s.unwrap_or(30), 0, 86_400)?;
-        let threads = self.data_threads.unwrap_or_else(|| (cores / 4).max(2));
-        ranged(
-            "data_threads",
-            u64::try_from(threads).unwrap_or(u64::MAX),
-            1,
-            1024,
-        )?;
-        let issuance = Issuance::told_by(
-            self.ca_addr,
-            self.ca_root_file,
-            self.ca_token_file,
-            self.certificate_dir,
-        )?;
+        let issuance = Issuance::told_by(issuance::Given {
+            ca_addr: self.ca_addr,
+            ca_root_file: self.ca_root_file,
+            ca_token_file: self.ca_token_file,
+            certificate_dir: self.certificate_dir,
+            spire_socket: self.spire_socket,
+            spire_selectors: self.spire_selectors,
+        })?;
+        let admin_addr = guarded(self.admin_addr, self.admin_token_file.is_some())?;
         let (max_pods, max_flows) = capacity(self.max_pods, self.max_flows)?;
         Ok(Config {
             issuance,
             crl_file: self.crl_file,
+            jwks_root_file: self.jwks_root_file.unwrap_or_else(|| DEFAULT_JWKS_ROOTS.into()),
             trust_domain_aliases: issuance::commas(self.trust_domain_aliases.as_deref()),
+            trust_bundle_dir: self.trust_bundle_dir,
             node_name: self.node_name.ok_or(ConfigError::Missing("node_name"))?,
             manifests: self.manifests.ok_or(ConfigError::Missing("manifests"))?,
             state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR)),
@@ -197,7 +225,7 @@ impl Settings {
             ca_dir: self
                 .ca_dir
                 .unwrap_or_else(|| PathBuf::from("/var/lib/mesh-agent/ca")),
-            admin_addr: self.admin_addr.unwrap_or_else(default_admin_addr),
+            admin_addr,
             trust_domain: self
                 .trust_domain
                 .unwrap_or_else(|| DEFAULT_TRUST_DOMAIN.to_owned()),
@@ -217,7 +245,10 @@ impl Settings {
             certificate_ttl: Duration::from_secs(ttl),
             direct: self.direct.unwrap_or_default(),
             splice: self.splice.unwrap_or_default(),
-            data_threads: threads,
+            seccomp: self.seccomp.unwrap_or_default(),
+            admin_token_file: self.admin_token_file,
+            data_threads: threads(self.data_threads, cores)?,
+            handshake_rate: handshake_rate(self.handshake_rate)?,
             dns_capture: on_or_off("dns_capture", self.dns_capture.as_deref().unwrap_or("off"))?,
             cluster_domain: domain(self.cluster_domain)?,
             dns_ttl: Duration::from_secs(dns_ttl),
@@ -227,53 +258,33 @@ impl Settings {
     }
 }
 
+/// Where the admin pages are: on this machine, or behind a token.
+pub(super) fn guarded(addr: Option<SocketAddr>, has_token: bool) -> Result<SocketAddr, ConfigError> {
+    let addr = addr.unwrap_or_else(default_admin_addr);
+    if addr.ip().to_canonical().is_loopback() || has_token {
+        Ok(addr)
+    } else {
+        Err(ConfigError::OpenAdmin(addr))
+    }
+}
+
+fn threads(given: Option<usize>, cores: usize) -> Result<usize, ConfigError> {
+    let threads = given.unwrap_or_else(|| (cores / 4).max(2));
+    let checked = u64::try_from(threads).unwrap_or(u64::MAX);
+    ranged("data_threads", checked, 1, 1024).map(|_| threads)
+}
+
+fn handshake_rate(given: Option<NonZeroU32>) -> Result<NonZeroU32, ConfigError> {
+    let rate = given.unwrap_or(DEFAULT_HANDSHAKE_RATE);
+    ranged("handshake_rate", rate.get().into(), 1, 1_000_000).map(|_| rate)
+}
+
 /// How many pods and flows the kernel's maps are made for.
 fn capacity(pods: Option<u32>, flows: Option<u32>) -> Result<(u32, u32), ConfigError> {
     let (pods, flows) = (pods.unwrap_or(4_096), flows.unwrap_or(262_144));
     ranged("max_pods", pods.into(), 16, 65_536)?;
     ranged("max_flows", flows.into(), 1_024, 4_194_304)?;
     Ok((pods, flows))
-}
-
-/// Reads the settings of a file.
-pub(super) fn read_file(path: &Path) -> Result<Settings, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    parse(&text).map_err(|message| ConfigError::Parse {
-        path: path.to_owned(),
-        message,
-    })
-}
-
-fn parse(text: &str) -> Result<Settings, String> {
-    if text.trim().is_empty() {
-        return Ok(Settings::default());
-    }
-    let document = serde_yaml_ng::Deserializer::from_str(text);
-    serde_path_to_error::deserialize(document).map_err(|error| {
-        let message = error.inner().to_string();
-        match unknown_field(&message) {
-            Some(unknown) => format!("unknown field {unknown:?}{}", suggestion(unknown)),
-            None => format!("{}: {message}", error.path()),
-        }
-    })
-}
-
-/// The name in serde's message for a field that is not known.
-fn unknown_field(message: &str) -> Option<&str> {
-    message.split_once("unknown field `")?.1.split('`').next()
-}
-
-fn suggestion(unknown: &str) -> String {
-    let nearest = FIELDS
-        .iter()
-        .max_by(|a, b| strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown)));
-    match nearest {
-        Some(known) if strsim::jaro_winkler(known, unknown) > 0.75 => format!(": did you mean {known:?}?"),
-        _ => format!(": known are {}", FIELDS.join(", ")),
-    }
 }
 
 fn ranged(name: &'static str, value: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
@@ -312,38 +323,10 @@ fn domain(written: Option<String>) -> Result<ClusterDomain, ConfigError> {
     })
 }
 
-/// Names of all settings, for suggestions.
-const FIELDS: [&str; 29] = [
-    "node_name",
-    "manifests",
-    "state_dir",
-    "bpf_dir",
-    "ca_dir",
-    "admin_addr",
-    "trust_domain",
-    "root_namespace",
-    "log_level",
-    "access_log",
-    "detect_timeout_ms",
-    "connect_timeout_ms",
-    "idle_timeout_s",
-    "drain_timeout_s",
-    "certificate_ttl_s",
-    "ca_addr",
-    "ca_root_file",
-    "ca_token_file",
-    "certificate_dir",
-    "crl_file",
-    "trust_domain_aliases",
-    "direct",
-    "splice",
-    "data_threads",
-    "dns_capture",
-    "cluster_domain",
-    "dns_ttl_s",
-    "max_pods",
-    "max_flows",
-];
+/// Debian's bundle of the roots that browsers trust.
+const DEFAULT_JWKS_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// A fleet that connects anew; a storm of so many costs a machine about half a core.
+const DEFAULT_HANDSHAKE_RATE: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
 
 #[cfg(test)]
 #[path = "settings_tests.rs"]

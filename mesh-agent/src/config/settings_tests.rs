@@ -1,6 +1,7 @@
 //! Claims about settings: where they come from, which are refused, and that the example shows them all.
 
 use super::*;
+use crate::config::file::{FIELDS, parse};
 
 #[test]
 fn every_field_is_known_to_suggestions() {

@@ -35,7 +35,7 @@ pub struct FileSource {
 #[derive(Debug, PartialEq)]
 enum Last {
     Nothing,
-    Reading(Reading),
+    Reading(Box<Reading>),
     Error(String),
 }
 
@@ -125,7 +125,7 @@ impl FileSource {
             let result = self.read().await;
             self.is_due = false;
             let last = match &result {
-                Ok(reading) => Last::Reading(reading.clone()),
+                Ok(reading) => Last::Reading(Box::new(reading.clone())),
                 Err(error) => Last::Error(format!("{error:?}")),
             };
             if last != self.last {

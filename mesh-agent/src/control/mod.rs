@@ -6,6 +6,7 @@
 mod bounded;
 mod directory;
 pub mod file;
+pub mod jwks;
 mod manifest;
 mod translate;
 
@@ -108,6 +109,7 @@ mod tests {
         let settings = SnapshotSettings {
             node: "node-a".into(),
             root_namespace: "mesh-system".into(),
+            trust_domains: std::sync::Arc::new([]),
         };
         let rejections = check_dir(dir.path(), "cluster.local", &settings).unwrap();
         let named: Vec<_> = rejections

@@ -1,9 +1,11 @@
-//! Unary gRPC calls over HTTP/2: framing, status, and the client's side.
+//! gRPC calls over HTTP/2, unary and server-streaming: framing, status, and the client's side.
 //!
 //! Place in the walk: beside it; certificate authorities and external services are asked through it. Must not know: what is
 //! asked, certificates, sockets.
 //!
 //! Source: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>. Messages are never compressed.
+
+mod stream;
 
 use std::pin::pin;
 
@@ -12,6 +14,8 @@ use h2::{RecvStream, SendStream, client};
 use http::{HeaderMap, HeaderValue, Request};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use self::stream::Answers;
 
 /// How a call ended, as far as this mesh uses the codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,7 +212,7 @@ fn hexadecimal(digit: u8) -> char {
 }
 
 /// The status in headers or trailers; absent is well so far.
-fn outcome(headers: &HeaderMap) -> Result<(), CallError> {
+pub fn outcome(headers: &HeaderMap) -> Result<(), CallError> {
     let text = |name| {
         let value = headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default();
         let text = String::from_utf8_lossy(value);

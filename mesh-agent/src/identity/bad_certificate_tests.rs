@@ -4,16 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose, IsCa,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::{ClientConfig, ServerConfig};
 use tokio::io::AsyncWriteExt;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::handshake_tests::{rogue, rogue_with, shake, spoilt};
-use super::testing::{HOUR, TestCa, id};
-use super::{Alpn, HandshakeFailure, Revoked, TrustRules};
+use super::testing::{HOUR, TestCa, id, revoking};
+use super::{Alpn, Federation, HandshakeFailure, Revoked, TrustRules};
 use crate::mesh::identity::SpiffeId;
 
 /// Each spoilt leaf, signed by the proper CA, and what is said of it.
@@ -137,35 +136,12 @@ async fn a_self_signed_certificate_is_refused_by_both_sides() {
     assert_eq!(refused.client, Some(HandshakeFailure::SelfSigned));
 }
 
-/// A list of the CA's that calls back the certificate with this serial number.
-fn revoking(ca: &TestCa, serial: SerialNumber) -> TrustRules {
-    let now = SystemTime::now();
-    let list = CertificateRevocationListParams {
-        this_update: (now - HOUR).into(),
-        next_update: (now + HOUR).into(),
-        crl_number: SerialNumber::from(1),
-        issuing_distribution_point: None,
-        revoked_certs: vec![RevokedCertParams {
-            serial_number: serial,
-            revocation_time: (now - HOUR).into(),
-            reason_code: None,
-            invalidity_date: None,
-        }],
-        key_identifier_method: KeyIdMethod::Sha256,
-    };
-    let pem = ca.ca.sign_list(&list).unwrap().pem().unwrap();
-    TrustRules {
-        revoked: Revoked::from_pem(pem.as_bytes()).unwrap(),
-        ..TrustRules::default()
-    }
-}
-
 #[tokio::test]
 async fn a_revoked_certificate_is_refused_by_both_sides_and_others_of_its_issuer_pass() {
     let ca = TestCa::new();
     let params = spoilt(|_| {});
     let (client, server) = rogue(&ca, &params);
-    let rules = revoking(&ca, params.serial_number.clone().unwrap());
+    let rules = revoking(&ca.ca, params.serial_number.clone().unwrap());
     let cart = ca.tls(&id("cart")).trusting(&ca.roots(), &rules).unwrap();
     let refused = shake(client, cart.server()).await.map(drop).unwrap_err();
     assert_eq!(refused.server, Some(HandshakeFailure::Revoked));
@@ -210,6 +186,79 @@ async fn a_workload_of_an_alias_counts_as_one_of_ours_in_both_roles() {
         .map(drop)
         .unwrap_err();
     assert_eq!(refused.client, Some(HandshakeFailure::Identity));
+}
+
+/// Bundles of other meshes, by their trust domains.
+fn federated(bundles: &[(&str, &TestCa)]) -> TrustRules {
+    let dir = tempfile::tempdir().unwrap();
+    for (trust_domain, ca) in bundles {
+        let text = super::pem::encode(&ca.roots()[0]);
+        std::fs::write(dir.path().join(format!("{trust_domain}.pem")), text).unwrap();
+    }
+    TrustRules {
+        federation: Federation::read(dir.path(), &[]).unwrap(),
+        ..TrustRules::default()
+    }
+}
+
+#[tokio::test]
+async fn a_peer_of_another_mesh_is_verified_against_the_roots_of_its_own_trust_domain_only() {
+    let [ours, east, west] = ["cluster.local", "east", "west"].map(TestCa::of);
+    let rules = federated(&[("east", &east), ("west", &west)]);
+    let cart = ours.tls(&id("cart")).trusting(&ours.roots(), &rules).unwrap();
+    for (what, signer, trust_domain, refused) in [
+        ("east by east", &east, "east", None),
+        ("west by west", &west, "west", None),
+        ("ours by ours", &ours, "cluster.local", None),
+        ("west by east", &east, "west", Some(HandshakeFailure::Untrusted)),
+        ("east by ours", &ours, "east", Some(HandshakeFailure::Untrusted)),
+        (
+            "ours by east",
+            &east,
+            "cluster.local",
+            Some(HandshakeFailure::Untrusted),
+        ),
+        (
+            "a stranger by east",
+            &east,
+            "north",
+            Some(HandshakeFailure::Untrusted),
+        ),
+        (
+            "a stranger by ours",
+            &ours,
+            "north",
+            Some(HandshakeFailure::TrustDomain),
+        ),
+    ] {
+        let peer = SpiffeId::new(trust_domain, "shop", "web").unwrap();
+        let params = spoilt(|params| {
+            params.subject_alt_names = vec![SanType::URI(peer.to_string().try_into().unwrap())];
+        });
+        let (certificate, key) = signer.ca.sign_unchecked(&params).unwrap();
+        let (client, server) = rogue_with(&ours, certificate, &key);
+        let shaken = shake(client, cart.server()).await.map(drop);
+        assert_eq!(shaken.err().and_then(|ends| ends.server), refused, "{what}");
+        // As a server it is nobody whom discovery names, whatever its roots.
+        let dialler = cart.client(&id("web"), Alpn::Tcp).unwrap();
+        let is_accepted = shake(dialler, server).await.is_ok();
+        assert_eq!(is_accepted, what == "ours by ours", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_of_a_certificate_that_was_revoked_since_is_not_resumed() {
+    let ca = TestCa::new();
+    let params = spoilt(|_| {});
+    let (client, _) = rogue(&ca, &params);
+    let cart = ca.tls(&id("cart"));
+    for _ in 0..2 {
+        shake(Arc::clone(&client), cart.server()).await.unwrap();
+    }
+    let rules = revoking(&ca.ca, params.serial_number.clone().unwrap());
+    let warned = cart.trusting(&ca.roots(), &rules).unwrap();
+    let refused = shake(client, warned.server()).await.map(drop).unwrap_err();
+    assert_eq!(refused.server, Some(HandshakeFailure::Revoked));
 }
 
 #[tokio::test]

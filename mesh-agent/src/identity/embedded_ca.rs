@@ -180,13 +180,16 @@ impl fmt::Debug for EmbeddedCa {
 
 /// Certificate and key of the root in `dir`, as PEM; made on the first call. Blocks.
 pub fn read_or_make_root(dir: &Path, trust_domain: &str) -> Result<Zeroizing<String>, CaError> {
+    root_file::read_or_make(dir, || new_root(trust_domain))
+}
+
+/// Certificate and key of a new self-signed root, as PEM in this order.
+pub fn new_root(trust_domain: &str) -> Result<Zeroizing<String>, CaError> {
     // Any workload will do to find out whether the trust domain can be part of an id.
     if SpiffeId::new(trust_domain, "any", "any").is_err() {
         return Err(CaError::TrustDomain(trust_domain.to_owned()));
     }
-    root_file::read_or_make(dir, || {
-        make_root(trust_domain, SystemTime::now()).map_err(CaError::Make)
-    })
+    make_root(trust_domain, SystemTime::now()).map_err(CaError::Make)
 }
 
 /// Below this, half a life is less than what a few retries take.

@@ -7,8 +7,10 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::Roots;
+use super::issue_failure::IssueFailure;
+use super::spire::SpireError;
 use super::svid::{InvalidSvid, Svid};
+use super::{Roots, TlsError};
 use crate::mesh::identity::SpiffeId;
 
 /// Signs one certificate for one identity on request.
@@ -29,6 +31,24 @@ pub trait Issuer: Send + Sync + Debug {
     fn asked_again_within(&self) -> Option<Duration> {
         None
     }
+
+    /// Certificates of one identity, from an issuer that pushes them; `issue` is not called then. Must not block.
+    fn subscribe(&self, _identity: &SpiffeId) -> Option<Box<dyn Subscription>> {
+        None
+    }
+}
+
+/// The certificates of one identity as they are pushed. Dropped when the identity is no longer wanted.
+///
+/// Contract: one task calls both, in turns; what holds for [`Issuer::issue`] holds here.
+pub trait Subscription: Send + Debug {
+    /// The newest certificate: the one that was pushed, or else the answer to a question. Asked at half of its life
+    /// too, so that a push which is lost does no harm. Cancel-safe: the next call begins anew.
+    fn issue(&mut self) -> BoxFuture<'_, Result<Svid, IssueError>>;
+
+    /// Returns when `issue` has something to say that it has not said yet, be it an error; never after an error that
+    /// it has said, until it is asked again. Cancel-safe.
+    fn superseded(&mut self) -> BoxFuture<'_, ()>;
 }
 
 /// Why there is no certificate. Every kind is tried again.
@@ -53,11 +73,30 @@ pub enum IssueError {
     OtherIdentity(SpiffeId),
     /// The certificate does not fit its key, or no TLS can be made of it.
     #[error("the issued certificate cannot be used for tls")]
-    Tls(#[from] super::TlsError),
+    Tls(#[from] TlsError),
     /// The issuer did not answer in time.
     #[error("the issuer did not answer in time")]
     Timeout,
+    /// SPIRE gave none.
+    #[error("spire gave no certificate")]
+    Spire(#[from] SpireError),
     /// The issuer could not be reached or refused.
     #[error("the issuer failed")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl IssueError {
+    /// For metrics.
+    pub fn failure(&self) -> IssueFailure {
+        match self {
+            Self::TrustDomain { .. } => IssueFailure::TrustDomain,
+            Self::Sign(_) => IssueFailure::Sign,
+            Self::Invalid(_) => IssueFailure::Malformed,
+            Self::OtherIdentity(_) => IssueFailure::OtherIdentity,
+            Self::Tls(_) => IssueFailure::Tls,
+            Self::Timeout => IssueFailure::Timeout,
+            Self::Spire(error) => error.failure(),
+            Self::Failed(_) => IssueFailure::Failed,
+        }
+    }
 }

@@ -8,35 +8,45 @@ mod ca_client;
 pub mod csr;
 mod embedded_ca;
 mod failure;
+mod federation;
 mod files;
 pub mod hello;
+mod issue_failure;
 mod issuer;
 pub mod istio;
 mod news;
 mod peer;
 pub mod pem;
 mod renewal;
+mod revocation;
 mod root_file;
 mod secret;
 mod server_tls;
+mod source;
+pub mod spire;
 mod store;
 mod svid;
 mod tls;
 mod trust;
 mod verify;
+mod web_tls;
 
 pub use authority::{Authority, AuthorityError, ServerIdentity};
 pub use ca_client::{CaAddr, CaClient, CaClientSettings};
-pub use embedded_ca::{CaError, EmbeddedCa, read_or_make_root};
+pub use embedded_ca::{CaError, EmbeddedCa, new_root, read_or_make_root};
 pub use failure::HandshakeFailure;
+pub use federation::{Federation, FederationError};
 pub use files::FileIssuer;
-pub use issuer::{IssueError, Issuer};
+pub use issue_failure::IssueFailure;
+pub use issuer::{IssueError, Issuer, Subscription};
 pub use peer::{PeerIdentityError, peer_identity, peer_not_after};
+pub use revocation::{Revocations, Revoked, RevokedError, Shown};
 pub use server_tls::{ServerTlsError, prove, server_config};
 pub use store::{CertificateStatus, Certificates, RenewalCounts};
 pub use svid::{InvalidSvid, Svid};
 pub use tls::{Alpn, TlsError, WorkloadTls};
-pub use trust::{Revoked, RevokedError, Roots, TrustRules};
+pub use trust::{Roots, TrustRules};
+pub use web_tls::{WebTlsError, web_client};
 
 /// ALPN of connections between agents that carry HTTP/2.
 pub const ALPN_H2: &[u8] = b"mesh-h2";
@@ -58,4 +68,4 @@ mod bad_certificate_tests;
 #[cfg(test)]
 mod handshake_tests;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

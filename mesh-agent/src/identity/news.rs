@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-use super::{Roots, TrustRules};
+use super::{Revocations, Roots, TrustRules};
 
 /// Roots and rules. Each clone remembers for itself what it has taken.
 #[derive(Debug, Clone)]
@@ -14,6 +14,11 @@ pub(super) struct TrustNews {
 impl TrustNews {
     pub(super) fn new(roots: watch::Receiver<Roots>, rules: watch::Receiver<TrustRules>) -> Self {
         Self { roots, rules }
+    }
+
+    /// What is revoked, from now on.
+    pub(super) fn revocations(&self) -> Revocations {
+        Revocations::new(self.rules.clone())
     }
 
     /// What holds now.

@@ -43,6 +43,11 @@ impl SecretDer {
         Self(key)
     }
 
+    /// Whether there is no key in it at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.secret_der().is_empty()
+    }
+
     /// The TLS library wants a copy of its own, which it keeps in the memory of the cryptography library.
     pub(super) fn to_tls(&self) -> PrivateKeyDer<'static> {
         self.0.clone_key()

@@ -10,9 +10,11 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::issue_failure::{IssueFailure, IssueFailures};
 use super::news::TrustNews;
 use super::renewal::{is_overdue, renewal_delay, retry_delay};
-use super::{IssueError, Issuer, TrustRules, WorkloadTls, error_chain};
+use super::source::Source;
+use super::{IssueError, Issuer, Revocations, TrustRules, WorkloadTls, error_chain};
 use crate::lifecycle::Tasks;
 use crate::mesh::identity::SpiffeId;
 
@@ -35,7 +37,7 @@ struct Shared {
     changing: Mutex<()>,
     issued: Notify,
     renewals: AtomicU64,
-    failed: AtomicU64,
+    failed: IssueFailures,
 }
 
 type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -111,7 +113,7 @@ impl Certificates {
             changing: Mutex::new(()),
             issued: Notify::new(),
             renewals: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
+            failed: IssueFailures::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -169,13 +171,8 @@ impl Certificates {
 
     /// How each wanted identity fares, in order of their names.
     pub fn status(&self) -> Vec<CertificateStatus> {
-        let mut status: Vec<_> = self
-            .shared
-            .kept
-            .load()
-            .values()
-            .map(|kept| kept.status((self.shared.clock)()))
-            .collect();
+        let (kept, now) = (self.shared.kept.load(), (self.shared.clock)());
+        let mut status: Vec<_> = kept.values().map(|kept| kept.status(now)).collect();
         status.sort_by(|one, other| one.identity.cmp(&other.identity));
         status
     }
@@ -184,8 +181,18 @@ impl Certificates {
     pub fn counts(&self) -> RenewalCounts {
         RenewalCounts {
             issued: self.shared.renewals.load(Ordering::Relaxed),
-            failed: self.shared.failed.load(Ordering::Relaxed),
+            failed: self.shared.failed.total(),
         }
+    }
+
+    /// Failed attempts since the start, by reason.
+    pub fn failures(&self) -> Vec<(IssueFailure, u64)> {
+        self.shared.failed.by_reason()
+    }
+
+    /// What is revoked, from now on: for connections that live.
+    pub fn revocations(&self) -> Revocations {
+        self.shared.news.revocations()
     }
 
     fn keep(&self, identity: &SpiffeId) -> Arc<Kept> {
@@ -216,8 +223,9 @@ impl fmt::Debug for Certificates {
 async fn renew(shared: Arc<Shared>, kept: Arc<Kept>) {
     let stop = kept.tasks.stop();
     let mut news = shared.news.clone();
+    let mut source = Source::new(&shared.issuer, &kept.identity);
     loop {
-        let issuing = issue(shared.issuer.as_ref(), &kept.identity, &mut news);
+        let issuing = source.issue(&mut news);
         let outcome = tokio::select! {
             () = stop.requested() => return,
             outcome = tokio::time::timeout(ISSUE_TIMEOUT, issuing) => outcome,
@@ -226,7 +234,7 @@ async fn renew(shared: Arc<Shared>, kept: Arc<Kept>) {
             Ok(tls) => shared.install(&kept, tls),
             Err(error) => shared.put_off(&kept, &error),
         };
-        if !wait(&shared, &kept, pause, &mut news).await {
+        if !wait(&shared, &kept, pause, (&mut news, &mut source)).await {
             return;
         }
     }
@@ -235,8 +243,13 @@ async fn renew(shared: Arc<Shared>, kept: Arc<Kept>) {
 /// Waits until `pause` has passed by either clock: certificates expire by the wall clock, which jumps when a machine
 /// wakes from sleep, and must not hold a renewal up when it is set back. False if the stop came first.
 ///
-/// What becomes trusted or revoked meanwhile is put to use at once.
-async fn wait(shared: &Shared, kept: &Kept, pause: Duration, news: &mut TrustNews) -> bool {
+/// What becomes trusted or revoked meanwhile is put to use at once, and a certificate that is pushed ends the wait.
+async fn wait(
+    shared: &Shared,
+    kept: &Kept,
+    pause: Duration,
+    (news, source): (&mut TrustNews, &mut Source),
+) -> bool {
     let stop = kept.tasks.stop();
     let until = (shared.clock)() + pause;
     let started = Instant::now();
@@ -248,6 +261,7 @@ async fn wait(shared: &Shared, kept: &Kept, pause: Duration, news: &mut TrustNew
         }
         tokio::select! {
             () = stop.requested() => return false,
+            () = source.superseded() => return true,
             () = news.changed() => {
                 // What the new roots do not hold must be asked for anew.
                 if !trust_anew(kept, news) {
@@ -257,19 +271,6 @@ async fn wait(shared: &Shared, kept: &Kept, pause: Duration, news: &mut TrustNew
             () = tokio::time::sleep(left.min(LOOK_AT_CLOCK)) => {}
         }
     }
-}
-
-async fn issue(
-    issuer: &dyn Issuer,
-    identity: &SpiffeId,
-    news: &mut TrustNews,
-) -> Result<WorkloadTls, IssueError> {
-    let svid = issuer.issue(identity).await?;
-    if svid.identity() != identity {
-        return Err(IssueError::OtherIdentity(svid.identity().clone()));
-    }
-    let (roots, rules) = news.take();
-    Ok(WorkloadTls::new(&svid, &roots, &rules)?)
 }
 
 /// Gives the certificate in use other roots or rules; false when it does not hold against them.
@@ -333,7 +334,7 @@ impl Shared {
 
     /// Keeps what there is; how long until the next attempt.
     fn put_off(&self, kept: &Kept, error: &IssueError) -> Duration {
-        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.failed.count(error.failure());
         let mut progress = kept.progress();
         progress.failures_in_a_row = progress.failures_in_a_row.saturating_add(1);
         progress.last_error = Some(error_chain(error));

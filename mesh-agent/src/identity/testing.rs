@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rcgen::CertificateParams;
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber,
+};
 use tempfile::TempDir;
 
 use super::authority::leaf_params;
-use super::{EmbeddedCa, Issuer, Roots, Svid, TrustRules, WorkloadTls};
+use super::{EmbeddedCa, Issuer, Revoked, Roots, Svid, TrustRules, WorkloadTls};
 use crate::mesh::identity::SpiffeId;
 
 pub(super) const HOUR: Duration = Duration::from_hours(1);
@@ -56,6 +58,37 @@ impl TestCa {
         let (certificate, key) = self.ca.sign_unchecked(params).unwrap();
         Svid::new(vec![certificate], key).unwrap()
     }
+}
+
+/// A list of the CA's that calls back the certificate with this serial number.
+pub(crate) fn revoking(ca: &EmbeddedCa, serial: SerialNumber) -> TrustRules {
+    let now = SystemTime::now();
+    let list = CertificateRevocationListParams {
+        this_update: (now - HOUR).into(),
+        next_update: (now + HOUR).into(),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: vec![RevokedCertParams {
+            serial_number: serial,
+            revocation_time: (now - HOUR).into(),
+            reason_code: None,
+            invalidity_date: None,
+        }],
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let pem = ca.sign_list(&list).unwrap().pem().unwrap();
+    TrustRules {
+        revoked: Revoked::from_pem(pem.as_bytes()).unwrap(),
+        ..TrustRules::default()
+    }
+}
+
+/// A list that calls back the certificate whose serial number is written like this, in hexadecimal with colons.
+pub(crate) fn revoking_written(ca: &EmbeddedCa, serial: &str) -> TrustRules {
+    let bytes = serial
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).unwrap());
+    revoking(ca, SerialNumber::from(bytes.collect::<Vec<_>>()))
 }
 
 /// A workload of namespace `shop` in the usual trust domain.

@@ -13,6 +13,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 
 use super::peer::Leaf;
+use super::revocation::{CertificateName, Shown, names_of};
 use super::trust::{Role, Trust, TrustRules};
 use super::verify::{Callee, Callers};
 use super::{ALPN_H1, ALPN_H2, ALPN_TCP, PeerIdentityError, Svid};
@@ -60,6 +61,8 @@ impl Alpn {
 pub struct WorkloadTls {
     leaf: Leaf,
     chain: Arc<[CertificateDer<'static>]>,
+    /// The chain as revocation lists name it.
+    shown: Arc<[CertificateName]>,
     trust: Arc<Trust>,
     certified: Arc<SingleCertAndKey>,
     server: Arc<ServerConfig>,
@@ -124,6 +127,7 @@ impl WorkloadTls {
         let server = server_config(Arc::new(callers), Arc::clone(&certified)).map_err(TlsError::Provider)?;
         Ok(Self {
             leaf: leaf.clone(),
+            shown: names_of(&chain),
             chain,
             trust,
             certified,
@@ -152,6 +156,11 @@ impl WorkloadTls {
     /// Tickets are sealed with a key of this certificate, so that none outlives its renewal.
     pub fn server(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.server)
+    }
+
+    /// What both ends show on a connection whose peer shows `theirs`.
+    pub fn shown_with(&self, theirs: Option<&[CertificateDer<'_>]>) -> Shown {
+        Shown::new(theirs, &self.shown)
     }
 
     /// Whether a peer that proved to be `found` may stand for `expected`: itself, or itself under an alias of this mesh.

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
-    RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert,
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
+    RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert,
 };
 
+use super::federation::Federation;
 use super::peer::{self, Leaf, PeerIdentityError};
+use super::revocation::Revoked;
 use crate::mesh::identity::SpiffeId;
 
 /// The root certificates that peers' chains must end in.
@@ -24,60 +26,8 @@ pub struct TrustRules {
     pub aliases: Vec<Arc<str>>,
     /// Certificates that were called back before their time.
     pub revoked: Revoked,
-}
-
-/// Certificate revocation lists, DER inside.
-#[derive(Clone, Default)]
-pub struct Revoked(Arc<[OwnedCertRevocationList]>);
-
-/// Why a file holds no revocation lists.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RevokedError {
-    /// It is not PEM, or a block in it is cut off.
-    #[error("not pem: {0}")]
-    Pem(String),
-    /// A list cannot be read.
-    #[error("list {index} cannot be used: {reason}")]
-    List {
-        /// Which, from one.
-        index: usize,
-        /// What is wrong in it.
-        reason: String,
-    },
-}
-
-impl Revoked {
-    /// All lists of a PEM text; a text without any revokes nothing.
-    pub fn from_pem(text: &[u8]) -> Result<Self, RevokedError> {
-        use rustls::pki_types::pem::PemObject;
-
-        let mut lists = Vec::new();
-        for (index, list) in CertificateRevocationListDer::pem_slice_iter(text).enumerate() {
-            let list = list.map_err(|error| RevokedError::Pem(error.to_string()))?;
-            let list = OwnedCertRevocationList::from_der(&list).map_err(|error| RevokedError::List {
-                index: index + 1,
-                reason: error.to_string(),
-            })?;
-            lists.push(list);
-        }
-        Ok(Self(lists.into()))
-    }
-
-    /// How many lists there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether nothing is revoked for want of a list.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl fmt::Debug for Revoked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Revoked({} lists)", self.0.len())
-    }
+    /// Other meshes whose workloads may call, each verified against its own roots only.
+    pub federation: Federation,
 }
 
 /// Which role the holder of a certificate plays in a handshake.
@@ -95,6 +45,7 @@ pub(super) struct Trust {
     aliases: Vec<Arc<str>>,
     anchors: Vec<TrustAnchor<'static>>,
     revoked: Vec<CertRevocationList<'static>>,
+    federation: Federation,
     provider: Arc<CryptoProvider>,
 }
 
@@ -116,13 +67,14 @@ impl Trust {
             domain: domain.into(),
             aliases: rules.aliases.clone(),
             anchors: anchors.collect::<Result<_, _>>()?,
-            revoked: rules.revoked.0.iter().cloned().map(Into::into).collect(),
+            revoked: rules.revoked.lists().iter().cloned().map(Into::into).collect(),
+            federation: rules.federation.clone(),
             provider,
         })
     }
 
-    /// A chain to a root, valid at `now` give or take [`CLOCK_SKEW`], not revoked, and a leaf that is a workload of
-    /// this mesh.
+    /// A chain to a root of the leaf's own trust domain, valid at `now` give or take [`CLOCK_SKEW`], not revoked, and a
+    /// leaf that is a workload of this mesh or of one that it is federated with.
     pub(super) fn verify(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -132,22 +84,21 @@ impl Trust {
     ) -> Result<Leaf, PeerIdentityError> {
         let seconds = Duration::from_secs(now.as_secs());
         let at = |since_epoch| UnixTime::since_unix_epoch(since_epoch);
-        match self.chain(end_entity, intermediates, role, now) {
-            Err(PeerIdentityError::Expired) => {
-                self.chain(
-                    end_entity,
-                    intermediates,
-                    role,
-                    at(seconds.saturating_sub(CLOCK_SKEW)),
-                )?;
-            }
-            Err(PeerIdentityError::NotValidYet) => {
-                self.chain(end_entity, intermediates, role, at(seconds + CLOCK_SKEW))?;
-            }
+        // Only claimed until the chain holds: it decides which roots may vouch for it.
+        let claimed = peer::leaf(end_entity);
+        let foreign = claimed
+            .as_ref()
+            .ok()
+            .and_then(|leaf| self.foreign(&leaf.identity));
+        let anchors = foreign.unwrap_or(&self.anchors);
+        let chain = |now| self.chain(end_entity, intermediates, role, (anchors, now));
+        match chain(now) {
+            Err(PeerIdentityError::Expired) => chain(at(seconds.saturating_sub(CLOCK_SKEW)))?,
+            Err(PeerIdentityError::NotValidYet) => chain(at(seconds + CLOCK_SKEW))?,
             verified => verified?,
         }
-        let leaf = peer::leaf(end_entity)?;
-        if self.is_ours(leaf.identity.trust_domain()) {
+        let leaf = claimed?;
+        if foreign.is_some() || self.is_ours(leaf.identity.trust_domain()) {
             Ok(leaf)
         } else {
             Err(PeerIdentityError::TrustDomain {
@@ -169,6 +120,13 @@ impl Trust {
         &self.provider
     }
 
+    /// The roots of a trust domain that is not ours, if there are any.
+    fn foreign(&self, claimed: &SpiffeId) -> Option<&[TrustAnchor<'static>]> {
+        let trust_domain = claimed.trust_domain();
+        let bundle = self.federation.anchors_of(trust_domain);
+        bundle.filter(|_| !self.is_ours(trust_domain))
+    }
+
     fn is_ours(&self, trust_domain: &str) -> bool {
         *self.domain == *trust_domain || self.aliases.iter().any(|alias| **alias == *trust_domain)
     }
@@ -178,7 +136,7 @@ impl Trust {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         role: Role,
-        now: UnixTime,
+        (anchors, now): (&[TrustAnchor<'static>], UnixTime),
     ) -> Result<(), PeerIdentityError> {
         let certificate = EndEntityCert::try_from(end_entity).map_err(PeerIdentityError::of_chain)?;
         let usage = match role {
@@ -197,7 +155,7 @@ impl Trust {
         certificate
             .verify_for_usage(
                 self.provider.signature_verification_algorithms.all,
-                &self.anchors,
+                anchors,
                 intermediates,
                 now,
                 usage,
@@ -223,6 +181,7 @@ impl fmt::Debug for Trust {
             .field("aliases", &self.aliases)
             .field("anchors", &self.anchors.len())
             .field("revoked", &self.revoked.len())
+            .field("federation", &self.federation)
             .finish_non_exhaustive()
     }
 }

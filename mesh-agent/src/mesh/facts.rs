@@ -6,9 +6,11 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mesh::mesh_config::MeshConfig;
 use crate::mesh::node::Node;
 use crate::mesh::policy::PeerAuthentication;
 use crate::mesh::policy::authorization::AuthorizationPolicy;
+use crate::mesh::policy::request_authentication::RequestAuthentication;
 use crate::mesh::route::HttpRoute;
 use crate::mesh::service::{Endpoint, Service};
 use crate::mesh::traffic::DestinationRule;
@@ -33,6 +35,10 @@ pub struct Facts {
     pub authorization_policies: Vec<AuthorizationPolicy>,
     /// Rules of how traffic to Services is spread.
     pub destination_rules: Vec<DestinationRule>,
+    /// `RequestAuthentication` policies.
+    pub request_authentications: Vec<RequestAuthentication>,
+    /// `ConfigMaps` named `istio`, of any namespace.
+    pub mesh_configs: Vec<MeshConfig>,
 }
 
 /// Where a fact was read, what it is called there, and since when it exists.

@@ -7,6 +7,7 @@ pub mod domain;
 pub mod exclusions;
 pub mod facts;
 pub mod identity;
+pub mod mesh_config;
 pub mod node;
 pub mod policy;
 pub mod route;

@@ -1,15 +1,18 @@
-//! Decides what a connection must prove, and in [`authorization`] what it may then ask: policies compiled into one
-//! answer for each workload.
+//! Decides what a connection must prove, in [`authentication`] whom a request proves, and in [`authorization`] what it
+//! may then ask: policies compiled into one answer for each workload.
 //!
 //! Place in the walk: after detection has told mTLS from plaintext, before routing. Must not know: certificates,
 //! sockets, or how policies were read.
 
+pub mod authentication;
 pub mod authorization;
+mod selection;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::mesh::facts::Rejection;
+use crate::mesh::identity::SpiffeId;
 use crate::mesh::policy::{MtlsMode, PeerAuthentication};
 use crate::mesh::workload::Workload;
 
@@ -88,6 +91,17 @@ impl MtlsPolicy {
             .or_else(|| namespace.and_then(|namespace| namespace.mode))
             .or(self.mesh)
             .unwrap_or(MtlsMode::Permissive)
+    }
+
+    /// Who policies see behind a connection to `port` of `workload`, of the one who is known to be there: nobody where
+    /// mTLS is switched off, whatever the path, since in plaintext nobody proves anything.
+    pub fn proven<'p>(
+        &self,
+        peer: Option<&'p SpiffeId>,
+        workload: &Workload,
+        port: u16,
+    ) -> Option<&'p SpiffeId> {
+        peer.filter(|_| self.mode(workload, port) != MtlsMode::Disable)
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::mesh::facts::ObjectMeta;
 use crate::mesh::workload::fixture::pod;
 
-use MtlsMode::{Permissive, Strict};
+use MtlsMode::{Disable, Permissive, Strict};
 
 fn policy(namespace: &str, name: &str, age: u64, mode: Option<MtlsMode>) -> PeerAuthentication {
     PeerAuthentication {
@@ -82,6 +82,16 @@ fn the_most_specific_policy_that_says_something_decides() {
             vec![port(81, Some(Strict), Some(Permissive))],
             Strict,
         ),
+        (
+            "switched off for the port",
+            vec![port(80, Some(Strict), Some(Disable))],
+            Disable,
+        ),
+        (
+            "a stricter workload in a mesh that is switched off",
+            vec![mesh(Some(Disable)), workload(Some(Strict))],
+            Strict,
+        ),
         ("unset port inherits", vec![port(80, Some(Strict), None)], Strict),
         (
             "another namespace",
@@ -100,6 +110,18 @@ fn the_most_specific_policy_that_says_something_decides() {
         ),
     ] {
         assert_eq!(mode(&policies), expected, "{what}");
+    }
+}
+
+#[test]
+fn policies_see_nobody_where_mtls_is_switched_off_and_only_there() {
+    let client = SpiffeId::new("cluster.local", "shop", "client").unwrap();
+    for (mode, is_seen) in [(Strict, true), (Permissive, true), (Disable, false)] {
+        let policies = [policy("shop", "default", 1, Some(mode))];
+        let (compiled, _) = MtlsPolicy::compile(&policies, "root", &[]);
+        let seen = compiled.proven(Some(&client), &web(), 80);
+        assert_eq!(seen.is_some(), is_seen, "{mode:?}");
+        assert_eq!(compiled.proven(None, &web(), 80), None, "{mode:?}");
     }
 }
 

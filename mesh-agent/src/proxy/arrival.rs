@@ -14,7 +14,10 @@ use http::uri::Authority;
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::workload::Workload;
-use crate::policy::authorization::{self, Connection, DryRun, Host, Protection, Recorded, Verdict};
+use crate::policy::authentication::{Claims, Guard};
+use crate::policy::authorization::{
+    self, Connection, DryRun, Host, Judgement, Protection, Recorded, Verdict,
+};
 use crate::proxy::Mesh;
 use crate::proxy::http::path;
 use crate::proxy::pods::ServedPod;
@@ -26,12 +29,14 @@ use crate::snapshot::Snapshot;
 pub(super) struct Arrival<'a> {
     /// The pod that is reached.
     pub(super) pod: &'a ServedPod,
-    /// Who proved to come, by a certificate or by being a pod of this node; `None` for plaintext.
+    /// Who is known to come, by a certificate or by being a pod of this node; `None` for plaintext.
     pub(super) peer: Option<&'a SpiffeId>,
     /// The true client.
     pub(super) client: IpAddr,
     /// The pod's own address and port.
     pub(super) addr: SocketAddr,
+    /// The extension provider that has let the request in.
+    pub(super) approved: Option<&'a str>,
 }
 
 /// An arrival that outlives the call that decided on it.
@@ -41,6 +46,8 @@ pub(super) struct Visit {
     pub(super) peer: Option<SpiffeId>,
     pub(super) client: IpAddr,
     pub(super) addr: SocketAddr,
+    /// The extension provider that has let the request in.
+    pub(super) approved: Option<Arc<str>>,
     /// Whether the client's whole connection leads to the pod, so that it is watched as one.
     pub(super) is_all: bool,
 }
@@ -52,6 +59,7 @@ impl Visit {
             peer: self.peer.as_ref(),
             client: self.client,
             addr: self.addr,
+            approved: self.approved.as_deref(),
         }
     }
 }
@@ -62,7 +70,7 @@ impl Arrival<'_> {
         let Some(protection) = self.protection(snapshot)? else {
             return Ok(());
         };
-        match protection.of_connection(&self.connection()) {
+        match protection.of_connection(&self.connection(snapshot)) {
             Verdict::Allowed | Verdict::NeedsRequests => Ok(()),
             Verdict::Denied(denial) => Err(Refusal::Denied(denial)),
         }
@@ -73,57 +81,91 @@ impl Arrival<'_> {
         let Some(protection) = self.protection(snapshot)? else {
             return Ok(());
         };
-        protection.of_bytes(&self.connection()).map_err(Refusal::Denied)
+        protection
+            .of_bytes(&self.connection(snapshot))
+            .map_err(Refusal::Denied)
+    }
+
+    /// What looks at the tokens of its requests; `None` where nothing does, or not for this client.
+    pub(super) fn guard(&self, snapshot: &Snapshot) -> Option<Arc<Guard>> {
+        let guard = snapshot.guard(self.workload(snapshot));
+        Some(guard).filter(|guard| !guard.is_none() && !self.is_probe(snapshot))
     }
 
     /// Whether a request is let in; its path is in its normal form.
     ///
-    /// It is asked for each way in which an application may read that path, and must be let in for all.
+    /// One about which somebody must be asked first, and was not, is not.
     pub(super) fn judge_request(
         &self,
         snapshot: &Snapshot,
         request: &Request<impl Sized>,
         authority: &Authority,
+        token: Option<&Claims>,
     ) -> Result<(), Refusal> {
+        match self.judge(snapshot, request, authority, token)? {
+            Judgement::Allowed => Ok(()),
+            Judgement::Ask(ask) => Err(Refusal::Denied(ask.unanswered)),
+        }
+    }
+
+    /// It is asked for each way in which an application may read that path, and must be let in for all.
+    fn judge(
+        &self,
+        snapshot: &Snapshot,
+        request: &Request<impl Sized>,
+        authority: &Authority,
+        token: Option<&Claims>,
+    ) -> Result<Judgement, Refusal> {
         let Some(protection) = self.protection(snapshot)? else {
-            return Ok(());
+            return Ok(Judgement::Allowed);
         };
-        let connection = self.connection();
-        let mut asked = self.asked(request, authority);
+        let connection = self.connection(snapshot);
+        let mut asked = self.asked(request, authority, token);
         for path in path::readings(request.uri().path()) {
             asked.path = path;
-            protection
-                .of_request(&connection, &asked)
-                .map_err(Refusal::Denied)?;
+            let judged = protection.of_request(&connection, &asked, self.approved);
+            if let ask @ Judgement::Ask(_) = judged.map_err(Refusal::Denied)? {
+                return Ok(ask);
+            }
         }
-        Ok(())
+        Ok(Judgement::Allowed)
     }
 
     /// Lets bytes that are no HTTP in or not, and counts what policies want counted.
     pub(super) fn admit_bytes(&self, mesh: &Mesh) -> Result<(), Refusal> {
         let snapshot = mesh.snapshots.load();
         if let Ok(Some(protection)) = self.protection(&snapshot) {
-            self.record(mesh, protection.recorded(&self.connection(), None));
+            self.record(mesh, protection.recorded(&self.connection(&snapshot), None));
         }
         self.judge_bytes(&snapshot)
             .inspect_err(|refusal| self.refused(mesh, refusal))
     }
 
-    /// Lets a request in or not, and counts what policies want counted.
+    /// Lets a request in or not, and counts what policies want counted; or names the extension provider that must let it
+    /// in first.
     pub(super) fn admit_request(
         &self,
         mesh: &Mesh,
         snapshot: &Snapshot,
         request: &Request<impl Sized>,
         authority: &Authority,
-    ) -> Result<(), Refusal> {
+        token: Option<&Claims>,
+    ) -> Result<Option<Arc<str>>, Refusal> {
+        let judged = self.judge(snapshot, request, authority, token);
+        if let Ok(Judgement::Ask(ask)) = judged {
+            return Ok(Some(ask.provider));
+        }
         if let Ok(Some(protection)) = self.protection(snapshot)
             && protection.records()
         {
-            let asked = self.asked(request, authority);
-            self.record(mesh, protection.recorded(&self.connection(), Some(&asked)));
+            let asked = self.asked(request, authority, token);
+            self.record(
+                mesh,
+                protection.recorded(&self.connection(snapshot), Some(&asked)),
+            );
         }
-        self.judge_request(snapshot, request, authority)
+        judged
+            .map(|_allowed| None)
             .inspect_err(|refusal| self.refused(mesh, refusal))
     }
 
@@ -192,8 +234,10 @@ impl Arrival<'_> {
         self.pod.as_known(snapshot)
     }
 
-    fn connection(&self) -> Connection<'_> {
-        Connection::new(self.peer, self.client, self.addr.ip(), self.addr.port())
+    fn connection(&self, snapshot: &Snapshot) -> Connection<'_> {
+        let port = self.addr.port();
+        let peer = snapshot.proven(self.peer, self.workload(snapshot), port);
+        Connection::new(peer, self.client, self.addr.ip(), port)
     }
 
     /// The request in the form in which it is sent on.
@@ -201,6 +245,7 @@ impl Arrival<'_> {
         &self,
         request: &'r Request<impl Sized>,
         authority: &Authority,
+        token: Option<&'r Claims>,
     ) -> authorization::Request<'r> {
         authorization::Request {
             method: request.method().as_str(),
@@ -208,6 +253,7 @@ impl Arrival<'_> {
             host: Host::new(authority.as_str()),
             headers: request.headers(),
             remote_ip: forwarded_for(request.headers()).unwrap_or(self.client),
+            token,
         }
     }
 }

@@ -56,6 +56,10 @@ impl ByteStream for Counted {
     fn proved_until(&self) -> Option<SystemTime> {
         self.stream.proved_until()
     }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        self.stream.revoked()
+    }
 }
 
 impl AsyncRead for Counted {

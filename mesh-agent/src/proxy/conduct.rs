@@ -51,9 +51,11 @@ fn is_endpoints_fault(refusal: &Refusal) -> bool {
                 true
             }
             // Our own want of a socket, a certificate, or room.
-            DialError::Socket(_) | DialError::NoCertificate | DialError::Tls(_) | DialError::Overflow => {
-                false
-            }
+            DialError::Socket(_)
+            | DialError::NoCertificate
+            | DialError::Tls(_)
+            | DialError::Crowded(_)
+            | DialError::Overflow => false,
         },
         Refusal::Broken(_) | Refusal::NoAnswer | Refusal::TimedOut => true,
         Refusal::NoRoute
@@ -64,6 +66,9 @@ fn is_endpoints_fault(refusal: &Refusal) -> bool {
         | Refusal::NotEnrolled
         | Refusal::Plaintext
         | Refusal::Denied(_)
+        | Refusal::Unauthenticated(_)
+        | Refusal::Revoked
+        | Refusal::External(_)
         | Refusal::ConnectMethod
         | Refusal::Malformed => false,
     }

@@ -7,11 +7,13 @@ use futures_util::future::BoxFuture;
 
 use crate::identity::{Alpn, HandshakeFailure};
 use crate::mesh::identity::SpiffeId;
+use crate::mesh::policy::MtlsMode;
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::proxy::Mesh;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
-use crate::telemetry::{HandshakeSide, PathTaken, Security};
+use crate::snapshot::Snapshot;
+use crate::telemetry::{Direction, HandshakeSide, PathTaken, Security};
 use crate::transport::deliver::deliver;
 use crate::transport::dial::{Origin, dial};
 use crate::transport::tls::{self, MeshPeer};
@@ -29,18 +31,27 @@ pub enum Hop {
         /// The destination pod.
         uid: WorkloadUid,
     },
-    /// Not in the mesh.
-    Plain,
+    /// In plaintext: not in the mesh, or a pod of another node that takes no mTLS.
+    Plain {
+        /// The destination pod, when it is enrolled.
+        uid: Option<WorkloadUid>,
+    },
 }
 
 impl Hop {
     /// Decides how `workload`, the owner of an endpoint's address, is reached on `port`: one that the pod's annotations
-    /// exclude in plaintext, as its application takes such connections itself.
+    /// exclude in plaintext, as its application takes such connections itself, and one where PeerAuthentication says
+    /// DISABLE too, as Istio's clients do by themselves.
     ///
     /// An enrolled pod of this node that has not joined yet is refused: plaintext would go round its policies.
-    pub fn decide(mesh: &Mesh, workload: Option<&Arc<Workload>>, port: u16) -> Result<Self, Refusal> {
+    pub fn decide(
+        mesh: &Mesh,
+        snapshot: &Snapshot,
+        workload: Option<&Arc<Workload>>,
+        port: u16,
+    ) -> Result<Self, Refusal> {
         let Some(workload) = workload.filter(|workload| workload.is_meshed_at(port)) else {
-            return Ok(Self::Plain);
+            return Ok(Self::Plain { uid: None });
         };
         if workload.node == mesh.settings.node {
             return mesh
@@ -48,6 +59,10 @@ impl Hop {
                 .find(&workload.uid)
                 .map(Self::SameNode)
                 .ok_or(Refusal::NotEnrolled);
+        }
+        if snapshot.mtls_mode(workload, port) == MtlsMode::Disable {
+            let uid = Some(workload.uid.clone());
+            return Ok(Self::Plain { uid });
         }
         Ok(Self::OtherNode {
             expected: workload.identity.clone(),
@@ -60,7 +75,7 @@ impl Hop {
         match self {
             Self::SameNode(_) => PathTaken::SameNode,
             Self::OtherNode { .. } => PathTaken::OtherNode,
-            Self::Plain => PathTaken::Plain,
+            Self::Plain { .. } => PathTaken::Plain,
         }
     }
 
@@ -69,7 +84,7 @@ impl Hop {
         match self {
             Self::SameNode(_) => Security::InProcess,
             Self::OtherNode { .. } => Security::MutualTls,
-            Self::Plain => Security::None,
+            Self::Plain { .. } => Security::None,
         }
     }
 
@@ -78,7 +93,7 @@ impl Hop {
         match self {
             Self::SameNode(pod) => Some(pod.pod.workload.uid.clone()),
             Self::OtherNode { uid, .. } => Some(uid.clone()),
-            Self::Plain => None,
+            Self::Plain { uid } => uid.clone(),
         }
     }
 
@@ -111,17 +126,25 @@ impl Hop {
                         ours: &ours,
                         expected: &expected,
                         alpn,
+                        revocations: mesh.certificates.revocations(),
+                        workshop: &mesh.workshop,
                     };
+                    let permit = source.handshakes.outbound.admitted(limit).await;
+                    let _permit = permit.map_err(|too_many| {
+                        source.crowded(&mesh, Direction::Outbound, too_many);
+                        DialError::Crowded(too_many)
+                    })?;
                     let connected = tls::connect(origin, addr, peer, limit).await;
                     if let Err(DialError::Handshake(error)) = &connected {
                         let reason = HandshakeFailure::of(error).as_str();
+                        tracing::debug!(reason, %error, %addr, "mTLS handshake failed");
                         mesh.telemetry
                             .mesh()
                             .handshake_failed(HandshakeSide::Client, reason);
                     }
                     Box::new(connected?)
                 }
-                Self::Plain => Box::new(dial(origin, addr, limit).await?),
+                Self::Plain { .. } => Box::new(dial(origin, addr, limit).await?),
             };
             Ok(stream)
         })

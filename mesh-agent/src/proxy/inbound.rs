@@ -1,15 +1,17 @@
 //! The inbound walk: from somebody who dialled a pod of this node to the pod's application.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::future::OptionFuture;
 use tokio::net::TcpStream;
 
 use crate::capture::door::Captured;
 use crate::detect::{Look, Prefixed, Spoken, look};
 use crate::identity::hello::{Hello, hello};
-use crate::identity::{Alpn, HandshakeFailure, WorkloadTls};
+use crate::identity::{Alpn, HandshakeFailure, Shown, WorkloadTls};
 use crate::mesh::identity::SpiffeId;
+use crate::mesh::policy::MtlsMode;
 use crate::mesh::service::AppProtocol;
 use crate::proxy::arrival::Visit;
 use crate::proxy::hop::Hop;
@@ -17,9 +19,12 @@ use crate::proxy::http::{Side, serve_http};
 use crate::proxy::live::until_refused;
 use crate::proxy::outbound::read_protocol;
 use crate::proxy::pods::ServedPod;
+use crate::proxy::refusal::Refusal;
 use crate::proxy::tcp::{TcpLedger, carry};
 use crate::proxy::{Ends, Mesh};
-use crate::telemetry::{FlowLabels, HandshakeSide, PathTaken, PeerLabels, Reporter, Security, TcpStart};
+use crate::telemetry::{
+    Direction, FlowLabels, HandshakeSide, PathTaken, PeerLabels, Reporter, Security, TcpStart,
+};
 use crate::transport::ByteStream;
 use crate::transport::dial::tune;
 use crate::transport::tls;
@@ -35,7 +40,9 @@ pub(super) async fn serve(mesh: Arc<Mesh>, pod: Arc<ServedPod>, captured: Captur
         tracing::debug!(%error, client = %ends.client, "connection failed before its first bytes");
         return;
     }
-    let patience = patience(&mesh, &pod, ends);
+    let Some(patience) = patience(&mesh, &pod, ends) else {
+        return Box::pin(plaintext(mesh, pod, ends, captured.stream.into())).await;
+    };
     let judged = look(captured.stream, patience, |first| match hello(first) {
         Hello::Partial => Look::NeedMore,
         Hello::Mesh(alpn) => Look::Is(Some(alpn)),
@@ -56,16 +63,21 @@ pub(super) async fn serve(mesh: Arc<Mesh>, pod: Arc<ServedPod>, captured: Captur
 
 /// How long a ClientHello is waited for: a peer of the mesh always sends one, and nobody else needs to wait for it
 /// longer than the detection time. A known outsider on an opaque port is not kept waiting at all: its server may
-/// be the one that speaks first.
-fn patience(mesh: &Mesh, pod: &ServedPod, ends: Ends) -> Duration {
+/// be the one that speaks first. `None` where PeerAuthentication says DISABLE: even a ClientHello of the mesh is the
+/// application's own bytes there.
+fn patience(mesh: &Mesh, pod: &ServedPod, ends: Ends) -> Option<Duration> {
     let snapshot = mesh.snapshots.load();
-    match snapshot.workload_at(ends.client.ip()) {
+    let mode = snapshot.mtls_mode(pod.as_known(&snapshot), ends.original.port());
+    if mode == MtlsMode::Disable {
+        return None;
+    }
+    Some(match snapshot.workload_at(ends.client.ip()) {
         Some(client) if client.is_enrolled() => mesh.settings.connect_timeout,
         Some(_) if snapshot.inbound(&pod.pod.workload, ends.original.port()).protocol == AppProtocol::Tcp => {
             Duration::ZERO
         }
         Some(_) | None => mesh.settings.detect_timeout,
-    }
+    })
 }
 
 async fn from_agent(
@@ -82,27 +94,33 @@ async fn from_agent(
             .handshake_failed(HandshakeSide::Server, "no_certificate");
         return stream.reset_on_close();
     };
-    let Some((tls, peer)) = handshake(&mesh, &ours, stream, ends).await else {
+    let permit = match pod.handshakes.inbound.admit(Instant::now()) {
+        Ok(permit) => permit,
+        Err(too_many) => {
+            pod.crowded(&mesh, Direction::Inbound, too_many);
+            return stream.reset_on_close();
+        }
+    };
+    let Some((tls, peer, shown)) = handshake(&mesh, &ours, stream, ends).await else {
         return;
     };
-    match alpn {
-        Alpn::H2 => {
-            let side = Side::Inbound {
-                pod,
-                ends,
-                peer: Some(peer),
-            };
-            Box::pin(serve_http(mesh, side, Box::new(tls), Spoken::Http2)).await;
-        }
-        Alpn::H1 => {
-            let side = Side::Inbound {
-                pod,
-                ends,
-                peer: Some(peer),
-            };
-            Box::pin(serve_http(mesh, side, Box::new(tls), Spoken::Http1)).await;
-        }
-        Alpn::Tcp => Box::pin(tcp(&mesh, &pod, ends, tls, Some(&peer))).await,
+    drop(permit);
+    let revoked = mesh.certificates.revocations().revoked(shown);
+    let spoken = match alpn {
+        Alpn::H2 => Spoken::Http2,
+        Alpn::H1 => Spoken::Http1,
+        Alpn::Tcp => return Box::pin(tcp(&mesh, &pod, ends, tls, Some((&peer, revoked)))).await,
+    };
+    let visit = visit(&pod, ends, Some(&peer));
+    let side = Side::Inbound {
+        pod,
+        ends,
+        peer: Some(peer),
+    };
+    tokio::select! {
+        () = Box::pin(serve_http(Arc::clone(&mesh), side, Box::new(tls), spoken)) => {}
+        // What is under way ends in the middle.
+        () = revoked => visit.arrival().refused(&mesh, &Refusal::Revoked),
     }
 }
 
@@ -111,12 +129,12 @@ async fn handshake(
     ours: &WorkloadTls,
     stream: Prefixed<TcpStream>,
     ends: Ends,
-) -> Option<(tls::ServerStream<Prefixed<TcpStream>>, SpiffeId)> {
-    match tls::accept(ours, stream, mesh.settings.connect_timeout).await {
+) -> Option<(tls::ServerStream<Prefixed<TcpStream>>, SpiffeId, Shown)> {
+    match tls::accept(ours, stream, &mesh.workshop, mesh.settings.connect_timeout).await {
         Ok(accepted) => Some(accepted),
         Err(error) => {
-            tracing::debug!(%error, client = %ends.client, "mTLS handshake refused");
             let reason = HandshakeFailure::of(&error).as_str();
+            tracing::debug!(reason, %error, client = %ends.client, "mTLS handshake refused");
             mesh.telemetry
                 .mesh()
                 .handshake_failed(HandshakeSide::Server, reason);
@@ -155,7 +173,10 @@ async fn plaintext(mesh: Arc<Mesh>, pod: Arc<ServedPod>, ends: Ends, stream: Pre
             };
             Box::pin(serve_http(mesh, side, Box::new(stream), spoken)).await;
         }
-        Ok((stream, None)) => Box::pin(tcp(&mesh, &pod, ends, stream, None)).await,
+        Ok((stream, None)) => {
+            let nobody: Option<(&SpiffeId, std::future::Pending<()>)> = None;
+            Box::pin(tcp(&mesh, &pod, ends, stream, nobody)).await;
+        }
         Err(error) => {
             tracing::debug!(%error, client = %ends.client, "connection failed before its first bytes");
         }
@@ -167,8 +188,9 @@ async fn tcp(
     pod: &Arc<ServedPod>,
     ends: Ends,
     stream: impl ByteStream,
-    peer: Option<&SpiffeId>,
+    proved: Option<(&SpiffeId, impl Future<Output = ()>)>,
 ) {
+    let (peer, revoked) = proved.unzip();
     let ledger = tcp_ledger(mesh, pod, ends, peer);
     let visit = visit(pod, ends, peer);
     let arrival = visit.arrival();
@@ -185,6 +207,10 @@ async fn tcp(
             let idle = mesh.settings.idle_timeout;
             tokio::select! {
                 () = carry(stream, upstream, idle, &ledger) => {}
+                Some(()) = OptionFuture::from(revoked) => {
+                    arrival.refused(mesh, &Refusal::Revoked);
+                    ledger.refuse(&Refusal::Revoked);
+                }
                 refusal = until_refused(mesh, |snapshot| arrival.judge_bytes(snapshot)) => {
                     arrival.refused(mesh, &refusal);
                     ledger.refuse(&refusal);
@@ -206,6 +232,7 @@ pub(super) fn visit(pod: &Arc<ServedPod>, ends: Ends, peer: Option<&SpiffeId>) -
         peer: peer.cloned(),
         client: ends.client.ip(),
         addr: ends.original,
+        approved: None,
         is_all: true,
     }
 }
@@ -215,7 +242,7 @@ fn tcp_ledger(mesh: &Mesh, pod: &ServedPod, ends: Ends, peer: Option<&SpiffeId>)
     let start = TcpStart {
         source: ends.client,
         destination: ends.original,
-        started: std::time::Instant::now(),
+        started: Instant::now(),
     };
     let record = mesh.telemetry.tcp(flow, start);
     record.upstream(ends.original);

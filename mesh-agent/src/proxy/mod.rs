@@ -21,6 +21,7 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,10 +40,11 @@ use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
 use crate::proxy::dns::PodDns;
-use crate::proxy::pods::{MAX_CONNECTIONS, ServedPod, ServedPods};
+use crate::proxy::pods::{Handshakes, MAX_CHECKS, MAX_CONNECTIONS, ServedPod, ServedPods};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::{self, Telemetry};
 use crate::transport::ByteStream;
+use crate::transport::handshakes::Workshop;
 use crate::transport::pool::HttpPool;
 
 /// Everything a walk needs besides the connection.
@@ -57,6 +59,7 @@ pub struct Mesh {
     /// Limits and names.
     pub settings: ProxySettings,
     pods: ServedPods,
+    workshop: Workshop,
     tasks: Tasks,
 }
 
@@ -71,17 +74,20 @@ pub struct ProxySettings {
     pub connect_timeout: Duration,
     /// How long a TCP connection may be silent in both directions (Envoy's and Istio's default: 1 h).
     pub idle_timeout: Duration,
+    /// Handshakes that a pod may begin a second, in each direction.
+    pub handshake_rate: NonZeroU32,
     /// What is answered to captured DNS questions.
     pub zone: Zone,
 }
 
 impl Mesh {
-    /// Ties the parts together; pods are served once [`PodHost::joined`] is called.
+    /// Ties the parts together; handshakes are computed on `workshop`. Pods are served once [`PodHost::joined`] is called.
     pub fn new(
         snapshots: Arc<SnapshotCell>,
         certificates: Arc<Certificates>,
         telemetry: Telemetry,
         settings: ProxySettings,
+        workshop: Handle,
         tasks: Tasks,
     ) -> Self {
         Self {
@@ -90,6 +96,7 @@ impl Mesh {
             telemetry,
             settings,
             pods: ServedPods::default(),
+            workshop: Workshop::new(workshop, tasks.child()),
             tasks,
         }
     }
@@ -134,6 +141,9 @@ impl PodHost for Proxy {
             tasks,
             cut: CancellationToken::new(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            handshakes: Handshakes::new(self.mesh.settings.handshake_rate),
+            checks: Semaphore::new(MAX_CHECKS),
+            bodies: Semaphore::new(MAX_CHECKS),
             dns: PodDns::default(),
         });
         if let Some(before) = self.mesh.pods.insert(&served) {

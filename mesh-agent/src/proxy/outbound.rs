@@ -167,15 +167,22 @@ async fn tcp(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Pref
         destination: ends.original,
         started: Instant::now(),
     };
-    let mut choice = match choose(&mesh.snapshots.load(), ends) {
-        Ok(choice) => choice,
+    let chosen = {
+        let snapshot = mesh.snapshots.load();
+        choose(&snapshot, ends).map(|choice| {
+            let hop = Hop::decide(mesh, &snapshot, choice.workload.as_ref(), choice.addr.port());
+            (choice, hop)
+        })
+    };
+    let (mut choice, hop) = match chosen {
+        Ok(chosen) => chosen,
         Err((refusal, service)) => {
             let flow = source_flow(source, None, service, Security::Unknown);
             TcpLedger(vec![mesh.telemetry.tcp(flow, start)]).refuse(&refusal);
             return stream.reset_on_close();
         }
     };
-    let hop = match Hop::decide(mesh, choice.workload.as_ref(), choice.addr.port()) {
+    let hop = match hop {
         Ok(hop) => hop,
         Err(refusal) => {
             let security = Security::Unknown;
@@ -214,8 +221,10 @@ async fn tcp(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Pref
                 pick.answered(Instant::now());
                 pick.done(Outcome::Good, Instant::now());
             }
+            let revoked = upstream.revoked();
             tokio::select! {
                 () = carry(stream, upstream, mesh.settings.idle_timeout, &ledger) => {}
+                () = revoked => ledger.refuse(&Refusal::Revoked),
                 refusal = refused_midway(mesh, arrival) => ledger.refuse(&refusal),
             }
         }
@@ -247,9 +256,10 @@ pub(super) fn same_node(hop: &Hop, source: &ServedPod, ends: Ends, addr: SocketA
             peer: Some(source.pod.workload.identity.clone()),
             client: source.client_like(ends.client, addr).ip(),
             addr,
+            approved: None,
             is_all: false,
         }),
-        Hop::OtherNode { .. } | Hop::Plain => None,
+        Hop::OtherNode { .. } | Hop::Plain { .. } => None,
     }
 }
 

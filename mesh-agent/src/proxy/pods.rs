@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
@@ -11,8 +13,11 @@ use tokio_util::sync::CancellationToken;
 use crate::lifecycle::Tasks;
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::pod::LocalPod;
+use crate::proxy::Mesh;
 use crate::proxy::dns::PodDns;
 use crate::snapshot::Snapshot;
+use crate::telemetry::{Direction, PeerLabels};
+use crate::transport::handshakes::{HandshakeLimit, TooMany};
 use crate::transport::pool::HttpPool;
 
 /// A pod that joined, with its own connections and tasks: nothing of it is shared with its neighbours.
@@ -29,12 +34,39 @@ pub struct ServedPod {
     /// One permit for each captured connection, so that a pod, or who dials it, takes no descriptors from its
     /// neighbours.
     pub connections: Arc<Semaphore>,
+    /// Its mTLS handshakes, so that no storm of them makes its neighbours wait.
+    pub(super) handshakes: Handshakes,
+    /// One permit for each request about which somebody is asked: what an authorizer that is slow can make it hold.
+    pub(super) checks: Semaphore,
+    /// One permit for each body that is read to be shown to an authorizer; more wait, and are refused in the end.
+    pub(super) bodies: Semaphore,
     /// Its DNS, where that is captured.
     pub(super) dns: PodDns,
 }
 
+/// How many handshakes a pod may have, each way.
+#[derive(Debug)]
+pub(super) struct Handshakes {
+    pub(super) inbound: HandshakeLimit,
+    pub(super) outbound: HandshakeLimit,
+}
+
+impl Handshakes {
+    /// `rate` a second each way.
+    pub(super) fn new(rate: NonZeroU32) -> Self {
+        let now = Instant::now();
+        Self {
+            inbound: HandshakeLimit::new(rate, now),
+            outbound: HandshakeLimit::new(rate, now),
+        }
+    }
+}
+
 /// Captured connections that one pod may have at a time, both directions together; more are reset and counted.
 pub(super) const MAX_CONNECTIONS: usize = 16_384;
+
+/// Requests of one pod about which an authorizer is asked at a time, and bodies that are read for one; more wait.
+pub(super) const MAX_CHECKS: usize = 1024;
 
 impl ServedPod {
     /// Nothing new is accepted, idle connections close, those in use end by themselves.
@@ -48,6 +80,16 @@ impl ServedPod {
         snapshot
             .workload(&self.pod.workload.uid)
             .unwrap_or(&self.pod.workload)
+    }
+
+    /// Counts a handshake that was not begun.
+    pub(super) fn crowded(&self, mesh: &Mesh, direction: Direction, too_many: TooMany) {
+        let snapshot = mesh.snapshots.load();
+        let labels = PeerLabels::of(self.as_known(&snapshot));
+        tracing::debug!(pod = %self.pod.workload.pod_name, reason = too_many.as_str(), "no handshake is begun");
+        mesh.telemetry
+            .mesh()
+            .handshake_refused(direction, &labels, too_many.as_str());
     }
 
     /// `client` in the address family of `to`, so that the application can be shown it: the pod's own address of

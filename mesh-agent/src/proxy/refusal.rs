@@ -3,8 +3,10 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
+use crate::external::Reply;
+use crate::policy::authentication::Failure;
 use crate::policy::authorization::Denial;
 use crate::snapshot::Unpicked;
 use crate::telemetry::ResponseFlag;
@@ -50,12 +52,81 @@ pub enum Refusal {
     /// An AuthorizationPolicy of the destination; the words are Envoy's.
     #[error("RBAC: access denied")]
     Denied(Denial),
+    /// A token of the request does not hold; the words are Envoy's.
+    #[error("{}", .0.failure)]
+    Unauthenticated(Unauthenticated),
+    /// A certificate on which the connection rests was called back.
+    #[error("a certificate of the connection was revoked")]
+    Revoked,
+    /// A CUSTOM policy of the destination: its provider did not let the request in.
+    #[error("external authorization: {0}")]
+    External(Unapproved),
     /// CONNECT is not offered.
     #[error("CONNECT is not allowed")]
     ConnectMethod,
     /// The request cannot be carried on: a missing or contradictory authority.
     #[error("the request is malformed")]
     Malformed,
+}
+
+/// A token that does not hold.
+#[derive(Debug)]
+pub struct Unauthenticated {
+    /// Why.
+    pub failure: Failure,
+    /// What the client is asked for: the value of `www-authenticate`.
+    pub challenge: HeaderValue,
+}
+
+/// Why an extension provider did not let a request in.
+#[derive(Debug, thiserror::Error)]
+pub enum Unapproved {
+    /// It said no, and what the client is told.
+    #[error("denied")]
+    Denied(Box<Reply>),
+    /// There is no decision of it: unreachable, too slow, or its answer is none; and what the client is told.
+    #[error("no decision")]
+    Unanswered(StatusCode),
+    /// It must see the whole body, which is larger than it is shown.
+    #[error("the body is too large")]
+    BodyTooLarge,
+    /// The client did not send the part of the body that it must see, or too many others did not.
+    #[error("the body came too slowly")]
+    BodyTooSlow,
+}
+
+impl Unapproved {
+    /// The status that an HTTP client gets.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Denied(reply) => reply.status,
+            Self::Unanswered(status) => *status,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+        }
+    }
+
+    /// In Envoy's words.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Denied(_) => "ext_authz_denied",
+            Self::Unanswered(_) => "ext_authz_error",
+            Self::BodyTooLarge => "request_payload_too_large",
+            Self::BodyTooSlow => "request_body_timeout",
+        }
+    }
+
+    /// The gRPC project's HTTP-to-gRPC status mapping.
+    fn grpc_status(&self) -> u32 {
+        match self.status().as_u16() {
+            400 => 13,
+            401 => 16,
+            403 => 7,
+            404 => 12,
+            429 | 502..=504 => 14,
+            _ => 2,
+        }
+    }
 }
 
 impl Refusal {
@@ -65,7 +136,9 @@ impl Refusal {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::InvalidBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            Self::Plaintext | Self::Denied(_) | Self::ConnectMethod => StatusCode::FORBIDDEN,
+            Self::Plaintext | Self::Denied(_) | Self::Revoked | Self::ConnectMethod => StatusCode::FORBIDDEN,
+            Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Self::External(unapproved) => unapproved.status(),
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::NoEndpoint
             | Self::Overloaded
@@ -87,7 +160,9 @@ impl Refusal {
             Self::Unreachable(_) => ResponseFlag::Uf,
             Self::Broken(_) | Self::NoAnswer => ResponseFlag::Uc,
             Self::TimedOut => ResponseFlag::Ut,
-            Self::Denied(_) => ResponseFlag::Uaex,
+            Self::Denied(_) | Self::Unauthenticated(_) | Self::Revoked | Self::External(_) => {
+                ResponseFlag::Uaex
+            }
             Self::ConnectMethod | Self::Malformed => ResponseFlag::Dpe,
         }
     }
@@ -97,6 +172,10 @@ impl Refusal {
     pub fn details(&self) -> Cow<'static, str> {
         if let Self::Denied(denial) = self {
             return denial.to_string().into();
+        }
+        if let Self::Unauthenticated(unauthenticated) = self {
+            let why = unauthenticated.failure.to_string().replace(' ', "_");
+            return format!("jwt_authn_access_denied{{{why}}}").into();
         }
         self.reason().into()
     }
@@ -115,6 +194,7 @@ impl Refusal {
                 DialError::Connect(_) => "upstream_connect_failed",
                 DialError::TimedOut => "upstream_connect_timeout",
                 DialError::NoCertificate => "no_certificate",
+                DialError::Crowded(_) => "too_many_handshakes",
                 DialError::Tls(_) | DialError::Handshake(_) => "upstream_tls_failed",
                 DialError::Http(_) => "upstream_http_handshake_failed",
                 DialError::Overflow => "overflow",
@@ -124,6 +204,9 @@ impl Refusal {
             Self::TimedOut => "response_timeout",
             Self::Plaintext => "plaintext_refused",
             Self::Denied(_) => "authorization_denied",
+            Self::Unauthenticated(unauthenticated) => unauthenticated.failure.as_str(),
+            Self::Revoked => "certificate_revoked",
+            Self::External(unapproved) => unapproved.reason(),
             Self::ConnectMethod => "connect_not_allowed",
             Self::Malformed => "malformed_request",
         }
@@ -134,7 +217,9 @@ impl Refusal {
         match self {
             Self::NoRoute => 12,
             Self::TimedOut => 4,
-            Self::Plaintext | Self::Denied(_) | Self::ConnectMethod => 7,
+            Self::Unauthenticated(_) => 16,
+            Self::Plaintext | Self::Denied(_) | Self::Revoked | Self::ConnectMethod => 7,
+            Self::External(unapproved) => unapproved.grpc_status(),
             Self::InvalidBackend | Self::Malformed => 13,
             Self::NoEndpoint
             | Self::Overloaded

@@ -4,6 +4,7 @@
 //! chosen. Must not know: connections, endpoints, or how routes were read.
 
 mod matcher;
+mod retry;
 mod rewrite;
 mod rule;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use self::matcher::{Matcher, Specificity};
+pub use self::retry::Attempt;
 pub use self::rewrite::{Asked, location, rewritten};
 pub use self::rule::{Backend, CompiledAction, CompiledRule};
 use crate::mesh::route::HttpRoute;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use rand::{Rng, RngCore};
 
 use crate::mesh::route::{
-    BackendTarget, Cors, DirectResponse, Filters, HttpRoute, HttpRule, Mirror, Redirect, RuleAction,
+    BackendTarget, Cors, DirectResponse, Filters, HttpRoute, HttpRule, Mirror, Redirect, RetryPolicy,
+    RuleAction,
 };
 use crate::mesh::service::ServiceName;
 
@@ -25,6 +26,8 @@ pub struct CompiledRule {
     pub request_timeout: Option<Duration>,
     /// The limit for one attempt, until its response begins.
     pub attempt_timeout: Option<Duration>,
+    /// When a request is tried again.
+    pub retry: Option<RetryPolicy>,
     /// What becomes of a request.
     pub action: CompiledAction,
 }
@@ -99,6 +102,7 @@ impl CompiledRule {
             cors: declared.cors.clone(),
             request_timeout: declared.request_timeout.filter(|limit| !limit.is_zero()),
             attempt_timeout: declared.attempt_timeout.filter(|limit| !limit.is_zero()),
+            retry: declared.retry.clone(),
             action,
         }
     }

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use super::mesh_settings::MeshSettings;
 use super::routes::Routes;
 use super::services::Services;
 use super::workloads::Workloads;
@@ -12,7 +13,8 @@ use super::{Snapshot, SnapshotSettings};
 use crate::dns::names::Names;
 use crate::mesh::facts::{Facts, Rejection};
 use crate::policy::MtlsPolicy;
-use crate::policy::authorization::Authorization;
+use crate::policy::authentication::Authentication;
+use crate::policy::authorization::{Authorization, widened};
 
 impl Snapshot {
     /// Indexes `facts`, leaves out and names what contradicts itself, and takes over from `previous` what must
@@ -45,14 +47,33 @@ impl Snapshot {
             &facts.workloads,
         );
         rejections.extend(of_policies);
+        let mesh_config = MeshSettings::choose(
+            &facts.mesh_configs,
+            &settings.root_namespace,
+            &services,
+            &mut rejections,
+        );
         let (authorization, of_policies) = Authorization::compile(
-            &facts.authorization_policies,
+            &widened(&facts.authorization_policies, &settings.trust_domains),
+            &settings.root_namespace,
+            mesh_config.authorizers.keys().cloned().collect(),
+            workloads
+                .all()
+                .map(AsRef::as_ref)
+                .filter(|workload| workload.node == settings.node),
+            |service| services.pods(service),
+            previous.map(|snapshot| &snapshot.authorization),
+        );
+        rejections.extend(of_policies);
+        let (authentication, of_policies) = Authentication::compile(
+            &facts.request_authentications,
             &settings.root_namespace,
             workloads
                 .all()
                 .map(AsRef::as_ref)
                 .filter(|workload| workload.node == settings.node),
             |service| services.pods(service),
+            previous.map(|snapshot| &snapshot.authentication),
         );
         rejections.extend(of_policies);
         let own_node = facts.nodes.iter().filter(|node| node.name == settings.node);
@@ -69,7 +90,9 @@ impl Snapshot {
                 services,
                 routes,
                 mtls,
+                authentication,
                 authorization,
+                mesh_config,
                 names: Names::index(facts),
                 own_node,
             },

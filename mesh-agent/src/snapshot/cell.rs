@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::Snapshot;
 
@@ -15,6 +15,7 @@ use super::Snapshot;
 pub struct SnapshotCell {
     current: ArcSwap<Snapshot>,
     published: watch::Sender<u64>,
+    keys_missed: Notify,
 }
 
 impl SnapshotCell {
@@ -24,6 +25,7 @@ impl SnapshotCell {
         Self {
             current: ArcSwap::from_pointee(first),
             published,
+            keys_missed: Notify::new(),
         }
     }
 
@@ -42,6 +44,16 @@ impl SnapshotCell {
     /// The version that was published last. Waiting for a change is cancel-safe; versions may be skipped.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.published.subscribe()
+    }
+
+    /// Tells whoever fetches public keys that a token asked for one that is not here. Never waits.
+    pub fn keys_missed(&self) {
+        self.keys_missed.notify_one();
+    }
+
+    /// Waits until [`Self::keys_missed`] was called since the last time; for one waiter. Cancel-safe.
+    pub async fn key_wanted(&self) {
+        self.keys_missed.notified().await;
     }
 }
 

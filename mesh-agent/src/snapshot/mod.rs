@@ -7,6 +7,7 @@ mod build;
 mod cell;
 mod direct;
 mod ejected;
+mod mesh_settings;
 mod routes;
 mod services;
 mod traffic;
@@ -20,16 +21,20 @@ use std::sync::Arc;
 pub use self::cell::SnapshotCell;
 pub use self::direct::{DirectLimits, DirectVerdict, DirectVerdicts, Passage};
 pub use self::ejected::Ejected;
+use self::mesh_settings::MeshSettings;
 use self::routes::Routes;
 use self::services::Services;
 pub use self::upstream::{PickFacts, Picked, Unpicked, Upstream, UpstreamEndpoint};
 use self::workloads::Workloads;
 use crate::dns::names::Names;
 use crate::mesh::identity::SpiffeId;
+use crate::mesh::mesh_config::PathForm;
 use crate::mesh::policy::MtlsMode;
+use crate::mesh::policy::external::Authorizer;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::MtlsPolicy;
+use crate::policy::authentication::{Authentication, Guard, WantedKeys};
 use crate::policy::authorization::{Authorization, Connection, Protection, Verdict};
 use crate::route::RouteTable;
 
@@ -40,6 +45,8 @@ pub struct SnapshotSettings {
     pub node: Arc<str>,
     /// The namespace whose policies without selector hold for the whole mesh.
     pub root_namespace: Arc<str>,
+    /// The mesh's own trust domain, then its aliases: policies that name one mean all.
+    pub trust_domains: Arc<[Arc<str>]>,
 }
 
 /// The mesh at one moment, indexed for the walk.
@@ -50,7 +57,9 @@ pub struct Snapshot {
     services: Services,
     routes: Routes,
     mtls: MtlsPolicy,
+    authentication: Authentication,
     authorization: Authorization,
+    mesh_config: MeshSettings,
     names: Names,
     /// Addresses of the node that this agent serves.
     own_node: HashSet<IpAddr>,
@@ -179,15 +188,45 @@ impl Snapshot {
         self.mtls.mode(workload, port)
     }
 
+    /// The `RequestAuthentication` policies that look at the tokens of requests to a pod.
+    pub fn guard(&self, workload: &Workload) -> Arc<Guard> {
+        self.authentication.of(workload)
+    }
+
+    /// The public keys that tokens for pods of this node need and that are published elsewhere.
+    pub fn wanted_keys(&self) -> impl Iterator<Item = &WantedKeys> {
+        self.authentication.wanted_keys()
+    }
+
+    /// Who policies see behind a connection to a pod's own port, of the one who is known to be there.
+    pub fn proven<'p>(
+        &self,
+        peer: Option<&'p SpiffeId>,
+        workload: &Workload,
+        port: u16,
+    ) -> Option<&'p SpiffeId> {
+        self.mtls.proven(peer, workload, port)
+    }
+
     /// The AuthorizationPolicies that protect a pod.
     pub fn protection(&self, workload: &Workload) -> Arc<Protection> {
         self.authorization.of(workload)
     }
 
+    /// The external service that CUSTOM policies call by this name.
+    pub fn authorizer(&self, provider: &str) -> Option<&Arc<Authorizer>> {
+        self.mesh_config.authorizers.get(provider)
+    }
+
+    /// The form in which paths are routed, judged and sent on.
+    pub fn path_form(&self) -> PathForm {
+        self.mesh_config.path_form
+    }
+
     /// What AuthorizationPolicy says of a connection to a pod's own port before a byte of it is read: allowed or denied
     /// whatever it carries, or to be brought before the agent, which asks for each request, or has something to record.
     ///
-    /// `source` is who proved to be at the other end, `None` for plaintext; `source_ip` is the client's own address.
+    /// `source` is who is known to be at the other end, `None` for plaintext; `source_ip` is the client's own address.
     pub fn l4_verdict(
         &self,
         source: Option<&SpiffeId>,
@@ -199,6 +238,7 @@ impl Snapshot {
         if protection.is_none() {
             return Verdict::Allowed;
         }
+        let source = self.proven(source, destination, port);
         let verdict = protection.of_connection(&connection(source, source_ip, destination, port));
         if verdict == Verdict::Allowed && protection.records() {
             return Verdict::NeedsRequests;
@@ -214,6 +254,7 @@ impl Snapshot {
         destination: &Workload,
         port: u16,
     ) -> bool {
+        let source = self.proven(source, destination, port);
         let connection = connection(source, source_ip, destination, port);
         self.protection(destination).of_bytes(&connection).is_ok()
     }

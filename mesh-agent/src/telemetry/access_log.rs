@@ -15,6 +15,7 @@ use super::flag::ResponseFlag;
 use super::http::HttpStart;
 use super::labels::{FlowLabels, PathTaken};
 use super::log_line;
+use super::plain::harmless;
 
 /// Takes lines without ever blocking: when the writer falls behind, lines are dropped and counted.
 ///
@@ -194,7 +195,10 @@ impl<W: Write> Writer<W> {
     }
 
     fn write_batch(&mut self) {
-        let outcome = self.out.write_all(&self.batch).and_then(|()| self.out.flush());
+        let outcome = self
+            .out
+            .write_all(&harmless(&self.batch))
+            .and_then(|()| self.out.flush());
         let counter = if outcome.is_ok() {
             &self.counts.written
         } else {

@@ -1,5 +1,6 @@
 //! The agent's own log: one JSON object a line on the standard error.
 
+use super::plain::Plain;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::util::TryInitError;
@@ -37,7 +38,7 @@ pub fn init(filter: &str) -> Result<(), LogError> {
         .with_current_span(false)
         .with_span_list(false)
         .with_env_filter(env_filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Plain(std::io::stderr()))
         .finish()
         .try_init()
         .map_err(LogError::AlreadySet)

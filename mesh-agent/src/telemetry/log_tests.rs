@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::tests::{flow, http_start, tcp_start};
-use super::{AccessLog, Reporter, ResponseFlag, Telemetry};
+use super::{AccessLog, HttpStart, Reporter, ResponseFlag, Telemetry};
 
 /// A place to write to that can be read afterwards.
 #[derive(Clone, Default)]
@@ -22,14 +22,18 @@ impl Write for Memory {
 }
 
 fn logged(work: impl FnOnce(&Telemetry)) -> Vec<serde_json::Value> {
+    let text = text_of(work);
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn text_of(work: impl FnOnce(&Telemetry)) -> String {
     let memory = Memory::default();
     let telemetry = Telemetry::with_access_log(AccessLog::to(memory.clone(), 16).unwrap());
     work(&telemetry);
     assert!(telemetry.access_log().flush(Duration::from_mins(1)));
-    let text = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
 }
 
 #[test]
@@ -87,4 +91,37 @@ fn a_connection_is_logged_once_at_its_end() {
         (&line["bytes_sent"], &line["response_code"]),
         (&8.into(), &serde_json::Value::Null)
     );
+}
+
+#[test]
+fn nothing_that_a_peer_says_ends_a_line_or_reaches_a_terminal() {
+    let hostile = "\u{1b}[2J\r\n{\"forged\":1}\u{9b}31m\u{202e}\u{2028}\u{7f}";
+    let work = |telemetry: &Telemetry| {
+        let start = HttpStart {
+            path: hostile.to_owned(),
+            authority: hostile.to_owned(),
+            user_agent: Some(hostile.to_owned()),
+            request_id: Some(hostile.to_owned()),
+            x_forwarded_for: Some(hostile.to_owned()),
+            ..http_start()
+        };
+        let record = telemetry.http(flow(Reporter::Source), start);
+        record.route(hostile);
+        record.details(hostile.to_owned());
+    };
+    let text = text_of(work);
+    assert_eq!(text.matches('\n').count(), 1, "{text:?}");
+    let is_plain = |char: char| char == '\n' || (' '..='~').contains(&char);
+    assert!(text.chars().all(is_plain), "{text:?}");
+    let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for key in [
+        "path",
+        "authority",
+        "user_agent",
+        "request_id",
+        "x_forwarded_for",
+        "route_name",
+    ] {
+        assert_eq!(line[key], hostile, "{key}");
+    }
 }

@@ -11,7 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
-use super::labels::PathTaken;
+use super::handshakes::HandshakeMetrics;
+use super::labels::{PathTaken, PeerLabels};
 use super::policy::PolicyMetrics;
 
 /// Families that engines write. Values of labels are `&'static str`: words of the program, never of a peer.
@@ -26,10 +27,10 @@ pub struct MeshMetrics {
     pods_enrolled: Gauge,
     hooks: HookMetrics,
     splice: Gauge,
-    handshake_failures: Family<[(&'static str, &'static str); 2], Counter>,
+    handshakes: HandshakeMetrics,
     captured: [Counter; 2],
     uncaptured: [Counter; 2],
-    policy: PolicyMetrics,
+    pub(super) policy: PolicyMetrics,
     request_paths: [Counter; 4],
     connection_paths: [Counter; 4],
     dns: [Counter; 4],
@@ -112,13 +113,7 @@ impl MeshMetrics {
                     "Whether direct flows are spliced past TCP: 1 when the trial on this kernel passed",
                 ),
             ),
-            handshake_failures: registered(
-                registry,
-                (
-                    "mesh_handshake_failures",
-                    "TLS handshakes with other agents that failed",
-                ),
-            ),
+            handshakes: HandshakeMetrics::register(registry),
             captured: family(
                 registry,
                 (
@@ -204,13 +199,12 @@ impl MeshMetrics {
 
     /// A TLS handshake failed for `reason`, a word of a closed enum.
     pub fn handshake_failed(&self, side: HandshakeSide, reason: &'static str) {
-        let side = match side {
-            HandshakeSide::Client => "client",
-            HandshakeSide::Server => "server",
-        };
-        self.handshake_failures
-            .get_or_create(&[("side", side), ("reason", reason)])
-            .inc();
+        self.handshakes.failed(side, reason);
+    }
+
+    /// A pod of this node had too many TLS handshakes to begin another one, for `reason`, a word of a closed enum.
+    pub fn handshake_refused(&self, direction: Direction, pod: &PeerLabels, reason: &'static str) {
+        self.handshakes.refused(direction, pod, reason);
     }
 
     /// The agent accepted a captured connection.
@@ -228,6 +222,19 @@ impl MeshMetrics {
     /// Policy refused a flow for `reason`, a word of a closed enum.
     pub fn denied(&self, reason: &'static str) {
         self.policy.denials.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// A fetch of an issuer's public keys ended.
+    pub fn keys_fetched(&self, is_ok: bool) {
+        let [ok, failed] = &self.policy.key_fetches;
+        if is_ok { ok } else { failed }.inc();
+    }
+
+    /// As many sources of public keys were never fetched.
+    pub fn keys_missing(&self, sources: usize) {
+        self.policy
+            .keys_missing
+            .set(i64::try_from(sources).unwrap_or(i64::MAX));
     }
 
     /// An AUDIT policy matched.

@@ -24,6 +24,8 @@ pub struct CertificateFacts {
     pub renewals: u64,
     /// Attempts that failed.
     pub failed_renewals: u64,
+    /// The failed ones by reason, from a closed set.
+    pub failures: Vec<(&'static str, u64)>,
 }
 
 type ReadCertificates = Box<dyn Fn() -> CertificateFacts + Send + Sync>;
@@ -94,6 +96,14 @@ fn encode_certificates(encoder: &mut DescriptorEncoder<'_>, facts: &CertificateF
         renewals
             .encode_family(&[("result", result)])?
             .encode_counter::<NoLabelSet, _, f64>(&count, None)?;
+    }
+    let help = "Failed attempts to get a certificate.";
+    let mut failures =
+        encoder.encode_descriptor("mesh_certificate_failures", help, None, MetricType::Counter)?;
+    for (reason, count) in &facts.failures {
+        failures
+            .encode_family(&[("reason", *reason)])?
+            .encode_counter::<NoLabelSet, _, f64>(count, None)?;
     }
     let help = "Identities whose certificate should have been renewed long ago, or is not there.";
     encoder

@@ -2,9 +2,10 @@
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::mesh::{Label, family, registered};
+use super::mesh::{Label, MeshMetrics, family, registered};
 
 /// Families of the policy engine.
 #[derive(Debug)]
@@ -13,6 +14,41 @@ pub(super) struct PolicyMetrics {
     pub(super) audits: Counter,
     /// Allowed, denied.
     pub(super) dry_runs: [Counter; 2],
+    /// That brought keys, and that failed.
+    pub(super) key_fetches: [Counter; 2],
+    pub(super) keys_missing: Gauge,
+    /// In the order of [`CheckResult`].
+    checks: [Counter; 5],
+}
+
+/// What came of asking an extension provider about a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CheckResult {
+    /// It let the request in.
+    Allowed,
+    /// It did not.
+    Denied,
+    /// It gave no decision, and the request was let in.
+    FailedOpen,
+    /// It gave no decision, and the request was refused.
+    FailedClosed,
+    /// It was not asked, since what it must see of the body is not to be had.
+    NotAsked,
+}
+
+impl MeshMetrics {
+    /// An extension provider was asked.
+    pub fn checked(&self, result: CheckResult) {
+        let [allowed, denied, failed_open, failed_closed, not_asked] = &self.policy.checks;
+        let counter = match result {
+            CheckResult::Allowed => allowed,
+            CheckResult::Denied => denied,
+            CheckResult::FailedOpen => failed_open,
+            CheckResult::FailedClosed => failed_closed,
+            CheckResult::NotAsked => not_asked,
+        };
+        counter.inc();
+    }
 }
 
 impl PolicyMetrics {
@@ -33,6 +69,29 @@ impl PolicyMetrics {
                     "Requests and opaque connections by what policies with the dry-run annotation would have done",
                 ),
                 ("result", ["allow", "deny"]),
+            ),
+            key_fetches: family(
+                registry,
+                ("mesh_jwks_fetches", "Fetches of the public keys of token issuers"),
+                ("result", ["ok", "failed"]),
+            ),
+            keys_missing: registered(
+                registry,
+                (
+                    "mesh_jwks_missing",
+                    "Sources of public keys that were never fetched: tokens that need them are refused",
+                ),
+            ),
+            checks: family(
+                registry,
+                (
+                    "mesh_external_checks",
+                    "Requests about which an extension provider was to be asked, by what came of it",
+                ),
+                (
+                    "result",
+                    ["allowed", "denied", "failed_open", "failed_closed", "not_asked"],
+                ),
             ),
         }
     }

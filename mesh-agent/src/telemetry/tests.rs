@@ -300,6 +300,7 @@ fn families_of_the_agent_are_named_as_promised() {
         renewals: 3,
         overdue: 1,
         failed_renewals: 1,
+        failures: vec![("denied", 1)],
     });
     let mesh = telemetry.mesh();
     mesh.pods(3, 2);
@@ -318,6 +319,7 @@ fn families_of_the_agent_are_named_as_promised() {
         "mesh_task_panics_total 0\n",
         "mesh_certificate_renewals_total{result=\"ok\"} 3\n",
         "mesh_certificate_renewals_total{result=\"failed\"} 1\n",
+        "mesh_certificate_failures_total{reason=\"denied\"} 1\n",
         "mesh_certificate_expiry_timestamp_seconds{identity=\"spiffe://cluster.local/ns/shop/sa/web\"} 99\n",
         "mesh_access_log_dropped_total 0\n",
         concat!("mesh_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n"),
@@ -352,4 +354,27 @@ fn the_text_keeps_openmetrics_rules() {
         let (name, unit) = line.split_once(' ').unwrap();
         assert!(name.ends_with(&format!("_{unit}")), "{line}");
     }
+}
+
+#[test]
+fn a_name_in_an_object_ends_no_label() {
+    let mut pod = workload("web");
+    pod.naming.workload = "a\"} 1\nforged{x=\"\\".into();
+    let telemetry = Telemetry::new();
+    let flow = FlowLabels {
+        source: Arc::new(PeerLabels::of(&pod)),
+        ..flow(Reporter::Source)
+    };
+    telemetry.http(flow, http_start()).respond(200);
+    telemetry
+        .mesh()
+        .handshake_refused(Direction::Inbound, &PeerLabels::of(&pod), "at_once");
+    let text = telemetry.encode();
+    let escaped = r#"workload="a\"} 1\nforged{x=\"\\""#;
+    assert!(text.contains(&format!("source_{escaped}")), "{text}");
+    assert!(
+        text.contains(&format!("namespace=\"shop\",{escaped},direction=\"inbound\"")),
+        "{text}"
+    );
+    assert!(!text.lines().any(|line| line.starts_with("forged")), "{text}");
 }

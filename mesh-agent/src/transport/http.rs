@@ -5,6 +5,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
@@ -26,23 +28,34 @@ pub type H1Sender = http1::SendRequest<Body>;
 pub type H2Sender = http2::SendRequest<Body>;
 
 /// Starts HTTP/1.1 on `stream`; a task drives the connection until either side ends it.
+///
+/// Ends what is under way too when a certificate of the stream is revoked, until the connection changes protocol.
 pub async fn start_h1(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H1Sender, DialError> {
+    let revoked = stream.revoked();
     let (sender, connection) = http1::Builder::new()
         .max_header_size(MAX_HEAD_BYTES)
         .handshake::<_, Body>(TokioIo::new(stream))
         .await
         .map_err(DialError::Http)?;
     tasks.spawn("upstream-http1", async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "upstream HTTP/1.1 connection ended");
+        tokio::select! {
+            ended = connection.with_upgrades() => if let Err(error) = ended {
+                tracing::debug!(%error, "upstream HTTP/1.1 connection ended");
+            },
+            () = revoked => tracing::debug!("upstream HTTP/1.1 connection ended: a certificate was revoked"),
         }
     });
     Ok(sender)
 }
 
 /// Starts HTTP/2 with prior knowledge on `stream`; a task drives the connection and pings an idle peer.
+/// Ends what is under way too when a certificate of the stream is revoked.
 pub async fn start_h2(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H2Sender, DialError> {
-    let (sender, connection) = http2::Builder::new(TaskExecutor(tasks.clone()))
+    let executor = UntilRevoked {
+        executor: TaskExecutor(tasks.clone()),
+        revoked: stream.revoked().shared(),
+    };
+    let (sender, connection) = http2::Builder::new(executor)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -70,6 +83,29 @@ where
 {
     fn execute(&self, future: F) {
         self.0.spawn("http2-stream", future);
+    }
+}
+
+/// Hyper gives the stream itself to a task, which outlives the connection's future as long as something is under way: it
+/// is this task that must end.
+#[derive(Clone)]
+struct UntilRevoked {
+    executor: TaskExecutor,
+    revoked: Shared<BoxFuture<'static, ()>>,
+}
+
+impl<F> Executor<F> for UntilRevoked
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let revoked = self.revoked.clone();
+        self.executor.execute(async move {
+            tokio::select! {
+                () = future => {}
+                () = revoked => tracing::debug!("upstream HTTP/2 connection ended: a certificate was revoked"),
+            }
+        });
     }
 }
 

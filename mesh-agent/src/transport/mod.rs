@@ -4,6 +4,8 @@
 
 pub mod deliver;
 pub mod dial;
+pub mod fetch;
+pub mod handshakes;
 pub mod http;
 pub mod pool;
 pub mod relay;
@@ -12,9 +14,11 @@ pub mod tls;
 use std::io;
 use std::time::SystemTime;
 
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::identity::TlsError;
+use crate::transport::handshakes::TooMany;
 
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +38,9 @@ pub enum DialError {
     /// Our own certificate or keys cannot be used.
     #[error("cannot begin an mTLS handshake")]
     Tls(#[source] TlsError),
+    /// The pod in whose name the connection is made has too many handshakes already.
+    #[error("no mTLS handshake is begun")]
+    Crowded(#[source] TooMany),
     /// TLS failed: a peer without a certificate of this mesh, or with another identity than expected.
     #[error("mTLS handshake failed")]
     Handshake(#[source] io::Error),
@@ -54,6 +61,12 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
     fn proved_until(&self) -> Option<SystemTime> {
         None
     }
+
+    /// Completes when a certificate on which the connection rests is revoked: it must end then. Independent of the
+    /// stream; never completes where nobody had to prove anything.
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
 }
 
 impl<S: ByteStream + ?Sized> ByteStream for Box<S> {
@@ -63,5 +76,9 @@ impl<S: ByteStream + ?Sized> ByteStream for Box<S> {
 
     fn proved_until(&self) -> Option<SystemTime> {
         (**self).proved_until()
+    }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        (**self).revoked()
     }
 }

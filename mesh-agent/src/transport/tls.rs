@@ -6,15 +6,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::BoxFuture;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::identity::{Alpn, WorkloadTls, peer_identity, peer_not_after};
+use crate::identity::{Alpn, Revocations, Shown, WorkloadTls, peer_identity, peer_not_after};
 use crate::mesh::identity::SpiffeId;
 use crate::transport::dial::{Origin, dial};
+use crate::transport::handshakes::Workshop;
 use crate::transport::{ByteStream, DialError};
 
 /// A TLS stream to the agent of another pod.
@@ -22,6 +24,8 @@ use crate::transport::{ByteStream, DialError};
 pub struct ClientStream {
     tls: client::TlsStream<TcpStream>,
     proved_until: SystemTime,
+    shown: Shown,
+    revocations: Revocations,
 }
 
 /// A TLS stream from the agent of another pod, on the stream `S` that it came on.
@@ -36,6 +40,10 @@ pub struct MeshPeer<'a> {
     pub expected: &'a SpiffeId,
     /// What will be spoken inside.
     pub alpn: Alpn,
+    /// What ends the connection when it names a certificate of either end.
+    pub revocations: Revocations,
+    /// Where the handshake is computed.
+    pub workshop: &'a Workshop,
 }
 
 /// Dials `addr` from `origin` and speaks mTLS with the agent there; both steps have the time of `limit`.
@@ -53,13 +61,10 @@ pub async fn connect(
             .client(peer.expected, peer.alpn)
             .map_err(DialError::Tls)?,
     );
-    let tls = timeout(
-        limit,
-        connector.connect(ServerName::IpAddress(addr.ip().into()), stream),
-    )
-    .await
-    .map_err(|_elapsed| DialError::Handshake(io::ErrorKind::TimedOut.into()))?
-    .map_err(DialError::Handshake)?;
+    let handshake = connector.connect(ServerName::IpAddress(addr.ip().into()), stream);
+    let tls = at(peer.workshop, handshake, limit)
+        .await
+        .map_err(DialError::Handshake)?;
     // TLS itself looks at a certificate's dates and name only in a full handshake, not when a session is resumed.
     let proved = peer_identity(tls.get_ref().1.peer_certificates())
         .map_err(|error| DialError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error)))?;
@@ -70,6 +75,8 @@ pub async fn connect(
         let ours = peer.ours.not_after();
         return Ok(ClientStream {
             proved_until: theirs.map_or(ours, |theirs| theirs.min(ours)),
+            shown: peer.ours.shown_with(tls.get_ref().1.peer_certificates()),
+            revocations: peer.revocations,
             tls,
         });
     }
@@ -79,19 +86,32 @@ pub async fn connect(
     )))
 }
 
-/// Accepts mTLS on a connection whose ClientHello was seen, within `limit`; returns who the peer proved to be.
-pub async fn accept<S: ByteStream>(
+/// Accepts mTLS on a connection whose ClientHello was seen, within `limit`; returns who the peer proved to be, and by
+/// what. The handshake is computed at `workshop`.
+pub async fn accept<S: ByteStream + 'static>(
     ours: &WorkloadTls,
     stream: S,
+    workshop: &Workshop,
     limit: Duration,
-) -> io::Result<(ServerStream<S>, SpiffeId)> {
+) -> io::Result<(ServerStream<S>, SpiffeId, Shown)> {
     let acceptor = TlsAcceptor::from(ours.server());
-    let tls = timeout(limit, acceptor.accept(stream))
-        .await
-        .map_err(|_elapsed| io::Error::new(io::ErrorKind::TimedOut, "handshake timed out"))??;
+    let tls = at(workshop, acceptor.accept(stream), limit).await?;
     let peer = peer_identity(tls.get_ref().1.peer_certificates())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-    Ok((tls, peer))
+    let shown = ours.shown_with(tls.get_ref().1.peer_certificates());
+    Ok((tls, peer, shown))
+}
+
+/// Computes `handshake` at `workshop`, within `limit`.
+async fn at<T: Send + 'static>(
+    workshop: &Workshop,
+    handshake: impl Future<Output = io::Result<T>> + Send + 'static,
+    limit: Duration,
+) -> io::Result<T> {
+    let computed = timeout(limit, workshop.run(handshake)).await;
+    computed
+        .map_err(|_elapsed| io::Error::new(io::ErrorKind::TimedOut, "handshake timed out"))?
+        .unwrap_or_else(|| Err(io::Error::other("the handshake was given up")))
 }
 
 impl ByteStream for ClientStream {
@@ -101,6 +121,10 @@ impl ByteStream for ClientStream {
 
     fn proved_until(&self) -> Option<SystemTime> {
         Some(self.proved_until)
+    }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        Box::pin(self.revocations.clone().revoked(self.shown.clone()))
     }
 }
 

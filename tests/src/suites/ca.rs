@@ -3,6 +3,7 @@
 //! The claims follow each other: the first gives both agents the service, the others leave it running.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -26,7 +27,7 @@ pub(super) const CLAIMS: &[Claim] = claims![
     an_agent_that_starts_without_the_ca_refuses_and_says_why_and_sends_no_plaintext,
 ];
 
-const NODES: [&str; 2] = ["node-a", "node-b"];
+pub(super) const NODES: [&str; 2] = ["node-a", "node-b"];
 const CLIENT: &str = "shop/client";
 
 fn agents_of_both_nodes_use_one_ca_service(lab: &Running) -> Result<()> {
@@ -175,7 +176,7 @@ fn rotate(lab: &Running, ca: &Authority<'_>) -> Result<()> {
 }
 
 /// Two renewals of each: one may have been asked for just before the step.
-fn all_are_renewed(lab: &Running, step: &str) -> Result<()> {
+pub(super) fn all_are_renewed(lab: &Running, step: &str) -> Result<()> {
     let before = certificates(lab)?;
     until(LIFE * 3, &format!("every certificate is renewed {step}"), || {
         let now = certificates(lab)?;
@@ -258,6 +259,12 @@ fn an_agent_that_starts_without_the_ca_refuses_and_says_why_and_sends_no_plainte
 
 /// Runs the generated client on a node with that node's token.
 fn generated_client(lab: &Running, node: &str, identity: &str) -> Result<Value> {
+    let token = Authority::of(lab)?.token(node);
+    client_with_token(lab, node, &token, identity)
+}
+
+/// Runs the generated client on a node with any token.
+pub(super) fn client_with_token(lab: &Running, node: &str, token: &Path, identity: &str) -> Result<Value> {
     let ca = Authority::of(lab)?;
     let programs = lab.state.input.join("../programs/ca_client.py");
     let work = ca.dir().join("generated");
@@ -271,7 +278,7 @@ fn generated_client(lab: &Running, node: &str, identity: &str) -> Result<Value> 
         programs,
         ca.addr().to_string().into(),
         ca.bundle(),
-        ca.token(node),
+        token.to_owned(),
         identity.into(),
         work,
     ];
@@ -282,10 +289,10 @@ fn generated_client(lab: &Running, node: &str, identity: &str) -> Result<Value> 
 }
 
 /// What an agent's status says of one identity.
-struct Certificate {
+pub(super) struct Certificate {
     node: &'static str,
     identity: String,
-    expires: Option<u64>,
+    pub(super) expires: Option<u64>,
     serial: Option<String>,
     renewals: u64,
 }
@@ -296,7 +303,7 @@ impl Certificate {
     }
 }
 
-fn certificates(lab: &Running) -> Result<Vec<Certificate>> {
+pub(super) fn certificates(lab: &Running) -> Result<Vec<Certificate>> {
     let mut found = Vec::new();
     for node in NODES {
         let status = lab.status(node)?;

@@ -14,15 +14,22 @@ mod direct_counts;
 mod dns;
 mod enrolment;
 mod exceptions;
+mod external;
 mod faults;
+mod issuers;
+mod jwt;
+mod kubernetes;
+mod privileges;
 mod protocols;
 mod restart;
 mod routes;
 mod security;
 mod shapes;
 mod soak;
+mod spire;
 mod splice;
 mod talker;
+mod tls;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -79,76 +86,51 @@ use claims;
 
 /// All suites; the slowest comes last.
 pub fn all() -> Vec<Suite> {
-    vec![
-        Suite {
-            name: "capture",
-            claims: capture::CLAIMS,
-        },
-        Suite {
-            name: "protocols",
-            claims: protocols::CLAIMS,
-        },
-        Suite {
-            name: "direct",
-            claims: direct::CLAIMS,
-        },
-        Suite {
-            name: "splice",
-            claims: splice::CLAIMS,
-        },
-        Suite {
-            name: "routes",
-            claims: routes::CLAIMS,
-        },
-        Suite {
-            name: "balance",
-            claims: balance::CLAIMS,
-        },
-        Suite {
-            name: "security",
-            claims: security::CLAIMS,
-        },
-        Suite {
-            name: "authz",
-            claims: authz::CLAIMS,
-        },
-        Suite {
-            name: "exceptions",
-            claims: exceptions::CLAIMS,
-        },
-        Suite {
-            name: "dns",
-            claims: dns::CLAIMS,
-        },
-        Suite {
-            name: "shapes",
-            claims: shapes::CLAIMS,
-        },
-        Suite {
-            name: "enrolment",
-            claims: enrolment::CLAIMS,
-        },
-        Suite {
-            name: "control",
-            claims: control::CLAIMS,
-        },
-        Suite {
-            name: "faults",
-            claims: faults::CLAIMS,
-        },
-        Suite {
-            name: "restart",
-            claims: restart::CLAIMS,
-        },
-        Suite {
-            name: "authority",
-            claims: ca::CLAIMS,
-        },
-        Suite {
-            name: "soak",
-            claims: soak::CLAIMS,
-        },
-    ]
+    let suites: &[(_, &[Claim])] = &[
+        ("capture", capture::CLAIMS),
+        ("protocols", protocols::CLAIMS),
+        ("privileges", privileges::CLAIMS),
+        ("direct", direct::CLAIMS),
+        ("splice", splice::CLAIMS),
+        ("routes", routes::CLAIMS),
+        ("balance", balance::CLAIMS),
+        ("security", security::CLAIMS),
+        ("tls", tls::CLAIMS),
+        ("authz", authz::CLAIMS),
+        ("jwt", jwt::CLAIMS),
+        ("external", external::CLAIMS),
+        ("exceptions", exceptions::CLAIMS),
+        ("dns", dns::CLAIMS),
+        ("shapes", shapes::CLAIMS),
+        ("enrolment", enrolment::CLAIMS),
+        ("control", control::CLAIMS),
+        ("faults", faults::CLAIMS),
+        ("restart", restart::CLAIMS),
+        ("authority", ca::CLAIMS),
+        ("issuers", issuers::CLAIMS),
+        ("soak", soak::CLAIMS),
+    ];
+    suites
+        .iter()
+        .map(|&(name, claims)| Suite { name, claims })
+        .collect()
+}
+
+/// The suite that needs a real API server.
+pub const KUBERNETES: Suite = Suite {
+    name: "kubernetes",
+    claims: kubernetes::CLAIMS,
+};
+
+/// The suite that needs a real SPIRE.
+pub const SPIRE: Suite = Suite {
+    name: "spire",
+    claims: spire::CLAIMS,
+};
+
+/// Suites that run only when they are asked for by name, since what they need takes long to build.
+pub fn on_request() -> Vec<Suite> {
+    vec![KUBERNETES, SPIRE]
 }
 
 /// Runs the claims of a suite that `only` picks, in a lab made for them. What was logged is kept in `logs_to`.

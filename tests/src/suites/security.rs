@@ -22,6 +22,8 @@ pub(super) const CLAIMS: &[Claim] = claims![
     metrics_name_both_identities_at_both_ends,
     tcp_connections_and_bytes_are_counted_at_both_ends,
     each_pod_has_a_certificate_of_its_own_service_account,
+    disable_is_plaintext_on_the_wire_and_nobody_is_known_by_name_on_either_path,
+    a_client_hello_of_the_mesh_is_the_applications_own_under_disable,
 ];
 
 const CLIENT: &str = "shop/client";
@@ -298,3 +300,100 @@ fn each_pod_has_a_certificate_of_its_own_service_account(lab: &Running) -> Resul
     );
     Ok(())
 }
+
+fn disable_is_plaintext_on_the_wire_and_nobody_is_known_by_name_on_either_path(lab: &Running) -> Result<()> {
+    let direct = url(addresses(lab, "strict/vault")?[0], 8080, "/");
+    let becomes = |client: &str, url: &str, status: u16| {
+        until(LIMIT, &format!("{client} gets {status}"), || {
+            Ok(get(lab, client, url)?.status == status)
+        })
+    };
+    lab.put_manifest("disable.yaml", &disable("strict", "vault", 8080))?;
+    becomes(STRANGERS[0], &direct, 200)?;
+    let wire = captured(lab, "disable", || {
+        equal(
+            "status",
+            get(lab, CLIENT, &format!("{VAULT}seen-by-all"))?.status,
+            200,
+        )
+    })?;
+    ensure!(wire.contains(b"seen-by-all"), "the mesh still encrypts");
+    ensure!(
+        wire.sources.contains(&addresses(lab, CLIENT)?[0])
+            || wire.sources.contains(&addresses(lab, CLIENT)?[1]),
+        "the client's address is not on the wire but {:?}",
+        wire.sources
+    );
+    // On the other node, and on the same.
+    for client in [CLIENT, "shop/client-b"] {
+        equal(client, get(lab, client, VAULT)?.status, 200)?;
+    }
+    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+         metadata: { name: by-name, namespace: strict }\n\
+         spec: { rules: [{ from: [{ source: { principals: [cluster.local/ns/shop/sa/client] } }] }] }\n";
+    lab.put_manifest("by-name.yaml", policy)?;
+    for client in [CLIENT, "shop/client-b"] {
+        becomes(client, VAULT, 403)?;
+    }
+    lab.remove_manifest("disable.yaml")?;
+    for client in [CLIENT, "shop/client-b"] {
+        becomes(client, VAULT, 200)?;
+    }
+    lab.remove_manifest("by-name.yaml")?;
+    becomes(STRANGERS[0], &direct, 0).map(drop)
+}
+
+const VAULT: &str = "http://vault.strict/";
+
+fn a_client_hello_of_the_mesh_is_the_applications_own_under_disable(lab: &Running) -> Result<()> {
+    const FAR: &str = "shop/far";
+    let identity = "spiffe://cluster.local/ns/shop/sa/far";
+    python(
+        lab,
+        FAR,
+        "tls_peer.py",
+        &["certificate", "-", "own", "self_signed", identity],
+    )?;
+    let version = || -> Result<f64> { Ok(lab.metrics("node-b")?.sum("mesh_config_version", &[])) };
+    let before = version()?;
+    lab.put_manifest("disable.yaml", &disable("shop", "far", 9444))?;
+    until(LIMIT, "the policy is in force", || Ok(version()? > before))?;
+    let listening = lab.site.scratch(&FAR.parse()?).join("listening");
+    if listening.exists() {
+        std::fs::remove_file(&listening)?;
+    }
+    let ends = std::thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            python(
+                lab,
+                FAR,
+                "tls_peer.py",
+                &["server", "own", "mesh-h2", "9444", "1"],
+            )
+        });
+        until(LIMIT, "the server listens", || Ok(listening.exists()))?;
+        let far = addresses(lab, FAR)?[0].to_string();
+        python(
+            lab,
+            STRANGERS[0],
+            "tls_peer.py",
+            &["client", "-", "mesh-h2", &far, "9444"],
+        )?;
+        server
+            .join()
+            .map_err(|_| anyhow::anyhow!("the server panicked"))?
+    });
+    lab.remove_manifest("disable.yaml")?;
+    equal("handshakes", ends?, serde_json::json!(["accepted"]))
+}
+
+/// Plaintext only, on one port of one pod.
+fn disable(namespace: &str, app: &str, port: u16) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+         metadata: {{ name: {app}-off, namespace: {namespace} }}\n\
+         spec: {{ selector: {{ matchLabels: {{ app: {app} }} }}, portLevelMtls: {{ {port}: {{ mode: DISABLE }} }} }}\n"
+    )
+}
+
+const LIMIT: Duration = Duration::from_secs(10);

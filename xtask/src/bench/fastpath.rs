@@ -35,7 +35,9 @@ struct Workload {
     key: &'static str,
     /// For people.
     title: &'static str,
-    /// The port of the server; each is served by a core of its own.
+    /// The pod that is dialled.
+    pod: &'static str,
+    /// Its port; each is served by a core of its own.
     port: u16,
     /// What the client does: the words before and after the server's address.
     words: (&'static str, &'static [&'static str]),
@@ -51,11 +53,13 @@ enum Unit {
     Gigabits,
 }
 
-/// Clients stay on core 0; so does the server of 6379, that of 5432 stays on core 1.
-const WORKLOADS: [Workload; 8] = [
+/// Clients stay on core 0; so does whatever serves 6379, and what serves 5432 stays on core 1. Both ports of the relay lead
+/// to 6379 of the server.
+const WORKLOADS: [Workload; 12] = [
     Workload {
         key: "rtt_64_ratio",
         title: "round trip of 64 B, one core",
+        pod: SERVER,
         port: 6379,
         words: ("round-trips", &["64"]),
         unit: Unit::Microseconds,
@@ -63,6 +67,7 @@ const WORKLOADS: [Workload; 8] = [
     Workload {
         key: "rtt_64_cross_ratio",
         title: "round trip of 64 B, two cores",
+        pod: SERVER,
         port: 5432,
         words: ("round-trips", &["64"]),
         unit: Unit::Microseconds,
@@ -70,6 +75,7 @@ const WORKLOADS: [Workload; 8] = [
     Workload {
         key: "rtt_4k_ratio",
         title: "round trip of 4 KiB, one core",
+        pod: SERVER,
         port: 6379,
         words: ("round-trips", &["4096"]),
         unit: Unit::Microseconds,
@@ -77,6 +83,39 @@ const WORKLOADS: [Workload; 8] = [
     Workload {
         key: "rtt_4k_cross_ratio",
         title: "round trip of 4 KiB, two cores",
+        pod: SERVER,
+        port: 5432,
+        words: ("round-trips", &["4096"]),
+        unit: Unit::Microseconds,
+    },
+    Workload {
+        key: "relay_64_ratio",
+        title: "round trip of 64 B by a relay, one core",
+        pod: RELAY,
+        port: 6379,
+        words: ("round-trips", &["64"]),
+        unit: Unit::Microseconds,
+    },
+    Workload {
+        key: "relay_64_cross_ratio",
+        title: "round trip of 64 B by a relay, two cores",
+        pod: RELAY,
+        port: 5432,
+        words: ("round-trips", &["64"]),
+        unit: Unit::Microseconds,
+    },
+    Workload {
+        key: "relay_4k_ratio",
+        title: "round trip of 4 KiB by a relay, one core",
+        pod: RELAY,
+        port: 6379,
+        words: ("round-trips", &["4096"]),
+        unit: Unit::Microseconds,
+    },
+    Workload {
+        key: "relay_4k_cross_ratio",
+        title: "round trip of 4 KiB by a relay, two cores",
+        pod: RELAY,
         port: 5432,
         words: ("round-trips", &["4096"]),
         unit: Unit::Microseconds,
@@ -84,6 +123,7 @@ const WORKLOADS: [Workload; 8] = [
     Workload {
         key: "bulk_64k_ratio",
         title: "writes of 64 KiB, two cores",
+        pod: SERVER,
         port: 5432,
         words: ("bulk", &["65536"]),
         unit: Unit::Gigabits,
@@ -91,6 +131,7 @@ const WORKLOADS: [Workload; 8] = [
     Workload {
         key: "bulk_64k_one_core_ratio",
         title: "writes of 64 KiB, one core",
+        pod: SERVER,
         port: 6379,
         words: ("bulk", &["65536"]),
         unit: Unit::Gigabits,
@@ -98,6 +139,7 @@ const WORKLOADS: [Workload; 8] = [
     Workload {
         key: "connect_ratio",
         title: "connection and one byte, direct",
+        pod: SERVER,
         port: 6379,
         words: ("connects", &[]),
         unit: Unit::Microseconds,
@@ -105,6 +147,7 @@ const WORKLOADS: [Workload; 8] = [
     Workload {
         key: "connect_captured_ratio",
         title: "connection and one byte, through the agent",
+        pod: SERVER,
         port: 7003,
         words: ("connects", &[]),
         unit: Unit::Microseconds,
@@ -135,7 +178,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         agent: Some(agent),
         tools: vec![load],
     };
-    let lab = step("one node, two pods in the mesh, two outside", || {
+    let lab = step("one node, three pods in the mesh, three outside", || {
         Lab::up(&options, &|what| mesh_tests::say(&format!("  {what}")))
     })?;
     let measured = measure(lab.running(), arguments);
@@ -170,7 +213,7 @@ fn measure(lab: &Running, arguments: &Arguments) -> Result<Value> {
     let megabytes = if arguments.quick { "20" } else { "200" };
     let mut corrupted = 0;
     for port in [6379, 5432] {
-        let to = format!("{}:{port}", address(lab, Side::Ours)?);
+        let to = format!("{}:{port}", address(lab, Side::Ours, SERVER)?);
         let answer = client(lab, Side::Ours, &["compare", &to, megabytes])?;
         corrupted += answer
             .get("corrupted")
@@ -203,7 +246,7 @@ impl Workload {
     /// How much was done, and in how many seconds.
     fn sample(&self, lab: &Running, side: Side, ms: &str) -> Result<(f64, f64)> {
         let (verb, sizes) = self.words;
-        let to = format!("{}:{}", address(lab, side)?, self.port);
+        let to = format!("{}:{}", address(lab, side, self.pod)?, self.port);
         let words: Vec<&str> = [verb, "0", &to]
             .into_iter()
             .chain(sizes.iter().copied())
@@ -296,9 +339,9 @@ fn client(lab: &Running, side: Side, words: &[&str]) -> Result<Value> {
     serde_json::from_str(&output.stdout).context("what the client says")
 }
 
-fn address(lab: &Running, side: Side) -> Result<String> {
-    let server = format!("{}/server", namespace(side)).parse()?;
-    Ok(lab.pod(&server)?.ipv4.to_string())
+fn address(lab: &Running, side: Side, pod: &str) -> Result<String> {
+    let name = format!("{}/{pod}", namespace(side)).parse()?;
+    Ok(lab.pod(&name)?.ipv4.to_string())
 }
 
 fn namespace(side: Side) -> &'static str {
@@ -335,5 +378,7 @@ fn build_load() -> Result<PathBuf> {
 }
 
 const NODE: &str = "node-a";
+const SERVER: &str = "server";
+const RELAY: &str = "relay";
 const BUILD_LIMIT: Duration = Duration::from_mins(20);
 const PATIENCE: Duration = Duration::from_mins(1);

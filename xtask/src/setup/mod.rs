@@ -5,6 +5,7 @@
 mod apt;
 mod kernel_toolchain;
 mod python;
+mod spire;
 
 use std::fs;
 
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use mesh_tests::cgroup;
 
 pub(crate) use kernel_toolchain::has_nightly_with_source;
+pub(crate) use spire::VERSION as SPIRE_VERSION;
 
 use crate::shell::line;
 
@@ -29,6 +31,11 @@ pub(crate) fn for_virtual_machines() -> Result<()> {
     ensure_linux_with_root()?;
     apt::install(apt::VM_PACKAGES)?;
     kernel_toolchain::install()
+}
+
+/// Makes a real SPIRE ready, which only the suite `spire` needs: it takes longer to build than all else together.
+pub(crate) fn for_spire() -> Result<()> {
+    spire::install()
 }
 
 /// One clear line where the machine cannot do it at all.

@@ -6,16 +6,14 @@
 //! errs towards refusing in that rule; a policy that is wrong as a whole refuses all for the workloads that it selects,
 //! and one whose selection is wrong does so in its whole namespace.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::authorization_rule;
 use super::object::{Object, unknown_fields};
+use super::{authorization_rule, policy_target};
 use crate::mesh::facts::Rejection;
 use crate::mesh::policy::authorization::{AuthorizationPolicy, PolicyAction, PolicyRule, PolicyTarget};
-use crate::mesh::service::ServiceName;
 
 pub(super) fn translate(
     object: &Object,
@@ -30,6 +28,7 @@ pub(super) fn translate(
     };
     let target = reading.target();
     let action = reading.action();
+    let provider = reading.provider(action, is_dry_run);
     let rules = reading.rules(action, trust_domain);
     for field in unknown_fields(object.spec(), &FIELDS) {
         reading.refuse(&format!("spec.{field}"), "is not a field of this kind");
@@ -45,6 +44,7 @@ pub(super) fn translate(
         meta: Arc::clone(&object.meta),
         target,
         action,
+        provider,
         rules,
         is_dry_run,
     }
@@ -83,91 +83,12 @@ impl Spec<'_> {
     }
 
     fn target(&mut self) -> PolicyTarget {
-        let everybody = PolicyTarget::Selector(BTreeMap::new());
-        let object = self.object;
-        if !(object.spec().is_object() || object.spec().is_null()) {
-            self.refuse("spec", "expected a mapping");
-            return everybody;
+        let read = policy_target::Reading::of(self.object);
+        self.rejections.extend(read.reports);
+        for (field, what) in read.wrong {
+            self.refuse(&field, &what);
         }
-        let listed = object.spec().get("targetRefs").filter(|refs| !refs.is_null());
-        let single = object.spec().get("targetRef").filter(|one| !one.is_null());
-        let selector = object
-            .spec()
-            .get("selector")
-            .filter(|selector| !selector.is_null());
-        let references: Vec<(String, &Value)> = match (listed, single) {
-            (None, None) => return selector.map_or(everybody, |selector| self.selector(selector)),
-            (Some(Value::Array(refs)), None) if !refs.is_empty() => {
-                let named = |(index, one)| (format!("spec.targetRefs[{index}]"), one);
-                refs.iter().enumerate().map(named).collect()
-            }
-            (None, Some(one)) => vec![("spec.targetRef".to_owned(), one)],
-            (Some(_), _) => {
-                self.refuse("spec.targetRefs", "expected a list of targets, and no targetRef");
-                return everybody;
-            }
-        };
-        if selector.is_some() {
-            self.refuse("spec.selector", "a policy has a selector or targets, not both");
-            return everybody;
-        }
-        let mut services = BTreeSet::new();
-        for (at, reference) in references {
-            match self.service(&at, reference) {
-                Ok(service) => services.extend(service),
-                Err(()) => return everybody,
-            }
-        }
-        PolicyTarget::Services(services)
-    }
-
-    fn selector(&mut self, selector: &Value) -> PolicyTarget {
-        if !selector.is_object() {
-            self.refuse("spec.selector", "expected a mapping");
-        }
-        for field in unknown_fields(selector, &["matchLabels"]) {
-            self.refuse(&format!("spec.selector.{field}"), "is not a field of a selector");
-        }
-        let labels = selector.get("matchLabels").unwrap_or(&Value::Null);
-        let labels = self
-            .object
-            .parse_part::<Option<BTreeMap<String, String>>>(labels, "spec.selector.matchLabels");
-        match labels {
-            Ok(labels) => PolicyTarget::Selector(labels.unwrap_or_default()),
-            Err(rejection) => {
-                self.refuse(&rejection.field, &rejection.reason);
-                PolicyTarget::Selector(BTreeMap::new())
-            }
-        }
-    }
-
-    /// `None` for a target that no pod stands behind.
-    fn service(&mut self, at: &str, reference: &Value) -> Result<Option<ServiceName>, ()> {
-        let text = |field: &str| reference.get(field).and_then(Value::as_str);
-        if let Some(field) = unknown_fields(reference, &["group", "kind", "name", "namespace"]).next() {
-            self.refuse(&format!("{at}.{field}"), "is not a field of a target");
-            return Err(());
-        }
-        let (Some(kind), Some(name)) = (text("kind"), text("name")) else {
-            self.refuse(at, "expected kind and name");
-            return Err(());
-        };
-        let namespace = text("namespace").filter(|namespace| !namespace.is_empty());
-        if namespace.is_some_and(|namespace| namespace != self.object.namespace.as_ref()) {
-            self.refuse(
-                &format!("{at}.namespace"),
-                "a policy's target is in its own namespace",
-            );
-            return Err(());
-        }
-        if kind == "Service" && matches!(text("group"), None | Some("" | "core")) {
-            return Ok(Some(ServiceName::new(&self.object.namespace, name)));
-        }
-        self.rejections.push(self.object.reject(
-            &format!("{at}.kind"),
-            "only Services can be targets here; this target has no effect on pods",
-        ));
-        Ok(None)
+        read.target
     }
 
     fn action(&mut self) -> PolicyAction {
@@ -175,13 +96,7 @@ impl Spec<'_> {
             None | Some(Some("ALLOW")) => PolicyAction::Allow,
             Some(Some("DENY")) => PolicyAction::Deny,
             Some(Some("AUDIT")) => PolicyAction::Audit,
-            Some(Some("CUSTOM")) => {
-                self.rejections.push(self.object.reject(
-                    "spec.action",
-                    "CUSTOM needs external authorization, which is not supported yet; what its rules match is refused",
-                ));
-                PolicyAction::Custom
-            }
+            Some(Some("CUSTOM")) => PolicyAction::Custom,
             Some(_) => {
                 self.refuse("spec.action", "write ALLOW, DENY, AUDIT or CUSTOM");
                 PolicyAction::Deny
@@ -191,6 +106,33 @@ impl Spec<'_> {
             self.refuse("spec.provider", "only CUSTOM has a provider");
         }
         action
+    }
+
+    /// Who is asked; a CUSTOM policy that names nobody refuses what it matches.
+    fn provider(&mut self, action: PolicyAction, is_dry_run: bool) -> Option<Arc<str>> {
+        if action != PolicyAction::Custom {
+            return None;
+        }
+        if is_dry_run {
+            let field = format!("metadata.annotations[{DRY_RUN}]");
+            let reason = "a provider is asked in earnest or not at all; the policy has no effect";
+            self.rejections.push(self.object.reject(&field, reason));
+        }
+        let object = self.object;
+        let provider = object.spec().get("provider").unwrap_or(&Value::Null);
+        if let Some(field) = unknown_fields(provider, &["name"]).next() {
+            let field = format!("spec.provider.{}", field.escape_debug());
+            self.refuse(&field, "is not a field of a provider");
+        }
+        let name = provider.get("name").and_then(Value::as_str);
+        let name = name.filter(|name| !name.is_empty());
+        if name.is_none() {
+            self.rejections.push(self.object.reject(
+                "spec.provider.name",
+                "CUSTOM needs the name of an extension provider; what its rules match is refused",
+            ));
+        }
+        name.map(Arc::from)
     }
 
     fn rules(&mut self, action: PolicyAction, trust_domain: &str) -> Vec<PolicyRule> {

@@ -33,8 +33,6 @@ enum Asks {
     Text(TextAttribute),
     Address(AddressAttribute),
     Port,
-    /// Claims of a token that nobody has verified.
-    Token,
 }
 
 impl Reading<'_> {
@@ -150,10 +148,6 @@ impl Reading<'_> {
         }
         let lists = lists.each_ref().map(Vec::as_slice);
         let read = match asks {
-            Asks::Token => {
-                let field = format!("{at}.{}", fields[0]);
-                return self.wrong(&field, "needs RequestAuthentication, which is not supported yet");
-            }
             Asks::Port => values(lists, port).map(Condition::Port),
             Asks::Address(of) => values(lists, block).map(|values| Condition::Address { of: *of, values }),
             Asks::Text(of) => values(lists, |text| self.text(of, text)).map(|values| Condition::Text {
@@ -180,7 +174,11 @@ impl Reading<'_> {
             | TextAttribute::Method
             | TextAttribute::Namespace
             | TextAttribute::TrustDomain
-            | TextAttribute::Header(_) => Ok(matching(text)),
+            | TextAttribute::Header(_)
+            | TextAttribute::RequestPrincipal
+            | TextAttribute::Audience
+            | TextAttribute::Presenter
+            | TextAttribute::Claim(_) => Ok(matching(text)),
         }
     }
 
@@ -307,10 +305,24 @@ fn asked_by(key: &str) -> Option<Asks> {
         "source.namespace" => Asks::Text(TextAttribute::Namespace),
         "source.serviceAccount" => Asks::Text(TextAttribute::ServiceAccount),
         "source.trustDomain" => Asks::Text(TextAttribute::TrustDomain),
-        _ if key.starts_with("request.auth.") => Asks::Token,
-        _ => Asks::Text(header(key)?),
+        "request.auth.principal" => Asks::Text(TextAttribute::RequestPrincipal),
+        "request.auth.audiences" => Asks::Text(TextAttribute::Audience),
+        "request.auth.presenter" => Asks::Text(TextAttribute::Presenter),
+        _ => Asks::Text(header(key).or_else(|| claim(key))?),
     };
     Some(asks)
+}
+
+/// `request.auth.claims[outer][inner]`.
+fn claim(key: &str) -> Option<TextAttribute> {
+    let path = key.strip_prefix("request.auth.claims[")?.strip_suffix(']')?;
+    let names = path.split("][").map(|name| {
+        let is_name = !name.is_empty() && !name.contains(['[', ']']);
+        is_name.then(|| Arc::from(name))
+    });
+    names
+        .collect::<Option<Vec<_>>>()
+        .map(|names| TextAttribute::Claim(names.into()))
 }
 
 fn header(key: &str) -> Option<TextAttribute> {
@@ -331,7 +343,11 @@ const SOURCE: [(&str, &str, Asks); 7] = [
         "notPrincipals",
         Asks::Text(TextAttribute::Principal),
     ),
-    ("requestPrincipals", "notRequestPrincipals", Asks::Token),
+    (
+        "requestPrincipals",
+        "notRequestPrincipals",
+        Asks::Text(TextAttribute::RequestPrincipal),
+    ),
     (
         "namespaces",
         "notNamespaces",

@@ -58,6 +58,7 @@ pub(super) fn translate(
         action: RuleAction::Forward(backends),
         request_timeout: None,
         attempt_timeout: None,
+        retry: None,
     })
 }
 

@@ -8,13 +8,14 @@ use gateway_api::httproutes::{
     HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPathType,
     HttpRouteRulesMatchesQueryParamsType,
 };
+use http::StatusCode;
 use serde_json::Value;
 
 use super::object::{Object, unknown_fields};
 use super::route_filter;
 use super::route_rule::Rule;
 use crate::mesh::facts::Rejection;
-use crate::mesh::route::{FieldMatch, HttpMatch, HttpRule, PathMatch, RuleAction};
+use crate::mesh::route::{FieldMatch, HttpMatch, HttpRule, PathMatch, RetryOn, RetryPolicy, RuleAction};
 
 pub(super) fn translate(
     object: &Object,
@@ -31,9 +32,12 @@ pub(super) fn translate(
     if !rule.is_object() {
         return Err(object.reject(&reading.at, "expected a mapping"));
     }
-    for field in unknown_fields(rule, &["name", "matches", "filters", "backendRefs", "timeouts"]) {
+    for field in unknown_fields(
+        rule,
+        &["name", "matches", "filters", "backendRefs", "timeouts", "retry"],
+    ) {
         match field {
-            "retry" | "sessionPersistence" => reading.ignore(field),
+            "sessionPersistence" => reading.ignore(field),
             _ => reading.refuse(field),
         }
     }
@@ -52,6 +56,7 @@ pub(super) fn translate(
     {
         return Err(reading.malformed("timeouts.backendRequest", "is longer than timeouts.request"));
     }
+    let retry = retry(&mut reading, rule.get("retry"))?;
     if filters.redirect.is_some() && !backends.is_empty() {
         reading.refuse_because("backendRefs", "a rule that redirects has no backend");
     }
@@ -68,15 +73,65 @@ pub(super) fn translate(
         action,
         request_timeout,
         attempt_timeout,
+        retry,
     })
 }
 
-/// A duration as Gateway API writes it (GEP-2257).
-fn timeout(reading: &Rule<'_>, timeouts: &Value, field: &str) -> Result<Option<Duration>, Rejection> {
-    let Some(written) = timeouts.get(field).filter(|written| !written.is_null()) else {
+/// `retry` (GEP-1731). What is no answer is tried again too, as Envoy's `connect-failure` and `refused-stream`: nothing
+/// was done then. The API's `backoff` is the least pause between two attempts, and ours at most ten times as long.
+fn retry(reading: &mut Rule<'_>, part: Option<&Value>) -> Result<Option<RetryPolicy>, Rejection> {
+    let Some(part) = part.filter(|part| !part.is_null()) else {
         return Ok(None);
     };
-    let invalid = |reason: String| reading.malformed(&format!("timeouts.{field}"), reason);
+    for field in unknown_fields(part, &["codes", "attempts", "backoff"]) {
+        reading.ignore(&format!("retry.{field}"));
+    }
+    let declared: Retry = reading
+        .object
+        .parse_part(part, &format!("{}.retry", reading.at))?;
+    let attempts = declared.attempts.unwrap_or(DEFAULT_ATTEMPTS);
+    if attempts == 0 {
+        return Err(reading.malformed("retry.attempts", "at least 1"));
+    }
+    let mut on = vec![RetryOn::ConnectFailure, RetryOn::RefusedStream];
+    for (index, code) in declared.codes.into_iter().enumerate() {
+        let status = StatusCode::from_u16(code)
+            .ok()
+            .filter(|_| (400..600).contains(&code));
+        let status = status.ok_or_else(|| {
+            reading.malformed(
+                &format!("retry.codes[{index}]"),
+                "expected a status from 400 to 599",
+            )
+        })?;
+        on.push(RetryOn::Status(status));
+    }
+    Ok(Some(RetryPolicy {
+        attempts,
+        on,
+        backoff: duration(reading, part, "retry", "backoff")?.unwrap_or(DEFAULT_BACKOFF),
+        avoids_previous: true,
+    }))
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Retry {
+    #[serde(default)]
+    codes: Vec<u16>,
+    attempts: Option<u32>,
+}
+
+fn timeout(reading: &Rule<'_>, timeouts: &Value, field: &str) -> Result<Option<Duration>, Rejection> {
+    duration(reading, timeouts, "timeouts", field)
+}
+
+/// A duration as Gateway API writes it (GEP-2257): `field` of a part that is called `of`.
+fn duration(reading: &Rule<'_>, part: &Value, of: &str, field: &str) -> Result<Option<Duration>, Rejection> {
+    let Some(written) = part.get(field).filter(|written| !written.is_null()) else {
+        return Ok(None);
+    };
+    let invalid = |reason: String| reading.malformed(&format!("{of}.{field}"), reason);
     let text = written
         .as_str()
         .ok_or_else(|| invalid("expected a duration such as \"1s500ms\"".to_owned()))?;
@@ -149,3 +204,8 @@ fn one_match(reading: &mut Rule<'_>, index: usize, part: &Value) -> Result<HttpM
         method,
     })
 }
+
+/// Istio's default; the API leaves it to us.
+const DEFAULT_ATTEMPTS: u32 = 2;
+/// Envoy's default.
+const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);

@@ -19,14 +19,17 @@ mod grpc_rule;
 mod http_route;
 mod http_rule;
 mod locality_setting;
+mod mesh_config;
 mod namespace;
 mod node;
 mod object;
 mod outlier_detection;
 mod peer_authentication;
 mod pod;
+mod policy_target;
 mod probes;
 mod protocol;
+mod request_authentication;
 mod route_filter;
 mod route_rule;
 mod service;
@@ -131,6 +134,13 @@ impl Translation {
                     rejections,
                 ));
             }
+            "RequestAuthentication" => facts
+                .request_authentications
+                .push(request_authentication::translate(object, rejections)),
+            "ConfigMap" => match mesh_config::translate(object, rejections)? {
+                Some(config) => facts.mesh_configs.push(config),
+                None => *skipped += 1,
+            },
             "DestinationRule" => {
                 facts
                     .destination_rules

@@ -110,6 +110,11 @@ impl Object {
         self.value.get("spec").unwrap_or(&Value::Null)
     }
 
+    /// The part at a JSON pointer.
+    pub(super) fn at(&self, pointer: &str) -> Option<&Value> {
+        self.value.pointer(pointer)
+    }
+
     /// An annotation, if it is a text.
     pub(super) fn annotation(&self, name: &str) -> Option<&str> {
         self.value
@@ -167,11 +172,13 @@ impl KnownKind {
 /// A kind is known by name and group, so that another group's kind of the same name is not taken for it.
 fn known(api_version: &str, kind: &str) -> Option<KnownKind> {
     let (group, versions): (_, &[_]) = match kind {
-        "Namespace" | "Node" | "Pod" | "Service" => ("", &["v1"]),
+        "Namespace" | "Node" | "Pod" | "Service" | "ConfigMap" => ("", &["v1"]),
         "EndpointSlice" => ("discovery.k8s.io", &["v1"]),
         "HTTPRoute" => ("gateway.networking.k8s.io", &["v1", "v1beta1"]),
+        "PeerAuthentication" | "AuthorizationPolicy" | "RequestAuthentication" => {
+            ("security.istio.io", &["v1", "v1beta1"])
+        }
         "GRPCRoute" => ("gateway.networking.k8s.io", &["v1"]),
-        "PeerAuthentication" | "AuthorizationPolicy" => ("security.istio.io", &["v1", "v1beta1"]),
         "DestinationRule" => ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
         _ => return None,
     };
@@ -186,7 +193,7 @@ fn group_of(api_version: &str) -> &str {
 /// Whether an object of a kind that the mesh does not read would have changed traffic if it did.
 fn is_missed(api_version: &str, kind: &str, value: &Value) -> bool {
     match (group_of(api_version), kind) {
-        ("security.istio.io", "RequestAuthentication") | ("networking.istio.io", "VirtualService") => true,
+        ("networking.istio.io", "VirtualService") => true,
         // Routes of a Gateway are the Gateway's business.
         ("gateway.networking.k8s.io", "TLSRoute" | "TCPRoute") => {
             let parents = value.pointer("/spec/parentRefs").and_then(Value::as_array);

@@ -112,7 +112,6 @@ impl Spec<'_> {
         modes
     }
 
-    /// DISABLE is read as PERMISSIVE, as Istio's ambient mode does: plaintext is accepted, and peers may still encrypt.
     fn mode(&mut self, at: &str, mtls: Option<&Value>) -> Option<MtlsMode> {
         let mtls = mtls.filter(|mtls| !mtls.is_null())?;
         let unknown = unknown_fields(mtls, &["mode"]).next().map(str::to_owned);
@@ -127,13 +126,7 @@ impl Spec<'_> {
             Some("UNSET") => None,
             Some("PERMISSIVE") => Some(MtlsMode::Permissive),
             Some("STRICT") => Some(MtlsMode::Strict),
-            Some("DISABLE") => {
-                self.rejections.push(self.object.reject(
-                    &format!("{at}.mode"),
-                    "DISABLE is not supported yet; read as PERMISSIVE",
-                ));
-                Some(MtlsMode::Permissive)
-            }
+            Some("DISABLE") => Some(MtlsMode::Disable),
             Some(_) | None => Some(self.strict(
                 &format!("{at}.mode"),
                 "write UNSET, DISABLE, PERMISSIVE or STRICT",

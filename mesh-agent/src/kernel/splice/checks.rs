@@ -7,26 +7,29 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::thread;
 
-use mesh_common::splice::WINDOW;
+use mesh_common::splice::{LARGE_MESSAGE, WINDOW};
 use mesh_common::unread::unread;
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::sendfile::sendfile;
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::Protocol;
+use tokio::io::AsyncReadExt as _;
+use tokio::runtime::Builder;
+use tokio::time::timeout;
 
 use crate::kernel::splice::bytes::{Row, Sizes};
 use crate::kernel::splice::ends_of_life::{
     ends_after_the_last_byte, half_closes, reads_before_the_reset, refuses_after_shutdown,
     shows_an_end_to_a_late_reader,
 };
-use crate::kernel::splice::trial::{Failure, Pair, Trial, failure};
+use crate::kernel::splice::trial::{Failure, Pair, TIMEOUT, Trial, failure};
 
 /// A check, and what it claims.
 pub(super) type Check = (&'static str, fn(&mut Trial) -> Result<(), Failure>);
 
 /// Every check.
-pub(super) const CHECKS: [Check; 15] = [
+pub(super) const CHECKS: [Check; 16] = [
     ("100 MB of mixed sizes arrive whole and in order", moves_100_mb),
     (
         "a reader that stops makes the writer wait",
@@ -37,6 +40,10 @@ pub(super) const CHECKS: [Check; 15] = [
     (
         "a reader that blocks and asks for all bytes gets all",
         serves_waitall,
+    ),
+    (
+        "a reader that takes a short read for the end gets all",
+        wakes_who_reads_short,
     ),
     ("MSG_PEEK leaves what it shows", serves_peek),
     ("FIONREAD counts what waits", counts_what_waits),
@@ -217,6 +224,31 @@ fn serves_waitall(trial: &mut Trial) -> Result<(), Failure> {
         return Err(Failure("bytes were spliced to a reader that blocks".into()));
     }
     Ok(())
+}
+
+/// One wake-up tells of a small message and the large one behind it. tokio, of which this agent is made, waits for the next
+/// one after a read that did not fill its buffer; so does nginx.
+fn wakes_who_reads_short(trial: &mut Trial) -> Result<(), Failure> {
+    let mut pair = trial.warm_pair()?;
+    let row = Row::new();
+    let (small, large) = (100, 2 * usize::try_from(LARGE_MESSAGE).unwrap_or(usize::MAX));
+    pair.client
+        .write_all(row.part(0, small))
+        .and_then(|()| pair.client.write_all(row.part(small, large)))
+        .map_err(failure("write"))?;
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(failure("make a runtime"))?;
+    let reader = pair.server.try_clone().map_err(failure("prepare"))?;
+    let mut bytes = vec![0; small + large];
+    let read = runtime.block_on(async {
+        let mut reader = tokio::net::TcpStream::from_std(reader)?;
+        timeout(TIMEOUT, reader.read_exact(&mut bytes)).await?
+    });
+    read.map_err(failure("wait for what is there"))?;
+    if row.has(0, &bytes) {
+        return Ok(());
+    }
+    Err(Failure("other bytes came than were sent".into()))
 }
 
 fn serves_peek(trial: &mut Trial) -> Result<(), Failure> {

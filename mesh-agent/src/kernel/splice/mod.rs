@@ -17,6 +17,7 @@ use std::sync::Arc;
 use aya::maps::{Array, Map, MapData, MapError, SockHash};
 use aya::programs::{BtfTracePoint, Program, ProgramError, SkMsg};
 use aya::{Btf, Ebpf};
+use aya_obj::btf::BtfKind;
 use mesh_common::splice::SocketEnds;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -141,10 +142,18 @@ pub(in crate::kernel) fn attach(
     }
     let btf = Btf::from_sys_fs()
         .map_err(|error| KernelError::Told(format!("read the kernel's BTF: {}", spelled(&error))))?;
+    // The type by which the verifier finds the tracepoint; without it aya's error names neither.
+    if btf
+        .id_by_type_name_kind(TRACEPOINT_TYPE, BtfKind::Typedef)
+        .is_err()
+    {
+        return Err(KernelError::Missing {
+            missing: format!("no tracepoint {TRACEPOINT}"),
+            cure: "use Linux 6.3 or later",
+        });
+    }
     let reads: &mut BtfTracePoint = program(object, READ)?;
-    reads
-        .load("sock_recv_length", &btf)
-        .map_err(refused("verify", READ))?;
+    reads.load(TRACEPOINT, &btf).map_err(refused("verify", READ))?;
     reads.attach().map_err(refused("attach", READ))?;
     let sockets: SockHash<MapData, SocketEnds> = map(object, SOCKETS)?;
     let messages: &mut SkMsg = program(object, MESSAGE)?;
@@ -186,5 +195,8 @@ fn refused(operation: &'static str, program: &'static str) -> impl FnOnce(Progra
 
 const MESSAGE: &str = "mesh_sk_msg";
 const READ: &str = "mesh_read";
+/// Through which reads are seen; exists since Linux 6.3.
+const TRACEPOINT: &str = "sock_recv_length";
+const TRACEPOINT_TYPE: &str = "btf_trace_sock_recv_length";
 const SOCKETS: &str = "SPLICE";
 pub(in crate::kernel) const SWITCH: &str = "SPLICE_SWITCH";

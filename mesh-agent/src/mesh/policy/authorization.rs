@@ -20,6 +20,9 @@ pub struct AuthorizationPolicy {
     pub target: PolicyTarget,
     /// What becomes of what its rules match.
     pub action: PolicyAction,
+    /// `spec.provider.name`: who is asked about what a CUSTOM policy matches; `None` for any other action, and for one
+    /// that names nobody.
+    pub provider: Option<Arc<str>>,
     /// Any of them may match; a policy without rules matches nothing.
     pub rules: Vec<PolicyRule>,
     /// Annotation `istio.io/dry-run: "true"`: evaluated and counted, never enforced.
@@ -39,7 +42,7 @@ pub enum PolicyTarget {
 /// What becomes of what a policy's rules match; the order is that of evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PolicyAction {
-    /// An external service decides. There is none yet, so what matches is refused.
+    /// The policy's provider decides about it, before all other policies.
     Custom,
     /// It is refused.
     Deny,
@@ -133,6 +136,14 @@ pub enum TextAttribute {
     Path,
     /// A request header, by its lower-case name.
     Header(Arc<str>),
+    /// `ISSUER/SUBJECT` of the request's verified token.
+    RequestPrincipal,
+    /// One of the token's audiences.
+    Audience,
+    /// To whom the token was issued (`azp`).
+    Presenter,
+    /// A claim of the token, or one of its texts if it is a list: names from the outside in.
+    Claim(Arc<[Arc<str>]>),
 }
 
 /// An address that policies ask for.
@@ -154,7 +165,11 @@ impl Condition {
                 TextAttribute::Host
                 | TextAttribute::Method
                 | TextAttribute::Path
-                | TextAttribute::Header(_) => true,
+                | TextAttribute::Header(_)
+                | TextAttribute::RequestPrincipal
+                | TextAttribute::Audience
+                | TextAttribute::Presenter
+                | TextAttribute::Claim(_) => true,
                 TextAttribute::Principal
                 | TextAttribute::Namespace
                 | TextAttribute::ServiceAccount

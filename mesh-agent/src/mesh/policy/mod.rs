@@ -1,6 +1,8 @@
 //! Security policies in declared form.
 
 pub mod authorization;
+pub mod external;
+pub mod request_authentication;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,4 +33,6 @@ pub enum MtlsMode {
     Strict,
     /// mTLS and plaintext.
     Permissive,
+    /// Plaintext only: what comes is the application's own bytes, and nobody proves who they are.
+    Disable,
 }

@@ -2,6 +2,7 @@
 
 mod filter;
 mod matches;
+mod retry;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ pub use self::filter::{
     Cors, DirectResponse, Filters, HeaderEdits, Mirror, OriginMatch, PathRewrite, Redirect, Rewrite, Share,
 };
 pub use self::matches::{FieldMatch, HttpMatch, InvalidPattern, PathMatch, Pattern, ValueMatch};
+pub use self::retry::{RetryOn, RetryPolicy};
 
 use crate::mesh::facts::ObjectMeta;
 use crate::mesh::service::ServiceName;
@@ -78,6 +80,8 @@ pub struct HttpRule {
     pub action: RuleAction,
     /// `timeouts.request`; zero or absent means no limit.
     pub request_timeout: Option<Duration>,
+    /// When a request is tried again; `None` means never.
+    pub retry: Option<RetryPolicy>,
     /// `timeouts.backendRequest`, the limit of each attempt; zero or absent means no limit.
     pub attempt_timeout: Option<Duration>,
 }
@@ -104,6 +108,7 @@ impl Default for HttpRule {
             action: RuleAction::Forward(Vec::new()),
             request_timeout: None,
             attempt_timeout: None,
+            retry: None,
         }
     }
 }

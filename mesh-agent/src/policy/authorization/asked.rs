@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use crate::mesh::identity::SpiffeId;
+use crate::policy::authentication::Claims;
 
 /// One connection, seen from the workload that is dialled.
 #[derive(Debug)]
@@ -89,6 +90,8 @@ pub struct Request<'a> {
     pub headers: &'a http::HeaderMap,
     /// The client before all proxies.
     pub remote_ip: IpAddr,
+    /// What the verified token claims; `None` where none came.
+    pub token: Option<&'a Claims>,
 }
 
 impl Request<'_> {

@@ -9,6 +9,7 @@ use crate::mesh::exclusions::Cidr;
 use crate::mesh::policy::authorization::{
     AddressAttribute, Condition, PolicyRule, Segment, TextAttribute, TextMatch, Values,
 };
+use crate::policy::authentication::Claims;
 
 /// What is known of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +140,7 @@ fn text(
     content: Content<'_>,
 ) -> bool {
     let (peer, request) = (connection.peer.as_ref(), content.request());
+    let token = request.and_then(|request| request.token);
     match of {
         TextAttribute::Principal => one(values, peer.map(|peer| peer.principal.as_str())),
         TextAttribute::Namespace => one(values, peer.map(|peer| peer.namespace)),
@@ -150,6 +152,15 @@ fn text(
             values,
             request.and_then(|request| request.header(name)).as_deref(),
         ),
+        TextAttribute::RequestPrincipal => one(values, token.and_then(Claims::principal)),
+        TextAttribute::Presenter => one(values, token.and_then(Claims::presenter)),
+        TextAttribute::Audience => admits(values, |wanted| {
+            let audiences = token.map_or(&[][..], Claims::audiences);
+            audiences.iter().any(|audience| matches(wanted, audience))
+        }),
+        TextAttribute::Claim(path) => admits(values, |wanted| {
+            token.is_some_and(|token| token.any_text(path, |text| matches(wanted, text)))
+        }),
         TextAttribute::Host => {
             let names = request.map(|request| &request.host);
             admits(values, |wanted| {

@@ -3,72 +3,168 @@
 //! Place in the walk: at the destination, after the peer has proved who it is; for HTTP once a request. Must not know:
 //! sockets, certificates, how policies were read, or whether the client is on this node.
 
+mod aliases;
 mod asked;
 mod matcher;
 mod protection;
 mod rules;
-mod selection;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+pub use self::aliases::widened;
 pub use self::asked::{Connection, Host, Request};
 pub use self::protection::Protection;
-use self::selection::{Selected, Selection};
 use crate::mesh::facts::Rejection;
-use crate::mesh::policy::authorization::AuthorizationPolicy;
+use crate::mesh::policy::authorization::{AuthorizationPolicy, PolicyAction};
 use crate::mesh::service::ServiceName;
 use crate::mesh::workload::{Workload, WorkloadUid};
+use crate::policy::selection::{Selected, Selection, Targeted};
 
 /// All AuthorizationPolicies, and those of each workload of this node.
 #[derive(Debug, Default)]
 pub struct Authorization {
-    policies: Vec<Arc<AuthorizationPolicy>>,
+    policies: Arc<[Arc<AuthorizationPolicy>]>,
     selection: Selection,
     of_workload: HashMap<WorkloadUid, Arc<Protection>>,
+    /// Those that CUSTOM policies may name.
+    providers: BTreeSet<Arc<str>>,
 }
 
 impl Authorization {
     /// Compiles all policies; `local` are the workloads that will be asked about often, and `pods` tells which ports of
-    /// which workloads stand behind a Service, `None` where there is no such Service.
+    /// which workloads stand behind a Service, `None` where there is no such Service. `providers` are the external
+    /// services that are declared.
+    ///
+    /// What has not changed since `previous`, which was compiled for the same root namespace, is taken over: policies,
+    /// their index, and, as long as the same providers are declared, the list of each workload that the same policies
+    /// protect.
     pub fn compile<'w>(
         policies: &[AuthorizationPolicy],
         root_namespace: &str,
+        providers: BTreeSet<Arc<str>>,
         local: impl Iterator<Item = &'w Workload>,
         pods: impl Fn(&ServiceName) -> Option<Vec<(WorkloadUid, u16)>>,
+        previous: Option<&Self>,
     ) -> (Self, Vec<Rejection>) {
-        let mut policies: Vec<_> = policies.iter().cloned().map(Arc::new).collect();
-        // Which rule is named for a refusal must not depend on the order of the facts.
-        policies.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        let (selection, rejections) = Selection::index(&policies, root_namespace, pods);
+        let policies = sorted(policies, previous);
+        let before = previous.filter(|previous| Arc::ptr_eq(&previous.policies, &policies));
+        let before = before.map(|previous| &previous.selection);
+        let targeted = policies.iter().map(|policy| Targeted {
+            namespace: &policy.namespace,
+            target: &policy.target,
+            meta: &policy.meta,
+        });
+        let (selection, mut rejections) = Selection::index(targeted, root_namespace, pods, before);
+        rejections.extend(
+            policies
+                .iter()
+                .filter_map(|policy| undeclared(policy, &providers)),
+        );
+        let same = previous.filter(|previous| previous.providers == providers);
         let mut shared: HashMap<Selected, Arc<Protection>> = HashMap::new();
         let mut of_workload = HashMap::new();
         for workload in local {
             // Pods of one Deployment have one list, and so have all that have none.
-            let protection = shared
-                .entry(selection.of(workload))
-                .or_insert_with_key(|selected| Arc::new(Protection::compile(selected, &policies)));
+            let protection = shared.entry(selection.of(workload)).or_insert_with_key(|selected| {
+                let known = same.and_then(|previous| previous.known(workload, selected, &policies));
+                let protection = known
+                    .unwrap_or_else(|| Arc::new(Protection::compile(selected, &policies, &providers)));
+                rejections.extend(protection.rivals().iter().map(|policy| {
+                    policy.meta.reject(
+                        "spec.provider.name",
+                        "another CUSTOM policy of a pod that it selects names another provider, and that one counts; \
+                         here, what its rules match is refused",
+                    )
+                }));
+                protection
+            });
             of_workload.insert(workload.uid.clone(), Arc::clone(protection));
         }
         let compiled = Self {
             policies,
             selection,
             of_workload,
+            providers,
         };
         (compiled, rejections)
+    }
+
+    /// What was compiled from these very policies for `workload`, or for another one.
+    fn known(
+        &self,
+        workload: &Workload,
+        selected: &Selected,
+        policies: &[Arc<AuthorizationPolicy>],
+    ) -> Option<Arc<Protection>> {
+        let own = self.of_workload.get(&workload.uid);
+        let mut all = own.into_iter().chain(self.of_workload.values());
+        all.find(|known| known.is_of(selected, policies)).map(Arc::clone)
     }
 
     /// The policies that protect `workload`; compiled for the occasion for one that the snapshot does not count as this
     /// node's, so that a connection to a pod on its way out is not judged by no policy.
     pub fn of(&self, workload: &Workload) -> Arc<Protection> {
-        match self.of_workload.get(&workload.uid) {
-            Some(known) => Arc::clone(known),
-            None => Arc::new(Protection::compile(&self.selection.of(workload), &self.policies)),
+        if let Some(known) = self.of_workload.get(&workload.uid) {
+            return Arc::clone(known);
         }
+        let selected = self.selection.of(workload);
+        Arc::new(Protection::compile(&selected, &self.policies, &self.providers))
     }
+}
+
+/// By namespace and name: which rule is named for a refusal must not depend on the order of the facts. What equals a
+/// policy of `previous` is that policy, and where all do it is the same list.
+fn sorted(
+    declared: &[AuthorizationPolicy],
+    previous: Option<&Authorization>,
+) -> Arc<[Arc<AuthorizationPolicy>]> {
+    let mut declared: Vec<_> = declared.iter().collect();
+    declared.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    let known = previous.map(|previous| &previous.policies);
+    let mut rest = known.map_or([].as_slice(), |known| known).iter().peekable();
+    let policies: Arc<[_]> = declared
+        .into_iter()
+        .map(|policy| {
+            let name = (&policy.namespace, &policy.name);
+            while rest
+                .next_if(|known| (&known.namespace, &known.name) < name)
+                .is_some()
+            {}
+            match rest.next_if(|known| ***known == *policy) {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(policy.clone()),
+            }
+        })
+        .collect();
+    match known {
+        Some(known) if are_same(known, &policies) => Arc::clone(known),
+        Some(_) | None => policies,
+    }
+}
+
+fn are_same(some: &[Arc<AuthorizationPolicy>], others: &[Arc<AuthorizationPolicy>]) -> bool {
+    some.len() == others.len()
+        && some
+            .iter()
+            .zip(others)
+            .all(|(one, other)| Arc::ptr_eq(one, other))
+}
+
+/// A report of a CUSTOM policy whose provider nobody declared.
+fn undeclared(policy: &AuthorizationPolicy, providers: &BTreeSet<Arc<str>>) -> Option<Rejection> {
+    let provider = policy.provider.as_ref()?;
+    let is_declared = policy.action != PolicyAction::Custom || providers.contains(provider);
+    (!is_declared).then(|| {
+        policy.meta.reject(
+            "spec.provider.name",
+            "no such extension provider is declared in the ConfigMap istio of the root namespace; what its rules match \
+             is refused",
+        )
+    })
 }
 
 /// What the policies of a workload say of a connection.
@@ -80,6 +176,25 @@ pub enum Verdict {
     Denied(Denial),
     /// Each HTTP request on it must be asked about; bytes that are no HTTP are refused.
     NeedsRequests,
+}
+
+/// What they say of a request that they do not refuse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Judgement {
+    /// It is let in.
+    Allowed,
+    /// Somebody must let it in first; then the rest is judged.
+    Ask(Ask),
+}
+
+/// Who must let a request in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// The extension provider, one that is declared.
+    pub provider: Arc<str>,
+    /// Why it is refused where nobody can be asked.
+    pub unanswered: Denial,
 }
 
 /// Why policy refuses.

@@ -2,21 +2,25 @@
 //!
 //! Place in the walk: asked once a connection, and once a request. Must not know: which workload it is.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::asked::{Connection, Content, Request};
 use super::matcher::Doubt;
 use super::rules::{Entry, Rules};
-use super::selection::Selected;
-use super::{Denial, DryRun, Recorded, Verdict};
+use super::{Ask, Denial, DryRun, Judgement, Recorded, Verdict};
 use crate::mesh::policy::authorization::{AuthorizationPolicy, PolicyAction};
+use crate::policy::selection::Selected;
 
 /// The policies of one workload, ready to be asked.
 #[derive(Debug, Default)]
 pub struct Protection {
+    /// What it was compiled from.
+    sources: Vec<(Arc<AuthorizationPolicy>, Option<BTreeSet<u16>>)>,
     enforced: Actions,
     on_trial: Actions,
     audit: Rules,
+    rivals: Vec<Arc<AuthorizationPolicy>>,
 }
 
 /// The policies that decide, by action.
@@ -28,19 +32,41 @@ struct Actions {
 }
 
 impl Protection {
-    pub(super) fn compile(selected: &Selected, policies: &[Arc<AuthorizationPolicy>]) -> Self {
+    /// `providers` are those that are declared: a CUSTOM policy that names no such one refuses what it matches, as one
+    /// does that names another than the first (in the order of the policies) of the workload.
+    pub(super) fn compile(
+        selected: &Selected,
+        policies: &[Arc<AuthorizationPolicy>],
+        providers: &BTreeSet<Arc<str>>,
+    ) -> Self {
         let mut protection = Self::default();
+        let mut in_force: Option<&Arc<str>> = None;
         for (policy, ports) in selected {
             let Some(policy) = policies.get(*policy) else {
                 continue;
             };
+            protection.sources.push((Arc::clone(policy), ports.clone()));
             let actions = if policy.is_dry_run {
                 &mut protection.on_trial
             } else {
                 &mut protection.enforced
             };
             let rules = match policy.action {
-                PolicyAction::Custom => &mut actions.custom,
+                // Its provider is asked in earnest or not at all; the translation has said so.
+                PolicyAction::Custom if policy.is_dry_run => continue,
+                PolicyAction::Custom => {
+                    let provider = policy.provider.as_ref();
+                    match provider.filter(|provider| providers.contains(*provider)) {
+                        None => &mut actions.deny,
+                        Some(provider) if *in_force.get_or_insert(provider) == provider => {
+                            &mut actions.custom
+                        }
+                        Some(_) => {
+                            protection.rivals.push(Arc::clone(policy));
+                            &mut actions.deny
+                        }
+                    }
+                }
                 PolicyAction::Deny => &mut actions.deny,
                 PolicyAction::Allow => &mut actions.allow,
                 PolicyAction::Audit => &mut protection.audit,
@@ -48,6 +74,22 @@ impl Protection {
             rules.add(policy, ports.as_ref());
         }
         protection
+    }
+
+    /// The CUSTOM policies that name another provider than the one that is asked.
+    pub(super) fn rivals(&self) -> &[Arc<AuthorizationPolicy>] {
+        &self.rivals
+    }
+
+    /// Whether compiling `selected` with the same providers would come to the same, since these very policies were
+    /// compiled.
+    pub(super) fn is_of(&self, selected: &Selected, policies: &[Arc<AuthorizationPolicy>]) -> bool {
+        let mut sources = self.sources.iter();
+        let is_same = selected.iter().all(|(policy, ports)| {
+            let source = sources.next().zip(policies.get(*policy));
+            source.is_some_and(|((known, on), policy)| Arc::ptr_eq(known, policy) && on == ports)
+        });
+        is_same && sources.next().is_none()
     }
 
     /// Whether there is no policy to ask.
@@ -66,9 +108,14 @@ impl Protection {
         self.enforced.of_bytes(connection)
     }
 
-    /// Whether a request may pass.
-    pub fn of_request(&self, connection: &Connection<'_>, request: &Request<'_>) -> Result<(), Denial> {
-        self.enforced.of_request(connection, request)
+    /// Whether a request may pass, or whose decision must be had first; `approved` is the provider that has let it in.
+    pub fn of_request(
+        &self,
+        connection: &Connection<'_>,
+        request: &Request<'_>,
+        approved: Option<&str>,
+    ) -> Result<Judgement, Denial> {
+        self.enforced.of_request(connection, request, approved)
     }
 
     /// Whether there is a policy that only records.
@@ -81,7 +128,7 @@ impl Protection {
         let trial = &self.on_trial;
         let dry_run = (!trial.are_none()).then(|| {
             let decided = match request {
-                Some(request) => trial.of_request(connection, request),
+                Some(request) => trial.of_request(connection, request, None).map(drop),
                 None => trial.of_bytes(connection),
             };
             match decided {
@@ -106,14 +153,13 @@ impl Actions {
     }
 
     fn of_connection(&self, connection: &Connection<'_>) -> Verdict {
-        let mut needs_requests = false;
-        for rules in [&self.custom, &self.deny] {
-            let found = rules.find(connection, Content::Pending, Doubt::Holds);
-            if let Some(entry) = found.holds {
-                return Verdict::Denied(denial(entry));
-            }
-            needs_requests |= found.might.is_some();
+        // Nobody is asked about a connection; about its requests somebody may be.
+        let custom = self.custom.find(connection, Content::Pending, Doubt::Holds);
+        let denied = self.deny.find(connection, Content::Pending, Doubt::Holds);
+        if let Some(entry) = denied.holds {
+            return Verdict::Denied(denial(entry));
         }
+        let mut needs_requests = custom.holds.or(custom.might).or(denied.might).is_some();
         if self.allow.act_on(connection.port) {
             let found = self.allow.find(connection, Content::Pending, Doubt::Fails);
             match (found.holds, found.might) {
@@ -139,13 +185,29 @@ impl Actions {
         self.is_allowed(connection, Content::Opaque)
     }
 
-    fn of_request(&self, connection: &Connection<'_>, request: &Request<'_>) -> Result<(), Denial> {
-        for rules in [&self.custom, &self.deny] {
-            if let Some(entry) = rules.find(connection, Content::Http(request), Doubt::Holds).holds {
-                return Err(denial(entry));
+    fn of_request(
+        &self,
+        connection: &Connection<'_>,
+        request: &Request<'_>,
+        approved: Option<&str>,
+    ) -> Result<Judgement, Denial> {
+        let content = Content::Http(request);
+        if let Some(entry) = self.custom.find(connection, content, Doubt::Holds).holds {
+            match &entry.policy.provider {
+                Some(provider) if approved == Some(provider.as_ref()) => {}
+                Some(provider) => {
+                    return Ok(Judgement::Ask(Ask {
+                        provider: Arc::clone(provider),
+                        unanswered: denial(entry),
+                    }));
+                }
+                None => return Err(denial(entry)),
             }
         }
-        self.is_allowed(connection, Content::Http(request))
+        if let Some(entry) = self.deny.find(connection, content, Doubt::Holds).holds {
+            return Err(denial(entry));
+        }
+        self.is_allowed(connection, content).map(|()| Judgement::Allowed)
     }
 
     fn is_allowed(&self, connection: &Connection<'_>, content: Content<'_>) -> Result<(), Denial> {

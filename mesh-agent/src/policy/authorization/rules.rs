@@ -183,7 +183,11 @@ fn names(condition: &Condition) -> Option<Vec<SourceKey>> {
         | TextAttribute::Host
         | TextAttribute::Method
         | TextAttribute::Path
-        | TextAttribute::Header(_) => return None,
+        | TextAttribute::Header(_)
+        | TextAttribute::RequestPrincipal
+        | TextAttribute::Audience
+        | TextAttribute::Presenter
+        | TextAttribute::Claim(_) => return None,
     };
     if values.any.is_empty() {
         return None;

@@ -9,13 +9,14 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use futures_util::future::BoxFuture;
 use http_body::{Frame, SizeHint};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::balance::Pick;
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
 use crate::proxy::conduct;
+use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::live::until_refused;
 use crate::proxy::refusal::Refusal;
@@ -26,12 +27,12 @@ use crate::transport::pool::Leased;
 /// A request body that counts what passes.
 #[derive(Debug)]
 pub(super) struct RequestBody {
-    inner: Incoming,
+    inner: Inflow,
     ledger: Arc<Ledger>,
 }
 
 impl RequestBody {
-    pub(super) fn new(inner: Incoming, ledger: Arc<Ledger>) -> Self {
+    pub(super) fn new(inner: Inflow, ledger: Arc<Ledger>) -> Self {
         Self { inner, ledger }
     }
 }

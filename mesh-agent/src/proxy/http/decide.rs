@@ -9,12 +9,15 @@ use http::{HeaderValue, Request, Response, Version};
 use tokio::time::Instant;
 
 use crate::balance::{Breakers, Limit, Pick};
+use crate::external::HeaderChange;
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
+use crate::policy::authentication::Claims;
 use crate::proxy::affinity::Affinity;
 use crate::proxy::arrival::Visit;
 use crate::proxy::hop::Hop;
+use crate::proxy::http::authenticate::authenticate;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, authority};
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::routed::{self, Applied};
@@ -58,6 +61,12 @@ pub(super) struct Plan {
     pub(super) cookie: Option<HeaderValue>,
     /// The arrival at a pod of this node, for as long as the request is under way.
     pub(super) visit: Option<Visit>,
+    /// What the request's token claims, as the policies of that pod asked for it.
+    pub(super) token: Option<Claims>,
+    /// The extension provider that must let the request in before the other policies are asked.
+    pub(super) ask: Option<Arc<str>>,
+    /// What it wants written into the response's headers.
+    pub(super) on_response: Vec<HeaderChange>,
 }
 
 impl Plan {
@@ -142,7 +151,7 @@ fn outbound(
                 Routed::To(upstream, route) => {
                     ledger.service(&upstream.service);
                     if let Some(route) = &route {
-                        route.edit_request(request, &mut authority)?;
+                        route.edit_request(request, &mut authority, snapshot.path_form())?;
                     }
                     (pick(&upstream, ends, request)?, route)
                 }
@@ -155,7 +164,7 @@ fn outbound(
     if let Some(service) = &choice.service {
         ledger.service(service);
     }
-    let hop = Hop::decide(mesh, choice.workload.as_ref(), choice.addr.port())?;
+    let hop = Hop::decide(mesh, &snapshot, choice.workload.as_ref(), choice.addr.port())?;
     if matches!(hop, Hop::SameNode(_)) {
         let flow = source_flow(
             source,
@@ -181,11 +190,10 @@ fn outbound(
     }
     ledger.path_taken(hop.path());
     let visit = same_node(&hop, source, ends, choice.addr);
-    if let Some(visit) = &visit {
-        visit
-            .arrival()
-            .admit_request(mesh, &snapshot, request, &authority)?;
-    }
+    let (token, ask) = match &visit {
+        Some(visit) => admit(mesh, &snapshot, visit, request, &authority)?,
+        None => (None, None),
+    };
     let limits = route.as_ref().map(Applied::limits).unwrap_or_default();
     Ok(Decision::Forward(Box::new(Plan {
         hop,
@@ -201,6 +209,9 @@ fn outbound(
         breakers: choice.breakers,
         cookie: choice.cookie,
         visit,
+        token,
+        ask,
+        on_response: Vec::new(),
     })))
 }
 
@@ -310,15 +321,13 @@ fn inbound(
     pod: &Arc<ServedPod>,
     ends: Ends,
     peer: Option<&SpiffeId>,
-    request: &Request<impl Sized>,
+    request: &mut Request<impl Sized>,
 ) -> Result<Plan, Refusal> {
     let snapshot = mesh.snapshots.load();
     let authority = authority_or(request, ends.original)?;
     // Asked for each request: the policy may have changed since the connection was accepted.
     let visit = visit(pod, ends, peer);
-    visit
-        .arrival()
-        .admit_request(mesh, &snapshot, request, &authority)?;
+    let (token, ask) = admit(mesh, &snapshot, &visit, request, &authority)?;
     let from_agent = peer.is_some();
     let port = snapshot.inbound(&pod.pod.workload, ends.original.port());
     let original_version = request.headers().get(ORIGINAL_VERSION).filter(|_| from_agent);
@@ -340,7 +349,28 @@ fn inbound(
         breakers: None,
         cookie: None,
         visit: Some(visit),
+        token,
+        ask,
+        on_response: Vec::new(),
     })
+}
+
+/// What the policies of the pod that is reached say: its tokens first, since authorization asks for what they claim.
+/// Returns what the token claims, and the extension provider that must be asked before the other policies are.
+fn admit(
+    mesh: &Mesh,
+    snapshot: &Snapshot,
+    visit: &Visit,
+    request: &mut Request<impl Sized>,
+    authority: &Authority,
+) -> Result<(Option<Claims>, Option<Arc<str>>), Refusal> {
+    let arrival = visit.arrival();
+    arrival
+        .judge_plaintext(snapshot)
+        .inspect_err(|refusal| arrival.refused(mesh, refusal))?;
+    let token = authenticate(mesh, snapshot, &arrival, request, authority)?;
+    let ask = arrival.admit_request(mesh, snapshot, request, authority, token.as_ref())?;
+    Ok((token, ask))
 }
 
 /// A port that declares HTTP/2 gets it; any other is spoken to as the client spoke.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::header::{HeaderName, HeaderValue, SET_COOKIE};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::identity::Alpn;
@@ -17,6 +17,7 @@ use crate::proxy::hop::Hop;
 use crate::proxy::http::body::{RequestBody, ResponseBody, Watch};
 use crate::proxy::http::decide::Plan;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, prepare, prepare_response};
+use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::refusal::Refusal;
 use crate::transport::http::Body;
@@ -25,7 +26,7 @@ use crate::transport::pool::{Connect, Leased, PoolKey, Wire};
 /// Carries one request over a pooled connection.
 pub(super) async fn carry(
     mesh: &Arc<Mesh>,
-    request: Request<Incoming>,
+    request: Request<Inflow>,
     mut plan: Plan,
     ledger: &Arc<Ledger>,
 ) -> Result<Response<Body>, Refusal> {
@@ -35,7 +36,7 @@ pub(super) async fn carry(
             (&pod.pool, key_of(&plan, Some(client), plan.wire))
         }
         Hop::OtherNode { .. } => (&plan.via.pool, key_of(&plan, None, Wire::H2)),
-        Hop::Plain => (&plan.via.pool, key_of(&plan, None, plan.wire)),
+        Hop::Plain { .. } => (&plan.via.pool, key_of(&plan, None, plan.wire)),
     };
     if request.body().is_end_stream() {
         ledger.request_is_whole();
@@ -60,7 +61,7 @@ pub(super) async fn carry(
 
 /// Makes the request what the next connection must see.
 pub(super) fn ready(
-    mut request: Request<Incoming>,
+    mut request: Request<Inflow>,
     plan: &Plan,
     wire: Wire,
     ledger: &Arc<Ledger>,
@@ -95,6 +96,9 @@ pub(super) fn answer(
     prepare_response(response.headers_mut());
     if let Some(route) = &plan.route {
         route.edit_response(response.headers_mut());
+    }
+    for change in &plan.on_response {
+        change.apply(response.headers_mut());
     }
     if let Some(cookie) = plan.cookie.take() {
         response.headers_mut().append(SET_COOKIE, cookie);

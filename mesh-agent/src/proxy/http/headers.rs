@@ -9,6 +9,7 @@ use http::header::{
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Uri, Version};
 
+use crate::mesh::mesh_config::PathForm;
 use crate::proxy::http::path;
 use crate::proxy::refusal::Refusal;
 use crate::transport::pool::Wire;
@@ -48,8 +49,8 @@ fn named_authority(request: &Request<impl Sized>) -> Result<Option<Authority>, R
 }
 
 /// Brings the path into the form in which it is routed, judged and sent on.
-pub(super) fn normalise_path(request: &mut Request<impl Sized>) -> Result<(), Refusal> {
-    let normal = match path::normal(request.uri().path()) {
+pub(super) fn normalise_path(request: &mut Request<impl Sized>, form: PathForm) -> Result<(), Refusal> {
+    let normal = match path::normal(request.uri().path(), form) {
         Some(Cow::Borrowed(_)) => return Ok(()),
         Some(Cow::Owned(normal)) => normal,
         None => return Err(Refusal::Malformed),

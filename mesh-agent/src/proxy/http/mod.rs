@@ -1,10 +1,14 @@
 //! The HTTP walk: one connection of a client, request by request.
 
+mod authenticate;
 mod body;
+mod check;
 mod decide;
+mod external;
 mod forward;
 mod half_closed;
 mod headers;
+mod inflow;
 mod ledger;
 pub(super) mod path;
 mod reply;
@@ -25,6 +29,7 @@ use crate::detect::Spoken;
 use crate::mesh::identity::SpiffeId;
 use crate::proxy::http::decide::{Decision, decide};
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
+use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::inbound::visit;
 use crate::proxy::live::until_newly_refused;
@@ -32,6 +37,7 @@ use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
 use crate::telemetry::HttpStart;
+use crate::telemetry::plain::clipped;
 use crate::transport::ByteStream;
 use crate::transport::http::{
     Body, CONNECTION_WINDOW, MAX_HEAD, MAX_HEAD_BYTES, STREAM_WINDOW, TaskExecutor,
@@ -180,14 +186,18 @@ impl Connection {
         if request.method() == Method::CONNECT {
             return Err(Refusal::ConnectMethod);
         }
-        headers::normalise_path(&mut request)?;
+        headers::normalise_path(&mut request, self.mesh.snapshots.load().path_form())?;
         let upgrade = headers::upgrade_of(&request);
         // Before anything is decided by headers: what does not travel on must not count.
         headers::remove_named_by_connection(request.headers_mut());
-        let plan = match decide(&self.mesh, &self.side, &mut request, ledger)? {
+        let mut plan = match decide(&self.mesh, &self.side, &mut request, ledger)? {
             Decision::Forward(plan) => *plan,
             Decision::Answer(response) => return Ok(reply::whole(response, ledger)),
         };
+        let mut request = request.map(Inflow::from);
+        if let Some(provider) = plan.ask.take() {
+            Box::pin(external::admit(&self.mesh, &mut request, &mut plan, provider)).await?;
+        }
         if let Some(protocol) = upgrade {
             return Box::pin(upgrade::carry(&self.mesh, request, plan, ledger, protocol)).await;
         }
@@ -201,19 +211,19 @@ impl Connection {
                 .headers()
                 .get(name)
                 .and_then(|value| value.to_str().ok())
-                .map(str::to_owned)
+                .map(clipped)
         };
         let authority = request
             .uri()
             .authority()
-            .map(ToString::to_string)
+            .map(|authority| clipped(authority.as_str()))
             .or_else(|| text("host"));
         HttpStart {
-            method: request.method().clone(),
+            method: short(request.method()),
             path: request
                 .uri()
                 .path_and_query()
-                .map_or_else(|| "/".to_owned(), ToString::to_string),
+                .map_or_else(|| "/".to_owned(), |path| clipped(path.as_str())),
             authority: authority.unwrap_or_default(),
             protocol: request.version(),
             user_agent: text("user-agent"),
@@ -226,6 +236,16 @@ impl Connection {
     }
 }
 
+/// A method as the access log shows it: one longer than any that is registered says nothing.
+fn short(method: &Method) -> Method {
+    if method.as_str().len() <= MAX_METHOD {
+        return method.clone();
+    }
+    Method::from_bytes(b"OVERLONG").unwrap_or_default()
+}
+
+/// Longer than `UPDATEREDIRECTREF`, the longest of RFC 9110's registry.
+const MAX_METHOD: usize = 32;
 /// Streams that one HTTP/2 peer may have open. gRPC servers set no limit, and a client whose long streams fill a lower
 /// one waits for ever for what works without a mesh.
 const MAX_STREAMS: u32 = 1024;

@@ -1,12 +1,14 @@
 //! What a client gets when the agent answers instead of the application.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 
+use crate::external::Reply;
+use crate::grpc::encode_message;
 use crate::proxy::http::ledger::Ledger;
-use crate::proxy::refusal::Refusal;
+use crate::proxy::refusal::{Refusal, Unapproved};
 use crate::transport::http::Body;
 
 /// A plain-text answer, or for a gRPC client a trailers-only one (gRPC over HTTP/2: status 200, `grpc-status`).
@@ -14,17 +16,25 @@ pub(super) fn refuse(refusal: &Refusal, is_grpc: bool) -> Response<Body> {
     if is_grpc {
         let mut response = Response::new(empty());
         let headers = response.headers_mut();
+        if let Refusal::External(Unapproved::Denied(reply)) = refusal {
+            headers.clone_from(&reply.headers);
+        }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", HeaderValue::from(refusal.grpc_status()));
         headers.insert("grpc-message", message(refusal));
         return response;
     }
+    if let Refusal::External(Unapproved::Denied(reply)) = refusal {
+        return of_authorizer(reply);
+    }
+    if let Refusal::External(Unapproved::Unanswered(status)) = refusal {
+        let mut response = Response::new(empty());
+        *response.status_mut() = *status;
+        return response;
+    }
     // To the letter what Envoy answers to what a policy denies: others compare it.
-    let end = if matches!(refusal, Refusal::Denied(_)) {
-        ""
-    } else {
-        "\n"
-    };
+    let is_policy = matches!(refusal, Refusal::Denied(_) | Refusal::Unauthenticated(_));
+    let end = if is_policy { "" } else { "\n" };
     let text = Bytes::from(format!("{refusal}{end}"));
     let mut response = Response::new(Full::new(text).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = refusal.status();
@@ -36,11 +46,35 @@ pub(super) fn refuse(refusal: &Refusal, is_grpc: bool) -> Response<Body> {
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    if let Refusal::Unauthenticated(unauthenticated) = refusal {
+        response
+            .headers_mut()
+            .insert(WWW_AUTHENTICATE, unauthenticated.challenge.clone());
+    }
     response
 }
 
-/// What a gRPC client is told; of a policy not which one it was.
+/// The answer of an authorizer, to the letter.
+fn of_authorizer(reply: &Reply) -> Response<Body> {
+    let body = Full::new(reply.body.clone());
+    let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = reply.status;
+    response.headers_mut().clone_from(&reply.headers);
+    response
+}
+
+/// What a gRPC client is told; of a policy not which one it was, of an authorizer what it says.
 fn message(refusal: &Refusal) -> HeaderValue {
+    if let Refusal::Unauthenticated(unauthenticated) = refusal
+        && let Ok(message) = HeaderValue::try_from(unauthenticated.failure.to_string())
+    {
+        return message;
+    }
+    if let Refusal::External(Unapproved::Denied(reply)) = refusal {
+        let text = encode_message(&String::from_utf8_lossy(&reply.body));
+        // Nothing but printable ASCII is left of it.
+        return HeaderValue::try_from(text).unwrap_or_else(|_impossible| HeaderValue::from_static("denied"));
+    }
     HeaderValue::from_static(if matches!(refusal, Refusal::Denied(_)) {
         "RBAC: access denied"
     } else {

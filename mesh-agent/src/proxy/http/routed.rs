@@ -16,6 +16,7 @@ use http::header::{
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Uri};
 
+use crate::mesh::mesh_config::PathForm;
 use crate::mesh::route::{Cors, DirectResponse, Filters, PathRewrite, Redirect};
 use crate::proxy::http::headers::normalise_path;
 use crate::proxy::refusal::Refusal;
@@ -66,6 +67,7 @@ impl Applied {
         &self,
         request: &mut Request<impl Sized>,
         authority: &mut Authority,
+        form: PathForm,
     ) -> Result<(), Refusal> {
         for filters in [&self.rule.filters, &self.backend.filters] {
             filters.request.apply(request.headers_mut());
@@ -73,20 +75,25 @@ impl Applied {
                 authority.clone_from(named);
             }
             if let Some(path) = &filters.rewrite.path {
-                self.rewrite_path(request, path)?;
+                self.rewrite_path(request, path, form)?;
             }
         }
         Ok(())
     }
 
-    fn rewrite_path(&self, request: &mut Request<impl Sized>, rewrite: &PathRewrite) -> Result<(), Refusal> {
+    fn rewrite_path(
+        &self,
+        request: &mut Request<impl Sized>,
+        rewrite: &PathRewrite,
+        form: PathForm,
+    ) -> Result<(), Refusal> {
         let target = target(request.uri());
         let rewritten = rewritten(&target, rewrite, self.prefix.as_deref()).ok_or(Refusal::Malformed)?;
         let mut parts = request.uri().clone().into_parts();
         parts.path_and_query = Some(rewritten);
         *request.uri_mut() = Uri::from_parts(parts).map_err(|_invalid| Refusal::Malformed)?;
         // What is judged at the destination must be what the application gets.
-        normalise_path(request)
+        normalise_path(request, form)
     }
 
     /// Makes the response what the client must see: the backend's changes first, then those of the rule.

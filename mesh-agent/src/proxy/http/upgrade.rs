@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures_util::future::BoxFuture;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::uri::Authority;
 use http::{Request, Response, StatusCode};
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::balance::Pick;
 use crate::identity::Alpn;
+use crate::policy::authentication::Claims;
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
 use crate::proxy::breaker::limited;
@@ -25,6 +27,7 @@ use crate::proxy::conduct;
 use crate::proxy::http::decide::Plan;
 use crate::proxy::http::forward::{answer, ready, within};
 use crate::proxy::http::headers::prepare_response;
+use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::reply::switching;
 use crate::proxy::live::until_refused;
@@ -39,7 +42,7 @@ use crate::transport::relay::{Meter, RelayEnd, relay};
 /// Carries a request that asks for `protocol`; when the application agrees, carries the bytes that follow.
 pub(super) async fn carry(
     mesh: &Arc<Mesh>,
-    mut request: Request<Incoming>,
+    mut request: Request<Inflow>,
     mut plan: Plan,
     ledger: &Arc<Ledger>,
     protocol: HeaderValue,
@@ -52,7 +55,8 @@ pub(super) async fn carry(
         .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     request.headers_mut().insert(UPGRADE, protocol);
     let sent = send(mesh, request, &plan).await;
-    let mut response = sent.inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
+    let (mut response, revoked) =
+        sent.inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(answer(mesh, response.map(Leased::unpooled), plan, ledger));
     }
@@ -68,6 +72,9 @@ pub(super) async fn carry(
     if let Some(route) = &plan.route {
         route.edit_response(&mut headers);
     }
+    for change in &plan.on_response {
+        change.apply(&mut headers);
+    }
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     if let Some(agreed) = agreed {
         headers.insert(UPGRADE, agreed);
@@ -79,23 +86,30 @@ pub(super) async fn carry(
         mesh: Arc::clone(mesh),
         pick: plan.pick,
         asked,
+        revoked,
     };
     plan.via.tasks.spawn("upgraded", tunnel.run());
     Ok(switching(headers))
 }
 
 /// Sends the request on a connection of its own.
-async fn send(mesh: &Arc<Mesh>, request: Request<Body>, plan: &Plan) -> Result<Response<Incoming>, Refusal> {
+async fn send(
+    mesh: &Arc<Mesh>,
+    request: Request<Body>,
+    plan: &Plan,
+) -> Result<(Response<Incoming>, BoxFuture<'static, ()>), Refusal> {
     let connect = limited(plan.breakers.clone(), {
         let (mesh, via, hop) = (Arc::clone(mesh), Arc::clone(&plan.via), plan.hop.clone());
         let (client, addr) = (plan.client, plan.addr);
         move || hop.connect(&mesh, &via, client, addr, Alpn::H1)
     });
     let stream = within(plan.first_deadline(), connect()).await??;
+    let revoked = stream.revoked();
     let mut sender = start_h1(&plan.via.tasks, stream).await?;
-    within(plan.first_deadline(), sender.send_request(request))
+    let response = within(plan.first_deadline(), sender.send_request(request))
         .await?
-        .map_err(Refusal::Broken)
+        .map_err(Refusal::Broken)?;
+    Ok((response, revoked))
 }
 
 /// Two connections that changed protocol together.
@@ -106,6 +120,8 @@ struct Tunnel {
     mesh: Arc<Mesh>,
     pick: Option<Pick>,
     asked: Option<Asked>,
+    /// Of the connection that it rests on.
+    revoked: BoxFuture<'static, ()>,
 }
 
 /// What was let in at a pod of this node, to be judged again when policies change.
@@ -113,10 +129,12 @@ struct Asked {
     visit: Visit,
     head: Request<()>,
     authority: Authority,
+    /// As it was when the connection changed protocol: a token that expires meanwhile ends nothing.
+    token: Option<Claims>,
 }
 
 impl Asked {
-    fn of(request: &Request<Incoming>, plan: &Plan) -> Option<Self> {
+    fn of(request: &Request<Inflow>, plan: &Plan) -> Option<Self> {
         let visit = plan.visit.clone()?;
         let mut head = Request::new(());
         *head.method_mut() = request.method().clone();
@@ -126,6 +144,7 @@ impl Asked {
             visit,
             head,
             authority: plan.authority.clone(),
+            token: plan.token.clone(),
         })
     }
 
@@ -134,12 +153,13 @@ impl Asked {
             visit,
             head,
             authority,
+            token,
         }) = asked
         else {
             return std::future::pending().await;
         };
         let arrival = visit.arrival();
-        let judge = |snapshot: &Snapshot| arrival.judge_request(snapshot, head, authority);
+        let judge = |snapshot: &Snapshot| arrival.judge_request(snapshot, head, authority, token.as_ref());
         let refusal = until_refused(mesh, judge).await;
         arrival.refused(mesh, &refusal);
         refusal
@@ -160,6 +180,10 @@ impl Tunnel {
         let (client, upstream) = (UpgradedStream::new(client), UpgradedStream::new(upstream));
         let ended = tokio::select! {
             ended = relay(client, upstream, idle, &*self.ledger) => ended,
+            () = self.revoked => {
+                self.ledger.flag(Refusal::Revoked.flag(), Refusal::Revoked.details());
+                return;
+            }
             refusal = Asked::forbidden(self.asked.as_ref(), &self.mesh) => {
                 self.ledger.flag(refusal.flag(), refusal.details());
                 return;

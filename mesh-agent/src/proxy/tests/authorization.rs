@@ -22,7 +22,7 @@ use crate::mesh::service::AppProtocol;
 
 use PolicyAction::{Allow, Deny};
 
-fn policy(action: PolicyAction, rules: Vec<PolicyRule>) -> AuthorizationPolicy {
+pub(super) fn policy(action: PolicyAction, rules: Vec<PolicyRule>) -> AuthorizationPolicy {
     AuthorizationPolicy {
         namespace: "shop".into(),
         name: "p".into(),
@@ -31,6 +31,7 @@ fn policy(action: PolicyAction, rules: Vec<PolicyRule>) -> AuthorizationPolicy {
         action,
         rules,
         is_dry_run: false,
+        provider: None,
     }
 }
 
@@ -45,7 +46,7 @@ fn is(of: TextAttribute, text: &str) -> Condition {
     }
 }
 
-fn from(pod: LabPod) -> PolicyRule {
+pub(super) fn from(pod: LabPod) -> PolicyRule {
     let principal = format!("cluster.local/ns/shop/sa/{}", pod.name);
     PolicyRule {
         from: vec![vec![is(TextAttribute::Principal, &principal)]],
@@ -60,12 +61,12 @@ fn to(of: TextAttribute, text: &str) -> PolicyRule {
     }
 }
 
-fn set(policies: Vec<AuthorizationPolicy>) -> impl Fn(&mut Facts) {
+pub(super) fn set(policies: Vec<AuthorizationPolicy>) -> impl Fn(&mut Facts) {
     move |facts| facts.authorization_policies.clone_from(&policies)
 }
 
 /// An application that echoes bytes.
-async fn echo(lab: &Lab, pod: LabPod) -> std::net::SocketAddr {
+pub(super) async fn echo(lab: &Lab, pod: LabPod) -> std::net::SocketAddr {
     speaks(lab, pod, |mut stream| async move {
         let (mut read, mut write) = stream.split();
         let _end = tokio::io::copy(&mut read, &mut write).await;

@@ -174,12 +174,17 @@ pub(super) fn route(parent: &str, rules: Vec<HttpRule>) -> HttpRoute {
 
 /// STRICT for the whole mesh.
 pub(super) fn strict() -> PeerAuthentication {
+    mesh_wide(MtlsMode::Strict)
+}
+
+/// One mode for the whole mesh.
+pub(super) fn mesh_wide(mode: MtlsMode) -> PeerAuthentication {
     PeerAuthentication {
         namespace: "mesh-system".into(),
         name: "default".into(),
         meta: meta("PeerAuthentication mesh-system/default".to_owned()),
         selector: std::collections::BTreeMap::new(),
-        mode: Some(MtlsMode::Strict),
+        mode: Some(mode),
         port_modes: std::collections::BTreeMap::new(),
     }
 }

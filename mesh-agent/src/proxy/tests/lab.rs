@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::facts::{self, LabPod, PODS, PORT, WEB};
 use super::flows::TestFlows;
@@ -18,7 +20,8 @@ use crate::capture::door::Captured;
 use crate::capture::listeners::{PodListeners, PodPorts};
 use crate::capture::{Direction, Leaving, PodHost};
 use crate::dns::Zone;
-use crate::identity::{Certificates, EmbeddedCa};
+use crate::identity::testing::revoking_written;
+use crate::identity::{Certificates, EmbeddedCa, TrustRules};
 use crate::lifecycle::Tasks;
 use crate::mesh::domain::ClusterDomain;
 use crate::mesh::facts::Facts;
@@ -35,6 +38,7 @@ pub(super) struct Lab {
     pub(super) b: Agent,
     /// What is no agent's: applications, clients, the wire.
     pub(super) tasks: Tasks,
+    ca: Arc<EmbeddedCa>,
     last: Mutex<u8>,
     _dir: TempDir,
 }
@@ -48,6 +52,7 @@ pub(super) struct Agent {
     outbound: HashMap<IpAddr, SocketAddr>,
     facts: Mutex<Facts>,
     settings: SnapshotSettings,
+    rules: watch::Sender<TrustRules>,
     log: PathBuf,
 }
 
@@ -61,6 +66,7 @@ impl Lab {
             a: Agent::start("node-a", &ca, &dir).await,
             b: Agent::start("node-b", &ca, &dir).await,
             tasks: Tasks::new(),
+            ca,
             last: Mutex::default(),
             _dir: dir,
         }
@@ -136,6 +142,18 @@ impl Lab {
         stream
     }
 
+    /// The serial number of the certificate that `pod` shows.
+    pub(super) fn serial(&self, pod: LabPod) -> String {
+        let status = self.agent_of(pod).mesh.certificates.status();
+        let of_pod = status.into_iter().find(|one| one.identity == pod.identity());
+        of_pod.unwrap().serial.unwrap()
+    }
+
+    /// Gives `agent` a list that calls a certificate back.
+    pub(super) fn revoke(&self, agent: &Agent, serial: &str) {
+        agent.rules.send_replace(revoking_written(&self.ca, serial));
+    }
+
     /// A number that this lab has not given before.
     pub(super) fn unique(&self) -> u8 {
         let mut last = self.last.lock();
@@ -158,10 +176,13 @@ impl Agent {
         let settings = SnapshotSettings {
             node: node.into(),
             root_namespace: "mesh-system".into(),
+            trust_domains: ["cluster.local", "old.local"].map(Arc::from).into(),
         };
         let (snapshot, rejections) = Snapshot::build(&facts, &settings, None);
         assert_eq!(rejections, []);
-        let certificates = Certificates::new(Arc::<EmbeddedCa>::clone(ca), &tasks);
+        let rules = watch::Sender::new(TrustRules::default());
+        let issuer = Arc::<EmbeddedCa>::clone(ca);
+        let certificates = Certificates::with_rules(issuer, &tasks, rules.subscribe());
         let own = PODS.into_iter().filter(|pod| pod.node == node && pod.joins());
         certificates.want(own.clone().map(LabPod::identity));
         soon("certificates", certificates.ready()).await;
@@ -175,8 +196,10 @@ impl Agent {
                 detect_timeout: Duration::from_millis(100),
                 connect_timeout: Duration::from_secs(5),
                 idle_timeout: Duration::from_mins(1),
+                handshake_rate: HANDSHAKE_RATE,
                 zone: Zone::new(&ClusterDomain::default(), Duration::from_secs(30)).unwrap(),
             },
+            Handle::current(),
             tasks.clone(),
         ));
         let mut agent = Self {
@@ -187,6 +210,7 @@ impl Agent {
             outbound: HashMap::new(),
             facts: Mutex::new(facts),
             settings,
+            rules,
             log,
         };
         for pod in own {
@@ -297,5 +321,8 @@ pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     })
     .await;
 }
+
+/// So few that a test can use them up.
+pub(super) const HANDSHAKE_RATE: NonZeroU32 = NonZeroU32::new(200).unwrap();
 
 const LONG: Duration = Duration::from_secs(10);

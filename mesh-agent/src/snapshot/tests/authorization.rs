@@ -6,6 +6,7 @@ use super::*;
 use crate::mesh::policy::authorization::{
     AuthorizationPolicy, Condition, PolicyAction, PolicyRule, PolicyTarget, TextAttribute, TextMatch, Values,
 };
+use crate::mesh::policy::{MtlsMode, PeerAuthentication};
 
 pub(super) fn policy(action: PolicyAction, of: TextAttribute, text: &str) -> AuthorizationPolicy {
     let condition = Condition::Text {
@@ -26,6 +27,7 @@ pub(super) fn policy(action: PolicyAction, of: TextAttribute, text: &str) -> Aut
             ..PolicyRule::default()
         }],
         is_dry_run: false,
+        provider: None,
     }
 }
 
@@ -37,8 +39,20 @@ pub(super) fn on_trial(policy: AuthorizationPolicy) -> AuthorizationPolicy {
 }
 
 fn verdict(policy: AuthorizationPolicy) -> Verdict {
+    verdict_under(MtlsMode::Permissive, policy)
+}
+
+fn verdict_under(mode: MtlsMode, policy: AuthorizationPolicy) -> Verdict {
     let facts = Facts {
         authorization_policies: vec![policy],
+        peer_authentications: vec![PeerAuthentication {
+            namespace: "shop".into(),
+            name: "default".into(),
+            meta: meta("PeerAuthentication shop/default", 0),
+            selector: BTreeMap::new(),
+            mode: Some(mode),
+            port_modes: BTreeMap::new(),
+        }],
         ..web()
     };
     let (snapshot, _) = build(&facts);
@@ -67,6 +81,30 @@ fn a_connection_is_allowed_denied_or_brought_before_the_agent() {
         let verdict = verdict(policy);
         let found = (verdict == Verdict::Allowed, verdict == Verdict::NeedsRequests);
         assert_eq!(found, (is_allowed, needs_requests), "{words}");
+    }
+}
+
+/// What goes past the agent is asked by this verdict too, so that the paths cannot differ.
+#[test]
+fn no_policy_sees_a_principal_where_mtls_is_switched_off() {
+    let by_client = |action| {
+        policy(
+            action,
+            TextAttribute::Principal,
+            "cluster.local/ns/shop/sa/client",
+        )
+    };
+    for (mode, allow, deny) in [
+        (MtlsMode::Strict, true, false),
+        (MtlsMode::Permissive, true, false),
+        (MtlsMode::Disable, false, true),
+    ] {
+        let of = |action| verdict_under(mode, by_client(action)) == Verdict::Allowed;
+        assert_eq!(
+            (of(PolicyAction::Allow), of(PolicyAction::Deny)),
+            (allow, deny),
+            "{mode:?}"
+        );
     }
 }
 

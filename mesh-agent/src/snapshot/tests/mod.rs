@@ -118,6 +118,7 @@ fn settings() -> SnapshotSettings {
     SnapshotSettings {
         node: "node-a".into(),
         root_namespace: "mesh-system".into(),
+        trust_domains: Arc::new([]),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The load of `cargo xtask bench`: a server and clients that do one thing over and over, and say how long it took.
+//! The load of `cargo xtask bench`: a server, a relay and clients that do one thing over and over, and say how long it took.
 //!
 //! An application like any other: it must not know of any mesh. A connection begins with what its client wants: one letter
 //! and a size.
@@ -6,6 +6,7 @@
 
 mod client;
 mod patient;
+mod relay;
 mod server;
 
 use std::ffi::OsString;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
 fn run(words: &[&str]) -> Result<serde_json::Value> {
     match words {
         ["serve", ports @ ..] => server::serve(ports),
+        ["relay", ways @ ..] => relay::relay(ways),
         ["round-trips", core, to, size, ms] => {
             pin(core)?;
             client::round_trips(address(to)?, number(size)?, milliseconds(ms)?)
@@ -53,7 +55,7 @@ fn run(words: &[&str]) -> Result<serde_json::Value> {
         }
         ["compare", to, megabytes] => client::compare(address(to)?, number(megabytes)?),
         _ => bail!(
-            "usage: serve CORE:PORT..., round-trips CORE ADDR BYTES MS, bulk CORE ADDR BYTES MS, connects CORE ADDR MS, \
+            "usage: serve CORE:PORT..., relay CORE:PORT:HOST:PORT..., round-trips CORE ADDR BYTES MS, bulk CORE ADDR BYTES MS, connects CORE ADDR MS, \
              compare ADDR MEGABYTES"
         ),
     }

@@ -29,7 +29,7 @@ pub(super) const CLAIMS: &[Claim] = claims![
 const CLIENT: &str = "shop/client";
 const SECOND: Duration = Duration::from_secs(1);
 /// What a change of manifests may take until both agents serve it; that it is a second is claimed elsewhere.
-const IN_FORCE: Duration = Duration::from_secs(5);
+pub(super) const IN_FORCE: Duration = Duration::from_secs(5);
 const NODES: [&str; 2] = ["node-a", "node-b"];
 /// One file for all claims: they run one after the other.
 const FILE: &str = "authorization.yaml";
@@ -192,7 +192,7 @@ fn a_dry_run_refuses_nothing_and_is_counted(lab: &Running) -> Result<()> {
 }
 
 /// A policy for the pods of an app, named `APP-ACTION`.
-fn protect(app: &str, action: &str, rules: &str) -> String {
+pub(super) fn protect(app: &str, action: &str, rules: &str) -> String {
     let name = format!("{app}-{}", action.to_lowercase());
     format!(
         "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
@@ -202,7 +202,7 @@ fn protect(app: &str, action: &str, rules: &str) -> String {
 }
 
 /// Does `work` while manifests are in force at both agents.
-fn with(lab: &Running, manifests: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(super) fn with(lab: &Running, manifests: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let before = versions(lab)?;
     lab.put_manifest(FILE, manifests)?;
     let worked = in_force(lab, &before).and_then(|()| work());

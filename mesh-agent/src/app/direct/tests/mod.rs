@@ -171,6 +171,7 @@ fn snapshot(facts: &Facts, previous: Option<&Snapshot>) -> Snapshot {
     let settings = SnapshotSettings {
         node: "node-a".into(),
         root_namespace: "mesh-system".into(),
+        trust_domains: Arc::new([]),
     };
     Snapshot::build(facts, &settings, previous).0
 }

@@ -302,15 +302,19 @@ fn a_part_of_a_rule_that_is_wrong_is_named_and_errs_towards_refusing() {
 }
 
 #[test]
-fn custom_is_reported_and_kept() {
+fn custom_names_who_is_asked() {
     let (policy, rejections) = shop("{action: CUSTOM, provider: {name: opa}, rules: [{}]}");
     assert_eq!((policy.action, policy.rules.len()), (PolicyAction::Custom, 1));
+    assert_eq!(policy.provider.as_deref(), Some("opa"));
+    assert_eq!(rejections, []);
+    let (policy, rejections) = shop("{action: CUSTOM, rules: [{}]}");
+    assert_eq!((policy.action, policy.provider), (PolicyAction::Custom, None));
     assert_eq!(rejections.len(), 1);
-    assert_eq!(rejections[0].field, "spec.action");
+    assert_eq!(rejections[0].field, "spec.provider.name");
 }
 
 /// A rule, and the field of it that is wrong.
-const WRONG: [(&str, &str); 29] = [
+const WRONG: [(&str, &str); 31] = [
     ("{from: []}", "from"),
     ("{from: [{}]}", "from[0].source"),
     ("{from: [{source: {}}]}", "from[0].source"),
@@ -336,7 +340,7 @@ const WRONG: [(&str, &str); 29] = [
         "from[0].source.ipBlocks[0]",
     ),
     (
-        "{from: [{source: {requestPrincipals: ['*']}}]}",
+        "{from: [{source: {requestPrincipals: []}}]}",
         "from[0].source.requestPrincipals",
     ),
     (
@@ -382,9 +386,14 @@ const WRONG: [(&str, &str); 29] = [
         "when[0].key",
     ),
     (
-        "{when: [{key: 'request.auth.claims[iss]', values: [a]}]}",
-        "when[0].values",
+        "{when: [{key: 'request.auth.claims', values: [a]}]}",
+        "when[0].key",
     ),
+    (
+        "{when: [{key: 'request.auth.claims[a]b]', values: [a]}]}",
+        "when[0].key",
+    ),
+    ("{when: [{key: request.auth.token, values: [a]}]}", "when[0].key"),
     ("{when: [{key: source.ip, value: [a]}]}", "when[0].value"),
     ("{unless: []}", "unless"),
     ("all", ""),

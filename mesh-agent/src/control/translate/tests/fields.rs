@@ -234,17 +234,10 @@ const WRONG: &[(&str, &str, &str, &[&str], bool)] = &[
     ),
     (
         "security.istio.io/v1",
-        "PeerAuthentication",
-        "metadata: {name: a}, spec: {mtls: {mode: DISABLE}}",
-        &["spec.mtls.mode"],
-        true,
-    ),
-    (
-        "security.istio.io/v1",
         "RequestAuthentication",
-        "metadata: {name: a}",
-        &["kind"],
-        false,
+        "metadata: {name: a}, spec: {jwtRule: []}",
+        &["spec.jwtRule"],
+        true,
     ),
     ("example.com/v1", "Pod", "metadata: {name: p}", &[], false),
 ];
@@ -257,6 +250,7 @@ fn what_is_wrong_is_named_by_object_and_field_and_the_rest_is_read() {
             + facts.services.len()
             + facts.endpoints.len()
             + facts.peer_authentications.len()
+            + facts.request_authentications.len()
     };
     for (api_version, kind, rest, fields, is_kept) in WRONG {
         let reading = read(&format!(
@@ -338,7 +332,7 @@ metadata: {name: a, namespace: n}
 spec:
   selector: {matchLabels: {app: web}}
   mtls: {mode: STRICT}
-  portLevelMtls: {8080: {mode: PERMISSIVE}, '9090': {mode: UNSET}}
+  portLevelMtls: {8080: {mode: PERMISSIVE}, '9090': {mode: UNSET}, 9091: {mode: DISABLE}}
 ",
     );
     assert_eq!(reading.rejections, []);
@@ -346,7 +340,7 @@ spec:
     assert_eq!(policy.mode, Some(MtlsMode::Strict));
     assert_eq!(policy.selector["app"], "web");
     assert_eq!(
-        (policy.port_modes[&8080], policy.port_modes[&9090]),
-        (Some(MtlsMode::Permissive), None)
+        [8080, 9090, 9091].map(|port| policy.port_modes[&port]),
+        [Some(MtlsMode::Permissive), None, Some(MtlsMode::Disable)]
     );
 }

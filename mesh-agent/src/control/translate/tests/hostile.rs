@@ -144,6 +144,7 @@ fn build(documents: Vec<Document>) {
     let settings = SnapshotSettings {
         node: "node-a".into(),
         root_namespace: "mesh-system".into(),
+        trust_domains: std::sync::Arc::new([]),
     };
     let (snapshot, _) = Snapshot::build(&reading.facts, &settings, None);
     assert_eq!(snapshot.version(), 1);

@@ -7,6 +7,7 @@ mod hostile;
 mod nearness;
 mod peer_authentication;
 mod probes;
+mod request_authentication;
 mod route_filters;
 mod routes;
 mod traffic;

@@ -99,7 +99,7 @@ fn a_route_without_a_service_is_not_ours() {
 #[test]
 fn what_does_not_change_the_backend_is_reported_and_ignored() {
     for (rule, field) in [
-        ("retry: {attempts: 2}", "spec.rules[0].retry"),
+        ("retry: {attempts: 2, jitter: 1}", "spec.rules[0].retry.jitter"),
         (
             "sessionPersistence: {sessionName: s}",
             "spec.rules[0].sessionPersistence",

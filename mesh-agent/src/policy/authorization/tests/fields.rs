@@ -17,7 +17,8 @@ fn each_field_matches_as_istio_says() {
                 ..PolicyRule::default()
             };
             for rule in [from(condition.clone()), to(condition.clone()), rule] {
-                let answer = protect(&[shop("p", action, vec![rule])]).of_request(&connection, &request);
+                let answer =
+                    protect(&[shop("p", action, vec![rule])]).of_request(&connection, &request, None);
                 assert_eq!(answer.is_ok(), is_let_in, "{what} {action:?}");
             }
         }

@@ -36,11 +36,19 @@ fn ten_thousand_policies_are_asked() {
     let rounds = 1000;
     let began = Instant::now();
     for _ in 0..rounds {
-        assert!(protection.of_request(&connection(Some(&allowed)), &asked).is_ok());
-        assert!(protection.of_request(&connection(Some(&denied)), &asked).is_err());
         assert!(
             protection
-                .of_request(&connection(Some(&stranger)), &asked)
+                .of_request(&connection(Some(&allowed)), &asked, None)
+                .is_ok()
+        );
+        assert!(
+            protection
+                .of_request(&connection(Some(&denied)), &asked, None)
+                .is_err()
+        );
+        assert!(
+            protection
+                .of_request(&connection(Some(&stranger)), &asked, None)
                 .is_err()
         );
     }
@@ -107,4 +115,11 @@ proptest! {
             prop_assert_eq!(place(fast.might), place(naive.might));
         }
     }
+}
+
+#[test]
+fn a_pod_that_the_snapshot_does_not_count_as_local_is_protected_too() {
+    let policies = [shop("p", Deny, vec![all()])];
+    let (compiled, _) = Authorization::compile(&policies, ROOT, NOBODY, std::iter::empty(), |_| None, None);
+    assert!(compiled.of(&web()).of_bytes(&connection(None)).is_err());
 }

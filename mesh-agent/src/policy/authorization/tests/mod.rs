@@ -1,7 +1,10 @@
 //! What the policies of a workload promise.
 
+mod external;
 mod fields;
 mod index;
+mod reuse;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,6 +22,7 @@ use crate::mesh::workload::fixture::pod;
 use PolicyAction::{Allow, Audit, Custom, Deny};
 
 const ROOT: &str = "mesh-system";
+const NOBODY: BTreeSet<Arc<str>> = BTreeSet::new();
 
 fn policy(namespace: &str, name: &str, action: PolicyAction, rules: Vec<PolicyRule>) -> AuthorizationPolicy {
     AuthorizationPolicy {
@@ -33,6 +37,7 @@ fn policy(namespace: &str, name: &str, action: PolicyAction, rules: Vec<PolicyRu
         action,
         rules,
         is_dry_run: false,
+        provider: None,
     }
 }
 
@@ -129,7 +134,8 @@ fn web() -> Workload {
 
 fn protect(policies: &[AuthorizationPolicy]) -> Arc<Protection> {
     let web = web();
-    let (compiled, rejections) = Authorization::compile(policies, ROOT, [&web].into_iter(), |_| None);
+    let (compiled, rejections) =
+        Authorization::compile(policies, ROOT, NOBODY, [&web].into_iter(), |_| None, None);
     assert_eq!(rejections, []);
     compiled.of(&web)
 }
@@ -146,6 +152,7 @@ fn request<'a>(method: &'a str, path: &'a str, headers: &'a HeaderMap) -> Reques
         host: Host::new("Web.Shop.:8080"),
         headers,
         remote_ip: "192.0.2.5".parse().unwrap(),
+        token: None,
     }
 }
 
@@ -158,7 +165,7 @@ fn asked(policies: &[AuthorizationPolicy]) -> (Verdict, bool, bool) {
         protection.of_connection(&connection),
         protection.of_bytes(&connection).is_ok(),
         protection
-            .of_request(&connection, &request("GET", "/info", &headers))
+            .of_request(&connection, &request("GET", "/info", &headers), None)
             .is_ok(),
     )
 }
@@ -379,19 +386,13 @@ fn a_policy_for_a_service_protects_the_ports_of_its_pods_and_no_others() {
     };
     let (web, other) = (web(), pod("shop", "other"));
     let pods = |service: &ServiceName| (*service == name).then(|| vec![(web.uid.clone(), 8080)]);
-    let (compiled, rejections) = Authorization::compile(&[policy], ROOT, [&web, &other].into_iter(), pods);
-    assert_eq!(rejections.len(), 1);
-    assert!(rejections[0].reason.contains("shop/gone"), "{rejections:?}");
+    let (compiled, wrong) =
+        Authorization::compile(&[policy], ROOT, NOBODY, [&web, &other].into_iter(), pods, None);
+    assert_eq!(wrong.len(), 1);
+    assert!(wrong[0].reason.contains("shop/gone"), "{wrong:?}");
     for (workload, port, is_refused) in [(&web, 8080, true), (&web, 81, false), (&other, 8080, false)] {
         let connection = Connection::new(None, [10, 0, 0, 1].into(), [10, 0, 0, 2].into(), port);
         let answer = compiled.of(workload).of_bytes(&connection);
         assert_eq!(answer.is_err(), is_refused, "{} {port}", workload.pod_name);
     }
-}
-
-#[test]
-fn a_pod_that_the_snapshot_does_not_count_as_local_is_protected_too() {
-    let policies = [shop("p", Deny, vec![all()])];
-    let (compiled, _) = Authorization::compile(&policies, ROOT, std::iter::empty(), |_| None);
-    assert!(compiled.of(&web()).of_bytes(&connection(None)).is_err());
 }

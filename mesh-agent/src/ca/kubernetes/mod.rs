@@ -1,0 +1,110 @@
+//! What a cluster's API server tells the CA: whose a token is, which pods run where, and the root that it keeps.
+//!
+//! Place in the walk: none; stands behind the traits of `ca`, chosen by `app` instead of token files and manifests.
+//! Must not know: what is signed, or who asks.
+
+mod bearer;
+mod index;
+mod pods;
+mod review;
+mod reviewer;
+mod root_secret;
+
+use std::path::Path;
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::runtime::watcher;
+use kube::{Client, Config};
+
+use crate::identity::error_chain;
+
+pub use self::pods::ClusterPods;
+pub use self::review::{Account, TokenFault};
+pub use self::reviewer::TokenReviewer;
+pub use self::root_secret::{RootSecret, RootSecretError, SecretName};
+
+/// Why there is no way to the API server, whether it runs or not.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The file cannot be used.
+    #[error("cannot use the kubeconfig")]
+    Kubeconfig(#[source] Box<KubeconfigError>),
+    /// This process is in no pod with a service account.
+    #[error("no kubeconfig is given, and this is no pod with a service account")]
+    NotInCluster(#[source] kube::config::InClusterError),
+    /// What was read makes no client.
+    #[error("cannot make a client of the api server")]
+    Client(#[source] Box<kube::Error>),
+}
+
+/// A request that the API server did not answer as hoped.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// Its own account lacks a rule; the API server's words name it.
+    #[error("the api server does not let this ca do it, a rbac rule is missing: {0}")]
+    Forbidden(String),
+    /// It said nothing in time.
+    #[error("the api server did not answer within {0:?}")]
+    Silent(Duration),
+    /// Any other failure.
+    #[error("the api server cannot be asked")]
+    Failed(#[source] Box<kube::Error>),
+}
+
+impl From<kube::Error> for ApiError {
+    fn from(error: kube::Error) -> Self {
+        if let kube::Error::Api(status) = &error
+            && status.is_forbidden()
+        {
+            return Self::Forbidden(status.message.clone());
+        }
+        Self::Failed(error.into())
+    }
+}
+
+/// A client by a kubeconfig, or by the service account of the pod that this is. Dials nothing yet.
+///
+/// Tokens and certificates of either are read again by the client when they rotate.
+pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
+    let config = match kubeconfig {
+        None => Config::incluster().map_err(ConnectError::NotInCluster)?,
+        Some(path) => {
+            let unusable = |error: KubeconfigError| ConnectError::Kubeconfig(error.into());
+            let file = Kubeconfig::read_from(path).map_err(unusable)?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .map_err(unusable)?
+        }
+    };
+    Client::try_from(config).map_err(|error| ConnectError::Client(error.into()))
+}
+
+/// Bounds what an answer may take; watches have their own bound.
+async fn answered<T>(asked: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
+    match tokio::time::timeout(ANSWER, asked).await {
+        Ok(answer) => Ok(answer?),
+        Err(_elapsed) => Err(ApiError::Silent(ANSWER)),
+    }
+}
+
+/// The API server's own words name the rule that is missing.
+fn watch_error(error: &watcher::Error) -> String {
+    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(kube::Error::Api(status)) | WatchStartFailed(kube::Error::Api(status))
+            if status.is_forbidden() =>
+        {
+            ApiError::Forbidden(status.message.clone()).to_string()
+        }
+        InitialListFailed(_) | WatchStartFailed(_) | WatchError(_) | WatchFailed(_) | NoResourceVersion => {
+            error_chain(error)
+        }
+    }
+}
+
+/// Half of what a request to the CA may take.
+const ANSWER: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod wire_tests;

@@ -1,0 +1,168 @@
+//! The pods of a cluster by a watch, as far as it matters who runs where.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ApiResource, Object};
+use kube::runtime::watcher::Event;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use serde::{Deserialize, Serialize};
+
+use super::index::{Place, PodPlaces};
+use super::watch_error;
+use crate::ca::{NodeName, NodePods, PodsUnknown};
+use crate::lifecycle::{ReadyGuard, Stop};
+use crate::mesh::identity::SpiffeId;
+use crate::telemetry::CaMetrics;
+
+/// Which identities run on which node, as the API server tells.
+///
+/// Between a lost watch and its next list the last state stays in force: whoever asks proves a token as well, and
+/// those cannot be reviewed while the API server is away.
+pub struct ClusterPods {
+    trust_domain: Arc<str>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// None until the first list is complete.
+    now: Option<PodPlaces>,
+    /// A list that is under way.
+    next: PodPlaces,
+}
+
+/// Of a pod no more is decoded than this.
+type LeanPod = Object<LeanSpec, LeanStatus>;
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct LeanSpec {
+    node_name: String,
+    service_account_name: String,
+    host_network: bool,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct LeanStatus {
+    phase: String,
+}
+
+impl ClusterPods {
+    /// Knows no pod yet.
+    pub fn new(trust_domain: &str) -> Self {
+        Self {
+            trust_domain: trust_domain.into(),
+            known: Mutex::default(),
+        }
+    }
+
+    /// Watches all pods until `stop`; `first` is dropped when all were seen once. After a failure it goes on where it
+    /// was, or lists anew when the API server has forgotten that point (410), with a growing pause.
+    pub async fn follow(self: Arc<Self>, client: Client, metrics: CaMetrics, first: ReadyGuard, stop: Stop) {
+        let kind = ApiResource::erase::<Pod>(&());
+        let pods: Api<LeanPod> = Api::all_with(client, &kind);
+        let events = watcher(pods, watcher::Config::default()).default_backoff();
+        self.learn_all(events.boxed(), &metrics, first, stop).await;
+    }
+
+    async fn learn_all(
+        &self,
+        mut events: BoxStream<'_, watcher::Result<Event<LeanPod>>>,
+        metrics: &CaMetrics,
+        first: ReadyGuard,
+        stop: Stop,
+    ) {
+        let (mut first, mut complaint) = (Some(first), None);
+        loop {
+            let event = tokio::select! {
+                () = stop.requested() => return,
+                event = events.next() => event,
+            };
+            match event {
+                // Never ends while it is asked, says kube; without it nothing new would be learned.
+                None => return tracing::error!("the watch of pods has ended"),
+                Some(Ok(event)) => {
+                    let is_whole = matches!(event, Event::InitDone);
+                    if let Some(identities) = self.learn(event) {
+                        metrics.identities(identities);
+                    }
+                    if is_whole {
+                        first = None;
+                        complaint = None;
+                        tracing::info!("all pods are known");
+                    }
+                }
+                Some(Err(error)) => {
+                    let said = watch_error(&error);
+                    if complaint.as_ref() != Some(&said) {
+                        let is_first = first.is_some();
+                        tracing::error!(error = said, is_first, "pods cannot be watched; tried again");
+                        complaint = Some(said);
+                    }
+                }
+            }
+        }
+    }
+
+    /// How many pairs of node and identity there are now; none where nothing has changed for askers.
+    fn learn(&self, event: Event<LeanPod>) -> Option<usize> {
+        let mut known = self.known();
+        let known = &mut *known;
+        match event {
+            Event::Init => known.next = PodPlaces::default(),
+            Event::InitApply(pod) => known.next.put(key(&pod), self.place(&pod)),
+            Event::InitDone => known.now = Some(std::mem::take(&mut known.next)),
+            Event::Apply(pod) => known.now.as_mut()?.put(key(&pod), self.place(&pod)),
+            Event::Delete(pod) => known.now.as_mut()?.remove(&key(&pod)),
+        }
+        known.now.as_ref().map(PodPlaces::place_count)
+    }
+
+    /// None for a pod without a node, one that has ended, and one that shares its node's network: it is the node.
+    fn place(&self, pod: &LeanPod) -> Option<Place> {
+        let phase = pod.status.as_ref().map_or("", |status| &status.phase);
+        let is_over = matches!(phase, "Succeeded" | "Failed");
+        if pod.spec.node_name.is_empty() || pod.spec.host_network || is_over {
+            return None;
+        }
+        let namespace = pod.metadata.namespace.as_deref()?;
+        // The API server fills it in; whatever is no name gets no certificate.
+        let account = &pod.spec.service_account_name;
+        let identity = SpiffeId::new(&self.trust_domain, namespace, account).ok()?;
+        Some((NodeName::new(&pod.spec.node_name), identity))
+    }
+
+    /// A panic while it is held leaves at worst a pod unknown, which the next list mends.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl NodePods for ClusterPods {
+    fn runs(&self, node: &NodeName, identity: &SpiffeId) -> Result<bool, PodsUnknown> {
+        let known = self.known();
+        let now = known.now.as_ref().ok_or(PodsUnknown)?;
+        Ok(now.contains(&(node.clone(), identity.clone())))
+    }
+}
+
+impl fmt::Debug for ClusterPods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let places = self.known().now.as_ref().map(PodPlaces::place_count);
+        write!(f, "ClusterPods({places:?})")
+    }
+}
+
+fn key(pod: &LeanPod) -> Box<str> {
+    format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any()).into()
+}
+
+#[cfg(test)]
+#[path = "pods_tests.rs"]
+mod tests;

@@ -1,0 +1,213 @@
+//! Envoy's `envoy.service.auth.v3.Authorization/Check`.
+
+use std::collections::BTreeMap;
+use std::time::UNIX_EPOCH;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
+use http::{Request, Response, StatusCode, Version};
+
+use super::changes::{HeaderChange, Mode, QueryChange, RequestChanges};
+use super::proto::{
+    Address, AskedRequest, AttributeContext, CheckRequest, CheckResponse, DeniedResponse, HeaderValueOption,
+    HttpRequest, HttpResponse, OkResponse, Peer, SocketAddress, Timestamp,
+};
+use super::{Changes, CheckError, Decision, End, PARTIAL_BODY, Question, Reply, is_internal};
+use crate::grpc::{self, CallError};
+use crate::mesh::policy::external::Authorizer;
+
+pub(super) fn check(authorizer: &Authorizer, question: &Question<'_>) -> Result<Request<Bytes>, CheckError> {
+    let host = format!("{}:{}", authorizer.target.host(), authorizer.port);
+    let as_bytes = authorizer.body.is_some_and(|body| body.as_bytes);
+    let message = CheckRequest {
+        attributes: Some(AttributeContext {
+            source: Some(peer(&question.source)),
+            destination: Some(peer(&question.destination)),
+            request: Some(AskedRequest {
+                time: Some(time(question)),
+                http: Some(request(question, as_bytes)),
+            }),
+        }),
+    };
+    // At most eight digits; a server needs no more of it than to know when nobody waits any more.
+    let patience = authorizer.timeout.as_millis().clamp(1, 99_999_999);
+    Request::post(format!("http://{host}{METHOD}"))
+        .version(Version::HTTP_2)
+        .header(CONTENT_TYPE, "application/grpc")
+        .header(TE, "trailers")
+        .header("grpc-timeout", format!("{patience}m"))
+        .body(grpc::frame(&message))
+        .map_err(CheckError::Write)
+}
+
+fn peer(end: &End<'_>) -> Peer {
+    Peer {
+        address: Some(Address {
+            socket_address: Some(SocketAddress {
+                address: end.addr.ip().to_canonical().to_string(),
+                port_value: Some(end.addr.port().into()),
+            }),
+        }),
+        service: end.service.clone().unwrap_or_default(),
+        principal: end.principal.as_deref().unwrap_or_default().to_owned(),
+    }
+}
+
+fn time(question: &Question<'_>) -> Timestamp {
+    let since = question.now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+fn request(question: &Question<'_>, as_bytes: bool) -> HttpRequest {
+    let shown = question.body.as_ref();
+    let bytes = shown.map(|shown| shown.bytes.clone()).unwrap_or_default();
+    let (body, raw_body) = if as_bytes {
+        (String::new(), bytes)
+    } else {
+        (text(&bytes), Bytes::new())
+    };
+    let mut headers = headers(question.headers);
+    for (name, value) in [
+        (":authority", question.authority.as_str()),
+        (":method", question.method.as_str()),
+        (":path", question.path),
+        (":scheme", SCHEME),
+    ] {
+        headers.insert(name.to_owned(), value.to_owned());
+    }
+    if let Some(shown) = shown {
+        headers.insert(PARTIAL_BODY.as_str().to_owned(), shown.is_partial.to_string());
+    }
+    let length = question.headers.get(CONTENT_LENGTH);
+    HttpRequest {
+        id: headers.get("x-request-id").cloned().unwrap_or_default(),
+        method: question.method.as_str().to_owned(),
+        headers,
+        path: question.path.to_owned(),
+        host: question.authority.as_str().to_owned(),
+        scheme: SCHEME.to_owned(),
+        size: length
+            .and_then(|length| length.to_str().ok()?.parse().ok())
+            .unwrap_or(UNKNOWN_SIZE),
+        protocol: format!("{:?}", question.version),
+        body,
+        raw_body,
+    }
+}
+
+/// The lines of one name, joined as RFC 9110 section 5.3 and RFC 6265 section 5.4 do.
+fn headers(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let travelling = headers.keys().filter(|name| **name != HOST && !is_internal(name));
+    let joined = |name: &HeaderName| {
+        let separator = if *name == COOKIE { "; " } else { "," };
+        let lines = headers.get_all(name).iter();
+        let lines: Vec<String> = lines.map(|line| text(line.as_bytes())).collect();
+        (name.as_str().to_owned(), lines.join(separator))
+    };
+    travelling.map(joined).collect()
+}
+
+/// Protobuf's strings are UTF-8.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+pub(super) fn decide(answer: &Response<Bytes>, trailers: Option<&HeaderMap>) -> Result<Decision, CheckError> {
+    grpc::outcome(answer.headers())?;
+    if answer.status() != StatusCode::OK {
+        return Err(CallError::NotGrpc(answer.status()).into());
+    }
+    if let Some(trailers) = trailers {
+        grpc::outcome(trailers)?;
+    }
+    let ends = [Some(answer.headers()), trailers];
+    if !ends
+        .into_iter()
+        .flatten()
+        .any(|end| end.contains_key("grpc-status"))
+    {
+        return Err(CheckError::NoStatus);
+    }
+    let answer: CheckResponse = grpc::unframe(answer.body())?;
+    let is_ok = answer.status.is_none_or(|status| status.code == 0);
+    match (is_ok, answer.http_response) {
+        (true, Some(HttpResponse::Ok(ok))) => allowed(ok),
+        (true, None | Some(HttpResponse::Denied(_))) => Ok(Decision::Allowed(Changes::default())),
+        (false, Some(HttpResponse::Denied(reply))) => denied(reply),
+        (false, None | Some(HttpResponse::Ok(_))) => denied(DeniedResponse::default()),
+    }
+}
+
+fn allowed(ok: OkResponse) -> Result<Decision, CheckError> {
+    let mut request = RequestChanges {
+        headers: changes(&ok.headers)?,
+        ..RequestChanges::default()
+    };
+    for name in &ok.headers_to_remove {
+        request.remove(name)?;
+    }
+    let set = ok.query_parameters_to_set.into_iter();
+    let removed = ok.query_parameters_to_remove.into_iter();
+    request.query = set
+        .map(|parameter| QueryChange {
+            name: parameter.key,
+            value: Some(parameter.value),
+        })
+        .chain(removed.map(|name| QueryChange { name, value: None }))
+        .collect();
+    Ok(Decision::Allowed(Changes {
+        request,
+        response: changes(&ok.response_headers_to_add)?,
+    }))
+}
+
+/// A status that is none (0 is "empty") is 403, as in Envoy.
+fn denied(reply: DeniedResponse) -> Result<Decision, CheckError> {
+    let code = reply.status.map_or(0, |status| status.code);
+    let status = u16::try_from(code).ok().filter(|code| *code >= 200);
+    let status = status.and_then(|code| StatusCode::from_u16(code).ok());
+    let mut headers = HeaderMap::new();
+    for change in changes(&reply.headers)? {
+        change.apply(&mut headers);
+    }
+    if !headers.contains_key(CONTENT_TYPE) && !reply.body.is_empty() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    Ok(Decision::Denied(Box::new(Reply {
+        status: status.unwrap_or(StatusCode::FORBIDDEN),
+        headers,
+        body: reply.body,
+    })))
+}
+
+fn changes(declared: &[HeaderValueOption]) -> Result<Vec<HeaderChange>, CheckError> {
+    let changes = declared.iter().filter_map(|option| {
+        let header = option.header.as_ref()?;
+        let value = if header.raw_value.is_empty() {
+            header.value.as_bytes()
+        } else {
+            &header.raw_value
+        };
+        HeaderChange::new(&header.key, value, mode(option)).transpose()
+    });
+    changes.collect()
+}
+
+/// `append` is false by default in these messages, whatever the default of `append_action` says.
+fn mode(option: &HeaderValueOption) -> Mode {
+    let is_append = option.append.as_ref().is_some_and(|append| append.value);
+    match option.append_action {
+        1 => Mode::AddIfAbsent,
+        3 => Mode::SetIfPresent,
+        0 if is_append => Mode::Append,
+        _ => Mode::Set,
+    }
+}
+
+const METHOD: &str = "/envoy.service.auth.v3.Authorization/Check";
+/// What is protected speaks to the agent in plain, whatever was spoken between agents.
+const SCHEME: &str = "http";
+const UNKNOWN_SIZE: i64 = -1;

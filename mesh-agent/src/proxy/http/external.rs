@@ -1,0 +1,213 @@
+//! Asks the service that a CUSTOM policy names, before the other policies of the destination are asked.
+//!
+//! Place in the walk: after the destination is known, before a byte of the request is sent there. Must not know: the
+//! protocols of such services, which policy it was.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::uri::{PathAndQuery, Uri};
+use http::{HeaderValue, Request, StatusCode, Version};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::external::{self, Changes, CheckError, Decision, End, Question, Shown};
+use crate::mesh::policy::external::{Authorizer, OnError};
+use crate::proxy::Mesh;
+use crate::proxy::arrival::Visit;
+use crate::proxy::http::check::{self, AskError};
+use crate::proxy::http::decide::Plan;
+use crate::proxy::http::headers::ORIGINAL_VERSION;
+use crate::proxy::http::inflow::Inflow;
+use crate::proxy::refusal::{Refusal, Unapproved};
+use crate::snapshot::Snapshot;
+use crate::telemetry::CheckResult;
+
+/// Has `provider` decide, changes the request as it says, and asks the other policies about what became of it.
+///
+/// Waits as long as the provider's timeout and the route's deadline allow. Cancel-safe: the check is given up.
+pub(super) async fn admit(
+    mesh: &Arc<Mesh>,
+    request: &mut Request<Inflow>,
+    plan: &mut Plan,
+    provider: Arc<str>,
+) -> Result<(), Refusal> {
+    let Some(mut visit) = plan.visit.take() else {
+        return Err(Refusal::NotEnrolled);
+    };
+    let authorizer = mesh.snapshots.load().authorizer(&provider).map(Arc::clone);
+    let Some(authorizer) = authorizer else {
+        // Declared a moment ago: what could be asked then cannot be now.
+        return Err(Refusal::External(Unapproved::Unanswered(StatusCode::FORBIDDEN)));
+    };
+    let asked = Asked {
+        mesh,
+        authorizer: &authorizer,
+        visit: &visit,
+    };
+    let outcome = asked.about(request, plan).await;
+    mesh.telemetry.mesh().checked(result_of(&outcome));
+    if let Err(refusal) = &outcome {
+        visit.arrival().refused(mesh, refusal);
+    }
+    if let Some(changes) = outcome? {
+        changes.request.apply(request.headers_mut());
+        plan.on_response = changes.response;
+    }
+    visit.approved = Some(provider);
+    let snapshot = mesh.snapshots.load();
+    let again =
+        visit
+            .arrival()
+            .admit_request(mesh, &snapshot, request, &plan.authority, plan.token.as_ref())?;
+    plan.visit = Some(visit);
+    match again {
+        None => Ok(()),
+        // Policies name another one since a moment ago; the client may try again.
+        Some(_) => Err(Refusal::External(Unapproved::Unanswered(StatusCode::FORBIDDEN))),
+    }
+}
+
+/// `None`: let in without an answer.
+type Outcome = Result<Option<Changes>, Refusal>;
+
+fn result_of(outcome: &Outcome) -> CheckResult {
+    match outcome {
+        Ok(Some(_)) => CheckResult::Allowed,
+        Ok(None) => CheckResult::FailedOpen,
+        Err(Refusal::External(Unapproved::Denied(_))) => CheckResult::Denied,
+        Err(Refusal::External(Unapproved::BodyTooLarge | Unapproved::BodyTooSlow)) => CheckResult::NotAsked,
+        Err(_) => CheckResult::FailedClosed,
+    }
+}
+
+/// An authorizer that is asked about an arrival.
+struct Asked<'a> {
+    mesh: &'a Arc<Mesh>,
+    authorizer: &'a Authorizer,
+    visit: &'a Visit,
+}
+
+impl Asked<'_> {
+    async fn about(&self, request: &mut Request<Inflow>, plan: &Plan) -> Outcome {
+        // Before the permit: a client that is slow must not keep others from being asked about.
+        let shown = self.shown(request.body_mut()).await?;
+        let permit = timeout(self.authorizer.timeout, self.visit.pod.checks.acquire()).await;
+        // The semaphore is never closed; if it were, no permit would be no limit.
+        let Ok(_permit) = permit else {
+            return self.unanswered(&AskError::TimedOut);
+        };
+        let limit = Instant::now() + self.authorizer.timeout;
+        let limit = plan.deadline.map_or(limit, |deadline| deadline.min(limit));
+        let decision = Box::pin(timeout_at(limit, self.decision(request, plan, shown)));
+        match decision.await.unwrap_or(Err(AskError::TimedOut)) {
+            Ok(Decision::Allowed(changes)) => match changed_target(request, &changes) {
+                Ok(()) => Ok(Some(changes)),
+                Err(error) => self.unanswered(&error.into()),
+            },
+            Ok(Decision::Denied(reply)) => Err(Refusal::External(Unapproved::Denied(reply))),
+            Err(error) => self.unanswered(&error),
+        }
+    }
+
+    /// Logged here, since with an authorizer that fails open nobody else hears of it.
+    fn unanswered(&self, error: &AskError) -> Outcome {
+        tracing::debug!(
+            %error,
+            cause = ?error,
+            pod = %self.visit.pod.pod.workload.pod_name,
+            authorizer = %self.authorizer.target.host(),
+            "an authorizer gave no decision"
+        );
+        match self.authorizer.on_error {
+            OnError::Allow => Ok(None),
+            OnError::Refuse(status) => Err(Refusal::External(Unapproved::Unanswered(status))),
+        }
+    }
+
+    async fn shown(&self, body: &mut Inflow) -> Result<Option<Shown>, Refusal> {
+        let Some(checked) = self.authorizer.body else {
+            return Ok(None);
+        };
+        let peeked = timeout(BODY_PATIENCE, async {
+            // As above.
+            let _permit = self.visit.pod.bodies.acquire().await.ok();
+            body.peek(checked.max_bytes).await
+        });
+        let Ok((bytes, is_partial)) = peeked.await else {
+            return Err(Refusal::External(Unapproved::BodyTooSlow));
+        };
+        if is_partial && !checked.allow_partial {
+            return Err(Refusal::External(Unapproved::BodyTooLarge));
+        }
+        Ok(Some(Shown { bytes, is_partial }))
+    }
+
+    async fn decision(
+        &self,
+        request: &Request<Inflow>,
+        plan: &Plan,
+        shown: Option<Shown>,
+    ) -> Result<Decision, AskError> {
+        let check = {
+            let snapshot = self.mesh.snapshots.load();
+            external::check(self.authorizer, &self.question(&snapshot, request, plan, shown))?
+        };
+        let (answer, trailers) = check::send(self.mesh, &self.visit.pod, self.authorizer, check).await?;
+        Ok(external::decide(self.authorizer, answer, trailers.as_ref())?)
+    }
+
+    fn question<'q>(
+        &'q self,
+        snapshot: &Snapshot,
+        request: &'q Request<Inflow>,
+        plan: &'q Plan,
+        body: Option<Shown>,
+    ) -> Question<'q> {
+        let Visit { pod, peer, addr, .. } = self.visit;
+        let is_from_http1 = self.visit.is_all
+            && peer.is_some()
+            && (request.headers().get(ORIGINAL_VERSION))
+                .is_some_and(|version| version == HeaderValue::from_static("1"));
+        let service = snapshot.inbound(&pod.pod.workload, addr.port()).service;
+        Question {
+            method: request.method(),
+            path: request.uri().path_and_query().map_or("/", PathAndQuery::as_str),
+            authority: &plan.authority,
+            version: if is_from_http1 {
+                Version::HTTP_11
+            } else {
+                request.version()
+            },
+            headers: request.headers(),
+            source: End {
+                addr: (self.visit.client, plan.client.port()).into(),
+                principal: peer.as_ref().map(|peer| Cow::Owned(peer.to_string())),
+                service: None,
+            },
+            destination: End {
+                addr: *addr,
+                principal: Some(Cow::Owned(pod.pod.workload.identity.to_string())),
+                service: service.map(|service| service.host()),
+            },
+            body,
+            now: SystemTime::now(),
+        }
+    }
+}
+
+/// Changes the query, if the authorizer wants it.
+fn changed_target(request: &mut Request<Inflow>, changes: &Changes) -> Result<(), CheckError> {
+    let Some(target) = request.uri().path_and_query() else {
+        return Ok(());
+    };
+    if let Some(target) = changes.request.target(target)? {
+        let mut parts = request.uri().clone().into_parts();
+        parts.path_and_query = Some(target);
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|_invalid| CheckError::Unsendable("query"))?;
+    }
+    Ok(())
+}
+
+/// How long a client may take to send what its authorizer is shown of the body.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,226 @@
+//! What `mesh-agent status` shows: one JSON page, and its form for humans.
+//!
+//! Place in the walk: none; it reads what the engines know. Must not know: how any of it came about.
+
+mod text;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::admin::Page;
+use crate::config::Config;
+use crate::control::jwks::KeyStatus;
+use crate::identity::Certificates;
+use crate::kernel::enrolment::Enrolment;
+use crate::kernel::splice::{SpliceBoard, SpliceStatus};
+use crate::kernel::status::EnrolmentStatus;
+use crate::mesh::facts::Rejection;
+use crate::privileges::Privileges;
+use crate::snapshot::{Ejected, SnapshotCell};
+
+pub use self::text::for_humans;
+
+/// Gathers what the status page shows; clones share it.
+#[derive(Debug, Clone)]
+pub struct StatusBoard(Arc<Board>);
+
+#[derive(Debug)]
+struct Board {
+    node: String,
+    manifests: String,
+    started: SystemTime,
+    privileges: Privileges,
+    snapshots: Arc<SnapshotCell>,
+    certificates: Arc<Certificates>,
+    enrolment: Arc<Mutex<Enrolment>>,
+    splice: SpliceBoard,
+    noted: Mutex<Noted>,
+}
+
+#[derive(Debug, Default)]
+struct Noted {
+    rejections: Vec<Rejection>,
+    published: Option<SystemTime>,
+    source_error: Option<String>,
+    direct: DirectStatus,
+    keys: Vec<KeyStatus>,
+}
+
+impl StatusBoard {
+    /// A board over the agent's parts.
+    pub fn new(
+        config: &Config,
+        privileges: Privileges,
+        snapshots: &Arc<SnapshotCell>,
+        certificates: &Arc<Certificates>,
+        enrolment: &Arc<Mutex<Enrolment>>,
+        splice: SpliceBoard,
+    ) -> Self {
+        Self(Arc::new(Board {
+            node: config.node_name.clone(),
+            manifests: config.manifests.display().to_string(),
+            started: SystemTime::now(),
+            privileges,
+            snapshots: Arc::clone(snapshots),
+            certificates: Arc::clone(certificates),
+            enrolment: Arc::clone(enrolment),
+            splice,
+            noted: Mutex::default(),
+        }))
+    }
+
+    /// A new snapshot is in force, and this was left out of it.
+    pub fn published(&self, rejections: Vec<Rejection>) {
+        let mut noted = self.0.noted.lock();
+        *noted = Noted {
+            rejections,
+            published: Some(SystemTime::now()),
+            source_error: None,
+            direct: std::mem::take(&mut noted.direct),
+            keys: std::mem::take(&mut noted.keys),
+        };
+    }
+
+    /// The source as a whole cannot be read.
+    pub fn source_failed(&self, error: String) {
+        self.0.noted.lock().source_error = Some(error);
+    }
+
+    /// What goes past the agent now.
+    pub fn direct(&self, direct: DirectStatus) {
+        self.0.noted.lock().direct = direct;
+    }
+
+    /// How things stand with the public keys of token issuers.
+    pub fn keys(&self, keys: Vec<KeyStatus>) {
+        self.0.noted.lock().keys = keys;
+    }
+
+    /// What was left out of the snapshot in force.
+    pub fn rejections(&self) -> Vec<Rejection> {
+        self.0.noted.lock().rejections.clone()
+    }
+
+    /// The page for the admin server.
+    pub fn page(&self) -> Page {
+        let board = self.clone();
+        Arc::new(move || {
+            serde_json::to_string_pretty(&board.status())
+                .unwrap_or_else(|error| format!("{{\"error\":\"the status cannot be written: {error}\"}}"))
+        })
+    }
+
+    fn status(&self) -> Status<EnrolmentStatus> {
+        let board = &*self.0;
+        let certificates = board
+            .certificates
+            .status()
+            .into_iter()
+            .map(|one| CertificateLine {
+                identity: one.identity.to_string(),
+                expires_unix_s: one.not_after.map(unix_seconds),
+                serial: one.serial,
+                renewals: one.renewals,
+                last_error: one.last_error,
+            });
+        let noted = board.noted.lock();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: board.node.clone(),
+            manifests: board.manifests.clone(),
+            started_unix_s: unix_seconds(board.started),
+            privileges: board.privileges.clone(),
+            snapshot_version: board.snapshots.load().version(),
+            snapshot_unix_s: noted.published.map(unix_seconds),
+            source_error: noted.source_error.clone(),
+            enrolment: board.enrolment.lock().status(),
+            direct: noted.direct.clone(),
+            splice: board.splice.status(),
+            ejected: board.snapshots.load().ejected(),
+            certificates: certificates.collect(),
+            jwks: noted.keys.clone(),
+            rejections: noted.rejections.clone(),
+        }
+    }
+}
+
+/// What goes past the agent.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectStatus {
+    /// Why nothing does; `None` where it may.
+    pub off: Option<String>,
+    /// Verdicts that found no room.
+    pub left_out: usize,
+    /// Enrolled pods, by namespace and name.
+    pub pods: Vec<DirectPod>,
+}
+
+/// One pod's part in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectPod {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub pod: String,
+    /// Destinations that it may dial directly.
+    pub verdicts: usize,
+    /// Connections of it that go direct now, some seconds ago at most.
+    pub flows: usize,
+}
+
+/// The status page; `E` is what enrolment says, or the part of it that people are shown.
+#[derive(Debug, Serialize, Deserialize)]
+struct Status<E> {
+    version: String,
+    node: String,
+    manifests: String,
+    started_unix_s: u64,
+    privileges: Privileges,
+    snapshot_version: u64,
+    snapshot_unix_s: Option<u64>,
+    source_error: Option<String>,
+    enrolment: E,
+    direct: DirectStatus,
+    splice: SpliceStatus,
+    ejected: Vec<Ejected>,
+    certificates: Vec<CertificateLine>,
+    jwks: Vec<KeyStatus>,
+    rejections: Vec<Rejection>,
+}
+
+/// What people are shown of enrolment.
+#[derive(Debug, Deserialize)]
+struct EnrolmentLines {
+    pods: Vec<PodLine>,
+    overflows: Vec<(String, u64)>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PodLine {
+    namespace: String,
+    pod: String,
+    addrs: Vec<IpAddr>,
+    wanted: bool,
+    present: bool,
+    hooks: Vec<String>,
+    since_s: Option<u64>,
+    bypassed: u64,
+    why_not: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct CertificateLine {
+    identity: String,
+    expires_unix_s: Option<u64>,
+    serial: Option<String>,
+    renewals: u64,
+    last_error: Option<String>,
+}
+
+fn unix_seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
