@@ -172,8 +172,7 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
     );
     let watching = watch_direct(direct, snapshots, board.clone(), tasks.stop());
     tasks.spawn("direct", watching);
-    let looking = watch_upstreams(Arc::clone(&mesh.snapshots), telemetry.clone(), tasks.stop());
-    tasks.spawn("upstreams", looking);
+    tasks.spawn("upstreams", watch_upstreams(Arc::clone(&mesh), tasks.stop()));
     tasks.spawn("sweep-pools", sweep_pools(mesh, tasks.stop()));
     let metrics = telemetry.clone();
     admin

@@ -8,11 +8,12 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::balance::{Cause, Limit};
 use crate::lifecycle::Stop;
-use crate::snapshot::{Ejected, Snapshot, SnapshotCell, Upstream};
+use crate::proxy::Mesh;
+use crate::snapshot::{Ejected, Snapshot, Upstream};
 use crate::telemetry::{Telemetry, UpstreamCounts};
 
 /// Until `stop`, some times a second.
-pub(super) async fn watch_upstreams(snapshots: Arc<SnapshotCell>, telemetry: Telemetry, stop: Stop) {
+pub(super) async fn watch_upstreams(mesh: Arc<Mesh>, stop: Stop) {
     let mut tick = interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut ejected = BTreeSet::new();
@@ -20,8 +21,8 @@ pub(super) async fn watch_upstreams(snapshots: Arc<SnapshotCell>, telemetry: Tel
         tokio::select! {
             () = stop.requested() => return,
             _ = tick.tick() => {
-                let snapshot = snapshots.load();
-                look(&snapshot, &telemetry, Instant::now());
+                let snapshot = mesh.snapshots.load();
+                look(&snapshot, &mesh.telemetry, Instant::now());
                 ejected = report(&snapshot, &ejected);
             }
         }

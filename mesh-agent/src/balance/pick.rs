@@ -13,7 +13,8 @@ use super::{Load, Outcome, Slot, Standing, Watch};
 #[must_use = "dropping a pick at once gives its load back at once"]
 pub struct Pick {
     load: Arc<Load>,
-    began: Instant,
+    /// When it began, where somebody wants to know how long an answer takes.
+    began: Option<Instant>,
     /// Held for its drop.
     _slot: Option<Slot>,
     watched: Option<(Arc<Watch>, Arc<Standing>)>,
@@ -34,10 +35,16 @@ impl Pick {
         load.begin();
         Self {
             load,
-            began: Instant::now(),
+            began: None,
             _slot: slot,
             watched: None,
         }
+    }
+
+    /// Has the time to the answer measured from `now` on.
+    pub fn measured(mut self, now: Instant) -> Self {
+        self.began = Some(now);
+        self
     }
 
     /// Has the outcome judged by `watch`.
@@ -48,7 +55,9 @@ impl Pick {
 
     /// The endpoint began to answer.
     pub fn answered(&self, now: Instant) {
-        self.load.answered(now.saturating_duration_since(self.began), now);
+        if let Some(began) = self.began {
+            self.load.answered(now.saturating_duration_since(began), now);
+        }
     }
 
     /// What became of it; of several outcomes the first counts.

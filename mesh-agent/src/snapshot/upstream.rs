@@ -128,6 +128,9 @@ impl Upstream {
         if let (Some(watch), Some(standing)) = (&self.watch, &endpoint.standing) {
             pick = pick.watched(watch, standing);
         }
+        if self.policy.balancer == BalancerKind::PeakEwma {
+            pick = pick.measured(facts.now);
+        }
         Ok(Picked {
             endpoint: Arc::clone(endpoint),
             pick,

@@ -5,6 +5,7 @@ mod contradictions;
 mod direct;
 mod lookups;
 mod nodes;
+mod places;
 mod rebuilds;
 mod traffic;
 

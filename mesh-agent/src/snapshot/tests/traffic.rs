@@ -1,17 +1,13 @@
-//! Whose word counts for a Service's traffic, what survives a rebuild of it, and what the kernel may do.
+//! Whose word counts for a Service's traffic, and what survives a rebuild of it.
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::*;
 use crate::balance::Outcome;
-use crate::mesh::node::Node;
-use crate::mesh::traffic::{
-    DestinationRule, HostPattern, Limits, LocalityPolicy, Nearest, OutlierDetection, RegionFailover, Warmup,
-    WrittenBalancer, WrittenPolicy,
-};
+use crate::mesh::traffic::{DestinationRule, HostPattern, Limits, OutlierDetection, WrittenPolicy};
 
-fn rule(name: &str, namespace: &str, host: HostPattern, policy: WrittenPolicy) -> DestinationRule {
+pub(super) fn rule(name: &str, namespace: &str, host: HostPattern, policy: WrittenPolicy) -> DestinationRule {
     DestinationRule {
         meta: meta(&format!("DestinationRule {namespace}/{name}"), 0),
         namespace: namespace.into(),
@@ -21,7 +17,7 @@ fn rule(name: &str, namespace: &str, host: HostPattern, policy: WrittenPolicy) -
     }
 }
 
-fn limited(requests: u32) -> WrittenPolicy {
+pub(super) fn limited(requests: u32) -> WrittenPolicy {
     WrittenPolicy {
         limits: Some(Limits {
             requests: Some(requests),
@@ -31,23 +27,23 @@ fn limited(requests: u32) -> WrittenPolicy {
     }
 }
 
-fn ejecting() -> WrittenPolicy {
+pub(super) fn ejecting() -> WrittenPolicy {
     WrittenPolicy {
         outliers: Some(OutlierDetection::default()),
         ..WrittenPolicy::default()
     }
 }
 
-fn web_host() -> HostPattern {
+pub(super) fn web_host() -> HostPattern {
     HostPattern::Service(ServiceName::new("shop", "web"))
 }
 
-fn upstream(snapshot: &Snapshot) -> Arc<Upstream> {
+pub(super) fn upstream(snapshot: &Snapshot) -> Arc<Upstream> {
     let upstream = snapshot.upstream(&ServiceName::new("shop", "web"), 80);
     Arc::clone(upstream.unwrap())
 }
 
-fn vip() -> IpAddr {
+pub(super) fn vip() -> IpAddr {
     "10.96.0.1".parse().unwrap()
 }
 
@@ -238,81 +234,6 @@ fn requests_that_are_under_way_count_in_the_next_snapshot() {
     assert_eq!(next.err(), Some(Unpicked::Overflow));
 }
 
-/// The first pod of `web` runs on this node, the other on another one, in another zone.
-fn spread_over_nodes() -> Facts {
-    let mut facts = web();
-    facts.workloads[1].node = "node-b".into();
-    let node = |name: &str, zone: &str| Node {
-        name: name.into(),
-        meta: meta(&format!("Node {name}"), 0),
-        addrs: Vec::new(),
-        locality: Locality {
-            region: Some("eu".into()),
-            zone: Some(zone.into()),
-            node: Some(name.into()),
-        },
-    };
-    facts.nodes = vec![node("node-a", "eu-a"), node("node-b", "eu-b")];
-    facts
-}
-
-fn picked_of(facts: &Facts) -> Vec<String> {
-    let (snapshot, _) = build(facts);
-    let upstream = upstream(&snapshot);
-    let picks = (0..20).filter_map(|_| upstream.pick(&request_to(vip()), &mut rand::rng()).ok());
-    let mut picked: Vec<_> = picks
-        .map(|picked| picked.endpoint.addr.ip().to_string())
-        .collect();
-    picked.sort();
-    picked.dedup();
-    picked
-}
-
-#[test]
-fn near_endpoints_are_picked_where_the_service_or_a_rule_asks_for_it() {
-    let mut facts = spread_over_nodes();
-    assert_eq!(picked_of(&facts), ["10.0.0.1", "10.0.0.2"]);
-    for nearest in [Nearest::Zone, Nearest::Node] {
-        facts.services[0].traffic.nearest = Some(nearest);
-        assert_eq!(picked_of(&facts), ["10.0.0.1"]);
-    }
-    facts.services[0].traffic.nearest = None;
-    let failover = WrittenPolicy {
-        load_balancer: Some(WrittenBalancer {
-            locality: Some(LocalityPolicy::Failover(Vec::<RegionFailover>::new())),
-            ..WrittenBalancer::default()
-        }),
-        ..WrittenPolicy::default()
-    };
-    for policy in [failover, ejecting()] {
-        facts.destination_rules = vec![rule("a", "shop", web_host(), policy)];
-        assert_eq!(picked_of(&facts), ["10.0.0.1"]);
-    }
-    // What is near and not ready is not there.
-    facts.endpoints[0].condition = NotServing;
-    assert_eq!(picked_of(&facts), ["10.0.0.2"]);
-}
-
-#[test]
-fn an_endpoint_without_a_pod_is_where_its_slice_says() {
-    let mut facts = spread_over_nodes();
-    facts.services[0].traffic.nearest = Some(Nearest::Zone);
-    facts.workloads.clear();
-    assert_eq!(picked_of(&facts), ["10.0.0.1", "10.0.0.2"]);
-    facts.endpoints[0].place.zone = Some("eu-b".into());
-    facts.endpoints[1].place.node = Some("node-a".into());
-    assert_eq!(picked_of(&facts), ["10.0.0.2"]);
-}
-
-#[test]
-fn a_local_service_has_no_endpoints_but_those_of_the_node() {
-    let mut facts = spread_over_nodes();
-    facts.services[0].traffic.is_local_only = true;
-    assert_eq!(picked_of(&facts), ["10.0.0.1"]);
-    facts.workloads[0].node = "node-b".into();
-    assert!(picked_of(&facts).is_empty());
-}
-
 #[test]
 fn session_affinity_keeps_an_address_at_one_endpoint() {
     let mut facts = web();
@@ -334,50 +255,22 @@ fn session_affinity_keeps_an_address_at_one_endpoint() {
 }
 
 #[test]
-fn the_kernel_chooses_only_where_any_endpoint_will_do() {
-    let warm = WrittenPolicy {
-        load_balancer: Some(WrittenBalancer {
-            warmup: Some(Warmup {
-                duration: Duration::from_mins(1),
-                minimum_percent: 10,
-                aggression_milli: 1000,
-            }),
-            ..WrittenBalancer::default()
-        }),
-        ..WrittenPolicy::default()
-    };
-    let connections = WrittenPolicy {
-        limits: Some(Limits {
-            connections: Some(5),
-            ..Limits::default()
-        }),
-        ..WrittenPolicy::default()
-    };
-    let open_of = |facts: &Facts| {
-        let (snapshot, _) = build(facts);
-        upstream(&snapshot).open_to_kernel(true).map(|open| open.len())
-    };
-    let mut facts = spread_over_nodes();
-    facts.services[0].traffic.balancer = Some(BalancerKind::Random);
-    assert_eq!(open_of(&facts), Some(2));
-    for (policy, open) in [
-        (limited(5), Some(2)),
-        (connections, None),
-        (ejecting(), None),
-        (warm, None),
-    ] {
-        facts.destination_rules = vec![rule("a", "shop", web_host(), policy.clone())];
-        assert_eq!(open_of(&facts), open, "{policy:?}");
+fn an_endpoint_that_answers_late_is_picked_less_by_peak_ewma() {
+    let mut facts = web();
+    facts.services[0].traffic.balancer = Some(BalancerKind::PeakEwma);
+    let (snapshot, _) = build(&facts);
+    let upstream = upstream(&snapshot);
+    let mut rng = SmallRng::seed_from_u64(8);
+    let slow = upstream.endpoints()[0].addr;
+    let mut times = 0;
+    for _ in 0..400 {
+        let asked = request_to(vip());
+        let picked = upstream.pick(&asked, &mut rng).unwrap();
+        let is_slow = picked.endpoint.addr == slow;
+        times += u32::from(is_slow);
+        let took = Duration::from_millis(if is_slow { 900 } else { 1 });
+        picked.pick.answered(asked.now + took);
     }
-    facts.destination_rules.clear();
-    for balancer in [BalancerKind::RoundRobin, BalancerKind::PeakEwma] {
-        facts.services[0].traffic.balancer = Some(balancer.clone());
-        assert_eq!(open_of(&facts), None, "{balancer:?}");
-    }
-    facts.services[0].traffic.balancer = None;
-    facts.services[0].traffic.nearest = Some(Nearest::Zone);
-    assert_eq!(open_of(&facts), Some(1), "only those that are near");
-    facts.services[0].traffic.nearest = None;
-    facts.services[0].traffic.has_affinity = true;
-    assert_eq!(open_of(&facts), None);
+    // Only when both draws are the slow one: a quarter.
+    assert!((60..140).contains(&times), "{times}");
 }
