@@ -12,6 +12,9 @@ use crate::running::Running;
 pub(super) const CLAIMS: &[Claim] = claims![
     requests_are_split_by_weight,
     path_header_and_method_matches_choose_the_back_end,
+    expressions_and_query_parameters_choose_the_back_end,
+    a_rule_changes_head_and_target_and_the_response,
+    a_redirect_is_answered_by_the_agent,
     a_request_that_no_rule_matches_gets_404,
     a_request_that_takes_too_long_gets_504_in_time,
     a_request_within_its_time_is_left_alone,
@@ -60,6 +63,43 @@ fn path_header_and_method_matches_choose_the_back_end(lab: &Running) -> Result<(
             *version,
         )?;
     }
+    Ok(())
+}
+
+fn expressions_and_query_parameters_choose_the_back_end(lab: &Running) -> Result<()> {
+    for (url, version) in [
+        ("http://matches/items/42", "v2"),
+        ("http://matches/items/42?kind=a%20b", "v1"),
+        ("http://matches/items?kind=a+b&kind=c", "v1"),
+    ] {
+        equal(url, get(lab, CLIENT, url)?.says("version")?, version)?;
+    }
+    for url in ["http://matches/items/4x", "http://matches/items?kind=c&kind=a+b"] {
+        equal(url, get(lab, CLIENT, url)?.status, 404)?;
+    }
+    Ok(())
+}
+
+fn a_rule_changes_head_and_target_and_the_response(lab: &Running) -> Result<()> {
+    let url = "http://matches/old/a?q=1";
+    let reply = curl(lab, CLIENT, &["-H", "X-Secret: s", "-H", "X-Set: client", url])?;
+    equal("path", reply.says("path")?, "/new/a?q=1")?;
+    let said = reply.json()?;
+    let header = |name: &str| said.pointer(&format!("/headers/{name}")).and_then(Value::as_str);
+    equal("host", header("host"), Some("new.example"))?;
+    equal("what is set", header("x-set"), Some("by-rule"))?;
+    equal("what the back end's filter sets", header("x-backend"), Some("v1"))?;
+    equal("what is removed", header("x-secret"), None)?;
+    let head = curl(lab, CLIENT, &["--include", url])?.body;
+    ensure!(head.contains("x-added: by-rule"), "the response has no new header: {head}");
+    Ok(())
+}
+
+fn a_redirect_is_answered_by_the_agent(lab: &Running) -> Result<()> {
+    let reply = curl(lab, CLIENT, &["--include", "http://matches/moved/a?q=1"])?;
+    equal("status", reply.status, 301)?;
+    let location = "location: http://example.org/here?q=1";
+    ensure!(reply.body.contains(location), "it leads elsewhere: {}", reply.body);
     Ok(())
 }
 
