@@ -91,7 +91,10 @@ fn a_rule_changes_head_and_target_and_the_response(lab: &Running) -> Result<()> 
     equal("what the back end's filter sets", header("x-backend"), Some("v1"))?;
     equal("what is removed", header("x-secret"), None)?;
     let head = curl(lab, CLIENT, &["--include", url])?.body;
-    ensure!(head.contains("x-added: by-rule"), "the response has no new header: {head}");
+    ensure!(
+        head.contains("x-added: by-rule"),
+        "the response has no new header: {head}"
+    );
     Ok(())
 }
 
@@ -99,7 +102,11 @@ fn a_redirect_is_answered_by_the_agent(lab: &Running) -> Result<()> {
     let reply = curl(lab, CLIENT, &["--include", "http://matches/moved/a?q=1"])?;
     equal("status", reply.status, 301)?;
     let location = "location: http://example.org/here?q=1";
-    ensure!(reply.body.contains(location), "it leads elsewhere: {}", reply.body);
+    ensure!(
+        reply.body.contains(location),
+        "it leads elsewhere: {}",
+        reply.body
+    );
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod authenticate;
 mod body;
 mod check;
+mod choose;
 mod decide;
 mod external;
 mod forward;
