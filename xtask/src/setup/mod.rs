@@ -31,6 +31,12 @@ pub(crate) fn for_virtual_machines() -> Result<()> {
     kernel_toolchain::install()
 }
 
+/// Makes Debian's Go tool chain ready.
+pub(crate) fn for_go() -> Result<()> {
+    ensure_linux_with_root()?;
+    apt::install(&["golang-go"])
+}
+
 /// One clear line where the machine cannot do it at all.
 fn ensure_linux_with_root() -> Result<()> {
     ensure!(
