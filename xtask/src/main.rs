@@ -6,6 +6,7 @@
 mod agent;
 mod bench;
 mod check;
+mod conformance;
 mod demo;
 mod in_process;
 mod kube;
@@ -47,6 +48,8 @@ enum Command {
     /// What the mesh costs and saves, against the same pods without it
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Suites that judge protocols, through both agents: h2spec, smuggled requests, gRPC, WebSocket; needs root
+    Conformance(conformance::Arguments),
     /// Check that the agent's rooms import only what is below them
     Layers,
     /// The kernel tests on Debian's kernels, each in a virtual machine; minutes a kernel, needs root
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Check { report } => check::run(&report),
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(command) => bench::run(&command),
+        Command::Conformance(arguments) => conformance::run(&arguments),
         Command::Layers => layers::run(),
         Command::VmTest(arguments) => vm_test::run(&arguments),
         Command::Lab(command) => lab::run(&command),

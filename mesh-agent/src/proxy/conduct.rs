@@ -70,6 +70,7 @@ fn is_endpoints_fault(refusal: &Refusal) -> bool {
         | Refusal::External(_)
         | Refusal::Revoked
         | Refusal::ConnectMethod
+        | Refusal::TargetTooLong
         | Refusal::Malformed => false,
     }
 }

@@ -64,6 +64,9 @@ pub enum Refusal {
     /// CONNECT is not offered.
     #[error("CONNECT is not allowed")]
     ConnectMethod,
+    /// Path and query are longer than any application should have to read.
+    #[error("the request's target is too long")]
+    TargetTooLong,
     /// The request cannot be carried on: a missing or contradictory authority.
     #[error("the request is malformed")]
     Malformed,
@@ -140,6 +143,7 @@ impl Refusal {
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Self::External(unapproved) => unapproved.status(),
             Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::NoEndpoint
             | Self::Overloaded
             | Self::NoSuchPort
@@ -163,7 +167,7 @@ impl Refusal {
             Self::Denied(_) | Self::Unauthenticated(_) | Self::Revoked | Self::External(_) => {
                 ResponseFlag::Uaex
             }
-            Self::ConnectMethod | Self::Malformed => ResponseFlag::Dpe,
+            Self::ConnectMethod | Self::Malformed | Self::TargetTooLong => ResponseFlag::Dpe,
         }
     }
 
@@ -209,7 +213,13 @@ impl Refusal {
             Self::External(unapproved) => unapproved.reason(),
             Self::ConnectMethod => "connect_not_allowed",
             Self::Malformed => "malformed_request",
+            Self::TargetTooLong => "target_too_long",
         }
+    }
+
+    /// Whether the client's request was not understood, or asked for what would end HTTP on its connection.
+    pub fn is_misunderstanding(&self) -> bool {
+        self.flag() == ResponseFlag::Dpe
     }
 
     /// The gRPC status of the reply to a gRPC client (the gRPC project's HTTP-to-gRPC status mapping).
@@ -220,7 +230,7 @@ impl Refusal {
             Self::Unauthenticated(_) => 16,
             Self::Plaintext | Self::Denied(_) | Self::Revoked | Self::ConnectMethod => 7,
             Self::External(unapproved) => unapproved.grpc_status(),
-            Self::InvalidBackend | Self::Malformed => 13,
+            Self::InvalidBackend | Self::Malformed | Self::TargetTooLong => 13,
             Self::NoEndpoint
             | Self::Overloaded
             | Self::NoSuchPort

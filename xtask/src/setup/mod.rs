@@ -38,6 +38,12 @@ pub(crate) fn for_spire() -> Result<()> {
     spire::install()
 }
 
+/// Installs what conformance suites of others are built and run by.
+pub(crate) fn for_conformance(packages: &[&str]) -> Result<()> {
+    ensure_linux_with_root()?;
+    apt::install(packages)
+}
+
 /// One clear line where the machine cannot do it at all.
 fn ensure_linux_with_root() -> Result<()> {
     ensure!(

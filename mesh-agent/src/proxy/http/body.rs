@@ -18,6 +18,7 @@ use crate::proxy::arrival::Visit;
 use crate::proxy::conduct;
 use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
+use crate::proxy::http::strict::clean_trailers;
 use crate::proxy::live::until_refused;
 use crate::proxy::refusal::Refusal;
 use crate::telemetry::ResponseFlag;
@@ -45,8 +46,11 @@ impl http_body::Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
+        let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame {
+            if let Some(trailers) = frame.trailers_mut() {
+                clean_trailers(trailers);
+            }
             self.ledger.request_bytes(data_len(frame));
         }
         if frame.is_none() || self.inner.is_end_stream() {
@@ -103,11 +107,12 @@ impl http_body::Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) {
-            match &frame {
+        if let Poll::Ready(mut frame) = Pin::new(&mut self.inner).poll_frame(cx) {
+            match &mut frame {
                 Some(Ok(frame)) => {
                     self.ledger.response_bytes(data_len(frame));
-                    if let Some(trailers) = frame.trailers_ref() {
+                    if let Some(trailers) = frame.trailers_mut() {
+                        clean_trailers(trailers);
                         self.ledger.grpc_status_in(trailers);
                         conduct::ended(self.pick.as_mut(), trailers);
                     }

@@ -35,7 +35,7 @@ use crate::proxy::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::telemetry::ResponseFlag;
 use crate::transport::ByteStream;
-use crate::transport::http::{Body, start_h1};
+use crate::transport::http::{Body, frame_for_h1, start_h1};
 use crate::transport::pool::{Leased, Wire};
 use crate::transport::relay::{Meter, RelayEnd, relay};
 
@@ -54,6 +54,7 @@ pub(super) async fn carry(
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     request.headers_mut().insert(UPGRADE, protocol);
+    frame_for_h1(&mut request);
     let sent = send(mesh, request, &plan).await;
     let (mut response, revoked) =
         sent.inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
