@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use crate::mesh::route::Abort;
 use crate::policy::authorization::Denial;
 use crate::telemetry::ResponseFlag;
 use crate::transport::DialError;
@@ -46,6 +47,9 @@ pub enum Refusal {
     /// An AuthorizationPolicy of the destination; the words are Envoy's.
     #[error("RBAC: access denied")]
     Denied(Denial),
+    /// A route's fault; the words are Envoy's.
+    #[error("fault filter abort")]
+    Aborted(Abort),
     /// CONNECT is not offered.
     #[error("CONNECT is not allowed")]
     ConnectMethod,
@@ -63,6 +67,9 @@ impl Refusal {
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::Plaintext | Self::Denied(_) | Self::ConnectMethod => StatusCode::FORBIDDEN,
             Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::Aborted(Abort::Http(status)) => *status,
+            // As Envoy: who asks for a gRPC status gets it in a field of its own.
+            Self::Aborted(Abort::Grpc(_)) => StatusCode::OK,
             Self::NoEndpoint
             | Self::NoSuchPort
             | Self::NotEnrolled
@@ -82,6 +89,7 @@ impl Refusal {
             Self::Broken(_) | Self::NoAnswer => ResponseFlag::Uc,
             Self::TimedOut => ResponseFlag::Ut,
             Self::Denied(_) => ResponseFlag::Uaex,
+            Self::Aborted(_) => ResponseFlag::Fi,
             Self::ConnectMethod | Self::Malformed => ResponseFlag::Dpe,
         }
     }
@@ -116,6 +124,7 @@ impl Refusal {
             Self::TimedOut => "response_timeout",
             Self::Plaintext => "plaintext_refused",
             Self::Denied(_) => "authorization_denied",
+            Self::Aborted(_) => "fault_filter_abort",
             Self::ConnectMethod => "connect_not_allowed",
             Self::Malformed => "malformed_request",
         }
@@ -128,6 +137,8 @@ impl Refusal {
             Self::TimedOut => 4,
             Self::Plaintext | Self::Denied(_) | Self::ConnectMethod => 7,
             Self::InvalidBackend | Self::Malformed => 13,
+            Self::Aborted(Abort::Grpc(code)) => *code,
+            Self::Aborted(Abort::Http(status)) => of_status(*status),
             Self::NoEndpoint
             | Self::NoSuchPort
             | Self::NotEnrolled
@@ -135,6 +146,18 @@ impl Refusal {
             | Self::Broken(_)
             | Self::NoAnswer => 14,
         }
+    }
+}
+
+/// The gRPC status that stands for an HTTP status (the gRPC project's HTTP-to-gRPC status mapping).
+fn of_status(status: StatusCode) -> u32 {
+    match status.as_u16() {
+        400 | 431 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
     }
 }
 

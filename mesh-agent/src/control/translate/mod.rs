@@ -11,6 +11,7 @@
 mod authorization_policy;
 mod authorization_rule;
 mod destination_rule;
+mod duration;
 mod endpoint_slice;
 mod exclusions;
 mod grpc_rule;
@@ -26,6 +27,7 @@ mod protocol;
 mod route_filter;
 mod route_rule;
 mod service;
+mod virtual_service;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -63,6 +65,7 @@ pub(super) fn translate(documents: Vec<Document>, trust_domain: &str) -> Reading
         &mut reading.facts.services,
         &mut reading.rejections,
     );
+    virtual_service::translate_all(objects.iter(), &mut reading);
     reading
 }
 
@@ -142,7 +145,8 @@ impl Translation {
                 self.destination_rules
                     .extend(destination_rule::translate(object, rejections)?);
             }
-            "Namespace" => {}
+            // VirtualServices name Services and one another: they come last.
+            "Namespace" | "VirtualService" => {}
             _ => *skipped += 1,
         }
         Ok(())

@@ -172,7 +172,7 @@ fn known(api_version: &str, kind: &str) -> Option<KnownKind> {
         "HTTPRoute" => ("gateway.networking.k8s.io", &["v1", "v1beta1"]),
         "GRPCRoute" => ("gateway.networking.k8s.io", &["v1"]),
         "PeerAuthentication" | "AuthorizationPolicy" => ("security.istio.io", &["v1", "v1beta1"]),
-        "DestinationRule" => ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
+        "DestinationRule" | "VirtualService" => ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
         _ => return None,
     };
     (group_of(api_version) == group).then_some(KnownKind { group, versions })
@@ -186,7 +186,7 @@ fn group_of(api_version: &str) -> &str {
 /// Whether an object of a kind that the mesh does not read would have changed traffic if it did.
 fn is_missed(api_version: &str, kind: &str, value: &Value) -> bool {
     match (group_of(api_version), kind) {
-        ("security.istio.io", "RequestAuthentication") | ("networking.istio.io", "VirtualService") => true,
+        ("security.istio.io", "RequestAuthentication") => true,
         // Routes of a Gateway are the Gateway's business.
         ("gateway.networking.k8s.io", "TLSRoute" | "TCPRoute") => {
             let parents = value.pointer("/spec/parentRefs").and_then(Value::as_array);

@@ -23,7 +23,7 @@ use crate::proxy::outbound::{same_node, source_flow};
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
-use crate::route::{CompiledAction, Decided, RequestFacts};
+use crate::route::{CompiledAction, Decided};
 use crate::snapshot::{Destination, Snapshot, Upstream};
 use crate::telemetry::{FlowLabels, PathTaken, PeerLabels, Reporter, Security};
 use crate::transport::pool::Wire;
@@ -129,8 +129,14 @@ fn outbound(
     let (choice, route) = match snapshot.destination(ends.original) {
         Destination::Service(dialled) => {
             ledger.service(&dialled.service);
-            let namespace = &source.pod.workload.namespace;
-            match routed(&snapshot, namespace, dialled, request, &authority, ledger)? {
+            match routed(
+                &snapshot,
+                &source.pod.workload,
+                dialled,
+                request,
+                &authority,
+                ledger,
+            )? {
                 Routed::Answer(response) => return Ok(Decision::Answer(response)),
                 Routed::To(upstream, route) => {
                     ledger.service(&upstream.service);
@@ -235,21 +241,16 @@ fn unrouted(destination: Destination, ends: Ends, ledger: &Ledger) -> Result<Cho
 /// Applies the routes that are attached to the dialled Service, if any.
 fn routed(
     snapshot: &Snapshot,
-    client_namespace: &str,
+    client: &Workload,
     dialled: Arc<Upstream>,
     request: &Request<impl Sized>,
     authority: &Authority,
     ledger: &Ledger,
 ) -> Result<Routed, Refusal> {
-    let Some(routes) = snapshot.routes(client_namespace, &dialled) else {
+    let Some(routes) = snapshot.routes(&client.namespace, &dialled) else {
         return Ok(Routed::To(dialled, None));
     };
-    let facts = RequestFacts {
-        method: request.method().as_str(),
-        path: request.uri().path(),
-        query: request.uri().query(),
-        headers: request.headers(),
-    };
+    let facts = routed::facts_of(request, authority, dialled.port, client);
     let decided = routes.decide(&facts).ok_or(Refusal::NoRoute)?;
     let Decided { rule, prefix } = &decided;
     ledger.route(&rule.route);
@@ -329,7 +330,7 @@ fn wire_for(protocol: AppProtocol, spoken: Version) -> Wire {
 }
 
 /// An HTTP/1.0 client may name no authority: what it dialled stands in for it.
-fn authority_or(request: &Request<impl Sized>, dialled: SocketAddr) -> Result<Authority, Refusal> {
+pub(super) fn authority_or(request: &Request<impl Sized>, dialled: SocketAddr) -> Result<Authority, Refusal> {
     match authority(request)? {
         Some(authority) => Ok(authority),
         None => dialled.to_string().parse().map_err(|_invalid| Refusal::Malformed),

@@ -2,6 +2,7 @@
 
 mod body;
 mod decide;
+mod fault;
 mod forward;
 mod half_closed;
 mod headers;
@@ -16,7 +17,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -185,6 +186,18 @@ impl Connection {
         let upgrade = headers::upgrade_of(&request);
         // Before anything is decided by headers: what does not travel on must not count.
         headers::remove_named_by_connection(request.headers_mut());
+        let delayed = fault::inject(&self.mesh, &self.side, &request, ledger).await?;
+        let response = Box::pin(self.send_on(request, ledger, upgrade)).await?;
+        delayed.note(ledger);
+        Ok(response)
+    }
+
+    async fn send_on(
+        &self,
+        mut request: Request<Incoming>,
+        ledger: &Arc<Ledger>,
+        upgrade: Option<HeaderValue>,
+    ) -> Result<Response<Body>, Refusal> {
         let plan = match decide(&self.mesh, &self.side, &mut request, ledger)? {
             Decision::Forward(plan) => *plan,
             Decision::Answer(response) => return Ok(reply::whole(response, ledger)),

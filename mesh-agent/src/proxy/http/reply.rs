@@ -19,8 +19,8 @@ pub(super) fn refuse(refusal: &Refusal, is_grpc: bool) -> Response<Body> {
         headers.insert("grpc-message", message(refusal));
         return response;
     }
-    // To the letter what Envoy answers to what a policy denies: others compare it.
-    let end = if matches!(refusal, Refusal::Denied(_)) {
+    // To the letter what Envoy answers to what a policy denies or a fault aborts: others compare it.
+    let end = if matches!(refusal, Refusal::Denied(_) | Refusal::Aborted(_)) {
         ""
     } else {
         "\n"

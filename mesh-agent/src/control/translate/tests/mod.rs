@@ -8,6 +8,7 @@ mod peer_authentication;
 mod probes;
 mod route_filters;
 mod routes;
+mod virtual_service;
 
 use super::*;
 use crate::control::manifest::documents;
