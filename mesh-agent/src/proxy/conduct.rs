@@ -71,6 +71,7 @@ fn is_endpoints_fault(refusal: &Refusal) -> bool {
         | Refusal::Revoked
         | Refusal::ConnectMethod
         | Refusal::TargetTooLong
+        | Refusal::Aborted(_)
         | Refusal::Malformed => false,
     }
 }

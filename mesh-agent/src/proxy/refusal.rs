@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::{HeaderValue, StatusCode};
 
 use crate::external::Reply;
+use crate::mesh::route::Abort;
 use crate::policy::authentication::Failure;
 use crate::policy::authorization::Denial;
 use crate::snapshot::Unpicked;
@@ -61,6 +62,9 @@ pub enum Refusal {
     /// A CUSTOM policy of the destination: its provider did not let the request in.
     #[error("external authorization: {0}")]
     External(Unapproved),
+    /// A route's fault; the words are Envoy's.
+    #[error("fault filter abort")]
+    Aborted(Abort),
     /// CONNECT is not offered.
     #[error("CONNECT is not allowed")]
     ConnectMethod,
@@ -144,6 +148,9 @@ impl Refusal {
             Self::External(unapproved) => unapproved.status(),
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::Aborted(Abort::Http(status)) => *status,
+            // As Envoy: who asks for a gRPC status gets it in a field of its own.
+            Self::Aborted(Abort::Grpc(_)) => StatusCode::OK,
             Self::NoEndpoint
             | Self::Overloaded
             | Self::NoSuchPort
@@ -167,6 +174,7 @@ impl Refusal {
             Self::Denied(_) | Self::Unauthenticated(_) | Self::Revoked | Self::External(_) => {
                 ResponseFlag::Uaex
             }
+            Self::Aborted(_) => ResponseFlag::Fi,
             Self::ConnectMethod | Self::Malformed | Self::TargetTooLong => ResponseFlag::Dpe,
         }
     }
@@ -211,6 +219,7 @@ impl Refusal {
             Self::Unauthenticated(unauthenticated) => unauthenticated.failure.as_str(),
             Self::Revoked => "certificate_revoked",
             Self::External(unapproved) => unapproved.reason(),
+            Self::Aborted(_) => "fault_filter_abort",
             Self::ConnectMethod => "connect_not_allowed",
             Self::Malformed => "malformed_request",
             Self::TargetTooLong => "target_too_long",
@@ -231,6 +240,8 @@ impl Refusal {
             Self::Plaintext | Self::Denied(_) | Self::Revoked | Self::ConnectMethod => 7,
             Self::External(unapproved) => unapproved.grpc_status(),
             Self::InvalidBackend | Self::Malformed | Self::TargetTooLong => 13,
+            Self::Aborted(Abort::Grpc(code)) => *code,
+            Self::Aborted(Abort::Http(status)) => of_status(*status),
             Self::NoEndpoint
             | Self::Overloaded
             | Self::NoSuchPort
@@ -239,6 +250,18 @@ impl Refusal {
             | Self::Broken(_)
             | Self::NoAnswer => 14,
         }
+    }
+}
+
+/// The gRPC status that stands for an HTTP status (the gRPC project's HTTP-to-gRPC status mapping).
+fn of_status(status: StatusCode) -> u32 {
+    match status.as_u16() {
+        400 | 431 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::header::{HeaderMap, HeaderName};
 
 use super::RequestFacts;
+use super::further::Further;
 use crate::mesh::route::{FieldMatch, HttpMatch, PathMatch, ValueMatch};
 
 /// A match of which every part must hold.
@@ -17,6 +18,7 @@ pub(super) struct Matcher {
     headers: Vec<(HeaderName, ValueMatch)>,
     query: Vec<FieldMatch>,
     method: Option<Arc<str>>,
+    further: Option<Box<Further>>,
     /// It asks for a header of a name that no request can carry.
     is_impossible: bool,
 }
@@ -34,6 +36,7 @@ type QueryCount = usize;
 pub(super) enum PathKind {
     Everything,
     Regex,
+    Beginning,
     Prefix,
     Exact,
 }
@@ -59,6 +62,10 @@ impl Matcher {
                 .cloned()
                 .collect(),
             method: declared.method.clone(),
+            further: declared
+                .further
+                .as_ref()
+                .map(|further| Box::new(Further::compile(further))),
         }
     }
 
@@ -67,6 +74,12 @@ impl Matcher {
             PathMatch::Exact(path) => request.path == path.as_ref(),
             PathMatch::Prefix(prefix) => has_path_prefix(request.path, prefix),
             PathMatch::Regex(pattern) => pattern.matches(request.path.as_bytes()),
+            PathMatch::AnyCase(path) => request.path.eq_ignore_ascii_case(path),
+            PathMatch::Beginning { text, ignores_case } => {
+                request.path.get(..text.len()).is_some_and(|start| {
+                    start == text.as_ref() || *ignores_case && start.eq_ignore_ascii_case(text)
+                })
+            }
         };
         is_path_right
             && !self.is_impossible
@@ -82,11 +95,16 @@ impl Matcher {
                 parameter(request.query, &wanted.name)
                     .is_some_and(|value| wanted.value.holds(value.as_bytes()))
             })
+            && self
+                .further
+                .as_deref()
+                .is_none_or(|further| further.holds(request))
     }
 
     pub(super) fn specificity(&self) -> Specificity {
         let (kind, path) = match &self.path {
-            PathMatch::Exact(path) => (PathKind::Exact, path.as_ref()),
+            PathMatch::Exact(path) | PathMatch::AnyCase(path) => (PathKind::Exact, path.as_ref()),
+            PathMatch::Beginning { text, .. } => (PathKind::Beginning, text.as_ref()),
             PathMatch::Prefix(prefix) if prefix.as_ref() == "/" => (PathKind::Everything, prefix.as_ref()),
             PathMatch::Prefix(prefix) => (PathKind::Prefix, prefix.as_ref()),
             PathMatch::Regex(pattern) => (PathKind::Regex, pattern.as_str()),
@@ -100,11 +118,13 @@ impl Matcher {
         )
     }
 
-    /// The prefix that holds, where it is one.
+    /// The prefix that holds, where it is one; of a delegated rule that asks for no path, its root's.
     pub(super) fn prefix(&self) -> Option<&Arc<str>> {
-        match &self.path {
-            PathMatch::Prefix(prefix) => Some(prefix),
-            PathMatch::Exact(_) | PathMatch::Regex(_) => None,
+        let root = self.further.as_deref().and_then(Further::root);
+        match (&self.path, root) {
+            (PathMatch::Prefix(prefix), Some(root)) if prefix.as_ref() == "/" => root.prefix(),
+            (PathMatch::Prefix(prefix) | PathMatch::Beginning { text: prefix, .. }, _) => Some(prefix),
+            (PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::AnyCase(_), _) => None,
         }
     }
 }
@@ -121,7 +141,7 @@ fn first_of_each(declared: &[FieldMatch], is_same: fn(&str, &str) -> bool) -> Ve
 }
 
 /// The value of a header; repeated field lines are one value, joined by commas (RFC 9110 section 5.2).
-fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
+pub(super) fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
     let mut lines = headers.get_all(name).iter();
     let first = Cow::Borrowed(lines.next()?.as_bytes());
     Some(lines.fold(first, |joined, line| {
@@ -152,6 +172,7 @@ mod tests {
 
     use super::*;
     use crate::mesh::route::Pattern;
+    use crate::route::Dialled;
 
     #[test]
     fn a_prefix_matches_whole_path_elements() {
@@ -205,6 +226,7 @@ mod tests {
             path: "/",
             query,
             headers,
+            dialled: Dialled::default(),
         })
     }
 

@@ -1,14 +1,16 @@
-//! Decides where an HTTP request goes: HTTPRoutes compiled for one Service port and one group of clients.
+//! Decides where an HTTP request goes: routes compiled for one Service port and one group of clients.
 //!
 //! Place in the walk: after the request head is read and policy has allowed it, before a backend's endpoint is
 //! chosen. Must not know: connections, endpoints, or how routes were read.
 
+mod further;
 mod matcher;
 mod retry;
 mod rewrite;
 mod rule;
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -31,6 +33,21 @@ pub struct RequestFacts<'a> {
     pub query: Option<&'a str>,
     /// All request headers.
     pub headers: &'a HeaderMap,
+    /// What is known besides the request itself.
+    pub dialled: Dialled<'a>,
+}
+
+/// Who dialled what.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Dialled<'a> {
+    /// The authority that the client named.
+    pub authority: &'a str,
+    /// The port of the Service.
+    pub port: u16,
+    /// The client's namespace.
+    pub namespace: &'a str,
+    /// The labels of the client's pod.
+    pub labels: Option<&'a BTreeMap<String, String>>,
 }
 
 /// The rule that decides a request.
@@ -42,17 +59,18 @@ pub struct Decided {
     pub prefix: Option<Arc<str>>,
 }
 
-/// All rules that apply to one Service port and one group of clients, in the order of Gateway API's precedence.
+/// All rules that apply to one Service port and one group of clients: by Gateway API's precedence, or as they are written.
 #[derive(Debug, Default)]
 pub struct RouteTable {
     /// The first entry that holds decides.
     entries: Vec<(Matcher, Arc<CompiledRule>)>,
+    has_faults: bool,
 }
 
 impl RouteTable {
     /// Compiles the routes of one group: the producer routes of a Service port, or one namespace's consumer routes.
     ///
-    /// A backend for which `backend_exists` does not hold answers 500 in its share of requests.
+    /// They are of one kind, which tells the order of their rules. A backend for which `backend_exists` does not hold answers 500 in its share of requests.
     pub fn compile<'a>(
         routes: impl IntoIterator<Item = &'a HttpRoute>,
         backend_exists: impl Fn(&ServiceName, u16) -> bool,
@@ -60,6 +78,7 @@ impl RouteTable {
         let mut routes: Vec<_> = routes.into_iter().collect();
         routes
             .sort_by_cached_key(|route| (route.meta.created.is_none(), route.meta.created, full_name(route)));
+        let is_as_written = routes.iter().any(|route| route.kind.is_as_written());
         let mut entries = Vec::new();
         for route in routes {
             for declared in &route.rules {
@@ -69,9 +88,19 @@ impl RouteTable {
                 }
             }
         }
-        // Stable: between equals the elder route, then the first of its rules stays in front.
-        entries.sort_by_key(|(matcher, _)| Reverse::<Specificity>(matcher.specificity()));
-        Self { entries }
+        if !is_as_written {
+            // Stable: between equals the elder route, then the first of its rules stays in front.
+            entries.sort_by_key(|(matcher, _)| Reverse::<Specificity>(matcher.specificity()));
+        }
+        Self {
+            has_faults: entries.iter().any(|(_, rule)| rule.fault.is_some()),
+            entries,
+        }
+    }
+
+    /// Whether a rule puts in faults.
+    pub fn has_faults(&self) -> bool {
+        self.has_faults
     }
 
     /// The rule for a request; `None` means 404, since a Service with routes answers nothing else.

@@ -24,6 +24,11 @@ fn path(path: &str, rewrite: &PathRewrite, prefix: Option<&str>) -> String {
             let replaced = pattern.replace(path.as_bytes(), substitution.as_bytes());
             rooted(&String::from_utf8_lossy(&replaced))
         }
+        PathRewrite::Beginning(replacement) => {
+            // As long as the text that matched, whatever its case.
+            let rest = prefix.and_then(|prefix| path.get(prefix.len()..));
+            rooted(&[replacement, rest.unwrap_or_default()].concat())
+        }
         PathRewrite::Prefix(replacement) => {
             let prefix = prefix.unwrap_or_default().trim_end_matches('/');
             let rest = path.strip_prefix(prefix).unwrap_or(path);
@@ -102,6 +107,23 @@ mod tests {
             let rewrite = PathRewrite::Prefix(replacement.into());
             let found = rewritten(&target.parse().unwrap(), &rewrite, Some(prefix)).unwrap();
             assert_eq!(found, expected, "{target} {prefix} {replacement}");
+        }
+    }
+
+    #[test]
+    fn a_beginning_is_replaced_to_the_letter() {
+        for (target, prefix, replacement, expected) in [
+            ("/foo/bar", Some("/foo"), "/xyz", "/xyz/bar"),
+            ("/foobar", Some("/foo"), "/xyz", "/xyzbar"),
+            ("/foo/bar", Some("/foo/"), "/", "/bar"),
+            ("/foo/bar", Some("/foo"), "/", "//bar"),
+            ("/FOO/bar", Some("/foo"), "/xyz", "/xyz/bar"),
+            ("/foo?q=1", Some("/"), "/xyz/", "/xyz/foo?q=1"),
+            ("/foo?q=1", None, "/xyz", "/xyz?q=1"),
+        ] {
+            let rewrite = PathRewrite::Beginning(replacement.into());
+            let found = rewritten(&target.parse().unwrap(), &rewrite, prefix).unwrap();
+            assert_eq!(found, expected, "{target} {prefix:?} {replacement}");
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::{Rng, RngCore};
 
 use crate::mesh::route::{
-    BackendTarget, Cors, DirectResponse, Filters, HttpRoute, HttpRule, Mirror, Redirect, RetryPolicy,
+    BackendTarget, Cors, DirectResponse, Fault, Filters, HttpRoute, HttpRule, Mirror, Redirect, RetryPolicy,
     RuleAction,
 };
 use crate::mesh::service::ServiceName;
@@ -22,6 +22,8 @@ pub struct CompiledRule {
     pub filters: Filters,
     /// Cross-origin requests, where the rule says something of them.
     pub cors: Option<Cors>,
+    /// What is put in on purpose.
+    pub fault: Option<Fault>,
     /// The limit for the whole transaction, from the first byte of the request to the last of the response.
     pub request_timeout: Option<Duration>,
     /// The limit for one attempt, until its response begins.
@@ -100,6 +102,7 @@ impl CompiledRule {
             route: super::full_name(route),
             filters,
             cors: declared.cors.clone(),
+            fault: declared.fault.clone(),
             request_timeout: declared.request_timeout.filter(|limit| !limit.is_zero()),
             attempt_timeout: declared.attempt_timeout.filter(|limit| !limit.is_zero()),
             retry: declared.retry.clone(),

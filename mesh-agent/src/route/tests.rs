@@ -12,8 +12,8 @@ use rand::rngs::SmallRng;
 use super::*;
 use crate::mesh::facts::ObjectMeta;
 use crate::mesh::route::{
-    BackendTarget, FieldMatch, Filters, HttpMatch, HttpRule, PathMatch, RouteBackend, RouteKind, RuleAction,
-    ValueMatch,
+    Audience, BackendTarget, FieldMatch, Filters, HttpMatch, HttpRule, PathMatch, RouteBackend, RouteKind,
+    RuleAction, ValueMatch,
 };
 
 fn backend(name: &str, weight: u32) -> RouteBackend {
@@ -42,6 +42,7 @@ fn route(name: &str, age: Option<u64>, rules: Vec<HttpRule>) -> HttpRoute {
             created: age.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
             ..ObjectMeta::default()
         }),
+        audience: Audience::ByNamespace,
         parents: Vec::new(),
         rules,
     }
@@ -57,6 +58,7 @@ fn get<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
         path,
         query: None,
         headers,
+        dialled: Dialled::default(),
     }
 }
 
@@ -165,7 +167,7 @@ proptest! {
         let table = RouteTable::compile(&routes, |_, _| true);
         let (method, path, headers) = request;
         let (path, query) = path.split_once('?').map_or((path.as_str(), None), |(path, query)| (path, Some(query)));
-        let facts = RequestFacts { method: &method, path, query, headers: &headers };
+        let facts = RequestFacts { method: &method, path, query, headers: &headers, dialled: Dialled::default() };
         let decided = table.decide(&facts).map(|decided| choose(&decided.rule, &mut rand::rng()));
         prop_assert_eq!(decided, oracle(&routes, &facts));
     }
@@ -185,7 +187,7 @@ fn oracle(routes: &[HttpRoute], request: &RequestFacts<'_>) -> Option<String> {
     }
     let path_length = |m: &HttpMatch| match &m.path {
         PathMatch::Exact(path) | PathMatch::Prefix(path) => path.len(),
-        PathMatch::Regex(_) => unreachable!(),
+        PathMatch::Regex(_) | PathMatch::AnyCase(_) | PathMatch::Beginning { .. } => unreachable!(),
     };
     keep(&mut candidates, |(.., m)| matches!(m.path, PathMatch::Exact(_)));
     keep(&mut candidates, |(.., m)| path_length(m));
@@ -228,7 +230,7 @@ fn oracle_holds(m: &HttpMatch, request: &RequestFacts<'_>) -> bool {
     let path = match &m.path {
         PathMatch::Exact(path) => request.path == &**path,
         PathMatch::Prefix(prefix) => elements(request.path).starts_with(&elements(prefix)),
-        PathMatch::Regex(_) => unreachable!(),
+        PathMatch::Regex(_) | PathMatch::AnyCase(_) | PathMatch::Beginning { .. } => unreachable!(),
     };
     path && m.method.as_ref().is_none_or(|method| &**method == request.method)
         && m.headers.iter().all(|h| {
@@ -272,6 +274,7 @@ fn arbitrary_match() -> impl Strategy<Value = HttpMatch> {
             method: method.map(Into::into),
             headers: headers.into_iter().map(is_one).collect(),
             query: query.into_iter().map(is_one).collect(),
+            further: None,
         })
 }
 

@@ -1,4 +1,4 @@
-//! HTTPRoutes by Service port and by the namespace of the client.
+//! Routes of HTTP requests by Service port and by the namespace of the client.
 //!
 //! Place in the walk: after the Service port is known, before a rule is chosen. Must not know: requests, endpoints.
 
@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use super::services::{KnownService, Services};
 use crate::mesh::facts::Rejection;
-use crate::mesh::route::{BackendTarget, HttpRoute, HttpRule, RouteBackend, RouteParent};
+use crate::mesh::route::{
+    Audience, BackendTarget, HttpRoute, HttpRule, RouteBackend, RouteKind, RouteParent,
+};
 use crate::mesh::service::ServiceName;
 use crate::route::RouteTable;
 
@@ -23,10 +25,10 @@ struct PortRoutes {
     consumers: HashMap<Arc<str>, RouteTable>,
 }
 
-/// The routes of a port by their own namespace.
-type ByNamespace<'a> = BTreeMap<&'a Arc<str>, Vec<&'a HttpRoute>>;
+/// The routes of a port by the namespace of the clients on which they act; `None` for all.
+type ByClients<'a> = BTreeMap<Option<&'a Arc<str>>, Vec<&'a HttpRoute>>;
 
-type Attached<'a> = HashMap<&'a ServiceName, BTreeMap<u16, ByNamespace<'a>>>;
+type Attached<'a> = HashMap<&'a ServiceName, BTreeMap<u16, ByClients<'a>>>;
 
 impl Routes {
     pub(super) fn index(routes: &[HttpRoute], services: &Services, rejections: &mut Vec<Rejection>) -> Self {
@@ -43,10 +45,11 @@ impl Routes {
         for (service, mut by_port) in attached {
             for (port, group) in &mut by_port {
                 keep_greatest_kind(service, *port, group, rejections);
+                keep_elder_virtual_service(service, *port, group, rejections);
             }
             let compiled = by_port
                 .into_iter()
-                .map(|(port, group)| (port, compile(service, group, services)));
+                .map(|(port, group)| (port, compile(group, services)));
             index.by_service.insert(service.clone(), compiled.collect());
         }
         index
@@ -70,7 +73,7 @@ impl Routes {
 fn keep_greatest_kind(
     service: &ServiceName,
     port: u16,
-    group: &mut ByNamespace<'_>,
+    group: &mut ByClients<'_>,
     rejections: &mut Vec<Rejection>,
 ) {
     let Some(greatest) = group.values().flatten().map(|route| route.kind).max() else {
@@ -81,7 +84,7 @@ fn keep_greatest_kind(
             let counts = route.kind == greatest;
             if !counts {
                 rejections.push(route.meta.reject(
-                    "spec.parentRefs",
+                    attachment_of(route),
                     format!(
                         "conflicts with a {} on port {port} of Service {service}, which counts there",
                         greatest.as_str()
@@ -94,16 +97,49 @@ fn keep_greatest_kind(
     });
 }
 
-fn compile(service: &ServiceName, by_namespace: ByNamespace<'_>, services: &Services) -> PortRoutes {
+/// Istio does not merge VirtualServices: of several for one host the eldest counts.
+fn keep_elder_virtual_service(
+    service: &ServiceName,
+    port: u16,
+    group: &mut ByClients<'_>,
+    rejections: &mut Vec<Rejection>,
+) {
+    for routes in group.values_mut() {
+        let of_virtual = routes.iter().filter(|route| route.kind == RouteKind::Virtual);
+        let Some(eldest) = of_virtual.min_by_key(|route| route.meta.seniority()).copied() else {
+            continue;
+        };
+        routes.retain(|route| {
+            let counts = std::ptr::eq(*route, eldest);
+            if !counts {
+                let elder = &eldest.meta.object;
+                let reason = format!("the older {elder} counts on port {port} of Service {service}");
+                rejections.push(route.meta.reject(attachment_of(route), reason));
+            }
+            counts
+        });
+    }
+}
+
+/// The field that says to which Services a route attaches.
+fn attachment_of(route: &HttpRoute) -> &'static str {
+    match route.kind {
+        RouteKind::Virtual => "spec.hosts",
+        RouteKind::Http | RouteKind::Grpc => "spec.parentRefs",
+    }
+}
+
+fn compile(by_clients: ByClients<'_>, services: &Services) -> PortRoutes {
     let mut compiled = PortRoutes::default();
-    for (namespace, mut routes) in by_namespace {
+    for (namespace, mut routes) in by_clients {
         // Two parentRefs of one route may name the same port.
         routes.dedup_by(|a, b| std::ptr::eq(*a, *b));
         let table = RouteTable::compile(routes, |backend, port| services.upstream(backend, port).is_some());
-        if *namespace == service.namespace {
-            compiled.producers = Some(table);
-        } else {
-            compiled.consumers.insert(Arc::clone(namespace), table);
+        match namespace {
+            None => compiled.producers = Some(table),
+            Some(namespace) => {
+                compiled.consumers.insert(Arc::clone(namespace), table);
+            }
         }
     }
     compiled
@@ -128,13 +164,13 @@ fn attach<'a>(
     }) = services.get(service)
     else {
         return Err((
-            format!("{field}.name"),
+            named(route, field),
             format!("Service {service} is not known; the route does not attach"),
         ));
     };
     if *is_headless {
         return Err((
-            format!("{field}.name"),
+            named(route, field),
             format!("Service {service} has no cluster address; traffic to pod addresses is not routed"),
         ));
     }
@@ -155,14 +191,30 @@ fn attach<'a>(
     }
     let by_port = attached.entry(service).or_default();
     for port in ports {
-        by_port
-            .entry(port)
-            .or_default()
-            .entry(&route.namespace)
-            .or_default()
-            .push(route);
+        let by_clients = by_port.entry(port).or_default();
+        for clients in clients_of(route, service) {
+            by_clients.entry(clients).or_default().push(route);
+        }
     }
     Ok(())
+}
+
+/// On whose requests a route acts where it attaches to `service`.
+fn clients_of<'a>(route: &'a HttpRoute, service: &ServiceName) -> Vec<Option<&'a Arc<str>>> {
+    match &route.audience {
+        Audience::ByNamespace if route.namespace == service.namespace => vec![None],
+        Audience::ByNamespace => vec![Some(&route.namespace)],
+        Audience::Everybody => vec![None],
+        Audience::Namespaces(namespaces) => namespaces.iter().map(Some).collect(),
+    }
+}
+
+/// The field that names a Service below `field`, which a host of a VirtualService is itself.
+fn named(route: &HttpRoute, field: &str) -> String {
+    match route.kind {
+        RouteKind::Virtual => field.to_owned(),
+        RouteKind::Http | RouteKind::Grpc => format!("{field}.name"),
+    }
 }
 
 fn missing_backends(route: &HttpRoute, services: &Services) -> Vec<Rejection> {
@@ -173,7 +225,7 @@ fn missing_backends(route: &HttpRoute, services: &Services) -> Vec<Rejection> {
         };
         match services.get(service) {
             None => rejections.push(route.meta.reject(
-                &format!("{field}.name"),
+                &named(route, field),
                 format!("Service {service} is not known; its share of requests is answered with 500"),
             )),
             Some(known) if !known.upstreams.contains_key(port) => rejections.push(route.meta.reject(

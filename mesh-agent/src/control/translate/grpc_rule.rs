@@ -55,6 +55,7 @@ pub(super) fn translate(
         matches,
         filters: filters.filters,
         cors: None,
+        fault: None,
         action: RuleAction::Forward(backends),
         request_timeout: None,
         attempt_timeout: None,

@@ -11,7 +11,7 @@ use super::object::{Object, unknown_fields};
 use super::service::port_number;
 use super::{grpc_rule, http_rule};
 use crate::mesh::facts::Rejection;
-use crate::mesh::route::{HttpRoute, RouteKind, RouteParent};
+use crate::mesh::route::{Audience, HttpRoute, RouteKind, RouteParent};
 use crate::mesh::service::ServiceName;
 
 /// `None` for a route that attaches to no Service, which is a Gateway's business.
@@ -44,15 +44,17 @@ pub(super) fn translate(
     } else {
         RouteKind::Http
     };
-    let rules = rules.map(|(index, rule)| match kind {
-        RouteKind::Http => http_rule::translate(object, index, rule, rejections),
-        RouteKind::Grpc => grpc_rule::translate(object, index, rule, rejections),
-    });
+    let translate = match kind {
+        RouteKind::Grpc => grpc_rule::translate,
+        RouteKind::Http | RouteKind::Virtual => http_rule::translate,
+    };
+    let rules = rules.map(|(index, rule)| translate(object, index, rule, rejections));
     Ok(Some(HttpRoute {
         kind,
         namespace: Arc::clone(&object.namespace),
         name: Arc::clone(&object.name),
         meta: Arc::clone(&object.meta),
+        audience: Audience::ByNamespace,
         parents,
         rules: rules.collect::<Result<_, _>>()?,
     }))

@@ -70,6 +70,7 @@ pub(super) fn translate(
         matches,
         filters: filters.filters,
         cors: filters.cors.filter(|_| !reading.is_refused),
+        fault: None,
         action,
         request_timeout,
         attempt_timeout,
@@ -204,6 +205,7 @@ fn one_match(reading: &mut Rule<'_>, index: usize, part: &Value) -> Result<HttpM
         headers,
         query,
         method,
+        further: None,
     })
 }
 

@@ -34,6 +34,7 @@ mod route_filter;
 mod route_rule;
 mod service;
 mod traffic_policy;
+mod virtual_service;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -60,7 +61,9 @@ pub(super) fn translate(documents: Vec<Document>, trust_domain: &str) -> Reading
             translation.reading.rejections.push(rejection);
         }
     }
-    translation.reading
+    let mut reading = translation.reading;
+    virtual_service::translate_all(objects.iter(), &mut reading);
+    reading
 }
 
 /// A translation under way.
@@ -146,7 +149,8 @@ impl Translation {
                     .destination_rules
                     .extend(destination_rule::translate(object, rejections)?);
             }
-            "Namespace" => {}
+            // VirtualServices name Services and one another: they come last.
+            "Namespace" | "VirtualService" => {}
             _ => *skipped += 1,
         }
         Ok(())

@@ -179,7 +179,7 @@ fn known(api_version: &str, kind: &str) -> Option<KnownKind> {
             ("security.istio.io", &["v1", "v1beta1"])
         }
         "GRPCRoute" => ("gateway.networking.k8s.io", &["v1"]),
-        "DestinationRule" => ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
+        "DestinationRule" | "VirtualService" => ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
         _ => return None,
     };
     (group_of(api_version) == group).then_some(KnownKind { group, versions })
@@ -193,7 +193,6 @@ fn group_of(api_version: &str) -> &str {
 /// Whether an object of a kind that the mesh does not read would have changed traffic if it did.
 fn is_missed(api_version: &str, kind: &str, value: &Value) -> bool {
     match (group_of(api_version), kind) {
-        ("networking.istio.io", "VirtualService") => true,
         // Routes of a Gateway are the Gateway's business.
         ("gateway.networking.k8s.io", "TLSRoute" | "TCPRoute") => {
             let parents = value.pointer("/spec/parentRefs").and_then(Value::as_array);

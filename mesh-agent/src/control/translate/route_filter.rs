@@ -150,7 +150,7 @@ fn edits(rule: &Rule<'_>, at: &str, part: &Value) -> Result<HeaderEdits, Rejecti
 }
 
 /// A field that a route may change: not those that frame a message or belong to one connection.
-fn header_name(rule: &Rule<'_>, at: &str, name: &str) -> Result<HeaderName, Rejection> {
+pub(super) fn header_name(rule: &Rule<'_>, at: &str, name: &str) -> Result<HeaderName, Rejection> {
     let name = HeaderName::try_from(name).map_err(|_| rule.malformed(at, "not a header name"))?;
     let is_framing = [
         header::CONNECTION,

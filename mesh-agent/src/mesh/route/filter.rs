@@ -69,6 +69,8 @@ pub enum PathRewrite {
     Full(Arc<str>),
     /// The part that the rule's prefix matched (Gateway API's `ReplacePrefixMatch`).
     Prefix(Arc<str>),
+    /// The text with which Istio's `prefix` or Gateway API's matched, to the letter: `/a` by `/b` makes `/bc` of `/ac`.
+    Beginning(Arc<str>),
     /// What an expression finds; `$1` is the first group.
     Regex(Pattern, Arc<str>),
 }

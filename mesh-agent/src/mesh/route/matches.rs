@@ -16,6 +16,27 @@ pub struct HttpMatch {
     pub query: Vec<FieldMatch>,
     /// The exact method, upper case.
     pub method: Option<Arc<str>>,
+    /// What Gateway API cannot ask, if anything of it is asked.
+    pub further: Option<Arc<FurtherMatch>>,
+}
+
+/// What only Istio asks of a request; all parts must hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FurtherMatch {
+    /// The method, where it is not asked for exactly.
+    pub method: Option<ValueMatch>,
+    /// The authority as the client wrote it, its port included.
+    pub authority: Option<ValueMatch>,
+    /// None of these may hold.
+    pub without_headers: Vec<FieldMatch>,
+    /// The port that the client dialled.
+    pub port: Option<u16>,
+    /// The client's namespace.
+    pub source_namespace: Option<Arc<str>>,
+    /// Labels that the client's pod has.
+    pub source_labels: Vec<(String, String)>,
+    /// What the VirtualService that delegates asks.
+    pub root: Option<HttpMatch>,
 }
 
 impl Default for HttpMatch {
@@ -26,6 +47,7 @@ impl Default for HttpMatch {
             headers: Vec::new(),
             query: Vec::new(),
             method: None,
+            further: None,
         }
     }
 }
@@ -39,6 +61,15 @@ pub enum PathMatch {
     Prefix(Arc<str>),
     /// The whole path by an expression.
     Regex(Pattern),
+    /// The whole path, whatever its case (Istio's `ignoreUriCase`).
+    AnyCase(Arc<str>),
+    /// How the path begins, elements or not (Istio's `prefix`): `/abc` matches `/abcd`.
+    Beginning {
+        /// The beginning.
+        text: Arc<str>,
+        /// Whether `A` is `a`.
+        ignores_case: bool,
+    },
 }
 
 /// What a header or a query parameter must be.
@@ -57,6 +88,10 @@ pub enum ValueMatch {
     Exact(Arc<str>),
     /// The whole value by an expression.
     Regex(Pattern),
+    /// How the value begins.
+    Prefix(Arc<str>),
+    /// Any value.
+    Present,
 }
 
 impl ValueMatch {
@@ -65,6 +100,8 @@ impl ValueMatch {
         match self {
             Self::Exact(wanted) => value == wanted.as_bytes(),
             Self::Regex(pattern) => pattern.matches(value),
+            Self::Prefix(wanted) => value.starts_with(wanted.as_bytes()),
+            Self::Present => true,
         }
     }
 }
@@ -75,6 +112,7 @@ impl ValueMatch {
 pub struct Pattern {
     written: Arc<str>,
     compiled: Regex,
+    anywhere: Regex,
 }
 
 impl Pattern {
@@ -83,11 +121,12 @@ impl Pattern {
     /// Errors: it is no expression, or so large that it would cost more than 128 KiB when compiled.
     pub fn new(written: &str) -> Result<Self, InvalidPattern> {
         // Alone first: an unbalanced parenthesis would end the group that makes it match the whole.
-        compile(written)?;
+        let anywhere = compile(written)?;
         let compiled = compile(&format!("^(?:{written})$"))?;
         Ok(Self {
             written: written.into(),
             compiled,
+            anywhere,
         })
     }
 
@@ -96,9 +135,9 @@ impl Pattern {
         self.compiled.is_match(value)
     }
 
-    /// Replaces the whole of `value` by `substitution`, in which `$1` is the first group.
+    /// Replaces all parts of `value` that match by `substitution`, in which `$1` is the first group.
     pub fn replace(&self, value: &[u8], substitution: &[u8]) -> Vec<u8> {
-        self.compiled.replace(value, substitution).into_owned()
+        self.anywhere.replace_all(value, substitution).into_owned()
     }
 
     /// As it was written.

@@ -1,5 +1,6 @@
-//! Routes in declared form: what Gateway API objects say, already checked, not yet compiled.
+//! Routes in declared form: what Gateway API objects and Istio's VirtualServices say, already checked, not yet compiled.
 
+mod fault;
 mod filter;
 mod matches;
 mod retry;
@@ -7,35 +8,56 @@ mod retry;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::fault::{Abort, Drawn, Fault};
 pub use self::filter::{
     Cors, DirectResponse, Filters, HeaderEdits, Mirror, OriginMatch, PathRewrite, Redirect, Rewrite, Share,
 };
-pub use self::matches::{FieldMatch, HttpMatch, InvalidPattern, PathMatch, Pattern, ValueMatch};
+pub use self::matches::{
+    FieldMatch, FurtherMatch, HttpMatch, InvalidPattern, PathMatch, Pattern, ValueMatch,
+};
 pub use self::retry::{RetryOn, RetryPolicy};
 
 use crate::mesh::facts::ObjectMeta;
 use crate::mesh::service::ServiceName;
 
-/// A route of HTTP requests that attaches to Services as GAMMA (GEP-1294) says: an HTTPRoute or a GRPCRoute.
+/// A route of HTTP requests that attaches to Services: an HTTPRoute or a GRPCRoute as GAMMA (GEP-1294) says, or the
+/// `http` part of a VirtualService.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpRoute {
     /// Its kind: of several on one port one wins.
     pub kind: RouteKind,
-    /// `metadata.namespace`: a route of the Service's own namespace is a producer route, any other a consumer route.
+    /// `metadata.namespace`.
     pub namespace: Arc<str>,
     /// `metadata.name`.
     pub name: Arc<str>,
     /// Where it was declared; the older route wins a tie.
     pub meta: Arc<ObjectMeta>,
+    /// Whose requests it acts on.
+    pub audience: Audience,
     /// The Services it attaches to; never empty.
     pub parents: Vec<RouteParent>,
     /// `spec.rules`, in order.
     pub rules: Vec<HttpRule>,
 }
 
+/// Whose requests a route acts on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Audience {
+    /// GEP-1294: in the Service's own namespace it is a producer route and acts on all, elsewhere a consumer route that
+    /// acts on clients of its own namespace.
+    #[default]
+    ByNamespace,
+    /// All.
+    Everybody,
+    /// Clients of these namespaces.
+    Namespaces(Vec<Arc<str>>),
+}
+
 /// Kinds of routes; on one port of a Service only those of the greatest kind count (GEP-1294).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RouteKind {
+    /// Istio's `VirtualService`; Gateway API goes before it.
+    Virtual,
     /// `HTTPRoute`.
     Http,
     /// `GRPCRoute`.
@@ -43,9 +65,15 @@ pub enum RouteKind {
 }
 
 impl RouteKind {
+    /// Whether its rules are tried in the order in which they are written, rather than the most specific one first.
+    pub const fn is_as_written(self) -> bool {
+        matches!(self, Self::Virtual)
+    }
+
     /// As the API names it.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Virtual => "VirtualService",
             Self::Http => "HTTPRoute",
             Self::Grpc => "GRPCRoute",
         }
@@ -70,12 +98,14 @@ pub struct RouteParent {
 pub struct HttpRule {
     /// `name`, for records; rules need none.
     pub name: Option<Arc<str>>,
-    /// Any of these must hold; a rule without matches holds one match of everything.
+    /// Any of these must hold; a rule without any acts on nothing.
     pub matches: Vec<HttpMatch>,
     /// What is changed on the way.
     pub filters: Filters,
     /// Cross-origin requests, where a rule says something of them.
     pub cors: Option<Cors>,
+    /// What is put in on purpose.
+    pub fault: Option<Fault>,
     /// What becomes of a request.
     pub action: RuleAction,
     /// `timeouts.request`; zero or absent means no limit.
@@ -105,6 +135,7 @@ impl Default for HttpRule {
             matches: vec![HttpMatch::default()],
             filters: Filters::default(),
             cors: None,
+            fault: None,
             action: RuleAction::Forward(Vec::new()),
             request_timeout: None,
             attempt_timeout: None,

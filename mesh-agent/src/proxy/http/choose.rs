@@ -19,7 +19,7 @@ use crate::proxy::affinity::Affinity;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::routed::{self, Applied};
 use crate::proxy::refusal::Refusal;
-use crate::route::{CompiledAction, Decided, RequestFacts};
+use crate::route::{CompiledAction, Decided};
 use crate::snapshot::{Destination, PickFacts, Snapshot, Upstream};
 
 /// An endpoint that was chosen, and what was known when it was.
@@ -98,21 +98,16 @@ pub(super) fn unrouted(destination: Destination, ends: Ends, ledger: &Ledger) ->
 /// Applies the routes that are attached to the dialled Service, if any.
 pub(super) fn routed(
     snapshot: &Snapshot,
-    client_namespace: &str,
+    client: &Workload,
     dialled: Arc<Upstream>,
     request: &Request<impl Sized>,
     authority: &Authority,
     ledger: &Ledger,
 ) -> Result<Routed, Refusal> {
-    let Some(routes) = snapshot.routes(client_namespace, &dialled) else {
+    let Some(routes) = snapshot.routes(&client.namespace, &dialled) else {
         return Ok(Routed::To(dialled, None));
     };
-    let facts = RequestFacts {
-        method: request.method().as_str(),
-        path: request.uri().path(),
-        query: request.uri().query(),
-        headers: request.headers(),
-    };
+    let facts = routed::facts_of(request, authority, dialled.port, client);
     let decided = routes.decide(&facts).ok_or(Refusal::NoRoute)?;
     let Decided { rule, prefix } = &decided;
     ledger.route(&rule.route);

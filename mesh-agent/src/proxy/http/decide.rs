@@ -124,8 +124,14 @@ fn outbound(
     let (choice, route) = match snapshot.destination(ends.original) {
         Destination::Service(dialled) => {
             ledger.service(&dialled.service);
-            let namespace = &source.pod.workload.namespace;
-            match routed(&snapshot, namespace, dialled, request, &authority, ledger)? {
+            match routed(
+                &snapshot,
+                &source.pod.workload,
+                dialled,
+                request,
+                &authority,
+                ledger,
+            )? {
                 Routed::Answer(response) => return Ok(Decision::Answer(response)),
                 Routed::To(upstream, route) => {
                     ledger.service(&upstream.service);
@@ -261,7 +267,7 @@ fn wire_for(protocol: AppProtocol, spoken: Version) -> Wire {
 }
 
 /// An HTTP/1.0 client may name no authority: what it dialled stands in for it.
-fn authority_or(request: &Request<impl Sized>, dialled: SocketAddr) -> Result<Authority, Refusal> {
+pub(super) fn authority_or(request: &Request<impl Sized>, dialled: SocketAddr) -> Result<Authority, Refusal> {
     match authority(request)? {
         Some(authority) => Ok(authority),
         None => dialled.to_string().parse().map_err(|_invalid| Refusal::Malformed),

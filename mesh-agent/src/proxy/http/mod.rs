@@ -6,6 +6,7 @@ mod check;
 mod choose;
 mod decide;
 mod external;
+mod fault;
 mod forward;
 mod framing;
 mod half_closed;
@@ -228,6 +229,18 @@ impl Connection {
         let upgrade = headers::upgrade_of(&request);
         // Before anything is decided by headers: what does not travel on must not count.
         headers::remove_named_by_connection(request.headers_mut());
+        let delayed = fault::inject(&self.mesh, &self.side, &request, ledger).await?;
+        let response = Box::pin(self.send_on(request, ledger, upgrade)).await?;
+        delayed.note(ledger);
+        Ok(response)
+    }
+
+    async fn send_on(
+        &self,
+        mut request: Request<Incoming>,
+        ledger: &Arc<Ledger>,
+        upgrade: Option<HeaderValue>,
+    ) -> Result<Response<Body>, Refusal> {
         let mut plan = match decide(&self.mesh, &self.side, &mut request, ledger)? {
             Decision::Forward(plan) => *plan,
             Decision::Answer(response) => return Ok(reply::whole(response, ledger)),

@@ -32,9 +32,12 @@ pub(super) fn refuse(refusal: &Refusal, is_grpc: bool) -> Response<Body> {
         *response.status_mut() = *status;
         return response;
     }
-    // To the letter what Envoy answers to what a policy denies: others compare it.
-    let is_policy = matches!(refusal, Refusal::Denied(_) | Refusal::Unauthenticated(_));
-    let end = if is_policy { "" } else { "\n" };
+    // To the letter what Envoy answers to what a policy denies or a fault aborts: others compare it.
+    let is_envoys = matches!(
+        refusal,
+        Refusal::Denied(_) | Refusal::Unauthenticated(_) | Refusal::Aborted(_)
+    );
+    let end = if is_envoys { "" } else { "\n" };
     let text = Bytes::from(format!("{refusal}{end}"));
     let mut response = Response::new(Full::new(text).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = refusal.status();

@@ -18,9 +18,10 @@ use http::{Method, Request, Response, StatusCode, Uri};
 
 use crate::mesh::mesh_config::PathForm;
 use crate::mesh::route::{Cors, DirectResponse, Filters, PathRewrite, Redirect};
+use crate::mesh::workload::Workload;
 use crate::proxy::http::headers::normalise_path;
 use crate::proxy::refusal::Refusal;
-use crate::route::{Asked, Backend, CompiledRule, Decided, location, rewritten};
+use crate::route::{Asked, Backend, CompiledRule, Decided, Dialled, RequestFacts, location, rewritten};
 
 /// A rule that was chosen for a request, and its backend.
 #[derive(Debug, Clone)]
@@ -108,6 +109,27 @@ impl Applied {
                 headers.insert(name, value.clone());
             }
         }
+    }
+}
+
+/// What routes may look at in a request of `client`, which dialled `port` of a Service.
+pub(super) fn facts_of<'a>(
+    request: &'a Request<impl Sized>,
+    authority: &'a Authority,
+    port: u16,
+    client: &'a Workload,
+) -> RequestFacts<'a> {
+    RequestFacts {
+        method: request.method().as_str(),
+        path: request.uri().path(),
+        query: request.uri().query(),
+        headers: request.headers(),
+        dialled: Dialled {
+            authority: authority.as_str(),
+            port,
+            namespace: &client.namespace,
+            labels: Some(&client.labels),
+        },
     }
 }
 

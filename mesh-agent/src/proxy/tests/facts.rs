@@ -9,8 +9,8 @@ use crate::mesh::identity::SpiffeId;
 use crate::mesh::node::Node;
 use crate::mesh::policy::{MtlsMode, PeerAuthentication};
 use crate::mesh::route::{
-    BackendTarget, Filters, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteBackend, RouteKind, RouteParent,
-    RuleAction,
+    Audience, BackendTarget, Filters, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteBackend, RouteKind,
+    RouteParent, RuleAction,
 };
 use crate::mesh::service::{AppProtocol, Endpoint, EndpointCondition, Service, ServiceName, ServicePort};
 use crate::mesh::traffic::{
@@ -162,6 +162,7 @@ pub(super) fn route(parent: &str, rules: Vec<HttpRule>) -> HttpRoute {
         namespace: "shop".into(),
         name: "route".into(),
         meta: meta("HTTPRoute shop/route".to_owned()),
+        audience: Audience::ByNamespace,
         parents: vec![RouteParent {
             field: "spec.parentRefs[0]".into(),
             service: name(parent),

@@ -17,13 +17,13 @@ use super::*;
 use crate::balance::Limit;
 use crate::mesh::facts::{Facts, ObjectMeta, Rejection};
 use crate::mesh::route::{
-    BackendTarget, Filters, HttpRoute, HttpRule, RouteBackend, RouteKind, RouteParent, RuleAction,
+    Audience, BackendTarget, Filters, HttpRoute, HttpRule, RouteBackend, RouteKind, RouteParent, RuleAction,
 };
 use crate::mesh::service::{Endpoint, EndpointCondition, Service, ServicePort};
 use crate::mesh::traffic::{BalancerKind, EndpointPlace, Locality, ServiceTraffic};
 use crate::mesh::workload::fixture::pod;
 use crate::mesh::workload::{Membership, Placement};
-use crate::route::{CompiledAction, RequestFacts};
+use crate::route::{CompiledAction, Dialled, RequestFacts};
 
 use EndpointCondition::{NotServing, Ready, ServingTerminating};
 
@@ -92,6 +92,7 @@ fn route(namespace: &str, name: &str, parent: RouteParent, backend: (&str, u16))
         namespace: namespace.into(),
         name: name.into(),
         meta: meta(&format!("HTTPRoute {namespace}/{name}"), 0),
+        audience: Audience::ByNamespace,
         parents: vec![parent],
         rules: vec![HttpRule {
             action: RuleAction::Forward(vec![RouteBackend {
@@ -163,6 +164,7 @@ fn routed(snapshot: &Snapshot, client_namespace: &str) -> Option<String> {
         path: "/",
         query: None,
         headers: &HeaderMap::new(),
+        dialled: Dialled::default(),
     };
     let table = snapshot.routes(client_namespace, upstream)?;
     let rule = table.decide(&request).unwrap().rule;

@@ -11,6 +11,7 @@ mod request_authentication;
 mod route_filters;
 mod routes;
 mod traffic;
+mod virtual_service;
 
 use super::*;
 use crate::control::manifest::documents;

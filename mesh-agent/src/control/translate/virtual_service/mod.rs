@@ -1,0 +1,179 @@
+//! Istio's `VirtualService`: which Services it is about, whose requests, and what it delegates to others.
+//!
+//! Place in the walk: becomes a table of rules for each Service port, tried as they are written. Must not know:
+//! endpoints.
+//!
+//! Only what sidecars of Istio would do is read: a VirtualService for gateways alone has no effect and is not reported.
+
+mod answer;
+mod cors;
+mod destination;
+mod fault;
+mod headers;
+mod http_match;
+mod http_route;
+mod text;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use self::http_route::Context;
+use super::object::{Object, unknown_fields};
+use crate::control::Reading;
+use crate::mesh::facts::Rejection;
+use crate::mesh::route::{Audience, HttpRoute, RouteKind, RouteParent};
+use crate::mesh::service::{Service, ServiceName};
+
+/// Translates all VirtualServices; all Services are known already.
+pub(super) fn translate_all<'a>(objects: impl Iterator<Item = &'a Object>, reading: &mut Reading) {
+    let objects: Vec<_> = objects.filter(|object| object.kind == "VirtualService").collect();
+    let context = Context {
+        services: by_name(&reading.facts.services),
+        delegates: objects
+            .iter()
+            .filter(|object| is_absent(object.spec().get("hosts")))
+            .map(|object| ((&*object.namespace, &*object.name), *object))
+            .collect(),
+    };
+    let mut routes = Vec::new();
+    for object in objects {
+        match translate(object, &context, &mut reading.rejections) {
+            Ok(route) => routes.extend(route),
+            Err(rejection) => reading.rejections.push(rejection),
+        }
+    }
+    reading.facts.http_routes.extend(routes);
+}
+
+/// `None` for one that does nothing to requests between pods, or that waits to be delegated to.
+fn translate(
+    object: &Object,
+    context: &Context<'_>,
+    rejections: &mut Vec<Rejection>,
+) -> Result<Option<HttpRoute>, Rejection> {
+    let spec = object.spec();
+    if is_absent(spec.get("hosts")) || !acts_in_mesh(texts(object, spec, "spec", "gateways")?.as_deref()) {
+        return Ok(None);
+    }
+    let known = ["hosts", "gateways", "exportTo", "http", "tcp", "tls"];
+    for field in unknown_fields(spec, &known).chain(
+        ["tcp", "tls"]
+            .into_iter()
+            .filter(|part| !is_absent(spec.get(*part))),
+    ) {
+        rejections.push(object.unsupported(&format!("spec.{field}")));
+    }
+    let Some(rules) = spec.get("http").filter(|rules| !is_absent(Some(rules))) else {
+        return Ok(None);
+    };
+    let audience = audience(object)?;
+    let parents = parents(object, rejections)?;
+    if parents.is_empty() {
+        return Ok(None);
+    }
+    let rules = rules
+        .as_array()
+        .ok_or_else(|| object.reject("spec.http", "expected a list"))?;
+    let mut translated = Vec::new();
+    for (index, rule) in rules.iter().enumerate() {
+        let at = format!("spec.http[{index}]");
+        translated.extend(http_route::translate(object, &at, rule, context, rejections)?);
+    }
+    Ok(Some(HttpRoute {
+        kind: RouteKind::Virtual,
+        namespace: Arc::clone(&object.namespace),
+        name: Arc::clone(&object.name),
+        meta: Arc::clone(&object.meta),
+        audience,
+        parents,
+        rules: translated,
+    }))
+}
+
+/// Without `gateways` it is about the mesh; Gateways are others' business.
+fn acts_in_mesh(gateways: Option<&[&str]>) -> bool {
+    gateways.is_none_or(|gateways| gateways.is_empty() || gateways.contains(&"mesh"))
+}
+
+/// `exportTo`: `*` (the default), `.`, or namespaces.
+fn audience(object: &Object) -> Result<Audience, Rejection> {
+    let written = texts(object, object.spec(), "spec", "exportTo")?.unwrap_or_default();
+    if written.is_empty() || written.contains(&"*") {
+        return Ok(Audience::Everybody);
+    }
+    let mut namespaces: Vec<Arc<str>> = Vec::new();
+    for one in written {
+        let namespace = match one {
+            "." => Arc::clone(&object.namespace),
+            "~" => continue,
+            name => name.into(),
+        };
+        if !namespaces.contains(&namespace) {
+            namespaces.push(namespace);
+        }
+    }
+    Ok(Audience::Namespaces(namespaces))
+}
+
+/// The Services that `hosts` name, each once.
+fn parents(object: &Object, rejections: &mut Vec<Rejection>) -> Result<Vec<RouteParent>, Rejection> {
+    let mut parents: Vec<RouteParent> = Vec::new();
+    let hosts = texts(object, object.spec(), "spec", "hosts")?.unwrap_or_default();
+    for (index, host) in hosts.into_iter().enumerate() {
+        let field = format!("spec.hosts[{index}]");
+        let Some(service) = service_of(host, &object.namespace) else {
+            rejections.push(object.reject(&field, NO_SERVICE));
+            continue;
+        };
+        if parents.iter().all(|parent| parent.service != service) {
+            parents.push(RouteParent {
+                service,
+                port: None,
+                section: None,
+                field: field.into(),
+            });
+        }
+    }
+    Ok(parents)
+}
+
+/// `NAME` in the object's own namespace, `NAME.NAMESPACE` and what may follow of `.svc.cluster.local`.
+fn service_of(host: &str, namespace: &str) -> Option<ServiceName> {
+    let mut parts = host.splitn(3, '.');
+    let name = parts.next()?;
+    let namespace = parts.next().unwrap_or(namespace);
+    let is_ours = matches!(parts.next(), None | Some("svc" | "svc.cluster.local"));
+    let is_plain = |part: &str| !part.is_empty() && !part.contains('*');
+    (is_ours && is_plain(name) && is_plain(namespace)).then(|| ServiceName::new(namespace, name))
+}
+
+fn by_name(services: &[Service]) -> HashMap<&ServiceName, &Service> {
+    services.iter().map(|service| (&service.name, service)).collect()
+}
+
+fn is_absent(part: Option<&Value>) -> bool {
+    part.is_none_or(|part| part.is_null() || part.as_array().is_some_and(Vec::is_empty))
+}
+
+/// A list of texts that may be absent.
+fn texts<'v>(
+    object: &Object,
+    part: &'v Value,
+    at: &str,
+    field: &str,
+) -> Result<Option<Vec<&'v str>>, Rejection> {
+    let Some(list) = part.get(field).filter(|list| !list.is_null()) else {
+        return Ok(None);
+    };
+    let texts = list
+        .as_array()
+        .and_then(|list| list.iter().map(Value::as_str).collect::<Option<_>>());
+    match texts {
+        Some(texts) => Ok(Some(texts)),
+        None => Err(object.reject(&format!("{at}.{field}"), "expected a list of texts")),
+    }
+}
+
+const NO_SERVICE: &str = "names no Service; use NAME or NAME.NAMESPACE.svc.cluster.local: wildcards and other hosts have no effect yet";
