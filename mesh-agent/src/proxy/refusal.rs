@@ -49,6 +49,9 @@ pub enum Refusal {
     /// CONNECT is not offered.
     #[error("CONNECT is not allowed")]
     ConnectMethod,
+    /// Path and query are longer than any application should have to read.
+    #[error("the request's target is too long")]
+    TargetTooLong,
     /// The request cannot be carried on: a missing or contradictory authority.
     #[error("the request is malformed")]
     Malformed,
@@ -63,6 +66,7 @@ impl Refusal {
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::Plaintext | Self::Denied(_) | Self::ConnectMethod => StatusCode::FORBIDDEN,
             Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::NoEndpoint
             | Self::NoSuchPort
             | Self::NotEnrolled
@@ -82,7 +86,7 @@ impl Refusal {
             Self::Broken(_) | Self::NoAnswer => ResponseFlag::Uc,
             Self::TimedOut => ResponseFlag::Ut,
             Self::Denied(_) => ResponseFlag::Uaex,
-            Self::ConnectMethod | Self::Malformed => ResponseFlag::Dpe,
+            Self::ConnectMethod | Self::Malformed | Self::TargetTooLong => ResponseFlag::Dpe,
         }
     }
 
@@ -118,7 +122,13 @@ impl Refusal {
             Self::Denied(_) => "authorization_denied",
             Self::ConnectMethod => "connect_not_allowed",
             Self::Malformed => "malformed_request",
+            Self::TargetTooLong => "target_too_long",
         }
+    }
+
+    /// Whether the client's request was not understood, or asked for what would end HTTP on its connection.
+    pub fn is_misunderstanding(&self) -> bool {
+        self.flag() == ResponseFlag::Dpe
     }
 
     /// The gRPC status of the reply to a gRPC client (the gRPC project's HTTP-to-gRPC status mapping).
@@ -127,7 +137,7 @@ impl Refusal {
             Self::NoRoute => 12,
             Self::TimedOut => 4,
             Self::Plaintext | Self::Denied(_) | Self::ConnectMethod => 7,
-            Self::InvalidBackend | Self::Malformed => 13,
+            Self::InvalidBackend | Self::Malformed | Self::TargetTooLong => 13,
             Self::NoEndpoint
             | Self::NoSuchPort
             | Self::NotEnrolled

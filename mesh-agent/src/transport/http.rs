@@ -5,6 +5,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{HeaderValue, TRANSFER_ENCODING};
+use http::{Method, Request};
+use http_body::Body as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
@@ -58,6 +61,17 @@ pub async fn start_h2(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H2Se
         }
     });
     Ok(sender)
+}
+
+/// Says how a body of unknown length is framed where hyper would leave it out: no request of these methods has one, it
+/// takes for granted, unless the head says so.
+pub fn frame_for_h1(request: &mut Request<Body>) {
+    let seldom_has_body = [Method::GET, Method::HEAD, Method::CONNECT].contains(request.method());
+    let body = request.body();
+    if seldom_has_body && !body.is_end_stream() && body.size_hint().exact().is_none() {
+        let headers = request.headers_mut();
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 /// Lets hyper start its tasks as named, joined ones.

@@ -17,7 +17,10 @@ messages, arrived, lock = [], [0.0], threading.Lock()
 
 
 def read_more(connection, held):
-    more = connection.recv(65536)
+    try:
+        more = connection.recv(65536)
+    except OSError:
+        more = b""  # A reset ends a connection too.
     if not more:
         raise EOFError(held)
     arrived[0] = time.monotonic()

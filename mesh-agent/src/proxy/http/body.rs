@@ -16,6 +16,7 @@ use crate::balance::Pick;
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
 use crate::proxy::http::ledger::Ledger;
+use crate::proxy::http::strict::clean_trailers;
 use crate::proxy::live::until_refused;
 use crate::proxy::refusal::Refusal;
 use crate::telemetry::ResponseFlag;
@@ -43,8 +44,11 @@ impl http_body::Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
+        let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame {
+            if let Some(trailers) = frame.trailers_mut() {
+                clean_trailers(trailers);
+            }
             self.ledger.request_bytes(data_len(frame));
         }
         if frame.is_none() || self.inner.is_end_stream() {
@@ -101,11 +105,12 @@ impl http_body::Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) {
-            match &frame {
+        if let Poll::Ready(mut frame) = Pin::new(&mut self.inner).poll_frame(cx) {
+            match &mut frame {
                 Some(Ok(frame)) => {
                     self.ledger.response_bytes(data_len(frame));
-                    if let Some(trailers) = frame.trailers_ref() {
+                    if let Some(trailers) = frame.trailers_mut() {
+                        clean_trailers(trailers);
                         self.ledger.grpc_status_in(trailers);
                     }
                     self.ended |= self.inner.is_end_stream();

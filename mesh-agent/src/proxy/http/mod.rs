@@ -3,19 +3,23 @@
 mod body;
 mod decide;
 mod forward;
+mod framing;
 mod half_closed;
 mod headers;
 mod ledger;
 pub(super) mod path;
 mod reply;
 mod routed;
+mod strict;
 mod upgrade;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use http::{Method, Request, Response};
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -24,6 +28,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use crate::detect::Spoken;
 use crate::mesh::identity::SpiffeId;
 use crate::proxy::http::decide::{Decision, decide};
+use crate::proxy::http::framing::Framed;
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::inbound::visit;
@@ -64,6 +69,8 @@ struct Connection {
     mesh: Arc<Mesh>,
     side: Side,
     answers: Arc<Answers>,
+    /// Whether client and application agreed to speak another protocol from here on.
+    is_other_protocol: Arc<AtomicBool>,
 }
 
 /// Serves HTTP on `stream` until the client ends it, or gracefully when the pod leaves or the agent stops.
@@ -73,16 +80,17 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
     let stop = tasks.stop();
     let idle = mesh.settings.idle_timeout;
     let answers = Arc::<Answers>::default();
-    // Of others than this node's applications nobody knows whether their FIN is a goodbye.
-    let (is_watched, stream): (bool, Box<dyn ByteStream>) = match (&side, spoken) {
-        (Side::Outbound { source, ends }, Spoken::Http1 | Spoken::Opaque) => {
-            let (pod, client) = (source.pod.clone(), ends.client);
-            let watched = HalfClosed::new(stream, pod, client, Arc::clone(&answers));
-            (true, Box::new(watched))
-        }
-        (Side::Outbound { .. } | Side::Inbound { .. }, _) => (false, stream),
+    let is_other_protocol = Arc::<AtomicBool>::default();
+    let (is_watched, stream) = match spoken {
+        Spoken::Http1 | Spoken::Opaque => looked_after(stream, &side, &answers, &is_other_protocol),
+        Spoken::Http2 => (false, stream),
     };
-    let connection = Arc::new(Connection { mesh, side, answers });
+    let connection = Arc::new(Connection {
+        mesh,
+        side,
+        answers,
+        is_other_protocol,
+    });
     let watched = Arc::clone(&connection);
     let service = service_fn(move |request| {
         let connection = Arc::clone(&connection);
@@ -140,6 +148,25 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
     }
 }
 
+/// A client's HTTP/1.1 as hyper may read it, and whether somebody looks out for a client that is done sending.
+fn looked_after(
+    stream: Box<dyn ByteStream>,
+    side: &Side,
+    answers: &Arc<Answers>,
+    is_other_protocol: &Arc<AtomicBool>,
+) -> (bool, Box<dyn ByteStream>) {
+    let stream = Framed::new(stream, Arc::clone(is_other_protocol));
+    match side {
+        Side::Outbound { source, ends } => {
+            let (pod, client) = (source.pod.clone(), ends.client);
+            let watched = HalfClosed::new(stream, pod, client, Arc::clone(answers));
+            (true, Box::new(watched))
+        }
+        // Of others than this node's applications nobody knows whether their FIN is a goodbye.
+        Side::Inbound { .. } => (false, Box::new(stream)),
+    }
+}
+
 impl Connection {
     /// Returns when policies change so that no request on the connection would be let in any more. Requests of a
     /// connection that was refused from the start are told so one by one.
@@ -159,15 +186,27 @@ impl Connection {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let is_grpc = headers::is_grpc(request.headers());
         let start = self.start_of(&request);
+        let version = request.version();
         let turn = Turn::new(Arc::clone(&self.answers));
         let flow = decide::first_flow(&self);
         let ledger = Ledger::open(&self.mesh.telemetry, flow, start, is_grpc, turn);
         match self.carry(request, &ledger).await {
-            Ok(response) => response,
+            Ok(response) => {
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    self.is_other_protocol.store(true, Ordering::Release);
+                }
+                response
+            }
             Err(refusal) => {
                 tracing::debug!(%refusal, cause = ?refusal, "request refused");
                 ledger.refused(&refusal);
-                reply::refuse(&refusal, ledger.is_grpc())
+                let mut response = reply::refuse(&refusal, ledger.is_grpc());
+                // What follows a request that was not understood may be no request (RFC 9112 section 11.2).
+                if refusal.is_misunderstanding() && version <= Version::HTTP_11 {
+                    let headers = response.headers_mut();
+                    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                response
             }
         }
     }
@@ -177,9 +216,7 @@ impl Connection {
         mut request: Request<Incoming>,
         ledger: &Arc<Ledger>,
     ) -> Result<Response<Body>, Refusal> {
-        if request.method() == Method::CONNECT {
-            return Err(Refusal::ConnectMethod);
-        }
+        strict::check(&request)?;
         headers::normalise_path(&mut request)?;
         let upgrade = headers::upgrade_of(&request);
         // Before anything is decided by headers: what does not travel on must not count.

@@ -30,7 +30,7 @@ use crate::proxy::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::telemetry::ResponseFlag;
 use crate::transport::ByteStream;
-use crate::transport::http::{Body, start_h1};
+use crate::transport::http::{Body, frame_for_h1, start_h1};
 use crate::transport::pool::{Leased, Wire};
 use crate::transport::relay::{Meter, RelayEnd, relay};
 
@@ -49,6 +49,7 @@ pub(super) async fn carry(
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     request.headers_mut().insert(UPGRADE, protocol);
+    frame_for_h1(&mut request);
     let connecting = plan
         .hop
         .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H1);

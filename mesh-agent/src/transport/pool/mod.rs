@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 
 use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
-use crate::transport::http::{Body, H1Sender, start_h1};
+use crate::transport::http::{Body, H1Sender, frame_for_h1, start_h1};
 use crate::transport::pool::lease::{H1Lease, H2Lease};
 use crate::transport::pool::shelf::{H1Shelf, H2Shelf, Opening};
 use crate::transport::{ByteStream, DialError};
@@ -148,6 +148,7 @@ impl HttpPool {
         mut request: Request<Body>,
         connect: Connect,
     ) -> Result<Response<Leased>, SendError> {
+        frame_for_h1(&mut request);
         while let Some(mut sender) = self.take_idle(key) {
             if sender.ready().await.is_err() {
                 continue;
