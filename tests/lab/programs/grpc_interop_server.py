@@ -68,6 +68,7 @@ def slow(request, context):
 
 
 def endless(request, context):
+    cancelled.clear()
     context.add_callback(cancelled.set)
     while context.is_active():
         yield b"more"

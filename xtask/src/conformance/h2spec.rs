@@ -22,7 +22,7 @@ pub(crate) fn build() -> Result<PathBuf> {
         return Ok(dir);
     }
     if find("go").is_none() {
-        setup::for_go()?;
+        setup::for_conformance(&["golang-go"])?;
     }
     let program = dir.join("h2spec").display().to_string();
     let go = find("go").context("no Go tool chain in the search path")?;

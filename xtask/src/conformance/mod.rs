@@ -3,6 +3,7 @@
 //! It must not know how a suite judges: each hands over named outcomes. A failure without an explanation in
 //! `tests/lab/conformance/explained.yaml` fails the command, and so does an explanation of what does not fail.
 
+mod grpc_js;
 mod h2spec;
 mod outcome;
 mod page;
@@ -45,7 +46,7 @@ struct Suite {
     run: fn(&Running) -> Result<Vec<Outcome>>,
 }
 
-const SUITES: [Suite; 4] = [
+const SUITES: [Suite; 5] = [
     Suite {
         name: "h2spec",
         title: "h2spec 2.2.1, strict, against HTTP/2 with prior knowledge; nginx behind",
@@ -60,6 +61,11 @@ const SUITES: [Suite; 4] = [
         name: "grpc",
         title: "gRPC of grpcio, client and server",
         run: programs::grpc,
+    },
+    Suite {
+        name: "grpc-js",
+        title: "gRPC of Node.js, against the same server",
+        run: programs::grpc_js,
     },
     Suite {
         name: "websocket",
@@ -79,6 +85,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     ensure!(!suites.is_empty(), "no suite is picked by --only");
     let explained = Explained::read()?;
     let tool = h2spec::build()?;
+    grpc_js::install()?;
     let agent = step("build the agent and its kernel programs", agent::build)?;
     let site = Site::named(&arguments.lab)?;
     let mut tools = workspace::lab_tools();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use mesh_tests::running::Running;
 
+use crate::conformance::grpc_js;
 use crate::conformance::outcome::Outcome;
 
 /// h2spec, whose report a program turns into outcomes.
@@ -20,6 +21,13 @@ pub(crate) fn grpc(lab: &Running) -> Result<Vec<Outcome>> {
         lab,
         &["python3", "../programs/grpc_interop_client.py", "grpc:50051"],
     )
+}
+
+/// gRPC of another make.
+pub(crate) fn grpc_js(lab: &Running) -> Result<Vec<Outcome>> {
+    let modules = grpc_js::modules().display().to_string();
+    let program = ["node", "../programs/grpc_js_client.js", "grpc:50051", &modules];
+    outcomes(lab, &program)
 }
 
 /// WebSocket.

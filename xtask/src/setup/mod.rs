@@ -31,10 +31,10 @@ pub(crate) fn for_virtual_machines() -> Result<()> {
     kernel_toolchain::install()
 }
 
-/// Makes Debian's Go tool chain ready.
-pub(crate) fn for_go() -> Result<()> {
+/// Installs what conformance suites of others are built and run by.
+pub(crate) fn for_conformance(packages: &[&str]) -> Result<()> {
     ensure_linux_with_root()?;
-    apt::install(&["golang-go"])
+    apt::install(packages)
 }
 
 /// One clear line where the machine cannot do it at all.
