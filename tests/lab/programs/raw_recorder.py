@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 
-QUIET = 0.04
+QUIET, PATIENCE = 0.04, 3
 messages, arrived, lock = [], [0.0], threading.Lock()
+under_way = set()  # Connections in the middle of a message.
 
 
 def read_more(connection, held):
@@ -23,6 +24,7 @@ def read_more(connection, held):
         more = b""  # A reset ends a connection too.
     if not more:
         raise EOFError(held)
+    under_way.add(connection)
     arrived[0] = time.monotonic()
     return held + more
 
@@ -73,6 +75,8 @@ def serve(connection):
         while True:
             line, fields, body, held = read_message(connection, held)
             note(line=line, body=body, fields=[[name.decode("latin-1"), value.decode("latin-1")] for name, value in fields])
+            if not held:
+                under_way.discard(connection)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
     except EOFError as end:
         if end.args[0]:
@@ -81,12 +85,17 @@ def serve(connection):
         note(broken=str(error))
     finally:
         connection.close()
+        under_way.discard(connection)
 
 
 def control(connection):
     with connection, connection.makefile("rw") as stream:
         for _ in stream:
-            while time.monotonic() - arrived[0] < QUIET:
+            asked = time.monotonic()
+            while time.monotonic() - max(asked, arrived[0]) < QUIET or under_way:
+                if time.monotonic() - asked > PATIENCE:
+                    note(broken="a message was begun and neither ended nor given up")
+                    break
                 time.sleep(QUIET / 4)
             with lock:
                 taken, messages[:] = list(messages), []

@@ -115,7 +115,11 @@ fn run_all(lab: &Running, suites: &[&Suite], explained: &Explained) -> Result<BT
     let mut tallies = BTreeMap::new();
     for suite in suites {
         interrupt::check()?;
+        let before = counted(lab)?;
         let outcomes = step(suite.title, || (suite.run)(lab))?;
+        for ((agent, before), (_, after)) in before.iter().zip(counted(lab)?) {
+            ensure!(after > *before, "{}: nothing of it passed {agent}", suite.name);
+        }
         let tally = Tally::of(outcomes, explained.of(suite.name)).with_context(|| suite.name.to_owned())?;
         line(&format!("  {}: {}", suite.name, tally.summary()))?;
         for failure in tally.failures() {
@@ -124,6 +128,19 @@ fn run_all(lab: &Running, suites: &[&Suite], explained: &Explained) -> Result<BT
         tallies.insert(suite.name, tally);
     }
     Ok(tallies)
+}
+
+/// What the client's agent and the servers' have carried so far.
+fn counted(lab: &Running) -> Result<[(&'static str, f64); 2]> {
+    let carried = |node, reporter| -> Result<f64> {
+        Ok(lab
+            .metrics(node)?
+            .sum("istio_requests_total", &[("reporter", reporter)]))
+    };
+    Ok([
+        ("the client's agent", carried("node-a", "source")?),
+        ("the servers' agent", carried("node-b", "destination")?),
+    ])
 }
 
 fn judge(tallies: &BTreeMap<&'static str, Tally>) -> Result<()> {

@@ -61,6 +61,8 @@ struct Message {
     body: String,
     #[serde(default)]
     fields: Vec<(String, String)>,
+    /// What made no sense to the recorder, or never ended.
+    broken: Option<String>,
 }
 
 /// Tries all cases.
@@ -129,7 +131,9 @@ impl Expect {
             (None, None, true) => whole.is_empty() && !statuses.contains(&200),
             _ => bail!("a case must expect one of refused, forwarded and unfinished"),
         };
-        let is_good = is_good && observed.closed && whole.first().is_none_or(|first| self.fits(first));
+        let is_sane = observed.seen.iter().all(|message| message.broken.is_none());
+        let is_good =
+            is_good && is_sane && observed.closed && whole.first().is_none_or(|first| self.fits(first));
         Ok((!is_good).then(|| {
             let seen: Vec<_> = whole
                 .iter()
@@ -272,6 +276,22 @@ mod tests {
                 .unwrap()
                 .is_some()
         );
+    }
+
+    #[test]
+    fn what_the_recorder_cannot_read_is_a_difference() {
+        let mut seen = observed("", &[]);
+        let unfinished = Expect {
+            unfinished: true,
+            ..Expect::default()
+        };
+        seen.seen.push(Message::default());
+        assert_eq!(unfinished.difference(&seen).unwrap(), None);
+        seen.seen.push(Message {
+            broken: Some("no message".to_owned()),
+            ..Message::default()
+        });
+        assert!(unfinished.difference(&seen).unwrap().is_some());
     }
 
     #[test]

@@ -100,6 +100,18 @@ async fn takes(stream: &TcpStream, piece: &[u8]) -> Option<usize> {
     }
 }
 
+/// Writes `piece` again and again until the agent takes nothing any more, or far too much; how much it took.
+async fn poured(stream: &TcpStream, piece: &[u8]) -> usize {
+    let mut taken = 0;
+    while taken < BOUND {
+        match takes(stream, piece).await {
+            Some(more) => taken += more,
+            None => break,
+        }
+    }
+    taken
+}
+
 fn odd(turn: u32) -> u32 {
     2 * turn + 1
 }
@@ -147,15 +159,7 @@ async fn settings_and_pings_of_a_client_that_reads_nothing_are_not_taken_for_eve
         let vip = lab.service("cart", AppProtocol::Http2, &[app.addr]).await;
         let stream = hello(&lab, vip).await;
         let piece = frame(kind, 0, 0, payload).repeat(1000);
-        let mut taken = 0;
-        let stuck = soon("the agent takes no more", async {
-            while taken < BOUND
-                && let Some(more) = takes(&stream, &piece).await
-            {
-                taken += more;
-            }
-        });
-        stuck.await;
+        let taken = soon("the agent takes no more", poured(&stream, &piece)).await;
         assert!(taken < BOUND, "frames of kind {kind}: {taken} bytes taken");
     }
 }

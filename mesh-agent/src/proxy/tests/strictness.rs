@@ -6,15 +6,19 @@ use futures_util::future::join_all;
 use http::{HeaderMap, Response};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::app::{App, full, heard, speaks};
-use super::facts::{CART, PAY, WEB};
+use super::facts::{CART, LEGACY, PAY, WEB};
 use super::lab::{Lab, soon};
 use crate::mesh::service::AppProtocol;
 
 /// Sends raw bytes, after which the agent must close by itself, and returns all answers.
 async fn answers(lab: &Lab, vip: SocketAddr, request: &str) -> String {
-    let mut stream = lab.dial(WEB, vip).await;
+    answers_on(lab.dial(WEB, vip).await, request).await
+}
+
+async fn answers_on(mut stream: TcpStream, request: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answers = Vec::new();
     // What was sent behind a refused request is not read, so the end may be a reset.
@@ -42,6 +46,20 @@ async fn a_message_with_two_ends_is_400_and_ends_its_connection() {
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{fields}: {answer}");
     }))
     .await;
+    assert_eq!(app.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn a_client_outside_of_the_mesh_is_held_to_the_same() {
+    let lab = Lab::start().await;
+    let app = App::echo(&lab, CART).await;
+    lab.service("cart", AppProtocol::Http, &[app.addr]).await;
+    let gate = lab.steer(app.addr, LEGACY.ip).await;
+    let request =
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let stream = TcpStream::connect(gate).await.unwrap();
+    let answer = answers_on(stream, request).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     assert_eq!(app.seen().len(), 0);
 }
 
