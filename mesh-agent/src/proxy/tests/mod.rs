@@ -15,6 +15,7 @@ mod faults;
 mod filters;
 mod half_closed;
 mod hostile;
+mod injected;
 mod kept;
 mod records;
 mod refusals;

@@ -6,6 +6,7 @@ mod direct;
 mod lookups;
 mod nodes;
 mod rebuilds;
+mod virtual_services;
 
 use std::time::{Duration, SystemTime};
 
