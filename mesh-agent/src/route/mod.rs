@@ -118,4 +118,6 @@ fn full_name(route: &HttpRoute) -> String {
 }
 
 #[cfg(test)]
+mod further_tests;
+#[cfg(test)]
 mod tests;

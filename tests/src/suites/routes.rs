@@ -23,6 +23,8 @@ pub(super) const CLAIMS: &[Claim] = claims![
     a_service_without_endpoints_gets_503,
     a_pod_address_is_not_routed,
     requests_of_one_connection_are_balanced_one_by_one,
+    rules_of_a_virtual_service_choose_as_they_are_written,
+    a_virtual_service_splits_aborts_and_redirects,
 ];
 
 const CLIENT: &str = "shop/client";
@@ -162,5 +164,37 @@ fn requests_of_one_connection_are_balanced_one_by_one(lab: &Running) -> Result<(
         let share = pods.get(pod).and_then(Value::as_u64).unwrap_or(0);
         ensure!(share >= 20, "{pod} got {share} of 100 requests: {said}");
     }
+    Ok(())
+}
+
+fn rules_of_a_virtual_service_choose_as_they_are_written(lab: &Running) -> Result<()> {
+    let table: &[(&[&str], &str)] = &[
+        (&["http://virtual/"], "v1"),
+        // The first rule counts, although the path of the second is the more specific match.
+        (&["-H", "X-Canary: yes", "http://virtual/abort"], "v2"),
+        (&["http://virtual/delegated/two"], "v2"),
+        (&["http://virtual/delegated/one"], "v1"),
+    ];
+    for (arguments, version) in table {
+        equal(
+            &arguments.join(" "),
+            curl(lab, CLIENT, arguments)?.says("version")?,
+            *version,
+        )?;
+    }
+    Ok(())
+}
+
+fn a_virtual_service_splits_aborts_and_redirects(lab: &Running) -> Result<()> {
+    equal("status", get(lab, CLIENT, "http://virtual/abort")?.status, 418)?;
+    equal("status", get(lab, CLIENT, "http://virtual/moved")?.status, 302)?;
+    let followed = curl(lab, CLIENT, &["--location", "http://virtual/moved"])?;
+    equal("version", followed.says("version")?, "v2")?;
+    let said = python(lab, CLIENT, "load.py", &["http://virtual/split", "1000"])?;
+    let v1 = said.pointer("/versions/v1").and_then(Value::as_u64).unwrap_or(0);
+    ensure!(
+        (853..=947).contains(&v1),
+        "of 1000 requests, {v1} went to v1, which has a weight of 90 in 100"
+    );
     Ok(())
 }

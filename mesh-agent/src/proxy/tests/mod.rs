@@ -20,6 +20,7 @@ mod floods;
 mod half_closed;
 mod handshakes;
 mod hostile;
+mod injected;
 mod kept;
 mod records;
 mod refusals;

@@ -8,6 +8,7 @@ mod nodes;
 mod places;
 mod rebuilds;
 mod traffic;
+mod virtual_services;
 
 use std::time::{Duration, Instant, SystemTime};
 

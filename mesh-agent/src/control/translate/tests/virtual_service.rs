@@ -359,6 +359,19 @@ fn a_delegate_decides_within_what_its_root_matches() {
 }
 
 #[test]
+fn a_match_that_cannot_be_honoured_delegates_nothing() {
+    let reading = reading(&[
+        (
+            "v",
+            "hosts: [web], http: [{match: [{hosts: x}], delegate: {name: d}}]",
+        ),
+        ("d", "http: [{route: [{destination: {host: web}}]}]"),
+    ]);
+    assert_eq!(fields(&reading), ["spec.http[0].match[0].hosts"]);
+    assert_eq!(reading.facts.http_routes[0].rules[0].backends(), []);
+}
+
+#[test]
 fn a_delegate_delegates_no_further() {
     let reading = reading(&[
         ("v", "hosts: [web], http: [{delegate: {name: d}}]"),

@@ -59,7 +59,7 @@ fn groups(substitution: &str) -> String {
         match (letter, letters.peek().copied()) {
             ('$', _) => written.push_str("$$"),
             ('\\', Some(digit @ '0'..='9')) => {
-                written.push_str(&format!("${{{digit}}}"));
+                written.extend(['$', '{', digit, '}']);
                 letters.next();
             }
             ('\\', Some('\\')) => {

@@ -111,11 +111,11 @@ fn target(
     };
     let mut unknown = unknown_fields(written, &["host", "port"]);
     if let Some(field) = unknown.next() {
-        return refused(rule, at, field, "not supported yet");
+        return Ok(refused(rule, at, field, "not supported yet"));
     }
     let host = written.get("host").and_then(Value::as_str).unwrap_or_default();
     let Some(service) = service_of(host, &rule.object.namespace) else {
-        return refused(rule, at, "host", NO_SERVICE);
+        return Ok(refused(rule, at, "host", NO_SERVICE));
     };
     if let Some(port) = part(written, "port") {
         let number = port.get("number").and_then(Value::as_i64);
@@ -124,20 +124,19 @@ fn target(
         return port_number(rule.object, &field, number).map(|port| BackendTarget::Service(service, port));
     }
     let Some(known) = context.services.get(&service) else {
-        return refused(rule, at, "host", &format!("Service {service} is not known"));
+        let reason = format!("Service {service} is not known");
+        return Ok(refused(rule, at, "host", &reason));
     };
-    match known.ports.as_slice() {
-        [only] => Ok(BackendTarget::Service(service, only.port)),
-        _ => {
-            let reason = format!("Service {service} has several ports, of which one must be named");
-            refused(rule, at, "port", &reason)
-        }
+    if let [only] = known.ports.as_slice() {
+        return Ok(BackendTarget::Service(service, only.port));
     }
+    let reason = format!("Service {service} has several ports, of which one must be named");
+    Ok(refused(rule, at, "port", &reason))
 }
 
-fn refused(rule: &mut Rule<'_>, at: &str, field: &str, reason: &str) -> Result<BackendTarget, Rejection> {
+fn refused(rule: &mut Rule<'_>, at: &str, field: &str, reason: &str) -> BackendTarget {
     let reason = format!("{reason}; its share of requests is answered with 500");
     let rejection = rule.malformed(&format!("{at}.{field}"), reason);
     rule.rejections.push(rejection);
-    Ok(BackendTarget::Invalid)
+    BackendTarget::Invalid
 }

@@ -36,27 +36,22 @@ pub(super) fn translate(
         return Ok(vec![one(object, at, rule, context, rejections)?]);
     };
     let mut reading = reading(object, at, rejections);
-    let mut refusing = HttpRule {
-        matches: http_match::matches(&mut reading, rule.get("match"))?,
-        ..HttpRule::default()
-    };
-    let rules = match delegated(&mut reading, rule, delegate, context) {
-        Some((other, rules)) => rules
-            .iter()
-            .enumerate()
-            .map(|(index, rule)| (other, format!("spec.http[{index}]"), rule))
-            .collect::<Vec<_>>(),
-        None => {
-            refusing.name = name_of(rule);
-            return Ok(vec![refusing]);
-        }
+    let matches = http_match::matches(&mut reading, rule.get("match"))?;
+    let found = delegated(&mut reading, rule, delegate, context);
+    let Some((other, rules)) = found.filter(|_| !reading.is_refused) else {
+        return Ok(vec![HttpRule {
+            name: name_of(rule),
+            matches,
+            ..HttpRule::default()
+        }]);
     };
     let mut translated = Vec::new();
-    for (other, at, of_delegate) in rules {
+    for (index, of_delegate) in rules.iter().enumerate() {
+        let at = format!("spec.http[{index}]");
         let merged = merged(rule, of_delegate);
         let of_delegate = one(other, &at, &merged, context, rejections)?;
         translated.push(HttpRule {
-            matches: crossed(&refusing.matches, &of_delegate.matches),
+            matches: crossed(&matches, &of_delegate.matches),
             ..of_delegate
         });
     }
