@@ -1,6 +1,6 @@
-//! Chooses what a request of this node's applications goes to: a route's backend, and an endpoint of it.
+//! Chooses what a request of this node's applications goes to: a route's backend, and then an endpoint of it.
 //!
-//! Place in the walk: the first part of the decision, on the client's side. Must not know: policies, how the endpoint is
+//! Place in the walk: part of both decisions on the client's side. Must not know: policies, how the endpoint is
 //! reached.
 
 use std::net::SocketAddr;
@@ -16,11 +16,12 @@ use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
 use crate::proxy::Ends;
 use crate::proxy::affinity::Affinity;
+use crate::proxy::http::decide::Target;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::routed::{self, Applied};
 use crate::proxy::refusal::Refusal;
 use crate::route::{CompiledAction, Decided};
-use crate::snapshot::{Destination, PickFacts, Snapshot, Upstream};
+use crate::snapshot::{PickFacts, Snapshot, Upstream};
 
 /// An endpoint that was chosen, and what was known when it was.
 pub(super) struct Choice {
@@ -41,11 +42,36 @@ pub(super) enum Routed {
     Answer(Response<Bytes>),
 }
 
-/// An endpoint of `upstream`.
-pub(super) fn pick(
+/// An endpoint of `target`, which is one of the `tried` afterwards.
+pub(super) fn endpoint(
+    target: &Target,
+    ends: Ends,
+    request: &Request<impl Sized>,
+    tried: Option<&mut Vec<SocketAddr>>,
+) -> Result<Choice, Refusal> {
+    match target {
+        Target::Upstream(upstream) => pick(upstream, ends, request, tried),
+        Target::Workload {
+            workload,
+            protocol,
+            service,
+        } => Ok(Choice {
+            addr: ends.original,
+            workload: Some(Arc::clone(workload)),
+            protocol: *protocol,
+            service: service.clone(),
+            pick: None,
+            breakers: None,
+            cookie: None,
+        }),
+    }
+}
+
+fn pick(
     upstream: &Upstream,
     ends: Ends,
     request: &Request<impl Sized>,
+    tried: Option<&mut Vec<SocketAddr>>,
 ) -> Result<Choice, Refusal> {
     let Affinity { hash, cookie } = upstream
         .hash_key()
@@ -55,12 +81,16 @@ pub(super) fn pick(
         dialled: ends.original.ip(),
         hash,
         of: Limit::Requests,
-        tried: &[],
+        tried: tried.as_deref().map_or(&[], Vec::as_slice),
         now: Instant::now(),
     };
     let picked = upstream.pick(&facts, &mut rand::rng())?;
+    let addr = picked.endpoint.addr;
+    if let Some(tried) = tried {
+        tried.push(addr);
+    }
     Ok(Choice {
-        addr: picked.endpoint.addr,
+        addr,
         workload: picked.endpoint.workload.clone(),
         protocol: upstream.protocol,
         service: Some(upstream.service.clone()),
@@ -68,31 +98,6 @@ pub(super) fn pick(
         breakers: Some(upstream.breakers().clone()),
         cookie,
     })
-}
-
-/// What no route acts on.
-pub(super) fn unrouted(destination: Destination, ends: Ends, ledger: &Ledger) -> Result<Choice, Refusal> {
-    match destination {
-        Destination::Workload {
-            workload,
-            protocol,
-            service,
-        } => Ok(Choice {
-            addr: ends.original,
-            workload: Some(workload),
-            protocol,
-            service,
-            pick: None,
-            breakers: None,
-            cookie: None,
-        }),
-        Destination::NoSuchPort(service) => {
-            ledger.service(&service);
-            Err(Refusal::NoSuchPort)
-        }
-        // The Service vanished while the connection lived on.
-        Destination::Unknown | Destination::Service(_) => Err(Refusal::NoEndpoint),
-    }
 }
 
 /// Applies the routes that are attached to the dialled Service, if any.

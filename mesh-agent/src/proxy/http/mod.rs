@@ -14,6 +14,7 @@ mod headers;
 mod inflow;
 mod ledger;
 pub(super) mod path;
+mod plan;
 mod reply;
 mod routed;
 mod strict;
@@ -38,12 +39,13 @@ use crate::proxy::http::framing::Framed;
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
 use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
+use crate::proxy::http::plan::Caller;
 use crate::proxy::inbound::visit;
 use crate::proxy::live::until_newly_refused;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
-use crate::telemetry::HttpStart;
+use crate::telemetry::{HttpStart, PathTaken};
 use crate::telemetry::plain::clipped;
 use crate::transport::ByteStream;
 use crate::transport::http::{
@@ -241,9 +243,26 @@ impl Connection {
         ledger: &Arc<Ledger>,
         upgrade: Option<HeaderValue>,
     ) -> Result<Response<Body>, Refusal> {
-        let mut plan = match decide(&self.mesh, &self.side, &mut request, ledger)? {
-            Decision::Forward(plan) => *plan,
-            Decision::Answer(response) => return Ok(reply::whole(response, ledger)),
+        let mut plan = match &self.side {
+            Side::Outbound { source, ends } => {
+                let caller = Caller {
+                    mesh: &self.mesh,
+                    source,
+                    ends: *ends,
+                    ledger,
+                };
+                let course = match decide(&caller, &mut request)? {
+                    Decision::Forward(course) => course,
+                    Decision::Answer(response) => return Ok(reply::whole(response, ledger)),
+                };
+                plan::outbound(&caller, course, &mut request, None)?
+            }
+            Side::Inbound { pod, ends, peer } => {
+                if peer.is_none() {
+                    ledger.path_taken(PathTaken::Plain);
+                }
+                plan::inbound(&self.mesh, pod, *ends, peer.as_ref(), &mut request)?
+            }
         };
         let mut request = request.map(Inflow::from);
         if let Some(provider) = plan.ask.take() {
