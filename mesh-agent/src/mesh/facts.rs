@@ -13,7 +13,7 @@ use crate::mesh::policy::authorization::AuthorizationPolicy;
 use crate::mesh::policy::request_authentication::RequestAuthentication;
 use crate::mesh::route::HttpRoute;
 use crate::mesh::service::{Endpoint, Service};
-use crate::mesh::traffic::DestinationRule;
+use crate::mesh::traffic::{BackendTrafficPolicy, DestinationRule};
 use crate::mesh::workload::Workload;
 
 /// All facts at one moment; the order within a list carries no meaning.
@@ -39,6 +39,8 @@ pub struct Facts {
     pub mesh_configs: Vec<MeshConfig>,
     /// Rules of how traffic to Services is spread.
     pub destination_rules: Vec<DestinationRule>,
+    /// Gateway API's policies of traffic to Services.
+    pub backend_policies: Vec<BackendTrafficPolicy>,
 }
 
 /// Where a fact was read, what it is called there, and since when it exists.

@@ -153,6 +153,24 @@ impl Upstream {
         &self.breakers
     }
 
+    /// Counts a request that may be tried again.
+    pub fn may_try_again(&self, now: Instant) {
+        let budget = self.breakers.vitals().retries();
+        budget.request(&self.policy.retries.unwrap_or_default(), now);
+    }
+
+    /// Whether one more attempt is granted; it is counted if so.
+    pub fn grants_attempt(&self, now: Instant) -> bool {
+        let budget = self.breakers.vitals().retries();
+        budget.withdraw(&self.policy.retries.unwrap_or_default(), now)
+    }
+
+    /// Whether a request that is granted no more attempts must be refused: where Gateway API's policy says how many there
+    /// may be, it says this too. Elsewhere the last answer is as good.
+    pub fn refuses_over_budget(&self) -> bool {
+        self.policy.retries.is_some()
+    }
+
     /// The endpoints that may be used, sorted by address.
     pub fn endpoints(&self) -> &[Arc<UpstreamEndpoint>] {
         &self.endpoints

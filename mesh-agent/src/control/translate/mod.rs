@@ -10,6 +10,7 @@
 
 mod authorization_policy;
 mod authorization_rule;
+mod backend_traffic_policy;
 mod consistent_hash;
 mod destination_rule;
 mod duration;
@@ -148,6 +149,11 @@ impl Translation {
                 facts
                     .destination_rules
                     .extend(destination_rule::translate(object, rejections)?);
+            }
+            "XBackendTrafficPolicy" => {
+                facts
+                    .backend_policies
+                    .extend(backend_traffic_policy::translate(object, rejections)?);
             }
             // VirtualServices name Services and one another: they come last.
             "Namespace" | "VirtualService" => {}

@@ -180,6 +180,7 @@ fn known(api_version: &str, kind: &str) -> Option<KnownKind> {
         }
         "GRPCRoute" => ("gateway.networking.k8s.io", &["v1"]),
         "DestinationRule" | "VirtualService" => ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
+        "XBackendTrafficPolicy" => ("gateway.networking.x-k8s.io", &["v1alpha1"]),
         _ => return None,
     };
     (group_of(api_version) == group).then_some(KnownKind { group, versions })
