@@ -40,7 +40,7 @@ use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
 use crate::proxy::dns::PodDns;
-use crate::proxy::pods::{Handshakes, MAX_CHECKS, MAX_CONNECTIONS, ServedPod, ServedPods};
+use crate::proxy::pods::{Handshakes, MAX_CHECKS, MAX_CONNECTIONS, MAX_MIRRORS, ServedPod, ServedPods};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::{self, Telemetry};
 use crate::transport::ByteStream;
@@ -144,6 +144,7 @@ impl PodHost for Proxy {
             handshakes: Handshakes::new(self.mesh.settings.handshake_rate),
             checks: Semaphore::new(MAX_CHECKS),
             bodies: Semaphore::new(MAX_CHECKS),
+            mirrors: Arc::new(Semaphore::new(MAX_MIRRORS)),
             dns: PodDns::default(),
         });
         if let Some(before) = self.mesh.pods.insert(&served) {

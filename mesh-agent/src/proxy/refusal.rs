@@ -29,6 +29,9 @@ pub enum Refusal {
     /// As many requests or connections are under way as the Service's traffic policy allows.
     #[error("as many are under way as the traffic policy allows")]
     Overloaded,
+    /// The Service's policy grants no more attempts, and the last one failed.
+    #[error("no further attempt is granted")]
+    OverBudget,
     /// The Service exists and has no such port.
     #[error("the service has no such port")]
     NoSuchPort,
@@ -153,6 +156,7 @@ impl Refusal {
             Self::Aborted(Abort::Grpc(_)) => StatusCode::OK,
             Self::NoEndpoint
             | Self::Overloaded
+            | Self::OverBudget
             | Self::NoSuchPort
             | Self::NotEnrolled
             | Self::Unreachable(_)
@@ -168,6 +172,7 @@ impl Refusal {
             Self::InvalidBackend => ResponseFlag::Nc,
             Self::NoEndpoint | Self::NotEnrolled => ResponseFlag::Uh,
             Self::Overloaded => ResponseFlag::Uo,
+            Self::OverBudget => ResponseFlag::Urx,
             Self::Unreachable(_) => ResponseFlag::Uf,
             Self::Broken(_) | Self::NoAnswer => ResponseFlag::Uc,
             Self::TimedOut => ResponseFlag::Ut,
@@ -199,6 +204,7 @@ impl Refusal {
             Self::InvalidBackend => "backend_invalid",
             Self::NoEndpoint => "no_healthy_upstream",
             Self::Overloaded => "overflow",
+            Self::OverBudget => "retry_budget_exceeded",
             Self::NoSuchPort => "service_port_not_found",
             Self::NotEnrolled => "destination_not_enrolled",
             Self::Unreachable(error) => match **error {
@@ -244,6 +250,7 @@ impl Refusal {
             Self::Aborted(Abort::Http(status)) => of_status(*status),
             Self::NoEndpoint
             | Self::Overloaded
+            | Self::OverBudget
             | Self::NoSuchPort
             | Self::NotEnrolled
             | Self::Unreachable(_)

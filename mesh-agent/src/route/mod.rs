@@ -16,7 +16,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use self::matcher::{Matcher, Specificity};
-pub use self::retry::Attempt;
+pub use self::retry::{Attempt, Attempts, NoMore};
 pub use self::rewrite::{Asked, location, rewritten};
 pub use self::rule::{Backend, CompiledAction, CompiledRule};
 use crate::mesh::route::HttpRoute;

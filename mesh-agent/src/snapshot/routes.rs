@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use super::services::{KnownService, Services};
 use crate::mesh::facts::Rejection;
-use crate::mesh::route::{
-    Audience, BackendTarget, HttpRoute, HttpRule, RouteBackend, RouteKind, RouteParent,
-};
+use crate::mesh::route::{Audience, BackendTarget, HttpRoute, Mirror, RouteBackend, RouteKind, RouteParent};
 use crate::mesh::service::ServiceName;
 use crate::route::RouteTable;
 
@@ -219,22 +217,32 @@ fn named(route: &HttpRoute, field: &str) -> String {
 
 fn missing_backends(route: &HttpRoute, services: &Services) -> Vec<Rejection> {
     let mut rejections = Vec::new();
-    for RouteBackend { field, target, .. } in route.rules.iter().flat_map(HttpRule::backends) {
+    let mut look = |field: &Arc<str>, target: &BackendTarget, so: &str| {
         let BackendTarget::Service(service, port) = target else {
-            continue;
+            return;
         };
         match services.get(service) {
             None => rejections.push(route.meta.reject(
                 &named(route, field),
-                format!("Service {service} is not known; its share of requests is answered with 500"),
+                format!("Service {service} is not known; {so}"),
             )),
             Some(known) if !known.upstreams.contains_key(port) => rejections.push(route.meta.reject(
                 &format!("{field}.port"),
-                format!(
-                    "Service {service} has no TCP port {port}; its share of requests is answered with 500"
-                ),
+                format!("Service {service} has no TCP port {port}; {so}"),
             )),
             Some(_) => {}
+        }
+    };
+    for rule in &route.rules {
+        let of_backends = rule
+            .backends()
+            .iter()
+            .flat_map(|backend| &backend.filters.mirrors);
+        for Mirror { field, target, .. } in rule.filters.mirrors.iter().chain(of_backends) {
+            look(field, target, "it gets no copies");
+        }
+        for RouteBackend { field, target, .. } in rule.backends() {
+            look(field, target, "its share of requests is answered with 500");
         }
     }
     rejections

@@ -128,7 +128,7 @@ impl Rule<'_> {
         let declared: BackendRef = self.object.parse_part(part, &field)?;
         let weight = u32::try_from(declared.weight.unwrap_or(1))
             .map_err(|_| self.malformed(&format!("{at}.weight"), "a weight is not negative"))?;
-        let target = self.target(&at, &declared)?;
+        let target = self.target(&at, &declared, "its share of requests is answered with 500")?;
         let filters = route_filter::of_backend(self, &at, part.get("filters"))?;
         Ok(RouteBackend {
             field: field.into(),
@@ -138,15 +138,13 @@ impl Rule<'_> {
         })
     }
 
-    /// The target of a reference at `at`, which has been read as far as a type goes.
-    fn target(&mut self, at: &str, declared: &BackendRef) -> Result<BackendTarget, Rejection> {
+    /// The target of a reference at `at`, which has been read as far as a type goes; one that cannot be is reported with
+    /// its consequence.
+    fn target(&mut self, at: &str, declared: &BackendRef, so: &str) -> Result<BackendTarget, Rejection> {
         let is_service = declared.kind.as_deref().unwrap_or("Service") == "Service"
             && declared.group.as_deref().unwrap_or_default().is_empty();
         let wrong = if !is_service {
-            (
-                "kind",
-                "only Services can be backends; its share of requests is answered with 500",
-            )
+            ("kind", "only Services can be backends")
         } else if let Some(port) = declared.port {
             let port = port_number(self.object, &format!("{}.{at}.port", self.at), port)?;
             let namespace = declared.namespace.as_deref().unwrap_or(&self.object.namespace);
@@ -155,19 +153,16 @@ impl Rule<'_> {
                 port,
             ));
         } else {
-            (
-                "port",
-                "a Service needs a port; its share of requests is answered with 500",
-            )
+            ("port", "a Service needs a port")
         };
         self.rejections
-            .push(self.malformed(&format!("{at}.{}", wrong.0), wrong.1));
+            .push(self.malformed(&format!("{at}.{}", wrong.0), format!("{}; {so}", wrong.1)));
         Ok(BackendTarget::Invalid)
     }
 
     /// The target of a reference that is no backend, a mirror's for instance.
     pub(super) fn reference(&mut self, at: &str, part: &Value) -> Result<BackendTarget, Rejection> {
         let declared: BackendRef = self.object.parse_part(part, &format!("{}.{at}", self.at))?;
-        self.target(at, &declared)
+        self.target(at, &declared, "it gets no copies")
     }
 }

@@ -160,11 +160,11 @@ fn note(caller: &Caller<'_>, choice: &Choice, hop: &Hop) {
             .as_deref()
             .map_or_else(PeerLabels::unknown, PeerLabels::of),
     );
-    for record in ledger.records() {
+    ledger.each(|record| {
         record.destination(Arc::clone(&destination));
         record.security(hop.security());
         record.upstream(choice.addr);
-    }
+    });
     ledger.path_taken(hop.path());
 }
 

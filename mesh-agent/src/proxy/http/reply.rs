@@ -87,9 +87,7 @@ fn message(refusal: &Refusal) -> HeaderValue {
 
 /// An answer that is known whole.
 pub(super) fn whole(response: Response<Bytes>, ledger: &Ledger) -> Response<Body> {
-    for record in ledger.records() {
-        record.respond(response.status().as_u16());
-    }
+    ledger.each(|record| record.respond(response.status().as_u16()));
     response.map(|body| Full::new(body).map_err(|never| match never {}).boxed_unsync())
 }
 

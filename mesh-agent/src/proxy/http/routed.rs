@@ -17,7 +17,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Uri};
 
 use crate::mesh::mesh_config::PathForm;
-use crate::mesh::route::{Cors, DirectResponse, Filters, PathRewrite, Redirect};
+use crate::mesh::route::{Cors, DirectResponse, Filters, Mirror, PathRewrite, Redirect, RetryPolicy};
 use crate::mesh::workload::Workload;
 use crate::proxy::http::headers::normalise_path;
 use crate::proxy::refusal::Refusal;
@@ -61,6 +61,18 @@ impl Applied {
             request: self.rule.request_timeout,
             attempt: self.rule.attempt_timeout,
         }
+    }
+
+    /// When the request is tried again, if ever.
+    pub(super) fn retry(&self) -> Option<&RetryPolicy> {
+        self.rule.retry.as_ref()
+    }
+
+    /// Who may get copies of the request: mirrors of the rule, then those of the backend.
+    pub(super) fn mirrors(&self) -> impl Iterator<Item = &Mirror> {
+        [&self.rule.filters, &self.backend.filters]
+            .into_iter()
+            .flat_map(|filters| &filters.mirrors)
     }
 
     /// Makes the request what the backend must see: the rule's changes first, then those of the backend.
