@@ -21,6 +21,7 @@ mod jwt;
 mod kubernetes;
 mod privileges;
 mod protocols;
+mod resilience;
 mod restart;
 mod routes;
 mod security;
@@ -94,6 +95,7 @@ pub fn all() -> Vec<Suite> {
         ("splice", splice::CLAIMS),
         ("routes", routes::CLAIMS),
         ("balance", balance::CLAIMS),
+        ("resilience", resilience::CLAIMS),
         ("security", security::CLAIMS),
         ("tls", tls::CLAIMS),
         ("authz", authz::CLAIMS),
