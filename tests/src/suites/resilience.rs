@@ -5,7 +5,7 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
 use super::ask::{curl, equal, get, python, text, until};
@@ -136,8 +136,10 @@ fn retries_of_a_virtual_service_are_made_and_its_mirror_has_one_copy(lab: &Runni
         Ok(!mirror.copies()?.is_empty())
     })?;
     let copies = mirror.copies()?;
-    equal("copies", copies.len(), 1)?;
-    equal("host", text(&copies[0], "host")?, "flaky-virtual-shadow")
+    let [only] = copies.as_slice() else {
+        bail!("not one copy: {copies:?}");
+    };
+    equal("host", text(only, "host")?, "flaky-virtual-shadow")
 }
 
 fn a_grpc_status_in_trailers_is_tried_again(lab: &Running) -> Result<()> {
