@@ -291,7 +291,7 @@ fn kind_of(object: &str) -> &'static str {
     KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
 }
 
-const KINDS: [&str; 13] = [
+const KINDS: [&str; 14] = [
     "Namespace",
     "Node",
     "Pod",
@@ -302,6 +302,7 @@ const KINDS: [&str; 13] = [
     "PeerAuthentication",
     "AuthorizationPolicy",
     "RequestAuthentication",
+    "RateLimitPolicy",
     "DestinationRule",
     "ConfigMap",
     "List",

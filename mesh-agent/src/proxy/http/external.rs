@@ -153,7 +153,8 @@ impl Asked<'_> {
             let snapshot = self.mesh.snapshots.load();
             external::check(self.authorizer, &self.question(&snapshot, request, plan, shown))?
         };
-        let (answer, trailers) = check::send(self.mesh, &self.visit.pod, self.authorizer, check).await?;
+        let (answer, trailers) =
+            check::send(self.mesh, &self.visit.pod, self.authorizer.into(), check).await?;
         Ok(external::decide(self.authorizer, answer, trailers.as_ref())?)
     }
 

@@ -13,6 +13,7 @@ mod half_closed;
 mod headers;
 mod inflow;
 mod ledger;
+mod limit;
 pub(super) mod path;
 mod reply;
 mod routed;
@@ -248,6 +249,10 @@ impl Connection {
         let mut request = request.map(Inflow::from);
         if let Some(provider) = plan.ask.take() {
             Box::pin(external::admit(&self.mesh, &mut request, &mut plan, provider)).await?;
+        }
+        let quotas = limit::count(&self.mesh, &request, &plan)?;
+        if !quotas.is_empty() {
+            Box::pin(limit::ask(&self.mesh, &mut request, &mut plan, quotas)).await?;
         }
         if let Some(protocol) = upgrade {
             return Box::pin(upgrade::carry(&self.mesh, request, plan, ledger, protocol)).await;

@@ -22,6 +22,8 @@ mod handshakes;
 mod hostile;
 mod injected;
 mod kept;
+mod limits;
+mod quotas;
 mod records;
 mod refusals;
 mod revoked;
