@@ -19,6 +19,7 @@ mod faults;
 mod issuers;
 mod jwt;
 mod kubernetes;
+mod limits;
 mod privileges;
 mod protocols;
 mod restart;
@@ -99,6 +100,7 @@ pub fn all() -> Vec<Suite> {
         ("authz", authz::CLAIMS),
         ("jwt", jwt::CLAIMS),
         ("external", external::CLAIMS),
+        ("limits", limits::CLAIMS),
         ("exceptions", exceptions::CLAIMS),
         ("dns", dns::CLAIMS),
         ("shapes", shapes::CLAIMS),
