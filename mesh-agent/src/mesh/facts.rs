@@ -10,6 +10,7 @@ use crate::mesh::mesh_config::MeshConfig;
 use crate::mesh::node::Node;
 use crate::mesh::policy::PeerAuthentication;
 use crate::mesh::policy::authorization::AuthorizationPolicy;
+use crate::mesh::policy::rate_limit::RateLimitPolicy;
 use crate::mesh::policy::request_authentication::RequestAuthentication;
 use crate::mesh::route::HttpRoute;
 use crate::mesh::service::{Endpoint, Service};
@@ -35,6 +36,8 @@ pub struct Facts {
     pub authorization_policies: Vec<AuthorizationPolicy>,
     /// `RequestAuthentication` policies.
     pub request_authentications: Vec<RequestAuthentication>,
+    /// How many requests workloads take.
+    pub rate_limit_policies: Vec<RateLimitPolicy>,
     /// `ConfigMaps` named `istio`, of any namespace.
     pub mesh_configs: Vec<MeshConfig>,
     /// Rules of how traffic to Services is spread.

@@ -18,6 +18,7 @@ use crate::policy::authentication::{Claims, Guard};
 use crate::policy::authorization::{
     self, Connection, DryRun, Host, Judgement, Protection, Recorded, Verdict,
 };
+use crate::policy::rate_limit::Limits;
 use crate::proxy::Mesh;
 use crate::proxy::http::path;
 use crate::proxy::pods::ServedPod;
@@ -90,6 +91,17 @@ impl Arrival<'_> {
     pub(super) fn guard(&self, snapshot: &Snapshot) -> Option<Arc<Guard>> {
         let guard = snapshot.guard(self.workload(snapshot));
         Some(guard).filter(|guard| !guard.is_none() && !self.is_probe(snapshot))
+    }
+
+    /// What counts its requests; `None` where nothing does, or not those of this client.
+    pub(super) fn limits(&self, snapshot: &Snapshot) -> Option<Arc<Limits>> {
+        let limits = snapshot.rate_limits(self.workload(snapshot))?;
+        Some(limits).filter(|_| !self.is_probe(snapshot))
+    }
+
+    /// Who policies see at the other end.
+    pub(super) fn proven<'s>(&'s self, snapshot: &'s Snapshot) -> Option<&'s SpiffeId> {
+        snapshot.proven(self.peer, self.workload(snapshot), self.addr.port())
     }
 
     /// Whether a request is let in; its path is in its normal form.
@@ -234,10 +246,9 @@ impl Arrival<'_> {
         self.pod.as_known(snapshot)
     }
 
-    fn connection(&self, snapshot: &Snapshot) -> Connection<'_> {
-        let port = self.addr.port();
-        let peer = snapshot.proven(self.peer, self.workload(snapshot), port);
-        Connection::new(peer, self.client, self.addr.ip(), port)
+    fn connection<'s>(&'s self, snapshot: &'s Snapshot) -> Connection<'s> {
+        let peer = self.proven(snapshot);
+        Connection::new(peer, self.client, self.addr.ip(), self.addr.port())
     }
 
     /// The request in the form in which it is sent on.

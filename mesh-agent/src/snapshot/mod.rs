@@ -36,6 +36,7 @@ use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::MtlsPolicy;
 use crate::policy::authentication::{Authentication, Guard, WantedKeys};
 use crate::policy::authorization::{Authorization, Connection, Protection, Verdict};
+use crate::policy::rate_limit::{Limits, RateLimits};
 use crate::route::RouteTable;
 
 /// What a snapshot is built for.
@@ -59,6 +60,7 @@ pub struct Snapshot {
     mtls: MtlsPolicy,
     authentication: Authentication,
     authorization: Authorization,
+    rate_limits: RateLimits,
     mesh_config: MeshSettings,
     names: Names,
     /// Addresses of the node that this agent serves.
@@ -211,6 +213,11 @@ impl Snapshot {
     /// The AuthorizationPolicies that protect a pod.
     pub fn protection(&self, workload: &Workload) -> Arc<Protection> {
         self.authorization.of(workload)
+    }
+
+    /// How many requests a pod takes; `None` where nobody limits them.
+    pub fn rate_limits(&self, workload: &Workload) -> Option<Arc<Limits>> {
+        self.rate_limits.of(workload)
     }
 
     /// The external service that CUSTOM policies call by this name.

@@ -19,6 +19,7 @@ mod faults;
 mod issuers;
 mod jwt;
 mod kubernetes;
+mod limits;
 mod privileges;
 mod protocols;
 mod resilience;
@@ -101,6 +102,7 @@ pub fn all() -> Vec<Suite> {
         ("authz", authz::CLAIMS),
         ("jwt", jwt::CLAIMS),
         ("external", external::CLAIMS),
+        ("limits", limits::CLAIMS),
         ("exceptions", exceptions::CLAIMS),
         ("dns", dns::CLAIMS),
         ("shapes", shapes::CLAIMS),

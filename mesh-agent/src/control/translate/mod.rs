@@ -30,6 +30,7 @@ mod pod;
 mod policy_target;
 mod probes;
 mod protocol;
+mod rate_limit;
 mod request_authentication;
 mod route_filter;
 mod route_rule;
@@ -141,6 +142,9 @@ impl Translation {
             "RequestAuthentication" => facts
                 .request_authentications
                 .push(request_authentication::translate(object, rejections)),
+            "RateLimitPolicy" => facts
+                .rate_limit_policies
+                .push(rate_limit::translate(object, rejections)?),
             "ConfigMap" => match mesh_config::translate(object, rejections)? {
                 Some(config) => facts.mesh_configs.push(config),
                 None => *skipped += 1,

@@ -178,6 +178,7 @@ fn known(api_version: &str, kind: &str) -> Option<KnownKind> {
         "PeerAuthentication" | "AuthorizationPolicy" | "RequestAuthentication" => {
             ("security.istio.io", &["v1", "v1beta1"])
         }
+        "RateLimitPolicy" => ("mesh-agent.dev", &["v1alpha1"]),
         "GRPCRoute" => ("gateway.networking.k8s.io", &["v1"]),
         "DestinationRule" | "VirtualService" => ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
         "XBackendTrafficPolicy" => ("gateway.networking.x-k8s.io", &["v1alpha1"]),
