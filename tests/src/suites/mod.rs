@@ -14,6 +14,7 @@ mod direct_counts;
 mod dns;
 mod enrolment;
 mod exceptions;
+mod explain;
 mod external;
 mod faults;
 mod issuers;
@@ -99,6 +100,7 @@ pub fn all() -> Vec<Suite> {
         ("authz", authz::CLAIMS),
         ("jwt", jwt::CLAIMS),
         ("external", external::CLAIMS),
+        ("explain", explain::CLAIMS),
         ("exceptions", exceptions::CLAIMS),
         ("dns", dns::CLAIMS),
         ("shapes", shapes::CLAIMS),

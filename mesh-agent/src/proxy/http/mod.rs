@@ -5,6 +5,7 @@ mod body;
 mod check;
 mod choose;
 mod decide;
+pub mod explain;
 mod external;
 mod fault;
 mod forward;
@@ -45,8 +46,8 @@ use crate::proxy::live::until_newly_refused;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
-use crate::telemetry::{HttpStart, PathTaken};
 use crate::telemetry::plain::clipped;
+use crate::telemetry::{HttpStart, PathTaken};
 use crate::transport::ByteStream;
 use crate::transport::http::{
     Body, CONNECTION_WINDOW, MAX_HEAD, MAX_HEAD_BYTES, STREAM_WINDOW, TaskExecutor,
