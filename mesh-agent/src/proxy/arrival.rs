@@ -29,7 +29,7 @@ use crate::snapshot::Snapshot;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrival<'a> {
     /// The pod that is reached.
-    pub(super) pod: &'a ServedPod,
+    pub(super) pod: &'a Workload,
     /// Who is known to come, by a certificate or by being a pod of this node; `None` for plaintext.
     pub(super) peer: Option<&'a SpiffeId>,
     /// The true client.
@@ -56,7 +56,7 @@ pub(super) struct Visit {
 impl Visit {
     pub(super) fn arrival(&self) -> Arrival<'_> {
         Arrival {
-            pod: &self.pod,
+            pod: &self.pod.pod.workload,
             peer: self.peer.as_ref(),
             client: self.client,
             addr: self.addr,
@@ -120,8 +120,10 @@ impl Arrival<'_> {
         }
     }
 
+    /// Whether a request is let in, or who must be asked first.
+    ///
     /// It is asked for each way in which an application may read that path, and must be let in for all.
-    fn judge(
+    pub(super) fn judge(
         &self,
         snapshot: &Snapshot,
         request: &Request<impl Sized>,
@@ -185,7 +187,7 @@ impl Arrival<'_> {
     pub(super) fn refused(&self, mesh: &Mesh, refusal: &Refusal) {
         mesh.telemetry.mesh().denied(refusal.reason());
         tracing::debug!(
-            pod = %self.pod.pod.workload.pod_name,
+            pod = %self.pod.pod_name,
             peer = self.peer.map(tracing::field::display),
             client = %self.client,
             port = self.addr.port(),
@@ -204,7 +206,7 @@ impl Arrival<'_> {
             mesh.telemetry.mesh().dry_run(would_deny);
             if would_deny {
                 tracing::info!(
-                    pod = %self.pod.pod.workload.pod_name,
+                    pod = %self.pod.pod_name,
                     peer = self.peer.map(tracing::field::display),
                     client = %self.client,
                     port = self.addr.port(),
@@ -230,7 +232,7 @@ impl Arrival<'_> {
     }
 
     /// The policies to be asked; `None` where there are none, or none that holds for this client.
-    fn protection(&self, snapshot: &Snapshot) -> Result<Option<Arc<Protection>>, Refusal> {
+    pub(super) fn protection(&self, snapshot: &Snapshot) -> Result<Option<Arc<Protection>>, Refusal> {
         self.judge_plaintext(snapshot)?;
         let protection = snapshot.protection(self.workload(snapshot));
         Ok(Some(protection).filter(|protection| !protection.is_none() && !self.is_probe(snapshot)))
@@ -243,16 +245,17 @@ impl Arrival<'_> {
 
     /// The pod as the snapshot knows it now: labels may have changed since it joined.
     fn workload<'s>(&'s self, snapshot: &'s Snapshot) -> &'s Workload {
-        self.pod.as_known(snapshot)
+        let known = snapshot.workload(&self.pod.uid);
+        known.map_or(self.pod, AsRef::as_ref)
     }
 
-    fn connection<'s>(&'s self, snapshot: &'s Snapshot) -> Connection<'s> {
+    pub(super) fn connection<'s>(&'s self, snapshot: &'s Snapshot) -> Connection<'s> {
         let peer = self.proven(snapshot);
         Connection::new(peer, self.client, self.addr.ip(), self.addr.port())
     }
 
     /// The request in the form in which it is sent on.
-    fn asked<'r>(
+    pub(super) fn asked<'r>(
         &self,
         request: &'r Request<impl Sized>,
         authority: &Authority,

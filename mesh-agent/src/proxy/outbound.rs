@@ -66,7 +66,7 @@ async fn dns_stream(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, strea
 }
 
 /// What is known of the destination's protocol before a byte is read.
-fn protocol_of(destination: &Destination) -> AppProtocol {
+pub(super) fn protocol_of(destination: &Destination) -> AppProtocol {
     match destination {
         Destination::Service(upstream) => upstream.protocol,
         Destination::Workload { protocol, .. } => *protocol,

@@ -8,6 +8,7 @@ mod cell;
 mod direct;
 mod ejected;
 mod mesh_settings;
+mod outlook;
 mod routes;
 mod services;
 mod traffic;
@@ -22,6 +23,7 @@ pub use self::cell::SnapshotCell;
 pub use self::direct::{DirectLimits, DirectVerdict, DirectVerdicts, Passage};
 pub use self::ejected::Ejected;
 use self::mesh_settings::MeshSettings;
+pub use self::outlook::GroupStanding;
 use self::routes::Routes;
 use self::services::Services;
 pub use self::upstream::{PickFacts, Picked, Unpicked, Upstream, UpstreamEndpoint};
@@ -31,6 +33,7 @@ use crate::mesh::identity::SpiffeId;
 use crate::mesh::mesh_config::PathForm;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::policy::external::Authorizer;
+use crate::mesh::policy::request_authentication::RequestAuthentication;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::MtlsPolicy;
@@ -193,6 +196,11 @@ impl Snapshot {
     /// The `RequestAuthentication` policies that look at the tokens of requests to a pod.
     pub fn guard(&self, workload: &Workload) -> Arc<Guard> {
         self.authentication.of(workload)
+    }
+
+    /// Those policies, for a port of the pod.
+    pub fn request_authentications(&self, workload: &Workload, port: u16) -> Vec<&RequestAuthentication> {
+        self.authentication.policies_of(workload, port)
     }
 
     /// The public keys that tokens for pods of this node need and that are published elsewhere.

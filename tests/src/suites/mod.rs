@@ -14,6 +14,7 @@ mod direct_counts;
 mod dns;
 mod enrolment;
 mod exceptions;
+mod explain;
 mod external;
 mod faults;
 mod issuers;
@@ -103,6 +104,7 @@ pub fn all() -> Vec<Suite> {
         ("jwt", jwt::CLAIMS),
         ("external", external::CLAIMS),
         ("limits", limits::CLAIMS),
+        ("explain", explain::CLAIMS),
         ("exceptions", exceptions::CLAIMS),
         ("dns", dns::CLAIMS),
         ("shapes", shapes::CLAIMS),

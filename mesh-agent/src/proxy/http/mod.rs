@@ -7,6 +7,7 @@ mod check;
 mod choose;
 mod copied;
 mod decide;
+pub mod explain;
 mod external;
 mod fault;
 mod forward;

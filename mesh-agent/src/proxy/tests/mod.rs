@@ -13,6 +13,8 @@ mod bytes;
 mod cross_node;
 mod disabled;
 mod dns;
+mod explain;
+mod explanations;
 mod external;
 mod faults;
 mod filters;
