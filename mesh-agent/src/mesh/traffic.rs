@@ -2,6 +2,7 @@
 //!
 //! Place in the walk: translation writes it, a snapshot settles it for each port. Must not know: endpoints, loads.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,17 @@ pub struct WrittenPolicy {
     pub outliers: Option<OutlierDetection>,
 }
 
+impl WrittenPolicy {
+    /// This policy, and where it says nothing what `other` says.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            load_balancer: self.load_balancer.or(other.load_balancer),
+            limits: self.limits.or(other.limits),
+            outliers: self.outliers.or(other.outliers),
+        }
+    }
+}
+
 /// `loadBalancer` of a `trafficPolicy`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WrittenBalancer {
@@ -57,6 +69,21 @@ pub struct DestinationRule {
     /// `trafficPolicy`.
     pub policy: WrittenPolicy,
     /// `trafficPolicy.portLevelSettings`: port of the Service, and what stands there instead of the whole policy.
+    pub ports: Vec<(u16, WrittenPolicy)>,
+    /// `subsets`, each name once.
+    pub subsets: Vec<Subset>,
+}
+
+/// One of `subsets`: some endpoints of a Service under a name, to which a route may send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subset {
+    /// `name`.
+    pub name: Arc<str>,
+    /// `labels`: what an endpoint's pod must carry.
+    pub labels: BTreeMap<String, String>,
+    /// `trafficPolicy`: each part that is written stands instead of the rule's.
+    pub policy: WrittenPolicy,
+    /// `trafficPolicy.portLevelSettings`: port of the Service, and what stands there instead of everything else.
     pub ports: Vec<(u16, WrittenPolicy)>,
 }
 

@@ -19,8 +19,7 @@ use self::matcher::{Matcher, Specificity};
 pub use self::retry::Attempt;
 pub use self::rewrite::{Asked, location, rewritten};
 pub use self::rule::{Backend, CompiledAction, CompiledRule};
-use crate::mesh::route::HttpRoute;
-use crate::mesh::service::ServiceName;
+use crate::mesh::route::{BackendTarget, HttpRoute};
 
 /// What a route may look at.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +72,7 @@ impl RouteTable {
     /// They are of one kind, which tells the order of their rules. A backend for which `backend_exists` does not hold answers 500 in its share of requests.
     pub fn compile<'a>(
         routes: impl IntoIterator<Item = &'a HttpRoute>,
-        backend_exists: impl Fn(&ServiceName, u16) -> bool,
+        backend_exists: impl Fn(&BackendTarget) -> bool,
     ) -> Self {
         let mut routes: Vec<_> = routes.into_iter().collect();
         routes

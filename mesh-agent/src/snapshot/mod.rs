@@ -36,7 +36,7 @@ use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::MtlsPolicy;
 use crate::policy::authentication::{Authentication, Guard, WantedKeys};
 use crate::policy::authorization::{Authorization, Connection, Protection, Verdict};
-use crate::route::RouteTable;
+use crate::route::{Backend, RouteTable};
 
 /// What a snapshot is built for.
 #[derive(Debug, Clone)]
@@ -168,12 +168,18 @@ impl Snapshot {
         self.services.upstream(service, port)
     }
 
+    /// Where a backend of a route leads.
+    pub fn backend(&self, backend: &Backend) -> Option<&Arc<Upstream>> {
+        self.services
+            .backend(&backend.service, backend.port, backend.subset.as_deref())
+    }
+
     /// What DNS answers about Services.
     pub fn names(&self) -> &Names {
         &self.names
     }
 
-    /// All ports of all Services, in no order.
+    /// All ports of all Services and of their subsets, in no order.
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.services.upstreams()
     }

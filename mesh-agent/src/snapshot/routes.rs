@@ -134,7 +134,7 @@ fn compile(by_clients: ByClients<'_>, services: &Services) -> PortRoutes {
     for (namespace, mut routes) in by_clients {
         // Two parentRefs of one route may name the same port.
         routes.dedup_by(|a, b| std::ptr::eq(*a, *b));
-        let table = RouteTable::compile(routes, |backend, port| services.upstream(backend, port).is_some());
+        let table = RouteTable::compile(routes, |target| exists(target, services));
         match namespace {
             None => compiled.producers = Some(table),
             Some(namespace) => {
@@ -220,7 +220,7 @@ fn named(route: &HttpRoute, field: &str) -> String {
 fn missing_backends(route: &HttpRoute, services: &Services) -> Vec<Rejection> {
     let mut rejections = Vec::new();
     for RouteBackend { field, target, .. } in route.rules.iter().flat_map(HttpRule::backends) {
-        let BackendTarget::Service(service, port) = target else {
+        let Some((service, port, subset)) = target.named() else {
             continue;
         };
         match services.get(service) {
@@ -228,14 +228,30 @@ fn missing_backends(route: &HttpRoute, services: &Services) -> Vec<Rejection> {
                 &named(route, field),
                 format!("Service {service} is not known; its share of requests is answered with 500"),
             )),
-            Some(known) if !known.upstreams.contains_key(port) => rejections.push(route.meta.reject(
+            Some(known) if !known.upstreams.contains_key(&port) => rejections.push(route.meta.reject(
                 &format!("{field}.port"),
                 format!(
                     "Service {service} has no TCP port {port}; its share of requests is answered with 500"
+                ),
+            )),
+            Some(_) if !exists(target, services) => rejections.push(route.meta.reject(
+                &format!("{field}.subset"),
+                format!(
+                    "no DestinationRule in force for Service {service} has the subset {:?}; its share of requests is \
+                     answered with 500",
+                    subset.map(AsRef::as_ref).unwrap_or_default(),
                 ),
             )),
             Some(_) => {}
         }
     }
     rejections
+}
+
+fn exists(target: &BackendTarget, services: &Services) -> bool {
+    target.named().is_some_and(|(service, port, subset)| {
+        services
+            .backend(service, port, subset.map(AsRef::as_ref))
+            .is_some()
+    })
 }

@@ -14,7 +14,7 @@ use crate::mesh::facts::{Facts, Rejection};
 use crate::mesh::service::{Service, ServiceName};
 use crate::mesh::traffic::{
     BalancerKind, ConsistentHash, DestinationRule, EndpointPlace, HashKey, HashTable, HostPattern, Locality,
-    ServiceTraffic, TrafficPolicy, WrittenPolicy,
+    ServiceTraffic, Subset, TrafficPolicy, WrittenPolicy,
 };
 use crate::mesh::workload::Workload;
 
@@ -101,17 +101,30 @@ impl<'f> Traffic<'f> {
         locality
     }
 
-    /// What is in force for a port of a Service.
-    pub(super) fn policy(&self, service: &Service, port: u16) -> TrafficPolicy {
-        let of_namespace = |namespace: &str| self.rules.get(namespace)?.of(&service.name);
-        let rule = of_namespace(&service.name.namespace).or_else(|| of_namespace(self.root_namespace));
-        let written = rule.map(|rule| {
-            let mut ports = rule.ports.iter();
-            ports
-                .find_map(|(of, policy)| (*of == port).then_some(policy))
-                .unwrap_or(&rule.policy)
-        });
+    /// What is in force for a port of a Service, or of a subset of its endpoints.
+    pub(super) fn policy(&self, service: &Service, port: u16, subset: Option<&Subset>) -> TrafficPolicy {
+        let of_host = self
+            .rule(&service.name)
+            .map(|rule| of_port(&rule.ports, port).unwrap_or(&rule.policy).clone())
+            .unwrap_or_default();
+        let written = match subset {
+            None => of_host,
+            // As Istio merges them: a port's settings inherit nothing.
+            Some(subset) => of_port(&subset.ports, port)
+                .cloned()
+                .unwrap_or_else(|| subset.policy.clone().or(of_host)),
+        };
         settled(written, &service.traffic)
+    }
+
+    /// The subsets that the rule for a Service names.
+    pub(super) fn subsets(&self, service: &ServiceName) -> &'f [Subset] {
+        self.rule(service).map_or(&[], |rule| rule.subsets.as_slice())
+    }
+
+    fn rule(&self, service: &ServiceName) -> Option<&'f DestinationRule> {
+        let of_namespace = |namespace: &str| self.rules.get(namespace)?.of(service);
+        of_namespace(&service.namespace).or_else(|| of_namespace(self.root_namespace))
     }
 
     fn add(
@@ -167,13 +180,19 @@ impl<'f> Rules<'f> {
     }
 }
 
+fn of_port(ports: &[(u16, WrittenPolicy)], port: u16) -> Option<&WrittenPolicy> {
+    ports
+        .iter()
+        .find_map(|(of, policy)| (*of == port).then_some(policy))
+}
+
 /// A rule goes before what the Service says of itself.
-fn settled(written: Option<&WrittenPolicy>, service: &ServiceTraffic) -> TrafficPolicy {
+fn settled(written: WrittenPolicy, service: &ServiceTraffic) -> TrafficPolicy {
     let WrittenPolicy {
         load_balancer,
         limits,
         outliers,
-    } = written.cloned().unwrap_or_default();
+    } = written;
     let load_balancer = load_balancer.unwrap_or_default();
     let affinity = service
         .has_affinity

@@ -3,6 +3,7 @@
 //! Place in the walk: what a destination or a route's backend leads to; it picks the pod. Must not know: routes,
 //! policies, how endpoints were read.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,6 +25,8 @@ pub struct Upstream {
     pub port: u16,
     /// The name of that port; may be empty.
     pub port_name: Arc<str>,
+    /// Only the endpoints that a DestinationRule calls so, with counts and ejections of their own.
+    pub subset: Option<Arc<str>>,
     /// What is spoken on it.
     pub protocol: AppProtocol,
     policy: TrafficPolicy,
@@ -80,8 +83,16 @@ pub enum Unpicked {
     Overflow,
 }
 
+/// What stands in front of some endpoints.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Front<'f> {
+    pub(super) service: &'f ServiceName,
+    pub(super) port: &'f ServicePort,
+    pub(super) subset: Option<&'f Arc<str>>,
+}
+
 /// An endpoint of the facts, its pod found and its load taken over.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Candidate<'f> {
     pub(super) addr: SocketAddr,
     pub(super) condition: EndpointCondition,
@@ -89,6 +100,16 @@ pub(super) struct Candidate<'f> {
     pub(super) load: Arc<Load>,
     pub(super) locality: Locality,
     pub(super) slice: &'f EndpointPlace,
+}
+
+impl Candidate<'_> {
+    /// Whether its pod has all these labels; what is no pod has none.
+    pub(super) fn carries(&self, labels: &BTreeMap<String, String>) -> bool {
+        let own = self.workload.as_ref().map(|workload| &workload.labels);
+        labels
+            .iter()
+            .all(|(name, value)| own.and_then(|own| own.get(name)) == Some(value))
+    }
 }
 
 /// How the endpoints of a port are spread, and seen from where.
@@ -184,8 +205,7 @@ impl Upstream {
 
     /// `candidates` hold no address twice. Counts and turns of `previous` go on.
     pub(super) fn assemble(
-        service: &ServiceName,
-        port: &ServicePort,
+        front: Front<'_>,
         spread: Spread<'_>,
         candidates: Vec<Candidate<'_>>,
         previous: Option<&Self>,
@@ -219,10 +239,16 @@ impl Upstream {
             let groups = grouped(&usable, &endpoints, is_v4, own, wishes);
             Roster::new(groups, roster_policy(&policy), previous, rng)
         };
+        let Front {
+            service,
+            port,
+            subset,
+        } = front;
         Self {
             service: service.clone(),
             port: port.port,
             port_name: Arc::clone(&port.name),
+            subset: subset.cloned(),
             protocol: port.protocol,
             v4: roster(true, previous.map(|upstream| &upstream.v4)),
             v6: roster(false, previous.map(|upstream| &upstream.v6)),

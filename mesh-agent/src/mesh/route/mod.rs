@@ -172,6 +172,19 @@ pub struct RouteBackend {
 pub enum BackendTarget {
     /// A port of a Service; whether it exists is known when the snapshot is built.
     Service(ServiceName, u16),
+    /// Some endpoints of it, by the name that a DestinationRule gives them.
+    Subset(ServiceName, u16, Arc<str>),
     /// A kind or form that cannot be a backend: its share of requests is answered with 500.
     Invalid,
+}
+
+impl BackendTarget {
+    /// The Service, its port and the subset, if it can be a backend.
+    pub fn named(&self) -> Option<(&ServiceName, u16, Option<&Arc<str>>)> {
+        match self {
+            Self::Service(service, port) => Some((service, *port, None)),
+            Self::Subset(service, port, subset) => Some((service, *port, Some(subset))),
+            Self::Invalid => None,
+        }
+    }
 }

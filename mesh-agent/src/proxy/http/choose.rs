@@ -130,7 +130,7 @@ pub(super) fn routed(
         CompiledAction::Respond(response) => Ok(Routed::Answer(routed::respond(response))),
         CompiledAction::Forward(shares) => {
             let backend = shares.choose(&mut rand::rng()).ok_or(Refusal::InvalidBackend)?;
-            let upstream = snapshot.upstream(&backend.service, backend.port);
+            let upstream = snapshot.backend(backend);
             let upstream = Arc::clone(upstream.ok_or(Refusal::InvalidBackend)?);
             let backend = Arc::clone(backend);
             Ok(Routed::To(

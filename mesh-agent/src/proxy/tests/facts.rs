@@ -198,6 +198,7 @@ pub(super) fn destination_rule(service: &str, policy: WrittenPolicy) -> Destinat
         host: HostPattern::Service(name(service)),
         policy,
         ports: Vec::new(),
+        subsets: Vec::new(),
     }
 }
 

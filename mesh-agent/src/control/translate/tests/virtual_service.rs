@@ -166,7 +166,7 @@ fn destinations_have_weights_ports_and_headers() {
     let rule = rule(
         "route: [
            {destination: {host: web}, weight: 90, headers: {request: {set: {a: '1', host: other.example}}}},
-           {destination: {host: v2.bank, port: {number: 8080}}, weight: 10}],
+           {destination: {host: v2.bank, port: {number: 8080}, subset: red}, weight: 10}],
          headers: {response: {add: {b: '2'}, remove: [c]}}",
     );
     let targets: Vec<_> = rule
@@ -178,7 +178,10 @@ fn destinations_have_weights_ports_and_headers() {
         targets,
         [
             (BackendTarget::Service(ServiceName::new("shop", "web"), 80), 90),
-            (BackendTarget::Service(ServiceName::new("bank", "v2"), 8080), 10),
+            (
+                BackendTarget::Subset(ServiceName::new("bank", "v2"), 8080, "red".into()),
+                10
+            ),
         ]
     );
     let filters = &rule.backends()[0].filters;
@@ -196,7 +199,7 @@ fn destinations_have_weights_ports_and_headers() {
 #[test]
 fn a_destination_that_cannot_be_keeps_its_share() {
     for (destination, field) in [
-        ("host: web, subset: v1", "subset"),
+        ("host: web, colour: red", "colour"),
         ("host: two", "port"),
         ("host: absent", "host"),
         ("host: '*.example.com'", "host"),

@@ -106,10 +106,29 @@ fn target(
     written: Option<&Value>,
     context: &Context<'_>,
 ) -> Result<BackendTarget, Rejection> {
+    let target = port_of_service(rule, at, written, context)?;
+    let subset = written.and_then(|written| part(written, "subset"));
+    Ok(match (subset, target) {
+        (None, target) => target,
+        (Some(Value::String(subset)), target) if subset.is_empty() => target,
+        (Some(Value::String(subset)), BackendTarget::Service(service, port)) => {
+            BackendTarget::Subset(service, port, subset.as_str().into())
+        }
+        (Some(Value::String(_)), target @ (BackendTarget::Subset(..) | BackendTarget::Invalid)) => target,
+        (Some(_), _) => return Err(rule.malformed(&format!("{at}.subset"), "expected a text")),
+    })
+}
+
+fn port_of_service(
+    rule: &mut Rule<'_>,
+    at: &str,
+    written: Option<&Value>,
+    context: &Context<'_>,
+) -> Result<BackendTarget, Rejection> {
     let Some(written) = written.filter(|written| written.is_object()) else {
         return Err(rule.malformed(at, "expected a mapping"));
     };
-    let mut unknown = unknown_fields(written, &["host", "port"]);
+    let mut unknown = unknown_fields(written, &["host", "port", "subset"]);
     if let Some(field) = unknown.next() {
         return Ok(refused(rule, at, field, "not supported yet"));
     }
