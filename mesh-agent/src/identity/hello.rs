@@ -1,10 +1,12 @@
-//! Reads from the first bytes of a connection whether a mesh peer begins a TLS handshake.
+//! Reads from the first bytes of a connection whose TLS handshake they begin: a mesh peer's, or an application's own and
+//! the name that it asks for.
 
 use std::io::Cursor;
 
-use rustls::server::Acceptor;
+use rustls::server::{Acceptor, ClientHello};
 
 use crate::identity::Alpn;
+use crate::mesh::route::Opening;
 
 /// What the first bytes say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,29 +21,52 @@ pub enum Hello {
 
 /// Judges the bytes that a connection began with.
 pub fn hello(first: &[u8]) -> Hello {
+    let offered = read(first, |hello| hello.alpn()?.find_map(Alpn::from_bytes));
+    match offered {
+        ClientsHello::Whole(Some(alpn)) => Hello::Mesh(alpn),
+        ClientsHello::Whole(None) | ClientsHello::None => Hello::Other,
+        ClientsHello::Partial => Hello::Partial,
+    }
+}
+
+/// What the bytes that an application began with open; `None` while they are too few to say. Of an encrypted ClientHello
+/// it is the name outside that counts.
+pub fn opening(first: &[u8]) -> Option<Opening> {
+    let named = |hello: &ClientHello<'_>| Some(hello.server_name()?.to_ascii_lowercase().into());
+    match read(first, named) {
+        ClientsHello::Whole(Some(name)) => Some(Opening::Named(name)),
+        ClientsHello::Whole(None) => Some(Opening::Unnamed),
+        ClientsHello::Partial => None,
+        ClientsHello::None => Some(Opening::Other),
+    }
+}
+
+/// How much of a ClientHello there is.
+enum ClientsHello<T> {
+    /// All of it, and what it was asked for.
+    Whole(T),
+    /// Too little.
+    Partial,
+    /// It is none, or none that TLS 1.2 and 1.3 allow.
+    None,
+}
+
+fn read<T>(first: &[u8], ask: impl FnOnce(&ClientHello<'_>) -> T) -> ClientsHello<T> {
     match first {
-        [] => return Hello::Partial,
+        [] => return ClientsHello::Partial,
         [TLS_HANDSHAKE] | [TLS_HANDSHAKE, TLS_MAJOR, ..] => {}
-        _ => return Hello::Other,
+        _ => return ClientsHello::None,
     }
     let mut acceptor = Acceptor::default();
     let mut rest = Cursor::new(first);
     while acceptor.read_tls(&mut rest).is_ok_and(|read| read > 0) {
         match acceptor.accept() {
             Ok(None) => {}
-            Ok(Some(accepted)) => {
-                let Some(mut offered) = accepted.client_hello().alpn() else {
-                    return Hello::Other;
-                };
-                return match offered.find_map(Alpn::from_bytes) {
-                    Some(alpn) => Hello::Mesh(alpn),
-                    None => Hello::Other,
-                };
-            }
-            Err(_not_tls) => return Hello::Other,
+            Ok(Some(accepted)) => return ClientsHello::Whole(ask(&accepted.client_hello())),
+            Err(_not_tls) => return ClientsHello::None,
         }
     }
-    Hello::Partial
+    ClientsHello::Partial
 }
 
 /// Content type `handshake` of a TLS record (RFC 8446 section 5.1).

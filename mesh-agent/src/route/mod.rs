@@ -1,6 +1,7 @@
-//! Decides where an HTTP request goes: routes compiled for one Service port and one group of clients.
+//! Decides where an HTTP request goes, and a connection that is none: routes compiled for one Service port and one group
+//! of clients.
 //!
-//! Place in the walk: after the request head is read and policy has allowed it, before a backend's endpoint is
+//! Place in the walk: after the request head is read, or the connection's first bytes, before a backend's endpoint is
 //! chosen. Must not know: connections, endpoints, or how routes were read.
 
 mod further;
@@ -8,6 +9,7 @@ mod matcher;
 mod retry;
 mod rewrite;
 mod rule;
+mod stream;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -19,6 +21,7 @@ use self::matcher::{Matcher, Specificity};
 pub use self::retry::Attempt;
 pub use self::rewrite::{Asked, location, rewritten};
 pub use self::rule::{Backend, CompiledAction, CompiledRule};
+pub use self::stream::{CompiledStreamRule, Need, StreamDecision, StreamFacts, StreamTable};
 use crate::mesh::route::{BackendTarget, HttpRoute};
 
 /// What a route may look at.

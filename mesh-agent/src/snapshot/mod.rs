@@ -22,7 +22,7 @@ pub use self::cell::SnapshotCell;
 pub use self::direct::{DirectLimits, DirectVerdict, DirectVerdicts, Passage};
 pub use self::ejected::Ejected;
 use self::mesh_settings::MeshSettings;
-use self::routes::Routes;
+use self::routes::{Routes, Tables};
 use self::services::Services;
 pub use self::upstream::{PickFacts, Picked, Unpicked, Upstream, UpstreamEndpoint};
 use self::workloads::Workloads;
@@ -36,7 +36,7 @@ use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::MtlsPolicy;
 use crate::policy::authentication::{Authentication, Guard, WantedKeys};
 use crate::policy::authorization::{Authorization, Connection, Protection, Verdict};
-use crate::route::{Backend, RouteTable};
+use crate::route::{Backend, RouteTable, StreamTable};
 
 /// What a snapshot is built for.
 #[derive(Debug, Clone)]
@@ -159,8 +159,17 @@ impl Snapshot {
     /// The routes that apply to clients of one namespace: its consumer routes if it has any, else the producer's
     /// (GEP-1294); `None` means plain forwarding.
     pub fn routes(&self, client_namespace: &str, upstream: &Upstream) -> Option<&RouteTable> {
+        self.tables(client_namespace, upstream)?.http.as_ref()
+    }
+
+    /// The routes that apply to connections of clients of one namespace that are no HTTP, as [`Self::routes`].
+    pub fn stream_routes(&self, client_namespace: &str, upstream: &Upstream) -> Option<&StreamTable> {
+        self.tables(client_namespace, upstream)?.stream.as_ref()
+    }
+
+    fn tables(&self, client_namespace: &str, upstream: &Upstream) -> Option<&Tables> {
         self.routes
-            .table(client_namespace, &upstream.service, upstream.port)
+            .tables(client_namespace, &upstream.service, upstream.port)
     }
 
     /// A port of a Service.

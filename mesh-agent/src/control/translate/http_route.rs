@@ -39,14 +39,10 @@ pub(super) fn translate(
         return Err(object.reject("spec.rules", "expected a list"));
     };
     let rules = rules.iter().enumerate();
-    let kind = if object.kind == "GRPCRoute" {
-        RouteKind::Grpc
+    let (kind, translate): (_, fn(_, _, _, _) -> _) = if object.kind == "GRPCRoute" {
+        (RouteKind::Grpc, grpc_rule::translate)
     } else {
-        RouteKind::Http
-    };
-    let translate = match kind {
-        RouteKind::Grpc => grpc_rule::translate,
-        RouteKind::Http | RouteKind::Virtual => http_rule::translate,
+        (RouteKind::Http, http_rule::translate)
     };
     let rules = rules.map(|(index, rule)| translate(object, index, rule, rejections));
     Ok(Some(HttpRoute {
@@ -60,7 +56,8 @@ pub(super) fn translate(
     }))
 }
 
-fn parents(
+/// The Services that `parentRefs` names.
+pub(super) fn parents(
     object: &Object,
     spec: &Value,
     rejections: &mut Vec<Rejection>,

@@ -33,6 +33,7 @@ mod request_authentication;
 mod route_filter;
 mod route_rule;
 mod service;
+mod stream_route;
 mod traffic_policy;
 mod virtual_service;
 
@@ -125,6 +126,9 @@ impl Translation {
             "HTTPRoute" | "GRPCRoute" => facts
                 .http_routes
                 .extend(http_route::translate(object, rejections)?),
+            "TCPRoute" | "TLSRoute" => facts
+                .stream_routes
+                .extend(stream_route::translate(object, rejections)?),
             "PeerAuthentication" => {
                 facts
                     .peer_authentications

@@ -4,6 +4,7 @@ mod fault;
 mod filter;
 mod matches;
 mod retry;
+mod stream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ pub use self::matches::{
     FieldMatch, FurtherMatch, HttpMatch, InvalidPattern, PathMatch, Pattern, ValueMatch,
 };
 pub use self::retry::{RetryOn, RetryPolicy};
+pub use self::stream::{NamePattern, Opening, OpeningMatch, StreamMatch, StreamRoute, StreamRule};
 
 use crate::mesh::facts::ObjectMeta;
 use crate::mesh::service::ServiceName;
@@ -58,6 +60,10 @@ pub enum Audience {
 pub enum RouteKind {
     /// Istio's `VirtualService`; Gateway API goes before it.
     Virtual,
+    /// `TCPRoute`.
+    Tcp,
+    /// `TLSRoute`.
+    Tls,
     /// `HTTPRoute`.
     Http,
     /// `GRPCRoute`.
@@ -74,6 +80,8 @@ impl RouteKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Virtual => "VirtualService",
+            Self::Tcp => "TCPRoute",
+            Self::Tls => "TLSRoute",
             Self::Http => "HTTPRoute",
             Self::Grpc => "GRPCRoute",
         }

@@ -99,7 +99,7 @@ fn mirror(
     })
 }
 
-/// A destination at `at`; one that cannot be is reported, and its share of requests answered with 500.
+/// A destination at `at`; one that cannot be is reported and keeps its share.
 fn target(
     rule: &mut Rule<'_>,
     at: &str,
@@ -154,7 +154,7 @@ fn port_of_service(
 }
 
 fn refused(rule: &mut Rule<'_>, at: &str, field: &str, reason: &str) -> BackendTarget {
-    let reason = format!("{reason}; its share of requests is answered with 500");
+    let reason = format!("{reason}; {}", rule.carried.lost_share());
     let rejection = rule.malformed(&format!("{at}.{field}"), reason);
     rule.rejections.push(rejection);
     BackendTarget::Invalid

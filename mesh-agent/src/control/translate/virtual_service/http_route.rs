@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::super::object::{Object, unknown_fields};
-use super::super::route_rule::Rule;
+use super::super::route_rule::{Carried, Rule};
 use super::text::{duration_at, part};
 use super::{answer, cors, destination, fault, headers, http_match, is_absent, texts};
 use crate::mesh::facts::Rejection;
@@ -64,6 +64,7 @@ fn reading<'a>(object: &'a Object, at: &str, rejections: &'a mut Vec<Rejection>)
         at: at.to_owned(),
         rejections,
         is_refused: false,
+        carried: Carried::Requests,
     }
 }
 

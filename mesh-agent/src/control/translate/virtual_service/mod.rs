@@ -1,6 +1,6 @@
 //! Istio's `VirtualService`: which Services it is about, whose requests, and what it delegates to others.
 //!
-//! Place in the walk: becomes a table of rules for each Service port, tried as they are written. Must not know:
+//! Place in the walk: becomes tables of rules for each Service port, tried as they are written. Must not know:
 //! endpoints.
 //!
 //! Only what sidecars of Istio would do is read: a VirtualService for gateways alone has no effect and is not reported.
@@ -12,6 +12,7 @@ mod fault;
 mod headers;
 mod http_match;
 mod http_route;
+mod stream_rule;
 mod text;
 
 use std::collections::HashMap;
@@ -23,7 +24,7 @@ use self::http_route::Context;
 use super::object::{Object, unknown_fields};
 use crate::control::Reading;
 use crate::mesh::facts::Rejection;
-use crate::mesh::route::{Audience, HttpRoute, RouteKind, RouteParent};
+use crate::mesh::route::{Audience, HttpRoute, HttpRule, RouteKind, RouteParent, StreamRoute};
 use crate::mesh::service::{Service, ServiceName};
 
 /// Translates all VirtualServices; all Services are known already.
@@ -37,42 +38,79 @@ pub(super) fn translate_all<'a>(objects: impl Iterator<Item = &'a Object>, readi
             .map(|object| ((&*object.namespace, &*object.name), *object))
             .collect(),
     };
-    let mut routes = Vec::new();
+    let (mut http_routes, mut stream_routes) = (Vec::new(), Vec::new());
     for object in objects {
         match translate(object, &context, &mut reading.rejections) {
-            Ok(route) => routes.extend(route),
+            Ok((http, stream)) => {
+                http_routes.extend(http);
+                stream_routes.extend(stream);
+            }
             Err(rejection) => reading.rejections.push(rejection),
         }
     }
-    reading.facts.http_routes.extend(routes);
+    reading.facts.http_routes.extend(http_routes);
+    reading.facts.stream_routes.extend(stream_routes);
 }
 
-/// `None` for one that does nothing to requests between pods, or that waits to be delegated to.
+/// What acts on requests and what on other connections; neither of one that does nothing between pods, or that waits to
+/// be delegated to.
 fn translate(
     object: &Object,
     context: &Context<'_>,
     rejections: &mut Vec<Rejection>,
-) -> Result<Option<HttpRoute>, Rejection> {
+) -> Result<(Option<HttpRoute>, Option<StreamRoute>), Rejection> {
     let spec = object.spec();
-    if is_absent(spec.get("hosts")) || !acts_in_mesh(texts(object, spec, "spec", "gateways")?.as_deref()) {
-        return Ok(None);
+    let has = |part: &&str| !is_absent(spec.get(*part));
+    if is_absent(spec.get("hosts")) {
+        let reason = "a VirtualService without hosts is delegated nothing but http; no effect";
+        let unused = ["tcp", "tls"].into_iter().filter(has);
+        rejections.extend(unused.map(|part| object.reject(&format!("spec.{part}"), reason)));
+        return Ok((None, None));
+    }
+    if !acts_in_mesh(texts(object, spec, "spec", "gateways")?.as_deref()) {
+        return Ok((None, None));
     }
     let known = ["hosts", "gateways", "exportTo", "http", "tcp", "tls"];
-    for field in unknown_fields(spec, &known).chain(
-        ["tcp", "tls"]
-            .into_iter()
-            .filter(|part| !is_absent(spec.get(*part))),
-    ) {
-        rejections.push(object.unsupported(&format!("spec.{field}")));
+    rejections.extend(unknown_fields(spec, &known).map(|field| object.unsupported(&format!("spec.{field}"))));
+    if !["http", "tcp", "tls"].iter().any(|part| has(part)) {
+        return Ok((None, None));
     }
-    let Some(rules) = spec.get("http").filter(|rules| !is_absent(Some(rules))) else {
-        return Ok(None);
-    };
     let audience = audience(object)?;
     let parents = parents(object, rejections)?;
     if parents.is_empty() {
-        return Ok(None);
+        return Ok((None, None));
     }
+    let http = http_rules(object, context, rejections)?.map(|rules| HttpRoute {
+        kind: RouteKind::Virtual,
+        namespace: Arc::clone(&object.namespace),
+        name: Arc::clone(&object.name),
+        meta: Arc::clone(&object.meta),
+        audience: audience.clone(),
+        parents: parents.clone(),
+        rules,
+    });
+    let rules = stream_rule::rules(object, context, rejections)?;
+    let stream = (!rules.is_empty()).then(|| StreamRoute {
+        kind: RouteKind::Virtual,
+        namespace: Arc::clone(&object.namespace),
+        name: Arc::clone(&object.name),
+        meta: Arc::clone(&object.meta),
+        audience,
+        parents,
+        rules,
+    });
+    Ok((http, stream))
+}
+
+/// `http`; `None` without it.
+fn http_rules(
+    object: &Object,
+    context: &Context<'_>,
+    rejections: &mut Vec<Rejection>,
+) -> Result<Option<Vec<HttpRule>>, Rejection> {
+    let Some(rules) = object.spec().get("http").filter(|rules| !is_absent(Some(rules))) else {
+        return Ok(None);
+    };
     let rules = rules
         .as_array()
         .ok_or_else(|| object.reject("spec.http", "expected a list"))?;
@@ -81,15 +119,7 @@ fn translate(
         let at = format!("spec.http[{index}]");
         translated.extend(http_route::translate(object, &at, rule, context, rejections)?);
     }
-    Ok(Some(HttpRoute {
-        kind: RouteKind::Virtual,
-        namespace: Arc::clone(&object.namespace),
-        name: Arc::clone(&object.name),
-        meta: Arc::clone(&object.meta),
-        audience,
-        parents,
-        rules: translated,
-    }))
+    Ok(Some(translated))
 }
 
 /// Without `gateways` it is about the mesh; Gateways are others' business.
