@@ -82,7 +82,7 @@ mod tests {
     use rustls::pki_types::ServerName;
     use rustls::{ClientConfig, ClientConnection};
 
-    use super::super::testing::{TestCa, id};
+    use super::super::testing::{TestCa, first_flight_to, id};
     use super::*;
 
     /// The first flight of a client that offers `protocols`, ours unless they are given.
@@ -141,7 +141,60 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_name_that_a_handshake_asks_for_is_read_in_lower_case() {
+        for (name, expected) in [
+            ("a.example", Opening::Named("a.example".into())),
+            ("A.Example", Opening::Named("a.example".into())),
+            ("10.0.0.2", Opening::Unnamed),
+        ] {
+            assert_eq!(opening(&first_flight_to(name)), Some(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_read_from_pieces_and_from_several_records() {
+        let flight = first_flight_to("a.example");
+        for length in 0..flight.len() {
+            assert_eq!(opening(&flight[..length]), None, "{length} bytes");
+        }
+        // The same message in records of 50 bytes each.
+        let (header, message) = flight.split_at(5);
+        let mut records = Vec::new();
+        for part in message.chunks(50) {
+            records.extend_from_slice(&header[..3]);
+            records.extend_from_slice(&u16::try_from(part.len()).unwrap().to_be_bytes());
+            records.extend_from_slice(part);
+        }
+        assert_eq!(opening(&records), Some(Opening::Named("a.example".into())));
+    }
+
+    #[test]
+    fn what_is_no_tls_opens_no_handshake() {
+        for first in [&b"GET / HTTP/1.1\r\n"[..], b"*1\r\n", b"\x16\x01", b"\0"] {
+            assert_eq!(opening(first), Some(Opening::Other), "{first:?}");
+        }
+        assert_eq!(opening(b""), None);
+        let mut broken = first_flight_to("a.example");
+        broken[5] = 0xff;
+        assert_eq!(
+            opening(&broken),
+            Some(Opening::Other),
+            "another message than a ClientHello"
+        );
+    }
+
     proptest! {
+        #[test]
+        fn more_bytes_never_change_what_a_connection_opens_with(flip in 0_usize..300, to in any::<u8>(), cut in 0_usize..2000) {
+            let mut flight = first_flight_to("a.example");
+            flight[flip.min(200)] = to;
+            let early = opening(&flight[..cut.min(flight.len())]);
+            if early.is_some() {
+                prop_assert_eq!(opening(&flight), early);
+            }
+        }
+
         #[test]
         fn no_bytes_are_mistaken_for_a_peer(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             prop_assert!(!matches!(hello(&bytes), Hello::Mesh(_)));

@@ -77,9 +77,10 @@ pub(super) async fn opening(
         Need::Handshake => mesh.settings.idle_timeout,
     };
     let judge = |first: &[u8]| hello::opening(first).map_or(Look::NeedMore, Look::Is);
+    let stop = source.tasks.stop();
     let (opening, stream) = tokio::select! {
         looked = look(stream, limit, judge) => looked?,
-        () = stopped(mesh, &source.tasks.stop()) => return Err(io::ErrorKind::ConnectionAborted.into()),
+        () = stopped(mesh, &stop) => return Err(io::ErrorKind::ConnectionAborted.into()),
     };
     Ok((opening.unwrap_or_default(), stream.flatten()))
 }

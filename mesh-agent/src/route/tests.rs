@@ -15,6 +15,7 @@ use crate::mesh::route::{
     Audience, BackendTarget, FieldMatch, Filters, HttpMatch, HttpRule, PathMatch, RouteBackend, RouteKind,
     RuleAction, ValueMatch,
 };
+use crate::mesh::service::ServiceName;
 
 fn backend(name: &str, weight: u32) -> RouteBackend {
     RouteBackend {

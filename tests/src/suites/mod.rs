@@ -29,6 +29,7 @@ mod soak;
 mod spire;
 mod splice;
 mod talker;
+mod tcproutes;
 mod tls;
 
 use std::path::Path;
@@ -93,6 +94,7 @@ pub fn all() -> Vec<Suite> {
         ("direct", direct::CLAIMS),
         ("splice", splice::CLAIMS),
         ("routes", routes::CLAIMS),
+        ("tcproutes", tcproutes::CLAIMS),
         ("balance", balance::CLAIMS),
         ("security", security::CLAIMS),
         ("tls", tls::CLAIMS),

@@ -39,10 +39,12 @@ pub(super) fn translate(
         return Err(object.reject("spec.rules", "expected a list"));
     };
     let rules = rules.iter().enumerate();
-    let (kind, translate): (_, fn(_, _, _, _) -> _) = if object.kind == "GRPCRoute" {
-        (RouteKind::Grpc, grpc_rule::translate)
+    let is_grpc = object.kind == "GRPCRoute";
+    let kind = if is_grpc { RouteKind::Grpc } else { RouteKind::Http };
+    let translate = if is_grpc {
+        grpc_rule::translate
     } else {
-        (RouteKind::Http, http_rule::translate)
+        http_rule::translate
     };
     let rules = rules.map(|(index, rule)| translate(object, index, rule, rejections));
     Ok(Some(HttpRoute {

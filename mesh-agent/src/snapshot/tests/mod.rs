@@ -7,6 +7,7 @@ mod lookups;
 mod nodes;
 mod places;
 mod rebuilds;
+mod stream_routes;
 mod subsets;
 mod traffic;
 mod virtual_services;

@@ -99,11 +99,6 @@ fn hosts_name_services_and_gateways_and_exports_say_for_whom() {
             "{spec}"
         );
     }
-    let (route, fields) = translated("hosts: [web], tcp: [{}], tls: [{}], http: []");
-    assert_eq!(
-        (route, fields),
-        (None, vec!["spec.tcp".to_owned(), "spec.tls".to_owned()])
-    );
 }
 
 #[test]
