@@ -108,7 +108,7 @@ fn what_a_route_of_connections_cannot_have_is_named() {
         (
             "rules: [{backendRefs: [{name: db, port: 1, filters: [{}]}]}]",
             &["spec.rules[0].backendRefs[0].filters"],
-            None,
+            Some(0),
         ),
         (
             "rules: [{backendRefs: [{name: db}]}]",
