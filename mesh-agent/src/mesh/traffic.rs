@@ -37,6 +37,7 @@ pub struct WrittenPolicy {
 
 impl WrittenPolicy {
     /// This policy, and where it says nothing what `other` says.
+    #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
             load_balancer: self.load_balancer.or(other.load_balancer),
@@ -103,7 +104,7 @@ impl HostPattern {
     pub fn matches(&self, service: &ServiceName) -> bool {
         match self {
             Self::Service(name) => name == service,
-            Self::Namespace(namespace) => *namespace == service.namespace,
+            Self::Namespace(namespace) => *namespace == service.namespace && !service.is_host(),
             Self::All => true,
         }
     }
@@ -331,6 +332,8 @@ pub struct ServiceTraffic {
     pub is_local_only: bool,
     /// `trafficDistribution`.
     pub nearest: Option<Nearest>,
+    /// A ServiceEntry's `resolution: NONE`: who dials one of its addresses reaches that one.
+    pub keeps_dialled: bool,
 }
 
 /// `trafficDistribution`.
@@ -345,6 +348,8 @@ pub enum Nearest {
 /// What an EndpointSlice says of where an endpoint is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EndpointPlace {
+    /// Region, as only a ServiceEntry says it.
+    pub region: Option<Arc<str>>,
     /// `zone`.
     pub zone: Option<Arc<str>>,
     /// `nodeName`.

@@ -244,6 +244,8 @@ impl Indexing<'_> {
                 load,
                 locality,
                 slice: &endpoint.place,
+                labels: &endpoint.labels,
+                weight: endpoint.weight,
             });
         }
         candidates
@@ -270,6 +272,7 @@ impl Indexing<'_> {
             policy: self.traffic.policy(service, port.port, subset),
             nearest: service.traffic.nearest,
             is_local_only: service.traffic.is_local_only,
+            keeps_dialled: service.traffic.keeps_dialled,
             own: self.traffic.own(),
         };
         Upstream::assemble(front, spread, candidates, previous.map(AsRef::as_ref), &mut rng)

@@ -95,6 +95,9 @@ impl<'f> Traffic<'f> {
             locality.zone.clone_from(&slice.zone);
         }
         if locality.region.is_none() {
+            locality.region.clone_from(&slice.region);
+        }
+        if locality.region.is_none() {
             let zone = locality.zone.as_deref();
             locality.region = zone.and_then(|zone| self.regions.get(zone)).copied().cloned();
         }
@@ -130,10 +133,16 @@ impl<'f> Traffic<'f> {
     fn add(
         &mut self,
         rule: &'f DestinationRule,
-        services: &HashMap<&ServiceName, &Service>,
+        services: &HashMap<&'f ServiceName, &'f Service>,
     ) -> Result<(), String> {
+        let named = match &rule.host {
+            HostPattern::Service(service) => Some(
+                found(service, rule, services).ok_or_else(|| format!("Service {service} is not known"))?,
+            ),
+            HostPattern::Namespace(_) | HostPattern::All => None,
+        };
         let of_namespace = match &rule.host {
-            HostPattern::Service(service) => Some(&service.namespace),
+            HostPattern::Service(_) => named.map(|service| &service.namespace),
             HostPattern::Namespace(namespace) => Some(namespace),
             HostPattern::All => None,
         };
@@ -145,26 +154,20 @@ impl<'f> Traffic<'f> {
             ));
         }
         let rules = self.rules.entry(&rule.namespace).or_default();
-        let elder = match &rule.host {
-            HostPattern::Service(service) => {
-                if !services.contains_key(service) {
-                    return Err(format!("Service {service} is not known"));
+        let elder = if let Some(service) = named {
+            match rules.exact.entry(service) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(rule);
+                    None
                 }
-                match rules.exact.entry(service) {
-                    Entry::Vacant(vacant) => {
-                        vacant.insert(rule);
-                        None
-                    }
-                    Entry::Occupied(elder) => Some(*elder.get()),
-                }
+                Entry::Occupied(elder) => Some(*elder.get()),
             }
-            HostPattern::Namespace(_) | HostPattern::All => {
-                let elder = rules.wide.iter().find(|elder| elder.host == rule.host).copied();
-                if elder.is_none() {
-                    rules.wide.push(rule);
-                }
-                elder
+        } else {
+            let elder = rules.wide.iter().find(|elder| elder.host == rule.host).copied();
+            if elder.is_none() {
+                rules.wide.push(rule);
             }
+            elder
         };
         match elder {
             Some(elder) => Err(format!("the older {} acts on this host", elder.meta.object)),
@@ -178,6 +181,19 @@ impl<'f> Rules<'f> {
         let exact = self.exact.get(service).copied();
         exact.or_else(|| self.wide.iter().find(|rule| rule.host.matches(service)).copied())
     }
+}
+
+/// The Service that a rule's host names: `NAME.NAMESPACE`, or the host of a ServiceEntry of the rule's namespace.
+fn found<'f>(
+    host: &ServiceName,
+    rule: &DestinationRule,
+    services: &HashMap<&'f ServiceName, &'f Service>,
+) -> Option<&'f ServiceName> {
+    let declared = |name: &ServiceName| services.get_key_value(name).map(|(name, _)| *name);
+    declared(host).or_else(|| {
+        let written = format!("{}.{}", host.name, host.namespace);
+        declared(&ServiceName::new(&rule.namespace, &written))
+    })
 }
 
 fn of_port(ports: &[(u16, WrittenPolicy)], port: u16) -> Option<&WrittenPolicy> {

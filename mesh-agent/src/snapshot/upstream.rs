@@ -35,6 +35,7 @@ pub struct Upstream {
     v6: Roster,
     breakers: Breakers,
     watch: Option<Arc<Watch>>,
+    keeps_dialled: bool,
 }
 
 /// One endpoint that may be used.
@@ -100,15 +101,19 @@ pub(super) struct Candidate<'f> {
     pub(super) load: Arc<Load>,
     pub(super) locality: Locality,
     pub(super) slice: &'f EndpointPlace,
+    /// Besides those of its pod.
+    pub(super) labels: &'f BTreeMap<String, String>,
+    pub(super) weight: u32,
 }
 
 impl Candidate<'_> {
-    /// Whether its pod has all these labels; what is no pod has none.
+    /// Whether it, or its pod, has all these labels.
     pub(super) fn carries(&self, labels: &BTreeMap<String, String>) -> bool {
-        let own = self.workload.as_ref().map(|workload| &workload.labels);
-        labels
-            .iter()
-            .all(|(name, value)| own.and_then(|own| own.get(name)) == Some(value))
+        let of_pod = self.workload.as_ref().map(|workload| &workload.labels);
+        labels.iter().all(|(name, value)| {
+            let mut own = of_pod.into_iter().chain([self.labels]);
+            own.any(|own| own.get(name) == Some(value))
+        })
     }
 }
 
@@ -119,6 +124,8 @@ pub(super) struct Spread<'f> {
     pub(super) nearest: Option<Nearest>,
     /// Only endpoints of the own node count.
     pub(super) is_local_only: bool,
+    /// A client reaches the address that it dialled.
+    pub(super) keeps_dialled: bool,
     pub(super) own: &'f Locality,
 }
 
@@ -139,9 +146,13 @@ impl Upstream {
             active: self.breakers.vitals().under_way(facts.of).saturating_sub(1),
             rng,
         };
-        let picked = like
-            .pick(&mut asked, facts.now)
-            .or_else(|| unlike.pick(&mut asked, facts.now));
+        let picked = if self.keeps_dialled {
+            let dialled = facts.dialled.to_canonical();
+            self.endpoints.iter().position(|one| one.addr.ip() == dialled)
+        } else {
+            like.pick(&mut asked, facts.now)
+                .or_else(|| unlike.pick(&mut asked, facts.now))
+        };
         let endpoint = picked
             .and_then(|index| self.endpoints.get(index))
             .ok_or(Unpicked::NoEndpoint)?;
@@ -213,7 +224,11 @@ impl Upstream {
     ) -> Self {
         let usable = usable(candidates, &spread);
         let Spread {
-            policy, nearest, own, ..
+            policy,
+            nearest,
+            own,
+            keeps_dialled,
+            ..
         } = spread;
         let needs_standing = policy.outliers.is_some() || policy.warmup.is_some();
         let endpoints: Vec<_> = usable
@@ -256,6 +271,7 @@ impl Upstream {
                 .outliers
                 .map(|outliers| Arc::new(Watch::new(outliers, Arc::clone(&vitals), endpoints.len()))),
             breakers: Breakers::new(vitals, policy.limits),
+            keeps_dialled,
             endpoints,
             policy,
         }
@@ -301,7 +317,7 @@ fn grouped(
             let member = Member {
                 index,
                 name: endpoint.addr,
-                weight: 1,
+                weight: candidate.weight,
                 load: Arc::clone(&endpoint.load),
                 standing: endpoint.standing.clone(),
             };

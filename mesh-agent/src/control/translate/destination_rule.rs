@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::object::{Object, unknown_fields};
 use super::traffic_policy;
 use crate::mesh::facts::Rejection;
+use crate::mesh::route::NamePattern;
 use crate::mesh::service::ServiceName;
 use crate::mesh::traffic::{DestinationRule, HostPattern, Subset, WrittenPolicy};
 
@@ -63,7 +64,7 @@ pub(super) fn translate(
         rejections.push(object.reject("spec.exportTo", reason));
     }
     let (policy, ports) = policy(object, object.spec(), "spec", rejections)?;
-    let subsets = subsets(object, spec.subsets.unwrap_or_default(), rejections)?;
+    let subsets = subsets(object, spec.subsets.as_deref().unwrap_or_default(), rejections)?;
     if policy == WrittenPolicy::default() && ports.is_empty() && subsets.is_empty() {
         return Ok(None);
     }
@@ -87,7 +88,7 @@ pub(super) fn translate(
 /// Subsets, of which one without a policy of its own is the rule's. A second one of a name is left out.
 fn subsets(
     object: &Object,
-    list: Vec<Value>,
+    list: &[Value],
     rejections: &mut Vec<Rejection>,
 ) -> Result<Vec<Subset>, Rejection> {
     let mut subsets: Vec<Subset> = Vec::new();
@@ -156,7 +157,11 @@ fn host_of(host: &str, namespace: &str) -> Option<HostPattern> {
     let namespace = match rest.map(|rest| rest.split_once('.').unwrap_or((rest, ""))) {
         None => namespace,
         Some((namespace, "" | "svc" | "svc.cluster.local")) => namespace,
-        Some(_) => return None,
+        // The host of a ServiceEntry.
+        Some(_) => {
+            let is_host = matches!(NamePattern::read(host), Some(NamePattern::Exact(_)));
+            return is_host.then(|| HostPattern::Service(ServiceName::new(namespace, host)));
+        }
     };
     let is_plain = |part: &str| !part.is_empty() && !part.contains('*');
     match name {
@@ -187,7 +192,8 @@ mod tests {
             ("*.local", Some(HostPattern::All)),
             ("*", Some(HostPattern::All)),
             ("*.svc.cluster.local", Some(HostPattern::All)),
-            ("example.com.org.net", None),
+            ("a.example.com", service("shop", "a.example.com")),
+            ("*.example.com", None),
             ("w*b", None),
             ("web.*", None),
             ("", None),

@@ -74,6 +74,10 @@ pub(super) fn parents(
     for (index, part) in written.iter().enumerate() {
         let field = format!("spec.parentRefs[{index}]");
         let parent: HttpRouteParentRefs = object.parse_part(part, &field)?;
+        if parent.kind.as_deref() == Some("ServiceEntry") {
+            let reason = "not supported yet; use a VirtualService for the entry's host; the route does not attach to it";
+            rejections.push(object.reject(&format!("{field}.kind"), reason));
+        }
         if parent.kind.as_deref() != Some("Service") {
             continue;
         }

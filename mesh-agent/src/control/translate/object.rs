@@ -181,7 +181,9 @@ fn known(api_version: &str, kind: &str) -> Option<KnownKind> {
         "GRPCRoute" => ("gateway.networking.k8s.io", &["v1"]),
         "TCPRoute" => ("gateway.networking.k8s.io", &["v1", "v1alpha2"]),
         "TLSRoute" => ("gateway.networking.k8s.io", &["v1", "v1alpha3", "v1alpha2"]),
-        "DestinationRule" | "VirtualService" => ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
+        "DestinationRule" | "VirtualService" | "ServiceEntry" => {
+            ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"])
+        }
         _ => return None,
     };
     (group_of(api_version) == group).then_some(KnownKind { group, versions })
@@ -203,7 +205,7 @@ fn is_missed(api_version: &str, kind: &str, value: &Value) -> bool {
                 .flatten()
                 .any(|parent| parent.get("kind").is_some_and(|kind| kind == "Service"))
         }
-        ("gateway.networking.k8s.io", "BackendTLSPolicy") | ("networking.istio.io", "ServiceEntry") => true,
+        ("gateway.networking.k8s.io", "BackendTLSPolicy") => true,
         _ => false,
     }
 }

@@ -130,6 +130,8 @@ pub(super) fn endpoint(service: &str, addr: SocketAddr) -> Endpoint {
         workload: None,
         hostname: None,
         place: EndpointPlace::default(),
+        labels: std::collections::BTreeMap::new(),
+        weight: 1,
     }
 }
 

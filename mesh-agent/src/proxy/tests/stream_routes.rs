@@ -121,7 +121,10 @@ async fn the_share_of_a_backend_that_cannot_be_is_refused_with_its_flag() {
     let mut stream = lab.dial(WEB, vip).await;
     assert_eq!(answer(&mut stream, b"hi").await, b"");
     let log = lab.a.logged(1).await;
-    assert_eq!(log[0]["connection_termination_details"], "backend_invalid", "{log:?}");
+    assert_eq!(
+        log[0]["connection_termination_details"], "backend_invalid",
+        "{log:?}"
+    );
 }
 
 #[tokio::test]

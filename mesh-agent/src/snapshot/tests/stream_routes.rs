@@ -34,8 +34,8 @@ fn stream(kind: RouteKind, namespace: &str, name: &str, backend: &str) -> Stream
 
 fn facts(stream_routes: Vec<StreamRoute>, http_routes: Vec<HttpRoute>) -> Facts {
     let mut facts = Facts {
-        stream_routes,
         http_routes,
+        stream_routes,
         ..web()
     };
     for (name, vip) in [("v1", "10.96.0.2"), ("v2", "10.96.0.3")] {

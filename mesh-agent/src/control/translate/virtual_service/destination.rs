@@ -9,7 +9,7 @@ use super::super::route_rule::Rule;
 use super::super::service::port_number;
 use super::http_route::Context;
 use super::text::{part, share};
-use super::{NO_SERVICE, headers, service_of};
+use super::{NO_SERVICE, headers};
 use crate::mesh::facts::Rejection;
 use crate::mesh::route::{BackendTarget, Mirror, RouteBackend, Share};
 
@@ -107,15 +107,17 @@ fn target(
     context: &Context<'_>,
 ) -> Result<BackendTarget, Rejection> {
     let target = port_of_service(rule, at, written, context)?;
-    let subset = written.and_then(|written| part(written, "subset"));
-    Ok(match (subset, target) {
-        (None, target) => target,
-        (Some(Value::String(subset)), target) if subset.is_empty() => target,
-        (Some(Value::String(subset)), BackendTarget::Service(service, port)) => {
-            BackendTarget::Subset(service, port, subset.as_str().into())
+    let Some(subset) = written.and_then(|written| part(written, "subset")) else {
+        return Ok(target);
+    };
+    let Some(subset) = subset.as_str() else {
+        return Err(rule.malformed(&format!("{at}.subset"), "expected a text"));
+    };
+    Ok(match target {
+        BackendTarget::Service(service, port) if !subset.is_empty() => {
+            BackendTarget::Subset(service, port, subset.into())
         }
-        (Some(Value::String(_)), target @ (BackendTarget::Subset(..) | BackendTarget::Invalid)) => target,
-        (Some(_), _) => return Err(rule.malformed(&format!("{at}.subset"), "expected a text")),
+        other @ (BackendTarget::Service(..) | BackendTarget::Subset(..) | BackendTarget::Invalid) => other,
     })
 }
 
@@ -133,7 +135,7 @@ fn port_of_service(
         return Ok(refused(rule, at, field, "not supported yet"));
     }
     let host = written.get("host").and_then(Value::as_str).unwrap_or_default();
-    let Some(service) = service_of(host, &rule.object.namespace) else {
+    let Some(service) = context.service_of(host, &rule.object.namespace) else {
         return Ok(refused(rule, at, "host", NO_SERVICE));
     };
     if let Some(port) = part(written, "port") {

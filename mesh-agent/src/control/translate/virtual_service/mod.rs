@@ -15,7 +15,7 @@ mod http_route;
 mod stream_rule;
 mod text;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -32,6 +32,7 @@ pub(super) fn translate_all<'a>(objects: impl Iterator<Item = &'a Object>, readi
     let objects: Vec<_> = objects.filter(|object| object.kind == "VirtualService").collect();
     let context = Context {
         services: by_name(&reading.facts.services),
+        hosts: hosts(&reading.facts.services),
         delegates: objects
             .iter()
             .filter(|object| is_absent(object.spec().get("hosts")))
@@ -72,11 +73,11 @@ fn translate(
     }
     let known = ["hosts", "gateways", "exportTo", "http", "tcp", "tls"];
     rejections.extend(unknown_fields(spec, &known).map(|field| object.unsupported(&format!("spec.{field}"))));
-    if !["http", "tcp", "tls"].iter().any(|part| has(part)) {
+    if !["http", "tcp", "tls"].iter().any(has) {
         return Ok((None, None));
     }
     let audience = audience(object)?;
-    let parents = parents(object, rejections)?;
+    let parents = parents(object, context, rejections)?;
     if parents.is_empty() {
         return Ok((None, None));
     }
@@ -148,12 +149,16 @@ fn audience(object: &Object) -> Result<Audience, Rejection> {
 }
 
 /// The Services that `hosts` name, each once.
-fn parents(object: &Object, rejections: &mut Vec<Rejection>) -> Result<Vec<RouteParent>, Rejection> {
+fn parents(
+    object: &Object,
+    context: &Context<'_>,
+    rejections: &mut Vec<Rejection>,
+) -> Result<Vec<RouteParent>, Rejection> {
     let mut parents: Vec<RouteParent> = Vec::new();
     let hosts = texts(object, object.spec(), "spec", "hosts")?.unwrap_or_default();
     for (index, host) in hosts.into_iter().enumerate() {
         let field = format!("spec.hosts[{index}]");
-        let Some(service) = service_of(host, &object.namespace) else {
+        let Some(service) = context.service_of(host, &object.namespace) else {
             rejections.push(object.reject(&field, NO_SERVICE));
             continue;
         };
@@ -183,6 +188,19 @@ fn by_name(services: &[Service]) -> HashMap<&ServiceName, &Service> {
     services.iter().map(|service| (&service.name, service)).collect()
 }
 
+fn hosts(services: &[Service]) -> BTreeMap<&str, &ServiceName> {
+    let mut hosts = BTreeMap::new();
+    for name in services
+        .iter()
+        .map(|service| &service.name)
+        .filter(|name| name.is_host())
+    {
+        let known = hosts.entry(&*name.name).or_insert(name);
+        *known = name.min(*known);
+    }
+    hosts
+}
+
 fn is_absent(part: Option<&Value>) -> bool {
     part.is_none_or(|part| part.is_null() || part.as_array().is_some_and(Vec::is_empty))
 }
@@ -206,4 +224,4 @@ fn texts<'v>(
     }
 }
 
-const NO_SERVICE: &str = "names no Service; use NAME or NAME.NAMESPACE.svc.cluster.local: wildcards and other hosts have no effect yet";
+const NO_SERVICE: &str = "names no Service and no host of a ServiceEntry; use NAME or NAME.NAMESPACE.svc.cluster.local: wildcards have no effect yet";
