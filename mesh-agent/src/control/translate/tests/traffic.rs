@@ -187,7 +187,7 @@ const WRONG: &[(&str, &[&str], bool)] = &[
     ("host: web", &[], false),
     ("host: web, trafficPolicy: {}", &[], false),
     (
-        "host: example.com.org.net, trafficPolicy: {outlierDetection: {}}",
+        "host: w*b.example.com, trafficPolicy: {outlierDetection: {}}",
         &["spec.host"],
         false,
     ),
