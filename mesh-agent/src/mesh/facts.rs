@@ -12,7 +12,7 @@ use crate::mesh::policy::PeerAuthentication;
 use crate::mesh::policy::authorization::AuthorizationPolicy;
 use crate::mesh::policy::rate_limit::RateLimitPolicy;
 use crate::mesh::policy::request_authentication::RequestAuthentication;
-use crate::mesh::route::HttpRoute;
+use crate::mesh::route::{HttpRoute, StreamRoute};
 use crate::mesh::service::{Endpoint, Service};
 use crate::mesh::traffic::{BackendTrafficPolicy, DestinationRule};
 use crate::mesh::workload::Workload;
@@ -30,6 +30,8 @@ pub struct Facts {
     pub endpoints: Vec<Endpoint>,
     /// HTTPRoutes that attach to Services.
     pub http_routes: Vec<HttpRoute>,
+    /// Routes of connections that attach to Services.
+    pub stream_routes: Vec<StreamRoute>,
     /// PeerAuthentication policies.
     pub peer_authentications: Vec<PeerAuthentication>,
     /// AuthorizationPolicies.

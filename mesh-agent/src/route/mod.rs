@@ -1,6 +1,7 @@
-//! Decides where an HTTP request goes: routes compiled for one Service port and one group of clients.
+//! Decides where an HTTP request goes, and a connection that is none: routes compiled for one Service port and one group
+//! of clients.
 //!
-//! Place in the walk: after the request head is read and policy has allowed it, before a backend's endpoint is
+//! Place in the walk: after the request head is read, or the connection's first bytes, before a backend's endpoint is
 //! chosen. Must not know: connections, endpoints, or how routes were read.
 
 mod further;
@@ -9,6 +10,7 @@ mod mismatch;
 mod retry;
 mod rewrite;
 mod rule;
+mod stream;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -21,8 +23,8 @@ pub use self::mismatch::Mismatch;
 pub use self::retry::{Attempt, Attempts, NoMore};
 pub use self::rewrite::{Asked, location, rewritten};
 pub use self::rule::{Backend, CompiledAction, CompiledRule, Shares};
-use crate::mesh::route::HttpRoute;
-use crate::mesh::service::ServiceName;
+pub use self::stream::{CompiledStreamRule, Need, StreamDecision, StreamFacts, StreamTable};
+use crate::mesh::route::{BackendTarget, HttpRoute};
 
 /// What a route may look at.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +77,7 @@ impl RouteTable {
     /// They are of one kind, which tells the order of their rules. A backend for which `backend_exists` does not hold answers 500 in its share of requests.
     pub fn compile<'a>(
         routes: impl IntoIterator<Item = &'a HttpRoute>,
-        backend_exists: impl Fn(&ServiceName, u16) -> bool,
+        backend_exists: impl Fn(&BackendTarget) -> bool,
     ) -> Self {
         let mut routes: Vec<_> = routes.into_iter().collect();
         routes

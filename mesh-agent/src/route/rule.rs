@@ -9,7 +9,7 @@ use rand::{Rng, RngCore};
 
 use crate::mesh::route::{
     BackendTarget, Cors, DirectResponse, Fault, Filters, HttpRoute, HttpRule, Mirror, Redirect, RetryPolicy,
-    RouteKind, RuleAction,
+    RouteBackend, RouteKind, RuleAction,
 };
 use crate::mesh::service::ServiceName;
 
@@ -63,6 +63,8 @@ pub struct Backend {
     pub service: ServiceName,
     /// Its port.
     pub port: u16,
+    /// Some of its endpoints, by the name that a DestinationRule gives them.
+    pub subset: Option<Arc<str>>,
     /// What is changed of requests that go there, after the rule's own changes.
     pub filters: Filters,
 }
@@ -72,37 +74,16 @@ impl CompiledRule {
         route: &HttpRoute,
         index: usize,
         declared: &HttpRule,
-        backend_exists: &impl Fn(&ServiceName, u16) -> bool,
+        backend_exists: &impl Fn(&BackendTarget) -> bool,
     ) -> Self {
-        let exists = |target: &BackendTarget| match target {
-            BackendTarget::Service(service, port) if backend_exists(service, *port) => {
-                Some((service.clone(), *port))
-            }
-            BackendTarget::Service(..) | BackendTarget::Invalid => None,
-        };
-        let is_possible = |mirror: &Mirror| exists(&mirror.target).is_some();
+        let is_possible = |mirror: &Mirror| backend_exists(&mirror.target);
         let mut filters = declared.filters.clone();
         filters.mirrors.retain(is_possible);
         let action = match &declared.action {
             RuleAction::Redirect(redirect) => CompiledAction::Redirect(redirect.clone()),
             RuleAction::Respond(response) => CompiledAction::Respond(response.clone()),
             RuleAction::Forward(backends) => {
-                let mut total = 0_u64;
-                let mut shares = Vec::new();
-                for backend in backends.iter().filter(|backend| backend.weight > 0) {
-                    total += u64::from(backend.weight);
-                    let compiled = exists(&backend.target).map(|(service, port)| {
-                        let mut filters = backend.filters.clone();
-                        filters.mirrors.retain(is_possible);
-                        Arc::new(Backend {
-                            service,
-                            port,
-                            filters,
-                        })
-                    });
-                    shares.push((total, compiled));
-                }
-                CompiledAction::Forward(Shares(shares))
+                CompiledAction::Forward(Shares::compile(backends, backend_exists))
             }
         };
         Self {
@@ -133,6 +114,27 @@ impl CompiledRule {
 }
 
 impl Shares {
+    pub(super) fn compile(backends: &[RouteBackend], exists: &impl Fn(&BackendTarget) -> bool) -> Self {
+        let mut total = 0_u64;
+        let with_weight = backends.iter().filter(|backend| backend.weight > 0);
+        let shares = with_weight.map(|backend| {
+            total += u64::from(backend.weight);
+            let named = backend.target.named().filter(|_| exists(&backend.target));
+            let compiled = named.map(|(service, port, subset)| {
+                let mut filters = backend.filters.clone();
+                filters.mirrors.retain(|mirror| exists(&mirror.target));
+                Arc::new(Backend {
+                    service: service.clone(),
+                    port,
+                    subset: subset.cloned(),
+                    filters,
+                })
+            });
+            (total, compiled)
+        });
+        Self(shares.collect())
+    }
+
     /// Chooses a backend, each with the probability that its weight gives it. `None` means 500: a backend that cannot
     /// be, or a rule of which no backend has a weight.
     pub fn choose(&self, rng: &mut dyn RngCore) -> Option<&Arc<Backend>> {

@@ -15,6 +15,7 @@ use crate::mesh::route::{
     Audience, BackendTarget, FieldMatch, Filters, HttpMatch, HttpRule, PathMatch, RouteBackend, RouteKind,
     RuleAction, ValueMatch,
 };
+use crate::mesh::service::ServiceName;
 
 pub(super) fn backend(name: &str, weight: u32) -> RouteBackend {
     RouteBackend {
@@ -82,7 +83,11 @@ fn chosen(rule: &CompiledRule, rounds: u32) -> BTreeMap<String, u32> {
 
 fn only_rule(backends: Vec<RouteBackend>) -> RouteTable {
     let routes = [route("r", None, vec![rule(vec![everything()], backends)])];
-    RouteTable::compile(&routes, |service, _| service.name.as_ref() != "missing")
+    RouteTable::compile(&routes, |target| {
+        target
+            .named()
+            .is_some_and(|(service, ..)| service.name.as_ref() != "missing")
+    })
 }
 
 #[test]
@@ -92,7 +97,7 @@ fn an_unmatched_request_has_no_rule() {
         ..everything()
     };
     let routes = [route("r", None, vec![rule(vec![exact], vec![backend("b", 1)])])];
-    let table = RouteTable::compile(&routes, |_, _| true);
+    let table = RouteTable::compile(&routes, |_| true);
     let headers = HeaderMap::new();
     assert!(table.decide(&get("/a", &headers)).is_some());
     assert!(table.decide(&get("/a/", &headers)).is_none());
@@ -134,7 +139,7 @@ fn a_zero_timeout_is_none() {
             request_timeout: declared,
             ..rule(vec![everything()], vec![])
         }];
-        let table = RouteTable::compile(&[route("r", None, rules)], |_, _| true);
+        let table = RouteTable::compile(&[route("r", None, rules)], |_| true);
         assert_eq!(
             table
                 .decide(&get("/", &HeaderMap::new()))
@@ -164,7 +169,7 @@ proptest! {
 
     #[test]
     fn precedence_is_that_of_a_naive_oracle(routes in arbitrary_routes(), request in arbitrary_request()) {
-        let table = RouteTable::compile(&routes, |_, _| true);
+        let table = RouteTable::compile(&routes, |_| true);
         let (method, path, headers) = request;
         let (path, query) = path.split_once('?').map_or((path.as_str(), None), |(path, query)| (path, Some(query)));
         let facts = RequestFacts { method: &method, path, query, headers: &headers, dialled: Dialled::default() };
@@ -208,7 +213,7 @@ fn oracle(routes: &[HttpRoute], request: &RequestFacts<'_>) -> Option<String> {
         .first()
         .map(|(_, _, rule, _)| match &rule.backends()[0].target {
             BackendTarget::Service(service, _) => service.name.to_string(),
-            BackendTarget::Invalid => "-".to_owned(),
+            BackendTarget::Subset(..) | BackendTarget::Invalid => "-".to_owned(),
         })
 }
 

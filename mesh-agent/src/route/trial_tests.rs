@@ -100,7 +100,7 @@ fn each_match_says_which_part_does_not_hold() {
     let mut headers = HeaderMap::new();
     headers.insert("y", "2".parse().unwrap());
     for (part, declared, why) in unmet() {
-        let compiled = RouteTable::compile(&[asked(part, declared.clone())], |_, _| true);
+        let compiled = RouteTable::compile(&[asked(part, declared.clone())], |_| true);
         let mut request = get("/b", &headers);
         request.query = Some("p=2");
         request.dialled.labels = Some(&labels);
@@ -116,7 +116,11 @@ fn each_match_says_which_part_does_not_hold() {
 fn shares_are_told_with_their_weights() {
     let backends = vec![backend("a", 9), backend("none", 0), backend("b", 1)];
     let routes = [route("r", None, vec![rule(vec![everything()], backends)])];
-    let table = RouteTable::compile(&routes, |service, _| service.name.as_ref() != "b");
+    let table = RouteTable::compile(&routes, |target| {
+        target
+            .named()
+            .is_some_and(|(service, ..)| service.name.as_ref() != "b")
+    });
     let decided = table.decide(&get("/", &HeaderMap::new())).unwrap();
     let each = decided.rule.backends().each();
     let told: Vec<_> = each

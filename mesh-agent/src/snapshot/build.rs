@@ -42,7 +42,7 @@ impl Snapshot {
             previous.map(|snapshot| &snapshot.services),
             &mut rejections,
         );
-        let routes = Routes::index(&facts.http_routes, &services, &mut rejections);
+        let routes = Routes::index(facts, &services, &mut rejections);
         let (mtls, of_policies) = MtlsPolicy::compile(
             &facts.peer_authentications,
             &settings.root_namespace,

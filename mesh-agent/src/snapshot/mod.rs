@@ -24,7 +24,7 @@ pub use self::direct::{DirectLimits, DirectVerdict, DirectVerdicts, Passage};
 pub use self::ejected::Ejected;
 use self::mesh_settings::MeshSettings;
 pub use self::outlook::GroupStanding;
-use self::routes::Routes;
+use self::routes::{Routes, Tables};
 use self::services::Services;
 pub use self::upstream::{PickFacts, Picked, Unpicked, Upstream, UpstreamEndpoint};
 use self::workloads::Workloads;
@@ -34,13 +34,14 @@ use crate::mesh::mesh_config::PathForm;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::policy::external::Authorizer;
 use crate::mesh::policy::request_authentication::RequestAuthentication;
+use crate::mesh::route::BackendTarget;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::MtlsPolicy;
 use crate::policy::authentication::{Authentication, Guard, WantedKeys};
 use crate::policy::authorization::{Authorization, Connection, Protection, Verdict};
 use crate::policy::rate_limit::{Limits, RateLimits};
-use crate::route::RouteTable;
+use crate::route::{Backend, RouteTable, StreamTable};
 
 /// What a snapshot is built for.
 #[derive(Debug, Clone)]
@@ -164,8 +165,17 @@ impl Snapshot {
     /// The routes that apply to clients of one namespace: its consumer routes if it has any, else the producer's
     /// (GEP-1294); `None` means plain forwarding.
     pub fn routes(&self, client_namespace: &str, upstream: &Upstream) -> Option<&RouteTable> {
+        self.tables(client_namespace, upstream)?.http.as_ref()
+    }
+
+    /// The routes that apply to connections of clients of one namespace that are no HTTP, as [`Self::routes`].
+    pub fn stream_routes(&self, client_namespace: &str, upstream: &Upstream) -> Option<&StreamTable> {
+        self.tables(client_namespace, upstream)?.stream.as_ref()
+    }
+
+    fn tables(&self, client_namespace: &str, upstream: &Upstream) -> Option<&Tables> {
         self.routes
-            .table(client_namespace, &upstream.service, upstream.port)
+            .tables(client_namespace, &upstream.service, upstream.port)
     }
 
     /// A port of a Service.
@@ -173,12 +183,24 @@ impl Snapshot {
         self.services.upstream(service, port)
     }
 
+    /// Where a backend of a route leads.
+    pub fn backend(&self, backend: &Backend) -> Option<&Arc<Upstream>> {
+        self.services
+            .backend(&backend.service, backend.port, backend.subset.as_deref())
+    }
+
+    /// The endpoints of what a route names.
+    pub fn target(&self, target: &BackendTarget) -> Option<&Arc<Upstream>> {
+        let (service, port, subset) = target.named()?;
+        self.services.backend(service, port, subset.map(AsRef::as_ref))
+    }
+
     /// What DNS answers about Services.
     pub fn names(&self) -> &Names {
         &self.names
     }
 
-    /// All ports of all Services, in no order.
+    /// All ports of all Services and of their subsets, in no order.
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.services.upstreams()
     }

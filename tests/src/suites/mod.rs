@@ -32,6 +32,7 @@ mod soak;
 mod spire;
 mod splice;
 mod talker;
+mod tcproutes;
 mod tls;
 
 use std::path::Path;
@@ -96,6 +97,7 @@ pub fn all() -> Vec<Suite> {
         ("direct", direct::CLAIMS),
         ("splice", splice::CLAIMS),
         ("routes", routes::CLAIMS),
+        ("tcproutes", tcproutes::CLAIMS),
         ("balance", balance::CLAIMS),
         ("resilience", resilience::CLAIMS),
         ("security", security::CLAIMS),

@@ -35,6 +35,8 @@ mod request_authentication;
 mod route_filter;
 mod route_rule;
 mod service;
+mod service_entry;
+mod stream_route;
 mod traffic_policy;
 mod virtual_service;
 
@@ -64,6 +66,7 @@ pub(super) fn translate(documents: Vec<Document>, trust_domain: &str) -> Reading
         }
     }
     let mut reading = translation.reading;
+    service_entry::give_addresses(&mut reading.facts);
     virtual_service::translate_all(objects.iter(), &mut reading);
     reading
 }
@@ -121,12 +124,20 @@ impl Translation {
             )?),
             "Node" => facts.nodes.push(node::translate(object, rejections)?),
             "Service" => facts.services.extend(service::translate(object, rejections)?),
+            "ServiceEntry" => {
+                let (services, endpoints) = service_entry::translate(object, rejections)?;
+                facts.services.extend(services);
+                facts.endpoints.extend(endpoints);
+            }
             "EndpointSlice" => facts
                 .endpoints
                 .extend(endpoint_slice::translate(object, rejections)?),
             "HTTPRoute" | "GRPCRoute" => facts
                 .http_routes
                 .extend(http_route::translate(object, rejections)?),
+            "TCPRoute" | "TLSRoute" => facts
+                .stream_routes
+                .extend(stream_route::translate(object, rejections)?),
             "PeerAuthentication" => {
                 facts
                     .peer_authentications

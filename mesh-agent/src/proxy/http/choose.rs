@@ -131,7 +131,7 @@ pub(super) fn routed(
     }
     let backend = decided.rule.backends().choose(&mut rand::rng());
     let backend = Arc::clone(backend.ok_or(Refusal::InvalidBackend)?);
-    let upstream = snapshot.upstream(&backend.service, backend.port);
+    let upstream = snapshot.backend(&backend);
     let upstream = Arc::clone(upstream.ok_or(Refusal::InvalidBackend)?);
     Ok(Routed::To(
         upstream,

@@ -36,6 +36,7 @@ mod revoked;
 mod rewriting;
 mod same_node;
 mod stopping;
+mod stream_routes;
 mod streams;
 mod strictness;
 mod tokens;

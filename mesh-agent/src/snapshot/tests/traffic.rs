@@ -14,6 +14,7 @@ pub(super) fn rule(name: &str, namespace: &str, host: HostPattern, policy: Writt
         host,
         policy,
         ports: Vec::new(),
+        subsets: Vec::new(),
     }
 }
 

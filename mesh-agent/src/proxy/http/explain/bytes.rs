@@ -8,12 +8,20 @@ use std::time::Instant;
 use super::report::{Verdict, Way};
 use super::way::{self, End, OF_BYTES};
 use super::{Told, Trip};
-use crate::proxy::affinity;
+use crate::mesh::route::Opening;
 use crate::proxy::hop::Hop;
 use crate::proxy::refusal::Refusal;
-use crate::snapshot::{Destination, Passage, PickFacts};
+use crate::proxy::{affinity, stream};
+use crate::snapshot::{Destination, Passage, PickFacts, Upstream};
 
 impl Trip<'_> {
+    /// Where routes of connections send one that begins with nothing that they know, and which route.
+    fn routed_bytes(&self, dialled: &Arc<Upstream>) -> Result<(Arc<Upstream>, Option<String>), Refusal> {
+        let client = self.source.as_known(self.snapshot);
+        let (dialled, opening) = (Arc::clone(dialled), Opening::default());
+        stream::routed(self.snapshot, client, dialled, self.ends.original, &opening)
+    }
+
     /// What becomes of opaque bytes.
     pub(super) fn bytes(&self, destination: &Destination, told: &mut Told) -> Verdict {
         let mut way = Way {
@@ -28,8 +36,11 @@ impl Trip<'_> {
     }
 
     fn connection(&self, destination: &Destination, way: &mut Way) -> Result<Verdict, Refusal> {
+        let mut route = None;
         let end = match destination {
-            Destination::Service(upstream) => {
+            Destination::Service(dialled) => {
+                let (upstream, by) = self.routed_bytes(dialled)?;
+                route = by;
                 let key = upstream.hash_key();
                 let facts = PickFacts {
                     dialled: self.ends.original.ip(),
@@ -38,7 +49,7 @@ impl Trip<'_> {
                     tried: &[],
                     now: Instant::now(),
                 };
-                way::endpoint(upstream, &facts, way)?
+                way::endpoint(&upstream, &facts, way)?
             }
             Destination::Workload { workload, .. } => End {
                 addr: self.ends.original,
@@ -52,6 +63,12 @@ impl Trip<'_> {
         };
         let hop = Hop::decide(self.mesh, self.snapshot, end.workload.as_ref(), end.addr.port())?;
         let mut transport = way::transport(&hop, &end, "bytes");
+        if let Some(route) = route {
+            let note = format!(
+                "{route} sends a connection that begins with nothing known there; another may be drawn elsewhere"
+            );
+            transport.notes.push(note);
+        }
         if let (Hop::SameNode(_), Some(workload)) = (&hop, &end.workload) {
             let own = &self.source.pod.workload;
             let is_opaque = self.snapshot.is_opaque_to(own, self.ends.original) == Passage::Direct;

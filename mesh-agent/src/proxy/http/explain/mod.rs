@@ -24,9 +24,9 @@ use self::report::{DialledPlace, Explanation, Outcome, PlaceKind, Routes, Source
 use crate::mesh::service::AppProtocol;
 use crate::mesh::workload::Workload;
 use crate::proxy::http::headers::is_grpc;
-use crate::proxy::outbound::protocol_of;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
+use crate::proxy::stream::protocol_of;
 use crate::proxy::{Ends, Mesh};
 use crate::snapshot::{Destination, Snapshot};
 
@@ -113,7 +113,7 @@ impl Mesh {
             Place::Elsewhere => return Ok(explanation),
         };
         let dialled = SocketAddr::new(ip, question.port);
-        explanation.destination = dialled_place(&snapshot, dialled);
+        explanation.destination = dialled_place(&snapshot, source.as_known(&snapshot), dialled);
         if addrs > 1 {
             let note = format!("the first of {addrs} addresses that its name has; another may be dialled");
             explanation.destination.notes.push(note);
@@ -183,10 +183,15 @@ struct Told {
 }
 
 impl Trip<'_> {
+    fn protocol(&self) -> AppProtocol {
+        let client = self.source.as_known(self.snapshot);
+        protocol_of(self.snapshot, client, self.ends.original)
+    }
+
     fn tell(&self, question: &Question, notes: &mut Vec<String>) -> Told {
         let destination = self.snapshot.destination(self.ends.original);
         let mut told = Told::default();
-        let judged = match (protocol_of(&destination), question.is_http) {
+        let judged = match (self.protocol(), question.is_http) {
             (AppProtocol::Tcp, is_http) => {
                 if is_http {
                     notes.push("the agent does not look for HTTP there: it goes as bytes".to_owned());
@@ -256,9 +261,9 @@ fn why_not_captured(source: &Workload, dialled: SocketAddr) -> Option<String> {
     ))
 }
 
-fn dialled_place(snapshot: &Snapshot, dialled: SocketAddr) -> DialledPlace {
+fn dialled_place(snapshot: &Snapshot, client: &Workload, dialled: SocketAddr) -> DialledPlace {
     let destination = snapshot.destination(dialled);
-    let protocol = protocol_word(protocol_of(&destination)).to_owned();
+    let protocol = protocol_word(protocol_of(snapshot, client, dialled)).to_owned();
     let (kind, name) = match destination {
         Destination::Service(upstream) => (PlaceKind::Service, Some(upstream.service.to_string())),
         Destination::Workload { workload, .. } => (PlaceKind::Pod, Some(pod_name(&workload))),

@@ -97,7 +97,7 @@ impl Trip<'_> {
         let shares: Vec<_> = decided.rule.backends().each().collect();
         let total: u64 = shares.iter().map(|(weight, _)| weight).sum();
         for (weight, backend) in shares {
-            let upstream = backend.and_then(|one| self.snapshot.upstream(&one.service, one.port));
+            let upstream = backend.and_then(|one| self.snapshot.backend(one));
             let mut way = match backend.zip(upstream) {
                 Some((backend, upstream)) => {
                     let applied = Applied::new(decided.clone(), Arc::clone(backend), request.headers());
