@@ -2,6 +2,7 @@
 //!
 //! Place in the walk: translation writes it, a snapshot settles it for each port. Must not know: endpoints, loads.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,18 @@ pub struct WrittenPolicy {
     pub outliers: Option<OutlierDetection>,
 }
 
+impl WrittenPolicy {
+    /// This policy, and where it says nothing what `other` says.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            load_balancer: self.load_balancer.or(other.load_balancer),
+            limits: self.limits.or(other.limits),
+            outliers: self.outliers.or(other.outliers),
+        }
+    }
+}
+
 /// `loadBalancer` of a `trafficPolicy`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WrittenBalancer {
@@ -60,6 +73,21 @@ pub struct DestinationRule {
     pub policy: WrittenPolicy,
     /// `trafficPolicy.portLevelSettings`: port of the Service, and what stands there instead of the whole policy.
     pub ports: Vec<(u16, WrittenPolicy)>,
+    /// `subsets`, each name once.
+    pub subsets: Vec<Subset>,
+}
+
+/// One of `subsets`: some endpoints of a Service under a name, to which a route may send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subset {
+    /// `name`.
+    pub name: Arc<str>,
+    /// `labels`: what an endpoint's pod must carry.
+    pub labels: BTreeMap<String, String>,
+    /// `trafficPolicy`: each part that is written stands instead of the rule's.
+    pub policy: WrittenPolicy,
+    /// `trafficPolicy.portLevelSettings`: port of the Service, and what stands there instead of everything else.
+    pub ports: Vec<(u16, WrittenPolicy)>,
 }
 
 /// `host` of a DestinationRule; the more specific sorts first.
@@ -78,7 +106,7 @@ impl HostPattern {
     pub fn matches(&self, service: &ServiceName) -> bool {
         match self {
             Self::Service(name) => name == service,
-            Self::Namespace(namespace) => *namespace == service.namespace,
+            Self::Namespace(namespace) => *namespace == service.namespace && !service.is_host(),
             Self::All => true,
         }
     }
@@ -342,6 +370,8 @@ pub struct ServiceTraffic {
     pub is_local_only: bool,
     /// `trafficDistribution`.
     pub nearest: Option<Nearest>,
+    /// A ServiceEntry's `resolution: NONE`: who dials one of its addresses reaches that one.
+    pub keeps_dialled: bool,
 }
 
 /// `trafficDistribution`.
@@ -356,6 +386,8 @@ pub enum Nearest {
 /// What an EndpointSlice says of where an endpoint is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EndpointPlace {
+    /// Region, as only a ServiceEntry says it.
+    pub region: Option<Arc<str>>,
     /// `zone`.
     pub zone: Option<Arc<str>>,
     /// `nodeName`.

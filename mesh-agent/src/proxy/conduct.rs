@@ -76,6 +76,8 @@ fn is_endpoints_fault(refusal: &Refusal) -> bool {
         | Refusal::Denied(_)
         | Refusal::Unauthenticated(_)
         | Refusal::External(_)
+        | Refusal::RateLimited(_)
+        | Refusal::RateLimiterFailed
         | Refusal::Revoked
         | Refusal::ConnectMethod
         | Refusal::TargetTooLong

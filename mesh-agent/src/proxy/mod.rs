@@ -15,6 +15,7 @@ mod live;
 mod outbound;
 mod pods;
 pub mod refusal;
+mod stream;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
 use crate::proxy::dns::PodDns;
+pub use crate::proxy::http::explain;
 use crate::proxy::pods::{Handshakes, MAX_CHECKS, MAX_CONNECTIONS, MAX_MIRRORS, ServedPod, ServedPods};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::{self, Telemetry};

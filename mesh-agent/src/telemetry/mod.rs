@@ -43,7 +43,7 @@ pub use self::http::{HttpRecord, HttpStart};
 pub use self::labels::{FlowLabels, PathTaken, PeerLabels, Reporter, Security};
 pub use self::mesh::{Direction, DnsOutcome, HandshakeSide, MeshMetrics};
 pub use self::observed::CertificateFacts;
-pub use self::policy::CheckResult;
+pub use self::policy::{CheckResult, QuotaResult};
 pub use self::resilience::{MirrorOutcome, ResilienceMetrics, RetryOutcome};
 pub use self::tcp::{TcpRecord, TcpStart};
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::object::{Object, unknown_fields};
 use super::route_filter;
-use super::route_rule::Rule;
+use super::route_rule::{Carried, Rule};
 use crate::mesh::facts::Rejection;
 use crate::mesh::route::{FieldMatch, HttpMatch, HttpRule, PathMatch, RetryOn, RetryPolicy, RuleAction};
 
@@ -28,6 +28,7 @@ pub(super) fn translate(
         at: format!("spec.rules[{index}]"),
         rejections,
         is_refused: false,
+        carried: Carried::Requests,
     };
     if !rule.is_object() {
         return Err(object.reject(&reading.at, "expected a mapping"));

@@ -24,6 +24,35 @@ pub(super) struct Rule<'a> {
     pub(super) rejections: &'a mut Vec<Rejection>,
     /// Something in it cannot be honoured: it must answer 500.
     pub(super) is_refused: bool,
+    /// What it sends on.
+    pub(super) carried: Carried,
+}
+
+/// What a rule sends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carried {
+    /// HTTP requests.
+    Requests,
+    /// Connections, whatever they carry.
+    Connections,
+}
+
+impl Carried {
+    /// What becomes of what a rule matches that cannot be honoured.
+    const fn refused(self) -> &'static str {
+        match self {
+            Self::Requests => "requests of this rule are answered with 500",
+            Self::Connections => "connections of this rule are refused",
+        }
+    }
+
+    /// What becomes of what would go to a backend that cannot be.
+    pub(super) const fn lost_share(self) -> &'static str {
+        match self {
+            Self::Requests => "its share of requests is answered with 500",
+            Self::Connections => "its share of connections is refused",
+        }
+    }
 }
 
 /// The part of a `backendRef` that names a Service.
@@ -47,10 +76,8 @@ impl Rule<'_> {
 
     /// Reports a field without which requests would go astray.
     pub(super) fn refuse(&mut self, field: &str) {
-        self.refuse_because(
-            field,
-            "not supported yet; requests of this rule are answered with 500",
-        );
+        let reason = format!("not supported yet; {}", self.carried.refused());
+        self.refuse_because(field, &reason);
     }
 
     /// Reports a field that makes the whole rule unusable.
@@ -128,7 +155,7 @@ impl Rule<'_> {
         let declared: BackendRef = self.object.parse_part(part, &field)?;
         let weight = u32::try_from(declared.weight.unwrap_or(1))
             .map_err(|_| self.malformed(&format!("{at}.weight"), "a weight is not negative"))?;
-        let target = self.target(&at, &declared, "its share of requests is answered with 500")?;
+        let target = self.target(&at, &declared, self.carried.lost_share())?;
         let filters = route_filter::of_backend(self, &at, part.get("filters"))?;
         Ok(RouteBackend {
             field: field.into(),

@@ -20,7 +20,6 @@ use crate::proxy::http::decide::Target;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::routed::{self, Applied};
 use crate::proxy::refusal::Refusal;
-use crate::route::{CompiledAction, Decided};
 use crate::snapshot::{PickFacts, Snapshot, Upstream};
 
 /// An endpoint that was chosen, and what was known when it was.
@@ -73,17 +72,8 @@ fn pick(
     request: &Request<impl Sized>,
     tried: Option<&mut Vec<SocketAddr>>,
 ) -> Result<Choice, Refusal> {
-    let Affinity { hash, cookie } = upstream
-        .hash_key()
-        .map(|key| Affinity::of_request(key, request, ends.client.ip()))
-        .unwrap_or_default();
-    let facts = PickFacts {
-        dialled: ends.original.ip(),
-        hash,
-        of: Limit::Requests,
-        tried: tried.as_deref().map_or(&[], Vec::as_slice),
-        now: Instant::now(),
-    };
+    let before = tried.as_deref().map_or(&[][..], Vec::as_slice);
+    let (facts, cookie) = pick_facts(upstream, ends, request, before);
     let picked = upstream.pick(&facts, &mut rand::rng())?;
     let addr = picked.endpoint.addr;
     if let Some(tried) = tried {
@@ -100,6 +90,27 @@ fn pick(
     })
 }
 
+/// What an endpoint of `upstream` is picked by, and the cookie that the client is given for it.
+pub(super) fn pick_facts<'t>(
+    upstream: &Upstream,
+    ends: Ends,
+    request: &Request<impl Sized>,
+    tried: &'t [SocketAddr],
+) -> (PickFacts<'t>, Option<HeaderValue>) {
+    let Affinity { hash, cookie } = upstream
+        .hash_key()
+        .map(|key| Affinity::of_request(key, request, ends.client.ip()))
+        .unwrap_or_default();
+    let facts = PickFacts {
+        dialled: ends.original.ip(),
+        hash,
+        of: Limit::Requests,
+        tried,
+        now: Instant::now(),
+    };
+    (facts, cookie)
+}
+
 /// Applies the routes that are attached to the dialled Service, if any.
 pub(super) fn routed(
     snapshot: &Snapshot,
@@ -114,34 +125,16 @@ pub(super) fn routed(
     };
     let facts = routed::facts_of(request, authority, dialled.port, client);
     let decided = routes.decide(&facts).ok_or(Refusal::NoRoute)?;
-    let Decided { rule, prefix } = &decided;
-    ledger.route(&rule.route);
-    if let Some(response) = rule
-        .cors
-        .as_ref()
-        .and_then(|cors| routed::preflight(cors, request))
-    {
-        return Ok(Routed::Answer(response));
+    ledger.route(&decided.rule.route);
+    if let Some(answer) = routed::own_answer(&decided, request, authority, dialled.port)? {
+        return Ok(Routed::Answer(answer));
     }
-    match &rule.action {
-        CompiledAction::Redirect(redirect) => routed::redirect(
-            redirect,
-            request.uri(),
-            authority,
-            dialled.port,
-            prefix.as_deref(),
-        )
-        .map(Routed::Answer),
-        CompiledAction::Respond(response) => Ok(Routed::Answer(routed::respond(response))),
-        CompiledAction::Forward(shares) => {
-            let backend = shares.choose(&mut rand::rng()).ok_or(Refusal::InvalidBackend)?;
-            let upstream = snapshot.upstream(&backend.service, backend.port);
-            let upstream = Arc::clone(upstream.ok_or(Refusal::InvalidBackend)?);
-            let backend = Arc::clone(backend);
-            Ok(Routed::To(
-                upstream,
-                Some(Applied::new(decided, backend, request.headers())),
-            ))
-        }
-    }
+    let backend = decided.rule.backends().choose(&mut rand::rng());
+    let backend = Arc::clone(backend.ok_or(Refusal::InvalidBackend)?);
+    let upstream = snapshot.backend(&backend);
+    let upstream = Arc::clone(upstream.ok_or(Refusal::InvalidBackend)?);
+    Ok(Routed::To(
+        upstream,
+        Some(Applied::new(decided, backend, request.headers())),
+    ))
 }

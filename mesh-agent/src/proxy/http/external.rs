@@ -23,22 +23,22 @@ use crate::proxy::refusal::{Refusal, Unapproved};
 use crate::snapshot::Snapshot;
 use crate::telemetry::CheckResult;
 
-/// Asks the provider that a plan names, if it names one; as [`admit`].
-pub(super) async fn ask(
+/// Asks the provider that a plan names, if it names one, and the other policies about what became of the request.
+///
+/// Waits as long as the provider's timeout and the route's deadline allow. Cancel-safe: the check is given up.
+pub(super) async fn admit(
     mesh: &Arc<Mesh>,
     request: &mut Request<Upload>,
     plan: &mut Plan,
 ) -> Result<(), Refusal> {
     match plan.ask.take() {
-        Some(provider) => Box::pin(admit(mesh, request, plan, provider)).await,
+        Some(provider) => Box::pin(ask(mesh, request, plan, provider)).await,
         None => Ok(()),
     }
 }
 
 /// Has `provider` decide, changes the request as it says, and asks the other policies about what became of it.
-///
-/// Waits as long as the provider's timeout and the route's deadline allow. Cancel-safe: the check is given up.
-async fn admit(
+async fn ask(
     mesh: &Arc<Mesh>,
     request: &mut Request<Upload>,
     plan: &mut Plan,
@@ -165,7 +165,8 @@ impl Asked<'_> {
             let snapshot = self.mesh.snapshots.load();
             external::check(self.authorizer, &self.question(&snapshot, request, plan, shown))?
         };
-        let (answer, trailers) = check::send(self.mesh, &self.visit.pod, self.authorizer, check).await?;
+        let (answer, trailers) =
+            check::send(self.mesh, &self.visit.pod, self.authorizer.into(), check).await?;
         Ok(external::decide(self.authorizer, answer, trailers.as_ref())?)
     }
 

@@ -14,7 +14,7 @@ use http::uri::{Authority, Port};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
-use crate::mesh::route::{BackendTarget, Mirror};
+use crate::mesh::route::Mirror;
 use crate::proxy::http::copied::Lag;
 use crate::proxy::http::decide::{Course, Target};
 use crate::proxy::http::forward;
@@ -45,10 +45,7 @@ fn begin(caller: &Caller<'_>, course: &Course, mirror: &Mirror, request: &mut Re
         ledger,
     } = *caller;
     let snapshot = mesh.snapshots.load();
-    let upstream = match &mirror.target {
-        BackendTarget::Service(service, port) => snapshot.upstream(service, *port),
-        BackendTarget::Invalid => None,
-    };
+    let upstream = snapshot.target(&mirror.target);
     let (Some(upstream), Some(authority)) = (upstream, shadow(&course.authority)) else {
         return mesh.telemetry.resilience().mirrored(MirrorOutcome::Failed);
     };

@@ -1,11 +1,13 @@
 //! The HTTP walk: one connection of a client, request by request.
 
+mod admission;
 mod authenticate;
 mod body;
 mod check;
 mod choose;
 mod copied;
 mod decide;
+pub mod explain;
 mod external;
 mod fault;
 mod forward;
@@ -14,6 +16,7 @@ mod half_closed;
 mod headers;
 mod inflow;
 mod ledger;
+mod limit;
 mod mirror;
 mod outcome;
 pub(super) mod path;
@@ -41,6 +44,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::detect::Spoken;
 use crate::mesh::identity::SpiffeId;
+use crate::proxy::http::admission::admit;
 use crate::proxy::http::decide::{Decision, decide};
 use crate::proxy::http::framing::Framed;
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
@@ -288,7 +292,7 @@ impl Connection {
             }
         };
         let mut request = request.map(Upload::Once);
-        external::ask(mesh, &mut request, &mut plan).await?;
+        admit(mesh, &mut request, &mut plan).await?;
         match upgrade {
             Some(protocol) => Box::pin(upgrade::carry(mesh, request, plan, ledger, protocol)).await,
             None => Box::pin(forward::carry(mesh, request, plan, ledger)).await,

@@ -42,6 +42,8 @@ pub(super) fn of_refusal(refusal: &Refusal) -> Option<Attempt<'static>> {
         | Refusal::Denied(_)
         | Refusal::Unauthenticated(_)
         | Refusal::External(_)
+        | Refusal::RateLimited(_)
+        | Refusal::RateLimiterFailed
         | Refusal::Revoked
         | Refusal::ConnectMethod
         | Refusal::TargetTooLong

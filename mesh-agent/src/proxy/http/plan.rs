@@ -227,7 +227,7 @@ fn admit(
 }
 
 /// A port that declares HTTP/2 gets it; any other is spoken to as the client spoke.
-fn wire_for(protocol: AppProtocol, spoken: Version) -> Wire {
+pub(super) fn wire_for(protocol: AppProtocol, spoken: Version) -> Wire {
     match protocol {
         AppProtocol::Http2 | AppProtocol::Grpc => Wire::H2,
         AppProtocol::Http | AppProtocol::Tcp | AppProtocol::Detect if spoken == Version::HTTP_2 => Wire::H2,

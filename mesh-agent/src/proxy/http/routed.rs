@@ -21,7 +21,9 @@ use crate::mesh::route::{Cors, DirectResponse, Filters, Mirror, PathRewrite, Red
 use crate::mesh::workload::Workload;
 use crate::proxy::http::headers::normalise_path;
 use crate::proxy::refusal::Refusal;
-use crate::route::{Asked, Backend, CompiledRule, Decided, Dialled, RequestFacts, location, rewritten};
+use crate::route::{
+    Asked, Backend, CompiledAction, CompiledRule, Decided, Dialled, RequestFacts, location, rewritten,
+};
 
 /// A rule that was chosen for a request, and its backend.
 #[derive(Debug, Clone)]
@@ -145,8 +147,29 @@ pub(super) fn facts_of<'a>(
     }
 }
 
+/// What the rule that was chosen answers itself, if it does; `dialled` is the port that the client dialled.
+pub(super) fn own_answer(
+    decided: &Decided,
+    request: &Request<impl Sized>,
+    authority: &Authority,
+    dialled: u16,
+) -> Result<Option<Response<Bytes>>, Refusal> {
+    let Decided { rule, prefix } = decided;
+    let cors = rule.cors.as_ref();
+    if let Some(response) = cors.and_then(|cors| preflight(cors, request)) {
+        return Ok(Some(response));
+    }
+    match &rule.action {
+        CompiledAction::Redirect(to) => {
+            redirect(to, request.uri(), authority, dialled, prefix.as_deref()).map(Some)
+        }
+        CompiledAction::Respond(response) => Ok(Some(respond(response))),
+        CompiledAction::Forward(_) => Ok(None),
+    }
+}
+
 /// Where a redirected client must go; `dialled` is the port that it dialled.
-pub(super) fn redirect(
+fn redirect(
     redirect_to: &Redirect,
     uri: &Uri,
     authority: &Authority,
@@ -167,7 +190,7 @@ pub(super) fn redirect(
 }
 
 /// What a rule answers itself.
-pub(super) fn respond(direct: &DirectResponse) -> Response<Bytes> {
+fn respond(direct: &DirectResponse) -> Response<Bytes> {
     let mut response = Response::new(Bytes::copy_from_slice(&direct.body));
     *response.status_mut() = direct.status;
     response

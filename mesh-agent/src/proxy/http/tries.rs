@@ -16,6 +16,7 @@ use crate::balance::{Limit, Slot};
 use crate::mesh::route::{RetryOn, RetryPolicy};
 use crate::proxy::conduct;
 use crate::proxy::hop::Hop;
+use crate::proxy::http::admission::admit;
 use crate::proxy::http::decide::{Course, Target};
 use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::grpc_status;
@@ -23,7 +24,7 @@ use crate::proxy::http::plan::{Caller, Plan};
 use crate::proxy::http::replay::{Replay, Sending};
 use crate::proxy::http::routed::Applied;
 use crate::proxy::http::upload::Upload;
-use crate::proxy::http::{external, forward, outcome, patience, plan};
+use crate::proxy::http::{forward, outcome, patience, plan};
 use crate::proxy::refusal::Refusal;
 use crate::route::{Attempt, Attempts, NoMore};
 use crate::snapshot::Upstream;
@@ -70,7 +71,7 @@ pub(super) async fn once(
     let Caller { mesh, ledger, .. } = *caller;
     patience::pass_on(request.headers_mut(), ledger.started());
     let mut plan = plan::outbound(caller, course, &mut request, None)?;
-    external::ask(mesh, &mut request, &mut plan).await?;
+    admit(mesh, &mut request, &mut plan).await?;
     Box::pin(forward::carry(mesh, request, plan, ledger)).await
 }
 
@@ -141,7 +142,7 @@ impl Tries<'_> {
         let Caller { mesh, ledger, .. } = *self.caller;
         let tried = self.policy.avoids_previous.then_some(&mut self.tried);
         let mut plan = plan::outbound(self.caller, self.course.clone(), &mut request, tried)?;
-        external::ask(mesh, &mut request, &mut plan).await?;
+        admit(mesh, &mut request, &mut plan).await?;
         let mut response = forward::send(mesh, request, &mut plan, ledger).await?;
         let grpc = match grpc_status(response.headers()) {
             Some(code) => Some(code),

@@ -11,6 +11,8 @@ mod probes;
 mod request_authentication;
 mod route_filters;
 mod routes;
+mod service_entries;
+mod stream_routes;
 mod traffic;
 mod virtual_service;
 

@@ -90,11 +90,6 @@ fn hosts_name_services_and_gateways_and_exports_say_for_whom() {
             "{spec}"
         );
     }
-    let (route, fields) = translated("hosts: [web], tcp: [{}], tls: [{}], http: []");
-    assert_eq!(
-        (route, fields),
-        (None, vec!["spec.tcp".to_owned(), "spec.tls".to_owned()])
-    );
 }
 
 #[test]
@@ -157,7 +152,7 @@ fn destinations_have_weights_ports_and_headers() {
     let rule = rule(
         "route: [
            {destination: {host: web}, weight: 90, headers: {request: {set: {a: '1', host: other.example}}}},
-           {destination: {host: v2.bank, port: {number: 8080}}, weight: 10}],
+           {destination: {host: v2.bank, port: {number: 8080}, subset: red}, weight: 10}],
          headers: {response: {add: {b: '2'}, remove: [c]}}",
     );
     let targets: Vec<_> = rule
@@ -169,7 +164,10 @@ fn destinations_have_weights_ports_and_headers() {
         targets,
         [
             (BackendTarget::Service(ServiceName::new("shop", "web"), 80), 90),
-            (BackendTarget::Service(ServiceName::new("bank", "v2"), 8080), 10),
+            (
+                BackendTarget::Subset(ServiceName::new("bank", "v2"), 8080, "red".into()),
+                10
+            ),
         ]
     );
     let filters = &rule.backends()[0].filters;
@@ -187,7 +185,7 @@ fn destinations_have_weights_ports_and_headers() {
 #[test]
 fn a_destination_that_cannot_be_keeps_its_share() {
     for (destination, field) in [
-        ("host: web, subset: v1", "subset"),
+        ("host: web, colour: red", "colour"),
         ("host: two", "port"),
         ("host: absent", "host"),
         ("host: '*.example.com'", "host"),
