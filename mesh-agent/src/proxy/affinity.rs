@@ -31,7 +31,7 @@ impl Affinity {
                 .query()
                 .and_then(|query| parameter(query, name))
                 .map(|value| hash(value.as_bytes())),
-            HashKey::Cookie(cookie) => match cookie_value(request.headers(), &cookie.name) {
+            HashKey::Cookie(cookie) => match cookie_values(request.headers(), &cookie.name).next() {
                 Some(value) => Some(hash(value.as_bytes())),
                 None if cookie.ttl.is_some() => return Self::new_client(cookie),
                 None => None,
@@ -76,12 +76,13 @@ fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
     })
 }
 
-fn cookie_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+/// The values of a cookie; it may have several, of several paths, the longest first (RFC 6265 section 5.4).
+pub(super) fn cookie_values<'h>(headers: &'h HeaderMap, name: &str) -> impl Iterator<Item = &'h str> {
     let lines = headers.get_all(COOKIE).iter();
-    let mut pairs = lines
+    let pairs = lines
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(';'));
-    pairs.find_map(|pair| {
+    pairs.filter_map(move |pair| {
         let (key, value) = pair.trim().split_once('=')?;
         (key == name).then(|| value.trim_matches('"'))
     })

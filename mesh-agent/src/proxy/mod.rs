@@ -15,6 +15,7 @@ mod live;
 mod outbound;
 mod pods;
 pub mod refusal;
+mod session;
 mod stream;
 mod tcp;
 #[cfg(test)]

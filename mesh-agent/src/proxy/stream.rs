@@ -166,6 +166,7 @@ fn pick(upstream: &Upstream, ends: Ends) -> Result<Choice, Refusal> {
             .and_then(|key| affinity::of_connection(key, ends.client.ip())),
         of: Limit::Connections,
         tried: &[],
+        kept: None,
         now: Instant::now(),
     };
     let picked = upstream.pick(&facts, &mut rand::rng())?;

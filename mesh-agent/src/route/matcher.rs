@@ -124,6 +124,43 @@ impl Matcher {
     }
 }
 
+impl Matcher {
+    /// The path at and below which it may hold, as a cookie's `Path` says it.
+    pub(super) fn cookie_path(&self) -> Arc<str> {
+        match &self.path {
+            PathMatch::Exact(path) => cookie_path(path),
+            PathMatch::Prefix(prefix) => cookie_path(prefix.trim_end_matches('/')),
+            PathMatch::Regex(pattern) => cookie_path(fixed_part(pattern.as_str())),
+            PathMatch::AnyCase(_) | PathMatch::Beginning { .. } => cookie_path("/"),
+        }
+    }
+}
+
+/// `/` for what a cookie cannot carry.
+fn cookie_path(path: &str) -> Arc<str> {
+    let can_be_carried = |byte: u8| byte.is_ascii_graphic() && byte != b';';
+    if path.starts_with('/') && path.bytes().all(can_be_carried) {
+        path.into()
+    } else {
+        "/".into()
+    }
+}
+
+/// The elements of a path with which whatever matches begins.
+fn fixed_part(pattern: &str) -> &str {
+    if pattern.contains('|') {
+        return "/";
+    }
+    let Some((literal, _)) = pattern
+        .find(|c: char| r"\.+*?()[]{}^$".contains(c))
+        .and_then(|at| pattern.split_at_checked(at))
+    else {
+        return pattern;
+    };
+    // The last element may go on, and its last character may be left out.
+    literal.rsplit_once('/').map_or("/", |(elements, _)| elements)
+}
+
 impl fmt::Display for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "path {}", self.path)?;

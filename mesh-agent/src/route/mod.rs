@@ -10,6 +10,7 @@ mod mismatch;
 mod retry;
 mod rewrite;
 mod rule;
+mod session;
 mod stream;
 
 use std::cmp::Reverse;
@@ -23,6 +24,7 @@ pub use self::mismatch::Mismatch;
 pub use self::retry::{Attempt, Attempts, NoMore};
 pub use self::rewrite::{Asked, location, rewritten};
 pub use self::rule::{Backend, CompiledAction, CompiledRule, Shares};
+pub use self::session::{Carrier, Session};
 pub use self::stream::{CompiledStreamRule, Need, StreamDecision, StreamFacts, StreamTable};
 use crate::mesh::route::{BackendTarget, HttpRoute};
 
@@ -61,6 +63,8 @@ pub struct Decided {
     pub rule: Arc<CompiledRule>,
     /// The prefix of the match that held, where it is one: a rewrite may replace that part.
     pub prefix: Option<Arc<str>>,
+    /// Where the rule keeps clients at one endpoint: the path at and below which the match may hold, as cookies say it.
+    pub cookie_path: Option<Arc<str>>,
 }
 
 /// All rules that apply to one Service port and one group of clients: by Gateway API's precedence, or as they are written.
@@ -142,6 +146,7 @@ impl Trial<'_> {
         self.mismatch.is_none().then(|| Decided {
             rule: Arc::clone(self.rule),
             prefix: self.matcher.prefix().cloned(),
+            cookie_path: self.rule.session.as_ref().map(|_| self.matcher.cookie_path()),
         })
     }
 }
@@ -152,6 +157,8 @@ fn full_name(route: &HttpRoute) -> String {
 
 #[cfg(test)]
 mod further_tests;
+#[cfg(test)]
+mod session_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rand::{Rng, RngCore};
 
+use super::session::Session;
 use crate::mesh::route::{
     BackendTarget, Cors, DirectResponse, Fault, Filters, HttpRoute, HttpRule, Mirror, Redirect, RetryPolicy,
     RouteBackend, RouteKind, RuleAction,
@@ -36,6 +37,8 @@ pub struct CompiledRule {
     pub attempt_timeout: Option<Duration>,
     /// When a request is tried again.
     pub retry: Option<RetryPolicy>,
+    /// What keeps a client at one endpoint.
+    pub session: Option<Session>,
     /// What becomes of a request.
     pub action: CompiledAction,
 }
@@ -97,6 +100,10 @@ impl CompiledRule {
             request_timeout: declared.request_timeout.filter(|limit| !limit.is_zero()),
             attempt_timeout: declared.attempt_timeout.filter(|limit| !limit.is_zero()),
             retry: declared.retry.clone(),
+            session: declared
+                .session
+                .as_ref()
+                .map(|session| Session::compile(session, (route, index), declared, backend_exists)),
             action,
         }
     }
@@ -113,24 +120,29 @@ impl CompiledRule {
     }
 }
 
+impl Backend {
+    /// `None` for one that cannot be.
+    pub(super) fn compile(declared: &RouteBackend, exists: &impl Fn(&BackendTarget) -> bool) -> Option<Self> {
+        let named = declared.target.named().filter(|_| exists(&declared.target));
+        let (service, port, subset) = named?;
+        let mut filters = declared.filters.clone();
+        filters.mirrors.retain(|mirror| exists(&mirror.target));
+        Some(Self {
+            service: service.clone(),
+            port,
+            subset: subset.cloned(),
+            filters,
+        })
+    }
+}
+
 impl Shares {
     pub(super) fn compile(backends: &[RouteBackend], exists: &impl Fn(&BackendTarget) -> bool) -> Self {
         let mut total = 0_u64;
         let with_weight = backends.iter().filter(|backend| backend.weight > 0);
         let shares = with_weight.map(|backend| {
             total += u64::from(backend.weight);
-            let named = backend.target.named().filter(|_| exists(&backend.target));
-            let compiled = named.map(|(service, port, subset)| {
-                let mut filters = backend.filters.clone();
-                filters.mirrors.retain(|mirror| exists(&mirror.target));
-                Arc::new(Backend {
-                    service: service.clone(),
-                    port,
-                    subset: subset.cloned(),
-                    filters,
-                })
-            });
-            (total, compiled)
+            (total, Backend::compile(backend, exists).map(Arc::new))
         });
         Self(shares.collect())
     }

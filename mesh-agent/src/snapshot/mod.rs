@@ -7,6 +7,7 @@ mod build;
 mod cell;
 mod direct;
 mod ejected;
+mod kept;
 mod mesh_settings;
 mod outlook;
 mod routes;

@@ -35,7 +35,7 @@ pub struct Upstream {
     v6: Roster,
     breakers: Breakers,
     watch: Option<Arc<Watch>>,
-    keeps_dialled: bool,
+    pub(super) keeps_dialled: bool,
 }
 
 /// One endpoint that may be used.
@@ -62,6 +62,8 @@ pub struct PickFacts<'a> {
     pub of: Limit,
     /// Endpoints that have been tried for it already: another is picked where there is one.
     pub tried: &'a [SocketAddr],
+    /// The endpoint at which its session is kept, if it has one.
+    pub kept: Option<SocketAddr>,
     /// The time.
     pub now: Instant,
 }
@@ -170,6 +172,8 @@ impl Upstream {
         let picked = if self.keeps_dialled {
             let dialled = facts.dialled.to_canonical();
             self.endpoints.iter().position(|one| one.addr.ip() == dialled)
+        } else if let Some(kept) = self.kept(facts) {
+            Some(kept)
         } else {
             let mut rosters = self.rosters(facts.dialled).into_iter();
             rosters.find_map(|roster| roster.pick(&mut asked, facts.now))

@@ -25,6 +25,7 @@ pub(super) const CLAIMS: &[Claim] = claims![
     requests_of_one_connection_are_balanced_one_by_one,
     rules_of_a_virtual_service_choose_as_they_are_written,
     a_virtual_service_splits_aborts_and_redirects,
+    a_client_with_a_cookie_jar_stays_at_one_pod,
 ];
 
 const CLIENT: &str = "shop/client";
@@ -196,5 +197,25 @@ fn a_virtual_service_splits_aborts_and_redirects(lab: &Running) -> Result<()> {
         (853..=947).contains(&v1),
         "of 1000 requests, {v1} went to v1, which has a weight of 90 in 100"
     );
+    Ok(())
+}
+
+fn a_client_with_a_cookie_jar_stays_at_one_pod(lab: &Running) -> Result<()> {
+    const URL: &str = "http://kept/shop";
+    // In the pod's own folder; each first request begins a session, and the jar, anew. Were the cookie not heeded, half of
+    // the requests that show it would go to the other pod.
+    const JAR: &str = "session.jar";
+    for _ in 0..8 {
+        let first = curl(lab, CLIENT, &["--cookie-jar", JAR, URL])?.says("pod")?;
+        for path in ["", "/deeper", "?x=y"] {
+            let url = format!("{URL}{path}");
+            let again = curl(lab, CLIENT, &["--cookie", JAR, &url])?;
+            equal(&url, again.says("pod")?, first.clone())?;
+        }
+    }
+    let reply = curl(lab, CLIENT, &["--include", URL])?;
+    for attribute in ["set-cookie: cart=", "; Path=/shop", "; HttpOnly; SameSite=Strict"] {
+        ensure!(reply.body.contains(attribute), "no {attribute} in {}", reply.body);
+    }
     Ok(())
 }

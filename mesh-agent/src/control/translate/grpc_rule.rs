@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::object::{Object, unknown_fields};
 use super::route_filter;
 use super::route_rule::{Carried, Rule};
+use super::session_persistence;
 use crate::mesh::facts::Rejection;
 use crate::mesh::route::{HttpMatch, HttpRule, PathMatch, Rewrite, RuleAction};
 
@@ -30,11 +31,11 @@ pub(super) fn translate(
     if !rule.is_object() {
         return Err(object.reject(&reading.at, "expected a mapping"));
     }
-    for field in unknown_fields(rule, &["name", "matches", "filters", "backendRefs"]) {
-        match field {
-            "sessionPersistence" => reading.ignore(field),
-            _ => reading.refuse(field),
-        }
+    for field in unknown_fields(
+        rule,
+        &["name", "matches", "filters", "backendRefs", "sessionPersistence"],
+    ) {
+        reading.refuse(field);
     }
     let mut matches = Vec::new();
     for (index, part) in reading.list("matches", rule.get("matches"))?.iter().enumerate() {
@@ -47,6 +48,7 @@ pub(super) fn translate(
     if filters.redirect.is_some() || filters.cors.is_some() || filters.filters.rewrite != Rewrite::default() {
         reading.refuse_because("filters", "a GRPCRoute changes headers and mirrors, nothing else");
     }
+    let session = session_persistence::of_rule(&mut reading, rule.get("sessionPersistence"))?;
     let mut backends = reading.backends(rule.get("backendRefs"))?;
     if reading.is_refused {
         backends.clear();
@@ -61,6 +63,7 @@ pub(super) fn translate(
         request_timeout: None,
         attempt_timeout: None,
         retry: None,
+        session,
     })
 }
 

@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::object::{Object, unknown_fields};
 use super::route_filter;
 use super::route_rule::{Carried, Rule};
+use super::session_persistence;
 use crate::mesh::facts::Rejection;
 use crate::mesh::route::{FieldMatch, HttpMatch, HttpRule, PathMatch, RetryOn, RetryPolicy, RuleAction};
 
@@ -35,12 +36,17 @@ pub(super) fn translate(
     }
     for field in unknown_fields(
         rule,
-        &["name", "matches", "filters", "backendRefs", "timeouts", "retry"],
+        &[
+            "name",
+            "matches",
+            "filters",
+            "backendRefs",
+            "timeouts",
+            "retry",
+            "sessionPersistence",
+        ],
     ) {
-        match field {
-            "sessionPersistence" => reading.ignore(field),
-            _ => reading.refuse(field),
-        }
+        reading.refuse(field);
     }
     let timeouts = rule.get("timeouts").unwrap_or(&Value::Null);
     for field in unknown_fields(timeouts, &["request", "backendRequest"]) {
@@ -58,6 +64,7 @@ pub(super) fn translate(
         return Err(reading.malformed("timeouts.backendRequest", "is longer than timeouts.request"));
     }
     let retry = retry(&mut reading, rule.get("retry"))?;
+    let session = session_persistence::of_rule(&mut reading, rule.get("sessionPersistence"))?;
     if filters.redirect.is_some() && !backends.is_empty() {
         reading.refuse_because("backendRefs", "a rule that redirects has no backend");
     }
@@ -76,6 +83,7 @@ pub(super) fn translate(
         request_timeout,
         attempt_timeout,
         retry,
+        session,
     })
 }
 
@@ -131,7 +139,12 @@ fn timeout(reading: &Rule<'_>, timeouts: &Value, field: &str) -> Result<Option<D
 }
 
 /// A duration as Gateway API writes it (GEP-2257): `field` of a part that is called `of`.
-fn duration(reading: &Rule<'_>, part: &Value, of: &str, field: &str) -> Result<Option<Duration>, Rejection> {
+pub(super) fn duration(
+    reading: &Rule<'_>,
+    part: &Value,
+    of: &str,
+    field: &str,
+) -> Result<Option<Duration>, Rejection> {
     let Some(written) = part.get(field).filter(|written| !written.is_null()) else {
         return Ok(None);
     };

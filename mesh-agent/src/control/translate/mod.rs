@@ -36,6 +36,7 @@ mod route_filter;
 mod route_rule;
 mod service;
 mod service_entry;
+mod session_persistence;
 mod stream_route;
 mod traffic_policy;
 mod virtual_service;

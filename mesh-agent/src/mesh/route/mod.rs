@@ -4,6 +4,7 @@ mod fault;
 mod filter;
 mod matches;
 mod retry;
+mod session;
 mod stream;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub use self::matches::{
     FieldMatch, FurtherMatch, HttpMatch, InvalidPattern, PathMatch, Pattern, ValueMatch,
 };
 pub use self::retry::{RetryOn, RetryPolicy};
+pub use self::session::{SessionCarrier, SessionPersistence};
 pub use self::stream::{NamePattern, Opening, OpeningMatch, StreamMatch, StreamRoute, StreamRule};
 
 use crate::mesh::facts::ObjectMeta;
@@ -122,6 +124,8 @@ pub struct HttpRule {
     pub retry: Option<RetryPolicy>,
     /// `timeouts.backendRequest`, the limit of each attempt; zero or absent means no limit.
     pub attempt_timeout: Option<Duration>,
+    /// What keeps a client at one endpoint; `None` means that each request is sent anew.
+    pub session: Option<SessionPersistence>,
 }
 
 /// What becomes of a request.
@@ -148,6 +152,7 @@ impl Default for HttpRule {
             request_timeout: None,
             attempt_timeout: None,
             retry: None,
+            session: None,
         }
     }
 }

@@ -120,6 +120,7 @@ impl Way {
                     hash: None,
                     of: Limit::Requests,
                     tried: &[],
+                    kept: None,
                     now: Instant::now(),
                 };
                 let picked = snapshot

@@ -9,17 +9,18 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::uri::Authority;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 
 use crate::balance::{Breakers, Limit, Pick};
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
 use crate::proxy::Ends;
 use crate::proxy::affinity::Affinity;
-use crate::proxy::http::decide::Target;
+use crate::proxy::http::decide::{Course, Target};
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::routed::{self, Applied};
 use crate::proxy::refusal::Refusal;
+use crate::proxy::session::{self, Kept};
 use crate::snapshot::{PickFacts, Snapshot, Upstream};
 
 /// An endpoint that was chosen, and what was known when it was.
@@ -31,6 +32,8 @@ pub(super) struct Choice {
     pub(super) pick: Option<Pick>,
     pub(super) breakers: Option<Breakers>,
     pub(super) cookie: Option<HeaderValue>,
+    /// A header that begins the client's session.
+    pub(super) session: Option<(HeaderName, HeaderValue)>,
 }
 
 /// What the routes of the dialled Service say.
@@ -41,15 +44,15 @@ pub(super) enum Routed {
     Answer(Response<Bytes>),
 }
 
-/// An endpoint of `target`, which is one of the `tried` afterwards.
+/// An endpoint of what the request goes to, which is one of the `tried` afterwards.
 pub(super) fn endpoint(
-    target: &Target,
+    course: &Course,
     ends: Ends,
     request: &Request<impl Sized>,
     tried: Option<&mut Vec<SocketAddr>>,
 ) -> Result<Choice, Refusal> {
-    match target {
-        Target::Upstream(upstream) => pick(upstream, ends, request, tried),
+    match &course.target {
+        Target::Upstream(upstream) => pick(upstream, course.route.as_ref(), ends, request, tried),
         Target::Workload {
             workload,
             protocol,
@@ -62,18 +65,21 @@ pub(super) fn endpoint(
             pick: None,
             breakers: None,
             cookie: None,
+            session: None,
         }),
     }
 }
 
 fn pick(
     upstream: &Upstream,
+    route: Option<&Applied>,
     ends: Ends,
     request: &Request<impl Sized>,
     tried: Option<&mut Vec<SocketAddr>>,
 ) -> Result<Choice, Refusal> {
     let before = tried.as_deref().map_or(&[][..], Vec::as_slice);
-    let (facts, cookie) = pick_facts(upstream, ends, request, before);
+    let (mut facts, cookie) = pick_facts(upstream, ends, request, before);
+    facts.kept = route.and_then(Applied::kept);
     let picked = upstream.pick(&facts, &mut rand::rng())?;
     let addr = picked.endpoint.addr;
     if let Some(tried) = tried {
@@ -87,6 +93,7 @@ fn pick(
         pick: Some(picked.pick),
         breakers: Some(upstream.breakers().clone()),
         cookie,
+        session: route.and_then(|route| route.begin_session(upstream, addr)),
     })
 }
 
@@ -106,6 +113,7 @@ pub(super) fn pick_facts<'t>(
         hash,
         of: Limit::Requests,
         tried,
+        kept: None,
         now: Instant::now(),
     };
     (facts, cookie)
@@ -128,6 +136,17 @@ pub(super) fn routed(
     ledger.route(&decided.rule.route);
     if let Some(answer) = routed::own_answer(&decided, request, authority, dialled.port)? {
         return Ok(Routed::Answer(answer));
+    }
+    let sessions = decided.rule.session.as_ref();
+    let kept = sessions.and_then(|sessions| session::kept(sessions, snapshot, request.headers()));
+    if let Some(Kept {
+        backend,
+        upstream,
+        endpoint,
+    }) = kept
+    {
+        let applied = Applied::new(decided, backend, request.headers());
+        return Ok(Routed::To(upstream, Some(applied.kept_at(endpoint))));
     }
     let backend = decided.rule.backends().choose(&mut rand::rng());
     let backend = Arc::clone(backend.ok_or(Refusal::InvalidBackend)?);

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
@@ -108,9 +108,7 @@ pub(super) fn answer(
     for change in &plan.on_response {
         change.apply(response.headers_mut());
     }
-    if let Some(cookie) = plan.cookie.take() {
-        response.headers_mut().append(SET_COOKIE, cookie);
-    }
+    plan.keep_client(response.headers_mut());
     *response.version_mut() = http::Version::HTTP_11;
     let visit = plan.visit.filter(|visit| !visit.is_all);
     let watch = visit.map(|visit| Watch::Idle(Arc::clone(mesh), visit));

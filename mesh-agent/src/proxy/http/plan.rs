@@ -6,8 +6,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::header::SET_COOKIE;
 use http::uri::Authority;
-use http::{HeaderValue, Request, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
 use tokio::time::Instant;
 
 use crate::balance::{Breakers, Pick};
@@ -72,6 +73,8 @@ pub(super) struct Plan {
     pub(super) breakers: Option<Breakers>,
     /// What the response sets so that the client's next request finds the same endpoint.
     pub(super) cookie: Option<HeaderValue>,
+    /// A header that begins the client's session.
+    pub(super) session: Option<(HeaderName, HeaderValue)>,
     /// The arrival at a pod of this node, for as long as the request is under way.
     pub(super) visit: Option<Visit>,
     /// What the request's token claims, as the policies of that pod asked for it.
@@ -83,6 +86,22 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// Tells the client how its next request finds the same endpoint.
+    pub(super) fn keep_client(&mut self, response: &mut HeaderMap) {
+        if let Some(cookie) = self.cookie.take() {
+            response.append(SET_COOKIE, cookie);
+        }
+        match self.session.take() {
+            Some((name, cookie)) if name == SET_COOKIE => {
+                response.append(name, cookie);
+            }
+            Some((name, token)) => {
+                response.insert(name, token);
+            }
+            None => {}
+        }
+    }
+
     /// When the response must have begun.
     pub(super) fn first_deadline(&self) -> Option<Instant> {
         self.deadline.into_iter().chain(self.attempt_deadline).min()
@@ -107,7 +126,7 @@ pub(super) fn outbound(
     } = *caller;
     let snapshot = mesh.snapshots.load();
     let began = Instant::now();
-    let choice = endpoint(&course.target, ends, request, tried)?;
+    let choice = endpoint(&course, ends, request, tried)?;
     if let Some(service) = &choice.service {
         ledger.service(service);
     }
@@ -132,6 +151,7 @@ pub(super) fn outbound(
         pick: choice.pick,
         breakers: choice.breakers,
         cookie: choice.cookie,
+        session: choice.session,
         visit,
         token,
         ask,
@@ -201,6 +221,7 @@ pub(super) fn inbound(
         pick: None,
         breakers: None,
         cookie: None,
+        session: None,
         visit: Some(visit),
         token,
         ask,

@@ -3,6 +3,7 @@
 //! Place in the walk: after a rule has matched and a backend is chosen, before policy is asked and an endpoint is
 //! picked; once more when the response comes. Must not know: endpoints, connections.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, LOCATION, ORIGIN,
-    VARY,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderName, HeaderValue,
+    LOCATION, ORIGIN, VARY,
 };
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -21,9 +22,11 @@ use crate::mesh::route::{Cors, DirectResponse, Filters, Mirror, PathRewrite, Red
 use crate::mesh::workload::Workload;
 use crate::proxy::http::headers::normalise_path;
 use crate::proxy::refusal::Refusal;
+use crate::proxy::session::{self, Token};
 use crate::route::{
     Asked, Backend, CompiledAction, CompiledRule, Decided, Dialled, RequestFacts, location, rewritten,
 };
+use crate::snapshot::Upstream;
 
 /// A rule that was chosen for a request, and its backend.
 #[derive(Debug, Clone)]
@@ -31,6 +34,9 @@ pub(super) struct Applied {
     rule: Arc<CompiledRule>,
     backend: Arc<Backend>,
     prefix: Option<Arc<str>>,
+    cookie_path: Option<Arc<str>>,
+    /// The endpoint at which the client's session is kept.
+    kept: Option<SocketAddr>,
     /// What a script of another origin is told with the response.
     cors: HeaderMap,
 }
@@ -54,7 +60,42 @@ impl Applied {
             rule: decided.rule,
             backend,
             prefix: decided.prefix,
+            cookie_path: decided.cookie_path,
+            kept: None,
         }
+    }
+
+    /// With a session of the client that is kept there.
+    pub(super) fn kept_at(self, endpoint: SocketAddr) -> Self {
+        Self {
+            kept: Some(endpoint),
+            ..self
+        }
+    }
+
+    /// The endpoint at which the client's session is kept, if it has one.
+    pub(super) fn kept(&self) -> Option<SocketAddr> {
+        self.kept
+    }
+
+    /// The header of a response from `endpoint` that begins a session there, where the rule has sessions and the client
+    /// is not in that one already.
+    pub(super) fn begin_session(
+        &self,
+        upstream: &Upstream,
+        endpoint: SocketAddr,
+    ) -> Option<(HeaderName, HeaderValue)> {
+        let sessions = self.rule.session.as_ref()?;
+        if self.kept == Some(endpoint) {
+            return None;
+        }
+        let token = Token {
+            backend: sessions.name_of(&self.backend)?,
+            incarnation: upstream.incarnation(endpoint)?,
+            endpoint,
+            expires: session::end(sessions.lifetime, session::now()),
+        };
+        session::header(sessions, &token, self.cookie_path.as_deref())
     }
 
     /// How long it may take.
@@ -154,7 +195,7 @@ pub(super) fn own_answer(
     authority: &Authority,
     dialled: u16,
 ) -> Result<Option<Response<Bytes>>, Refusal> {
-    let Decided { rule, prefix } = decided;
+    let Decided { rule, prefix, .. } = decided;
     let cors = rule.cors.as_ref();
     if let Some(response) = cors.and_then(|cors| preflight(cors, request)) {
         return Ok(Some(response));

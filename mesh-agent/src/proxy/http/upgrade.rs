@@ -74,6 +74,7 @@ pub(super) async fn carry(
     for change in &plan.on_response {
         change.apply(&mut headers);
     }
+    plan.keep_client(&mut headers);
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     if let Some(agreed) = agreed {
         headers.insert(UPGRADE, agreed);

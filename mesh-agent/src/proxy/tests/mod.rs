@@ -35,6 +35,7 @@ mod retry_limits;
 mod revoked;
 mod rewriting;
 mod same_node;
+mod sessions;
 mod stopping;
 mod stream_routes;
 mod streams;

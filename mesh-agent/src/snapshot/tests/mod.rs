@@ -190,6 +190,7 @@ fn request_to(dialled: IpAddr) -> PickFacts<'static> {
         hash: None,
         of: Limit::Requests,
         tried: &[],
+        kept: None,
         now: Instant::now(),
     }
 }

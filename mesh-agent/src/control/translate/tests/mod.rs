@@ -12,6 +12,7 @@ mod request_authentication;
 mod route_filters;
 mod routes;
 mod service_entries;
+mod session_persistence;
 mod stream_routes;
 mod traffic;
 mod virtual_service;

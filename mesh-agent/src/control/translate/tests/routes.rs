@@ -100,8 +100,12 @@ fn a_route_without_a_service_is_not_ours() {
 fn what_does_not_change_the_backend_is_reported_and_ignored() {
     for (rule, field) in [
         (
-            "sessionPersistence: {sessionName: s}",
-            "spec.rules[0].sessionPersistence",
+            "sessionPersistence: {sessionName: s, idleTimeout: 1h}",
+            "spec.rules[0].sessionPersistence.idleTimeout",
+        ),
+        (
+            "sessionPersistence: {cookieConfig: {domain: example.com}}",
+            "spec.rules[0].sessionPersistence.cookieConfig.domain",
         ),
         ("retry: {unless: Sunday}", "spec.rules[0].retry.unless"),
     ] {

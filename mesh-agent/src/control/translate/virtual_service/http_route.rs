@@ -199,6 +199,7 @@ fn one(
         action,
         request_timeout: duration_at(reading, "timeout", part(rule, "timeout"))?,
         retry,
+        session: None,
         attempt_timeout,
     };
     if reading.is_refused {

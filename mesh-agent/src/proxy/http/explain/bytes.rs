@@ -47,6 +47,7 @@ impl Trip<'_> {
                     hash: key.and_then(|key| affinity::of_connection(key, self.ends.client.ip())),
                     of: OF_BYTES,
                     tried: &[],
+                    kept: None,
                     now: Instant::now(),
                 };
                 way::endpoint(&upstream, &facts, way)?

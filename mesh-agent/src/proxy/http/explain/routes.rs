@@ -17,6 +17,7 @@ use crate::proxy::http::headers::{normalise_path, remove_named_by_connection};
 use crate::proxy::http::routed::{self, Applied};
 use crate::proxy::http::{fault, strict};
 use crate::proxy::refusal::Refusal;
+use crate::proxy::session;
 use crate::route::{Decided, Trial};
 use crate::snapshot::{Destination, Upstream};
 
@@ -90,6 +91,16 @@ impl Trip<'_> {
     }
 
     fn backends(&self, decided: &Decided, request: &Request<()>, authority: &Authority, told: &mut Told) {
+        let sessions = decided.rule.session.as_ref();
+        if let Some(kept) = sessions.and_then(|one| session::kept(one, self.snapshot, request.headers())) {
+            let changes = changes(&kept.backend.filters);
+            let applied = Applied::new(decided.clone(), kept.backend, request.headers());
+            let applied = applied.kept_at(kept.endpoint);
+            let target = Target::Upstream(kept.upstream);
+            let way = self.way(&target, copy(request), authority.clone(), Some(&applied));
+            told.ways.push(Way { changes, ..way });
+            return;
+        }
         let shares: Vec<_> = decided.rule.backends().each().collect();
         let total: u64 = shares.iter().map(|(weight, _)| weight).sum();
         for (weight, backend) in shares {
@@ -156,6 +167,9 @@ fn chosen(decided: &Decided, position: Option<usize>, faults: Option<&Fault>) ->
     let rule = &decided.rule;
     let millis = |limit: Option<Duration>| limit.and_then(|limit| u64::try_from(limit.as_millis()).ok());
     let mut changes = changes(&rule.filters);
+    if rule.session.is_some() {
+        changes.push("keeps a client at the endpoint of its first request (session persistence)".to_owned());
+    }
     if rule.cors.is_some() {
         changes.push("answers preflights and tells scripts of allowed origins so (CORS)".to_owned());
     }

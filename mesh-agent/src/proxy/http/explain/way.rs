@@ -63,7 +63,8 @@ impl Trip<'_> {
         way.sent_as = Some(format!("{} {authority}{}", request.method(), request.uri()));
         let (end, protocol) = match target {
             Target::Upstream(upstream) => {
-                let (facts, _cookie) = pick_facts(upstream, self.ends, &request, &[]);
+                let (mut facts, _cookie) = pick_facts(upstream, self.ends, &request, &[]);
+                facts.kept = route.and_then(Applied::kept);
                 (endpoint(upstream, &facts, way)?, upstream.protocol)
             }
             Target::Workload {
