@@ -249,7 +249,7 @@ async fn a_token_of_another_rule_or_of_nobody_leads_nowhere_else() {
 async fn a_permanent_cookie_says_how_long_it_lasts_and_another_does_not() {
     let lab = Lab::start().await;
     let (_one, _two, vip) = pair(&lab, CART, "cart").await;
-    let minute = Some(Duration::from_secs(60));
+    let minute = Some(Duration::from_mins(1));
     for (is_permanent, ending) in [
         (true, "; Max-Age=60; HttpOnly; SameSite=Strict"),
         (false, "; Path=/; HttpOnly; SameSite=Strict"),

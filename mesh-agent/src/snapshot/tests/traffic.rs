@@ -327,3 +327,40 @@ fn groups_stand_as_they_share_the_traffic() {
         (upstream.endpoints().len(), vec![ejected])
     );
 }
+
+#[test]
+fn a_session_is_kept_at_the_endpoint_of_its_time_unless_that_is_tried_or_ejected() {
+    let facts = Facts {
+        destination_rules: vec![rule("a", "shop", web_host(), ejecting())],
+        ..web()
+    };
+    let (snapshot, _) = build(&facts);
+    let upstream = upstream(&snapshot);
+    let addr = upstream.endpoints()[0].addr;
+    let incarnation = upstream.incarnation(addr).unwrap();
+    let goes = |tried: &[SocketAddr]| {
+        let asked = PickFacts {
+            kept: Some(addr),
+            tried,
+            ..request_to(vip())
+        };
+        let mut rng = SmallRng::seed_from_u64(5);
+        let mut picks = (0..50).map(|_| upstream.pick(&asked, &mut rng).unwrap().endpoint.addr);
+        picks.all(|picked| picked == addr)
+    };
+    assert!(upstream.keeps(addr, incarnation));
+    assert!(
+        !upstream.keeps(addr, incarnation ^ 1),
+        "another pod with its address"
+    );
+    assert!(
+        !upstream.keeps("10.99.0.1:80".parse().unwrap(), incarnation),
+        "no endpoint"
+    );
+    assert!(goes(&[]));
+    assert!(!goes(&[addr]));
+
+    assert_eq!(fail_one(&upstream), addr);
+    assert!(!upstream.keeps(addr, incarnation));
+    assert!(!goes(&[]));
+}
