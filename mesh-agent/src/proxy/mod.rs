@@ -133,7 +133,7 @@ impl Proxy {
 impl PodHost for Proxy {
     fn joined(&self, pod: LocalPod, listeners: PodListeners) -> io::Result<()> {
         let _on_data = self.data.enter();
-        let tasks = self.mesh.tasks.child();
+        let tasks = self.mesh.tasks.fair_child();
         let doors = listeners.into_doors(&pod)?;
         let served = Arc::new(ServedPod {
             pod,
