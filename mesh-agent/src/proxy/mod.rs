@@ -41,7 +41,9 @@ use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
 use crate::proxy::dns::PodDns;
-use crate::proxy::pods::{Handshakes, MAX_CHECKS, MAX_CONNECTIONS, MAX_MIRRORS, ServedPod, ServedPods};
+use crate::proxy::pods::{
+    Handshakes, MAX_CHECKS, MAX_CONNECTIONS, MAX_MIRRORS, MAX_REQUESTS, ServedPod, ServedPods,
+};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::{self, Telemetry};
 use crate::transport::ByteStream;
@@ -144,6 +146,7 @@ impl PodHost for Proxy {
             tasks,
             cut: CancellationToken::new(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
             handshakes: Handshakes::new(self.mesh.settings.handshake_rate),
             checks: Semaphore::new(MAX_CHECKS),
             bodies: Semaphore::new(MAX_CHECKS),
@@ -207,8 +210,7 @@ fn serve(mesh: &Arc<Mesh>, served: &Arc<ServedPod>, captured: Captured) {
     let direction = captured.direction;
     mesh.telemetry.mesh().captured(counted(direction));
     let Ok(permit) = Arc::clone(&served.connections).try_acquire_owned() else {
-        tracing::debug!(pod = %served.pod.workload.pod_name, limit = MAX_CONNECTIONS, "too many connections of one pod");
-        mesh.telemetry.mesh().denied("connection_limit");
+        served.crowded_by(mesh, counted(direction), "connections");
         return captured.stream.reset_on_close();
     };
     let (mesh, pod) = (Arc::clone(mesh), Arc::clone(served));

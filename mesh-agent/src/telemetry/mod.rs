@@ -7,6 +7,7 @@
 mod access_log;
 mod balance;
 mod ca;
+mod crowding;
 mod direct;
 mod encode;
 mod flag;

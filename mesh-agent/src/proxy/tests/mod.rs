@@ -11,6 +11,7 @@ mod authorization;
 mod balance;
 mod bytes;
 mod cross_node;
+mod crowded;
 mod disabled;
 mod dns;
 mod explain;
