@@ -155,6 +155,20 @@ mod tests {
         .await;
     }
 
+    /// Answers for ever.
+    async fn echo(turns: Arc<Turns>, there: Arc<Notify>, back: Arc<Notify>) {
+        loop {
+            turns.run(there.notified()).await;
+            back.notify_one();
+        }
+    }
+
+    async fn yields(times: usize) {
+        for _ in 0..times {
+            yield_now().await;
+        }
+    }
+
     #[tokio::test]
     async fn a_quiet_group_waits_for_one_round_of_a_busy_one() {
         let (storm, quiet) = (Arc::new(Turns::new()), Arc::new(Turns::new()));
@@ -165,16 +179,8 @@ mod tests {
             tasks.spawn(async move { storm.run(busy(polls, stop)).await });
         }
         let (there, back) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let echo = {
-            let (quiet, there, back) = (Arc::clone(&quiet), Arc::clone(&there), Arc::clone(&back));
-            async move {
-                loop {
-                    quiet.run(there.notified()).await;
-                    back.notify_one();
-                }
-            }
-        };
-        let echo = tokio::spawn(echo);
+        let mut echoes = JoinSet::new();
+        echoes.spawn(echo(Arc::clone(&quiet), Arc::clone(&there), Arc::clone(&back)));
         yield_now().await;
         let mut most = 0;
         for _ in 0..500 {
@@ -187,7 +193,7 @@ mod tests {
         assert!(most <= 3 * QUANTUM, "{most} polls of the storm");
         stop.store(true, Ordering::Relaxed);
         tasks.join_all().await;
-        echo.abort();
+        echoes.shutdown().await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -197,12 +203,7 @@ mod tests {
         for task in 0..300_usize {
             let mine = Arc::clone(&turns[task % turns.len()]);
             tasks.spawn(async move {
-                mine.run(async {
-                    for _ in 0..200 {
-                        yield_now().await;
-                    }
-                })
-                .await;
+                mine.run(yields(200)).await;
                 task
             });
         }
