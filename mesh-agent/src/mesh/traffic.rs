@@ -22,6 +22,8 @@ pub struct TrafficPolicy {
     pub limits: Limits,
     /// When an endpoint is left out for its failures.
     pub outliers: Option<OutlierDetection>,
+    /// How many further attempts there may be, if a policy says so.
+    pub retries: Option<RetryConstraint>,
 }
 
 /// The fields of a `trafficPolicy` that were written.
@@ -276,6 +278,42 @@ pub struct Limits {
     pub requests: Option<u32>,
     /// `http.maxRetries`: requests that are being tried again.
     pub retries: Option<u32>,
+}
+
+/// `retryConstraint` (GEP-3388): how many further attempts a destination may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryConstraint {
+    /// `budget.percent` of the requests,
+    pub percent: u32,
+    /// of the last `budget.interval`.
+    pub interval: Duration,
+    /// `minRetryRate.count`: so many are always granted,
+    pub min_count: u32,
+    /// in each `minRetryRate.interval`.
+    pub min_interval: Duration,
+}
+
+impl Default for RetryConstraint {
+    /// The API's.
+    fn default() -> Self {
+        Self {
+            percent: 20,
+            interval: Duration::from_secs(10),
+            min_count: 10,
+            min_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Gateway API's `XBackendTrafficPolicy`, as far as it has an effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendTrafficPolicy {
+    /// Where it was declared.
+    pub meta: Arc<ObjectMeta>,
+    /// `targetRefs`: field, and Service of its own namespace.
+    pub targets: Vec<(Arc<str>, ServiceName)>,
+    /// `retryConstraint`.
+    pub retries: RetryConstraint,
 }
 
 /// `outlierDetection`.

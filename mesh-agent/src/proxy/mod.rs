@@ -41,7 +41,8 @@ use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
 use crate::proxy::dns::PodDns;
-use crate::proxy::pods::{Handshakes, MAX_CHECKS, MAX_CONNECTIONS, ServedPod, ServedPods};
+pub use crate::proxy::http::explain;
+use crate::proxy::pods::{Handshakes, MAX_CHECKS, MAX_CONNECTIONS, MAX_MIRRORS, ServedPod, ServedPods};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::{self, Telemetry};
 use crate::transport::ByteStream;
@@ -145,6 +146,7 @@ impl PodHost for Proxy {
             handshakes: Handshakes::new(self.mesh.settings.handshake_rate),
             checks: Semaphore::new(MAX_CHECKS),
             bodies: Semaphore::new(MAX_CHECKS),
+            mirrors: Arc::new(Semaphore::new(MAX_MIRRORS)),
             dns: PodDns::default(),
         });
         if let Some(before) = self.mesh.pods.insert(&served) {

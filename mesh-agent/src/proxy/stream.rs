@@ -133,7 +133,7 @@ pub(super) fn choose(
 }
 
 /// Applies the routes of connections that are attached to the dialled Service, if any.
-fn routed(
+pub(super) fn routed(
     snapshot: &Snapshot,
     client: &Workload,
     upstream: Arc<Upstream>,

@@ -6,6 +6,7 @@
 
 mod further;
 mod matcher;
+mod mismatch;
 mod retry;
 mod rewrite;
 mod rule;
@@ -18,9 +19,10 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use self::matcher::{Matcher, Specificity};
-pub use self::retry::Attempt;
+pub use self::mismatch::Mismatch;
+pub use self::retry::{Attempt, Attempts, NoMore};
 pub use self::rewrite::{Asked, location, rewritten};
-pub use self::rule::{Backend, CompiledAction, CompiledRule};
+pub use self::rule::{Backend, CompiledAction, CompiledRule, Shares};
 pub use self::stream::{CompiledStreamRule, Need, StreamDecision, StreamFacts, StreamTable};
 use crate::mesh::route::{BackendTarget, HttpRoute};
 
@@ -83,8 +85,8 @@ impl RouteTable {
         let is_as_written = routes.iter().any(|route| route.kind.is_as_written());
         let mut entries = Vec::new();
         for route in routes {
-            for declared in &route.rules {
-                let rule = Arc::new(CompiledRule::compile(route, declared, &backend_exists));
+            for (index, declared) in route.rules.iter().enumerate() {
+                let rule = Arc::new(CompiledRule::compile(route, index, declared, &backend_exists));
                 for of_rule in &declared.matches {
                     entries.push((Matcher::compile(of_rule), Arc::clone(&rule)));
                 }
@@ -107,10 +109,39 @@ impl RouteTable {
 
     /// The rule for a request; `None` means 404, since a Service with routes answers nothing else.
     pub fn decide(&self, request: &RequestFacts<'_>) -> Option<Decided> {
-        let (matcher, rule) = self.entries.iter().find(|(matcher, _)| matcher.holds(request))?;
-        Some(Decided {
-            rule: Arc::clone(rule),
-            prefix: matcher.prefix().cloned(),
+        self.trials(request).find_map(Trial::decided)
+    }
+
+    /// How each match fares, in the order in which they are tried: the first that holds decides.
+    pub fn trials<'t>(&'t self, request: &RequestFacts<'_>) -> impl Iterator<Item = Trial<'t>> {
+        self.entries.iter().map(move |(matcher, rule)| Trial {
+            mismatch: matcher.mismatch(request),
+            rule,
+            matcher,
+        })
+    }
+}
+
+/// One match of a rule, held against a request.
+#[derive(Debug)]
+pub struct Trial<'t> {
+    /// The rule that has it.
+    pub rule: &'t Arc<CompiledRule>,
+    /// Why it does not hold; `None` where it does.
+    pub mismatch: Option<Mismatch<'t>>,
+    matcher: &'t Matcher,
+}
+
+impl Trial<'_> {
+    /// What the match asks for, in words.
+    pub fn asks(&self) -> String {
+        self.matcher.to_string()
+    }
+
+    fn decided(self) -> Option<Decided> {
+        self.mismatch.is_none().then(|| Decided {
+            rule: Arc::clone(self.rule),
+            prefix: self.matcher.prefix().cloned(),
         })
     }
 }
@@ -123,3 +154,5 @@ fn full_name(route: &HttpRoute) -> String {
 mod further_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trial_tests;

@@ -9,7 +9,7 @@ use rand::{Rng, RngCore};
 
 use crate::mesh::route::{
     BackendTarget, Cors, DirectResponse, Fault, Filters, HttpRoute, HttpRule, Mirror, Redirect, RetryPolicy,
-    RouteBackend, RuleAction,
+    RouteBackend, RouteKind, RuleAction,
 };
 use crate::mesh::service::ServiceName;
 
@@ -18,6 +18,12 @@ use crate::mesh::service::ServiceName;
 pub struct CompiledRule {
     /// `NAMESPACE/NAME` of the route, for records.
     pub route: String,
+    /// The route's kind.
+    pub kind: RouteKind,
+    /// Its place among the rules of the route, from 0.
+    pub index: usize,
+    /// Its own name, if it has one.
+    pub name: Option<Arc<str>>,
     /// What is changed on the way, wherever a request goes.
     pub filters: Filters,
     /// Cross-origin requests, where the rule says something of them.
@@ -66,6 +72,7 @@ pub struct Backend {
 impl CompiledRule {
     pub(super) fn compile(
         route: &HttpRoute,
+        index: usize,
         declared: &HttpRule,
         backend_exists: &impl Fn(&BackendTarget) -> bool,
     ) -> Self {
@@ -81,6 +88,9 @@ impl CompiledRule {
         };
         Self {
             route: super::full_name(route),
+            kind: route.kind,
+            index,
+            name: declared.name.clone(),
             filters,
             cors: declared.cors.clone(),
             fault: declared.fault.clone(),
@@ -88,6 +98,17 @@ impl CompiledRule {
             attempt_timeout: declared.attempt_timeout.filter(|limit| !limit.is_zero()),
             retry: declared.retry.clone(),
             action,
+        }
+    }
+}
+
+impl CompiledRule {
+    /// Where requests may go; nowhere, where the rule answers itself.
+    pub fn backends(&self) -> &Shares {
+        static NOWHERE: Shares = Shares(Vec::new());
+        match &self.action {
+            CompiledAction::Forward(shares) => shares,
+            CompiledAction::Redirect(_) | CompiledAction::Respond(_) => &NOWHERE,
         }
     }
 }
@@ -121,5 +142,12 @@ impl Shares {
         let ticket = rng.random_range(0..*total);
         let index = self.0.partition_point(|(up_to, _)| *up_to <= ticket);
         self.0.get(index)?.1.as_ref()
+    }
+
+    /// All of them, each with its weight; `None` stands for one that cannot be.
+    pub fn each(&self) -> impl Iterator<Item = (u64, Option<&Arc<Backend>>)> {
+        let before = std::iter::once(0).chain(self.0.iter().map(|(up_to, _)| *up_to));
+        let shares = self.0.iter().zip(before);
+        shares.map(|((up_to, backend), before)| (up_to - before, backend.as_ref()))
     }
 }

@@ -17,7 +17,7 @@ use crate::mesh::route::{
 };
 use crate::mesh::service::ServiceName;
 
-fn backend(name: &str, weight: u32) -> RouteBackend {
+pub(super) fn backend(name: &str, weight: u32) -> RouteBackend {
     RouteBackend {
         field: "spec".into(),
         target: BackendTarget::Service(ServiceName::new("ns", name), 80),
@@ -26,7 +26,7 @@ fn backend(name: &str, weight: u32) -> RouteBackend {
     }
 }
 
-fn rule(matches: Vec<HttpMatch>, backends: Vec<RouteBackend>) -> HttpRule {
+pub(super) fn rule(matches: Vec<HttpMatch>, backends: Vec<RouteBackend>) -> HttpRule {
     HttpRule {
         matches,
         action: RuleAction::Forward(backends),
@@ -34,7 +34,7 @@ fn rule(matches: Vec<HttpMatch>, backends: Vec<RouteBackend>) -> HttpRule {
     }
 }
 
-fn route(name: &str, age: Option<u64>, rules: Vec<HttpRule>) -> HttpRoute {
+pub(super) fn route(name: &str, age: Option<u64>, rules: Vec<HttpRule>) -> HttpRoute {
     HttpRoute {
         kind: RouteKind::Http,
         namespace: "ns".into(),
@@ -49,11 +49,11 @@ fn route(name: &str, age: Option<u64>, rules: Vec<HttpRule>) -> HttpRoute {
     }
 }
 
-fn everything() -> HttpMatch {
+pub(super) fn everything() -> HttpMatch {
     HttpMatch::default()
 }
 
-fn get<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
+pub(super) fn get<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
     RequestFacts {
         method: "GET",
         path,

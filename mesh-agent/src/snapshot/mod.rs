@@ -8,6 +8,7 @@ mod cell;
 mod direct;
 mod ejected;
 mod mesh_settings;
+mod outlook;
 mod routes;
 mod services;
 mod traffic;
@@ -22,6 +23,7 @@ pub use self::cell::SnapshotCell;
 pub use self::direct::{DirectLimits, DirectVerdict, DirectVerdicts, Passage};
 pub use self::ejected::Ejected;
 use self::mesh_settings::MeshSettings;
+pub use self::outlook::GroupStanding;
 use self::routes::{Routes, Tables};
 use self::services::Services;
 pub use self::upstream::{PickFacts, Picked, Unpicked, Upstream, UpstreamEndpoint};
@@ -31,11 +33,14 @@ use crate::mesh::identity::SpiffeId;
 use crate::mesh::mesh_config::PathForm;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::policy::external::Authorizer;
+use crate::mesh::policy::request_authentication::RequestAuthentication;
+use crate::mesh::route::BackendTarget;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::MtlsPolicy;
 use crate::policy::authentication::{Authentication, Guard, WantedKeys};
 use crate::policy::authorization::{Authorization, Connection, Protection, Verdict};
+use crate::policy::rate_limit::{Limits, RateLimits};
 use crate::route::{Backend, RouteTable, StreamTable};
 
 /// What a snapshot is built for.
@@ -59,6 +64,7 @@ pub struct Snapshot {
     mtls: MtlsPolicy,
     authentication: Authentication,
     authorization: Authorization,
+    rate_limits: RateLimits,
     mesh_config: MeshSettings,
     names: Names,
     /// Addresses of the node that this agent serves.
@@ -183,6 +189,12 @@ impl Snapshot {
             .backend(&backend.service, backend.port, backend.subset.as_deref())
     }
 
+    /// The endpoints of what a route names.
+    pub fn target(&self, target: &BackendTarget) -> Option<&Arc<Upstream>> {
+        let (service, port, subset) = target.named()?;
+        self.services.backend(service, port, subset.map(AsRef::as_ref))
+    }
+
     /// What DNS answers about Services.
     pub fn names(&self) -> &Names {
         &self.names
@@ -208,6 +220,11 @@ impl Snapshot {
         self.authentication.of(workload)
     }
 
+    /// Those policies, for a port of the pod.
+    pub fn request_authentications(&self, workload: &Workload, port: u16) -> Vec<&RequestAuthentication> {
+        self.authentication.policies_of(workload, port)
+    }
+
     /// The public keys that tokens for pods of this node need and that are published elsewhere.
     pub fn wanted_keys(&self) -> impl Iterator<Item = &WantedKeys> {
         self.authentication.wanted_keys()
@@ -226,6 +243,11 @@ impl Snapshot {
     /// The AuthorizationPolicies that protect a pod.
     pub fn protection(&self, workload: &Workload) -> Arc<Protection> {
         self.authorization.of(workload)
+    }
+
+    /// How many requests a pod takes; `None` where nobody limits them.
+    pub fn rate_limits(&self, workload: &Workload) -> Option<Arc<Limits>> {
+        self.rate_limits.of(workload)
     }
 
     /// The external service that CUSTOM policies call by this name.

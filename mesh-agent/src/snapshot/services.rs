@@ -175,16 +175,17 @@ impl Indexing<'_> {
             let of_port = by_port_name.remove(port.name.as_ref()).unwrap_or_default();
             let candidates = self.candidates(service, port, of_port);
             for subset in self.traffic.subsets(&service.name) {
-                let carry = |one: &&Candidate<'_>| one.carries(&subset.labels);
-                let chosen = candidates.iter().filter(carry).cloned().collect();
+                let chosen = candidates
+                    .iter()
+                    .filter(|one| one.carries(&subset.labels))
+                    .cloned()
+                    .collect();
                 let upstream = self.upstream(service, port, Some(subset), chosen);
                 let of_subset = subsets.entry(Arc::clone(&subset.name)).or_default();
                 of_subset.insert(port.port, Arc::new(upstream));
             }
-            upstreams.insert(
-                port.port,
-                Arc::new(self.upstream(service, port, None, candidates)),
-            );
+            let whole = self.upstream(service, port, None, candidates);
+            upstreams.insert(port.port, Arc::new(whole));
         }
         for (port_name, orphans) in by_port_name {
             let why = format!(

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use crate::mesh::facts::{Facts, Rejection};
 use crate::mesh::service::{Service, ServiceName};
 use crate::mesh::traffic::{
-    BalancerKind, ConsistentHash, DestinationRule, EndpointPlace, HashKey, HashTable, HostPattern, Locality,
-    ServiceTraffic, Subset, TrafficPolicy, WrittenPolicy,
+    BackendTrafficPolicy, BalancerKind, ConsistentHash, DestinationRule, EndpointPlace, HashKey, HashTable,
+    HostPattern, Locality, RetryConstraint, ServiceTraffic, Subset, TrafficPolicy, WrittenPolicy,
 };
 use crate::mesh::workload::Workload;
 
@@ -23,6 +23,7 @@ use crate::mesh::workload::Workload;
 pub(super) struct Traffic<'f> {
     /// By the namespace they are in.
     rules: HashMap<&'f str, Rules<'f>>,
+    retries: HashMap<&'f ServiceName, &'f BackendTrafficPolicy>,
     root_namespace: &'f str,
     nodes: HashMap<&'f str, &'f Locality>,
     /// The region of a zone, as the nodes tell it.
@@ -56,14 +57,15 @@ impl<'f> Traffic<'f> {
             node: Some(node.into()),
             ..nodes.get(node).copied().cloned().unwrap_or_default()
         };
+        let known: HashMap<_, _> = facts.services.iter().map(|one| (&one.name, one)).collect();
         let mut traffic = Self {
             rules: HashMap::new(),
+            retries: retries(&facts.backend_policies, &known, rejections),
             root_namespace,
             regions: regions.collect(),
             nodes,
             own,
         };
-        let known: HashMap<_, _> = facts.services.iter().map(|one| (&one.name, one)).collect();
         let mut eldest_first: Vec<_> = facts.destination_rules.iter().collect();
         eldest_first.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
         for rule in eldest_first {
@@ -117,7 +119,8 @@ impl<'f> Traffic<'f> {
                 .cloned()
                 .unwrap_or_else(|| subset.policy.clone().or(of_host)),
         };
-        settled(written, &service.traffic)
+        let retries = self.retries.get(&service.name).map(|policy| policy.retries);
+        settled(written, &service.traffic, retries)
     }
 
     /// The subsets that the rule for a Service names.
@@ -183,6 +186,33 @@ impl<'f> Rules<'f> {
     }
 }
 
+/// The policies of Gateway API by Service; of several for one the eldest counts.
+fn retries<'f>(
+    policies: &'f [BackendTrafficPolicy],
+    known: &HashMap<&ServiceName, &Service>,
+    rejections: &mut Vec<Rejection>,
+) -> HashMap<&'f ServiceName, &'f BackendTrafficPolicy> {
+    let mut eldest_first: Vec<_> = policies.iter().collect();
+    eldest_first.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
+    let mut index: HashMap<_, &BackendTrafficPolicy> = HashMap::new();
+    for policy in eldest_first {
+        for (field, service) in &policy.targets {
+            let wrong = match index.entry(service) {
+                _ if !known.contains_key(service) => format!("Service {service} is not known"),
+                Entry::Occupied(elder) => {
+                    format!("the older {} acts on this Service", elder.get().meta.object)
+                }
+                Entry::Vacant(vacant) => {
+                    vacant.insert(policy);
+                    continue;
+                }
+            };
+            rejections.push(policy.meta.reject(field, wrong));
+        }
+    }
+    index
+}
+
 /// The Service that a rule's host names: `NAME.NAMESPACE`, or the host of a ServiceEntry of the rule's namespace.
 fn found<'f>(
     host: &ServiceName,
@@ -203,7 +233,11 @@ fn of_port(ports: &[(u16, WrittenPolicy)], port: u16) -> Option<&WrittenPolicy> 
 }
 
 /// A rule goes before what the Service says of itself.
-fn settled(written: WrittenPolicy, service: &ServiceTraffic) -> TrafficPolicy {
+fn settled(
+    written: WrittenPolicy,
+    service: &ServiceTraffic,
+    retries: Option<RetryConstraint>,
+) -> TrafficPolicy {
     let WrittenPolicy {
         load_balancer,
         limits,
@@ -227,6 +261,7 @@ fn settled(written: WrittenPolicy, service: &ServiceTraffic) -> TrafficPolicy {
         warmup: load_balancer.warmup,
         limits: limits.unwrap_or_default(),
         outliers,
+        retries,
     }
 }
 

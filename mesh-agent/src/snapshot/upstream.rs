@@ -45,6 +45,8 @@ pub struct UpstreamEndpoint {
     pub addr: SocketAddr,
     /// The pod behind it; `None` for addresses that are no pod's.
     pub workload: Option<Arc<Workload>>,
+    /// Where it runs.
+    pub locality: Locality,
     load: Arc<Load>,
     standing: Option<Arc<Standing>>,
 }
@@ -133,29 +135,9 @@ impl Upstream {
     /// Picks an endpoint, of the family of the address that the client dialled if there is one of it.
     pub fn pick(&self, facts: &PickFacts<'_>, rng: &mut dyn RngCore) -> Result<Picked, Unpicked> {
         let slot = self.breakers.take(facts.of).ok_or(Unpicked::Overflow)?;
-        let (like, unlike) = if facts.dialled.to_canonical().is_ipv4() {
-            (&self.v4, &self.v6)
-        } else {
-            (&self.v6, &self.v4)
-        };
-        let mut asked = Asked {
-            hash: facts.hash,
-            attempt: 0,
-            tried: facts.tried,
-            // Without this one.
-            active: self.breakers.vitals().under_way(facts.of).saturating_sub(1),
-            rng,
-        };
-        let picked = if self.keeps_dialled {
-            let dialled = facts.dialled.to_canonical();
-            self.endpoints.iter().position(|one| one.addr.ip() == dialled)
-        } else {
-            like.pick(&mut asked, facts.now)
-                .or_else(|| unlike.pick(&mut asked, facts.now))
-        };
-        let endpoint = picked
-            .and_then(|index| self.endpoints.get(index))
-            .ok_or(Unpicked::NoEndpoint)?;
+        // Without this one.
+        let active = self.breakers.vitals().under_way(facts.of).saturating_sub(1);
+        let endpoint = self.choose(facts, active, false, rng)?;
         let mut pick = Pick::holding(Arc::clone(&endpoint.load), slot);
         if let (Some(watch), Some(standing)) = (&self.watch, &endpoint.standing) {
             pick = pick.watched(watch, standing);
@@ -167,6 +149,48 @@ impl Upstream {
             endpoint: Arc::clone(endpoint),
             pick,
         })
+    }
+
+    /// Which endpoint; `is_rehearsal` leaves no trace.
+    pub(super) fn choose(
+        &self,
+        facts: &PickFacts<'_>,
+        active: usize,
+        is_rehearsal: bool,
+        rng: &mut dyn RngCore,
+    ) -> Result<&Arc<UpstreamEndpoint>, Unpicked> {
+        let mut asked = Asked {
+            hash: facts.hash,
+            attempt: 0,
+            tried: facts.tried,
+            active,
+            is_rehearsal,
+            rng,
+        };
+        let picked = if self.keeps_dialled {
+            let dialled = facts.dialled.to_canonical();
+            self.endpoints.iter().position(|one| one.addr.ip() == dialled)
+        } else {
+            let mut rosters = self.rosters(facts.dialled).into_iter();
+            rosters.find_map(|roster| roster.pick(&mut asked, facts.now))
+        };
+        picked
+            .and_then(|index| self.endpoints.get(index))
+            .ok_or(Unpicked::NoEndpoint)
+    }
+
+    /// That of the family of the address that the client dialled, then the other.
+    pub(super) fn rosters(&self, dialled: IpAddr) -> [&Roster; 2] {
+        if dialled.to_canonical().is_ipv4() {
+            [&self.v4, &self.v6]
+        } else {
+            [&self.v6, &self.v4]
+        }
+    }
+
+    /// How one of several endpoints is chosen.
+    pub fn balancer(&self) -> &BalancerKind {
+        &self.policy.balancer
     }
 
     /// What of a request decides on its endpoint.
@@ -183,6 +207,24 @@ impl Upstream {
     /// What may be under way to it.
     pub fn breakers(&self) -> &Breakers {
         &self.breakers
+    }
+
+    /// Counts a request that may be tried again.
+    pub fn may_try_again(&self, now: Instant) {
+        let budget = self.breakers.vitals().retries();
+        budget.request(&self.policy.retries.unwrap_or_default(), now);
+    }
+
+    /// Whether one more attempt is granted; it is counted if so.
+    pub fn grants_attempt(&self, now: Instant) -> bool {
+        let budget = self.breakers.vitals().retries();
+        budget.withdraw(&self.policy.retries.unwrap_or_default(), now)
+    }
+
+    /// Whether a request that is granted no more attempts must be refused: where Gateway API's policy says how many there
+    /// may be, it says this too. Elsewhere the last answer is as good.
+    pub fn refuses_over_budget(&self) -> bool {
+        self.policy.retries.is_some()
     }
 
     /// The endpoints that may be used, sorted by address.
@@ -237,6 +279,7 @@ impl Upstream {
                 Arc::new(UpstreamEndpoint {
                     addr: candidate.addr,
                     workload: candidate.workload.clone(),
+                    locality: candidate.locality.clone(),
                     load: Arc::clone(&candidate.load),
                     standing: needs_standing.then(|| standing(candidate, previous)),
                 })

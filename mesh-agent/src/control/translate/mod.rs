@@ -10,6 +10,7 @@
 
 mod authorization_policy;
 mod authorization_rule;
+mod backend_traffic_policy;
 mod consistent_hash;
 mod destination_rule;
 mod duration;
@@ -29,6 +30,7 @@ mod pod;
 mod policy_target;
 mod probes;
 mod protocol;
+mod rate_limit;
 mod request_authentication;
 mod route_filter;
 mod route_rule;
@@ -151,6 +153,9 @@ impl Translation {
             "RequestAuthentication" => facts
                 .request_authentications
                 .push(request_authentication::translate(object, rejections)),
+            "RateLimitPolicy" => facts
+                .rate_limit_policies
+                .push(rate_limit::translate(object, rejections)?),
             "ConfigMap" => match mesh_config::translate(object, rejections)? {
                 Some(config) => facts.mesh_configs.push(config),
                 None => *skipped += 1,
@@ -159,6 +164,11 @@ impl Translation {
                 facts
                     .destination_rules
                     .extend(destination_rule::translate(object, rejections)?);
+            }
+            "XBackendTrafficPolicy" => {
+                facts
+                    .backend_policies
+                    .extend(backend_traffic_policy::translate(object, rejections)?);
             }
             // VirtualServices name Services and one another: they come last.
             "Namespace" | "VirtualService" => {}

@@ -178,12 +178,14 @@ fn known(api_version: &str, kind: &str) -> Option<KnownKind> {
         "PeerAuthentication" | "AuthorizationPolicy" | "RequestAuthentication" => {
             ("security.istio.io", &["v1", "v1beta1"])
         }
+        "RateLimitPolicy" => ("mesh-agent.dev", &["v1alpha1"]),
         "GRPCRoute" => ("gateway.networking.k8s.io", &["v1"]),
         "TCPRoute" => ("gateway.networking.k8s.io", &["v1", "v1alpha2"]),
         "TLSRoute" => ("gateway.networking.k8s.io", &["v1", "v1alpha3", "v1alpha2"]),
         "DestinationRule" | "VirtualService" | "ServiceEntry" => {
             ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"])
         }
+        "XBackendTrafficPolicy" => ("gateway.networking.x-k8s.io", &["v1alpha1"]),
         _ => return None,
     };
     (group_of(api_version) == group).then_some(KnownKind { group, versions })

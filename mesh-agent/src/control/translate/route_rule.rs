@@ -155,7 +155,7 @@ impl Rule<'_> {
         let declared: BackendRef = self.object.parse_part(part, &field)?;
         let weight = u32::try_from(declared.weight.unwrap_or(1))
             .map_err(|_| self.malformed(&format!("{at}.weight"), "a weight is not negative"))?;
-        let target = self.target(&at, &declared)?;
+        let target = self.target(&at, &declared, self.carried.lost_share())?;
         let filters = route_filter::of_backend(self, &at, part.get("filters"))?;
         Ok(RouteBackend {
             field: field.into(),
@@ -165,8 +165,9 @@ impl Rule<'_> {
         })
     }
 
-    /// The target of a reference at `at`, which has been read as far as a type goes.
-    fn target(&mut self, at: &str, declared: &BackendRef) -> Result<BackendTarget, Rejection> {
+    /// The target of a reference at `at`, which has been read as far as a type goes; one that cannot be is reported with
+    /// its consequence.
+    fn target(&mut self, at: &str, declared: &BackendRef, so: &str) -> Result<BackendTarget, Rejection> {
         let is_service = declared.kind.as_deref().unwrap_or("Service") == "Service"
             && declared.group.as_deref().unwrap_or_default().is_empty();
         let wrong = if !is_service {
@@ -181,15 +182,14 @@ impl Rule<'_> {
         } else {
             ("port", "a Service needs a port")
         };
-        let reason = format!("{}; {}", wrong.1, self.carried.lost_share());
         self.rejections
-            .push(self.malformed(&format!("{at}.{}", wrong.0), reason));
+            .push(self.malformed(&format!("{at}.{}", wrong.0), format!("{}; {so}", wrong.1)));
         Ok(BackendTarget::Invalid)
     }
 
     /// The target of a reference that is no backend, a mirror's for instance.
     pub(super) fn reference(&mut self, at: &str, part: &Value) -> Result<BackendTarget, Rejection> {
         let declared: BackendRef = self.object.parse_part(part, &format!("{}.{at}", self.at))?;
-        self.target(at, &declared)
+        self.target(at, &declared, "it gets no copies")
     }
 }

@@ -90,7 +90,7 @@ impl LabPod {
     }
 }
 
-fn meta(object: String) -> Arc<ObjectMeta> {
+pub(super) fn meta(object: String) -> Arc<ObjectMeta> {
     Arc::new(ObjectMeta {
         origin: "test".into(),
         object: object.into(),

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::mesh::facts::{ObjectMeta, Rejection};
-use crate::mesh::route::{Audience, HttpRoute, HttpRule, RouteBackend, RouteKind, RouteParent, StreamRoute};
+use crate::mesh::route::{
+    Audience, HttpRoute, HttpRule, Mirror, RouteBackend, RouteKind, RouteParent, StreamRoute,
+};
 use crate::mesh::service::ServiceName;
 use crate::snapshot::services::{KnownService, Services};
 
@@ -67,6 +69,18 @@ impl<'a> Route<'a> {
             Self::Http(route) => route.rules.iter().flat_map(HttpRule::backends).collect(),
             Self::Stream(route) => route.rules.iter().flat_map(|rule| &rule.backends).collect(),
         }
+    }
+
+    pub(super) fn mirrors(&self) -> Vec<&'a Mirror> {
+        let Self::Http(route) = self else {
+            return Vec::new();
+        };
+        let of_rule = |rule: &'a HttpRule| {
+            let backends = rule.backends().iter();
+            let of_backends = backends.flat_map(|backend| &backend.filters.mirrors);
+            rule.filters.mirrors.iter().chain(of_backends)
+        };
+        route.rules.iter().flat_map(of_rule).collect()
     }
 
     /// What becomes of what would go to a backend that cannot be.

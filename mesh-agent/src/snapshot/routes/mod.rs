@@ -11,7 +11,7 @@ use std::sync::Arc;
 use self::attachment::{Attached, ByClients, Route, attach, keep_elder, keep_greatest_kind};
 use super::services::Services;
 use crate::mesh::facts::{Facts, Rejection};
-use crate::mesh::route::{BackendTarget, RouteBackend};
+use crate::mesh::route::{BackendTarget, Mirror, RouteBackend};
 use crate::mesh::service::ServiceName;
 use crate::route::{RouteTable, StreamTable};
 
@@ -94,10 +94,9 @@ fn compile(by_clients: ByClients<'_>, services: &Services) -> PortRoutes {
 
 fn missing_backends(route: Route<'_>, services: &Services) -> Vec<Rejection> {
     let mut rejections = Vec::new();
-    let lost = route.lost_share();
-    for RouteBackend { field, target, .. } in route.backends() {
+    let mut look = |field: &Arc<str>, target: &BackendTarget, lost: &str| {
         let Some((service, port, subset)) = target.named() else {
-            continue;
+            return;
         };
         match services.get(service) {
             None => rejections.push(route.meta().reject(
@@ -117,6 +116,12 @@ fn missing_backends(route: Route<'_>, services: &Services) -> Vec<Rejection> {
             )),
             Some(_) => {}
         }
+    };
+    for Mirror { field, target, .. } in route.mirrors() {
+        look(field, target, "it gets no copies");
+    }
+    for RouteBackend { field, target, .. } in route.backends() {
+        look(field, target, route.lost_share());
     }
     rejections
 }

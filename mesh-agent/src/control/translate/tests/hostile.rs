@@ -93,6 +93,7 @@ fn arbitrary_object() -> impl Strategy<Value = Value> {
         ("gateway.networking.k8s.io/v1", "HTTPRoute"),
         ("security.istio.io/v1", "PeerAuthentication"),
         ("networking.istio.io/v1", "DestinationRule"),
+        ("gateway.networking.x-k8s.io/v1alpha1", "XBackendTrafficPolicy"),
     ];
     (
         prop::sample::select(types),

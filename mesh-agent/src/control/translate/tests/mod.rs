@@ -1,6 +1,7 @@
 //! What the translation promises, from manifests to facts.
 
 mod authorization;
+mod backend_traffic_policy;
 mod dns;
 mod fields;
 mod hostile;

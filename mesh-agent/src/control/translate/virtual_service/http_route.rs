@@ -188,10 +188,6 @@ fn one(
         answer::rewrite(reading, rewrite, &mut filters.rewrite)?;
     }
     filters.mirrors = destination::mirrors(reading, rule, context)?;
-    if !filters.mirrors.is_empty() {
-        // Read and checked, but nobody sends copies: the request itself goes where it should.
-        reading.ignore("mirror");
-    }
     let action = action(reading, rule, context)?;
     let (retry, attempt_timeout) = retries(reading, part(rule, "retries"))?;
     let mut translated = HttpRule {
@@ -267,12 +263,11 @@ fn retries(
         rule.rejections.push(rejection);
     }
     let avoids_previous = part(written, "retryIgnorePreviousHosts").and_then(Value::as_bool);
-    // Read and checked, but the walk makes one attempt.
-    rule.ignore("retries");
     let policy = RetryPolicy {
         attempts,
         on,
         backoff: backoff.unwrap_or(DEFAULT_BACKOFF),
+        least_pause: Duration::ZERO,
         avoids_previous: avoids_previous.unwrap_or(true),
     };
     Ok((Some(policy), limit))
