@@ -11,6 +11,7 @@ mod mesh_settings;
 mod outlook;
 mod routes;
 mod services;
+mod slices;
 mod traffic;
 mod upstream;
 mod workloads;
