@@ -251,6 +251,10 @@ impl<'l> Bench<'l> {
     /// Takes as many blocks as are wanted, and gives up those beside which too much else ran.
     fn blocks(&self, load: Load, [ours, theirs]: [&Way; 2]) -> Result<Taken> {
         let mut taken = Taken::default();
+        // Pools fill and tickets are handed out under load only: the first second says nothing.
+        for way in [ours, theirs] {
+            taken.errors += sample::take(self.lab, way, load, 1)?.done.errors;
+        }
         for _ in 0..self.blocks * ATTEMPTS {
             if taken.blocks.len() == self.blocks {
                 break;
