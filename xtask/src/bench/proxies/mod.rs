@@ -55,6 +55,9 @@ pub(crate) struct Arguments {
     /// Count blocks whatever else runs on the machine; such figures are for nobody else
     #[arg(long)]
     noisy: bool,
+    /// Measure this agent instead of building one; nothing is published then
+    #[arg(long, value_name = "FILE")]
+    agent: Option<PathBuf>,
     /// Name of the lab; ends in -lab
     #[arg(long, value_name = "NAME", default_value = "proxies-lab")]
     lab: String,
@@ -78,7 +81,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .collect();
     setup::run()?;
     setup::for_bench(peers.contains(&Peer::Envoy))?;
-    let agent = step("build an optimised agent", agent::build_optimised)?;
+    let agent = match &arguments.agent {
+        Some(file) => file.clone(),
+        None => step("build an optimised agent", agent::build_optimised)?,
+    };
     let site = Site::named(&arguments.lab)?;
     let options = Options {
         site: site.clone(),
@@ -112,7 +118,8 @@ fn report(rows: &[Row], machine: &page::Machine, arguments: &Arguments) -> Value
 
 /// Only a whole run on a quiet machine changes what is published; the plots of any other are beside the build.
 fn publish(rows: &[Row], machine: &page::Machine, arguments: &Arguments) -> Result<()> {
-    let is_whole = !arguments.quick && !arguments.noisy && rows.len() == PEERS.len() * WORKLOADS.len();
+    let is_ordinary = !arguments.quick && !arguments.noisy && arguments.agent.is_none();
+    let is_whole = is_ordinary && rows.len() == PEERS.len() * WORKLOADS.len();
     let dir = if is_whole {
         workspace::root().join("docs/benchmarks")
     } else {
@@ -156,9 +163,7 @@ struct Bench<'l> {
     lab: &'l Running,
     /// Certificates and configuration of the peers.
     dir: PathBuf,
-    blocks: usize,
-    seconds: u8,
-    memory_blocks: usize,
+    is_quick: bool,
     is_noise_allowed: bool,
     workloads: Vec<Workload>,
     /// What was on the wire when our agents first spoke to a port of the other node. Later they use the same connections.
@@ -173,29 +178,41 @@ impl<'l> Bench<'l> {
             "two cores are needed, one of them for proxies alone: there is {cores}"
         );
         let dir = lab.site.run_dir().join("peers");
-        fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-        certificates::make(&dir)?;
+        for peer in PEERS {
+            let dir = dir.join(peer.name());
+            fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+            certificates::make(&dir, peer.curve())?;
+        }
         let wanted = &arguments.workload;
         let workloads = WORKLOADS
             .into_iter()
             .filter(|workload| wanted.is_empty() || wanted.iter().any(|key| key == workload.key));
-        let (blocks, seconds, memory_blocks) = if arguments.quick { (2, 1, 1) } else { (10, 2, 3) };
         Ok(Self {
             lab,
             dir,
-            blocks,
-            seconds,
-            memory_blocks,
+            is_quick: arguments.quick,
             is_noise_allowed: arguments.noisy,
             workloads: workloads.collect(),
             first_seen: BTreeMap::new(),
         })
     }
 
+    fn blocks_of(&self, workload: Workload) -> usize {
+        match workload.work {
+            _ if self.is_quick => workload.quick_blocks,
+            Work::Requests(_) => 10,
+            Work::Idle => 3,
+        }
+    }
+
+    fn seconds(&self) -> u8 {
+        if self.is_quick { 1 } else { 2 }
+    }
+
     fn measure(&mut self, peers: &[Peer]) -> Result<Vec<Row>> {
         line(&format!(
-            "  {} blocks of four samples of {} s, ours by theirs: median [least to most] of the blocks\n",
-            self.blocks, self.seconds
+            "  samples of {} s, ours by theirs: median [least to most] of the blocks\n",
+            self.seconds()
         ))?;
         let mut rows = Vec::new();
         for workload in self.workloads.clone() {
@@ -223,11 +240,11 @@ impl<'l> Bench<'l> {
         let hops = workload.hops;
         let ours = Way::ours(self.lab, hops)?;
         let proof_ours = self.prove_ours(&ours, load, hops)?;
-        let chain = Chain::start(peer, self.lab, &self.dir, hops)?;
+        let chain = Chain::start(peer, self.lab, &self.dir.join(peer.name()), hops)?;
         let theirs = Way::theirs(self.lab, hops, &chain)?;
         let captured = (hops == Hops::Two).then_some(theirs.server);
         let proof_theirs = proof::take(self.lab, &theirs, load, captured)?;
-        let taken = self.blocks(load, [&ours, &theirs])?;
+        let taken = self.blocks(self.blocks_of(workload), load, [&ours, &theirs])?;
         Ok(Row::of_requests(
             workload,
             peer,
@@ -249,14 +266,14 @@ impl<'l> Bench<'l> {
     }
 
     /// Takes as many blocks as are wanted, and gives up those beside which too much else ran.
-    fn blocks(&self, load: Load, [ours, theirs]: [&Way; 2]) -> Result<Taken> {
+    fn blocks(&self, wanted: usize, load: Load, [ours, theirs]: [&Way; 2]) -> Result<Taken> {
         let mut taken = Taken::default();
         // Pools fill and tickets are handed out under load only: the first second says nothing.
         for way in [ours, theirs] {
             taken.errors += sample::take(self.lab, way, load, 1)?.done.errors;
         }
-        for _ in 0..self.blocks * ATTEMPTS {
-            if taken.blocks.len() == self.blocks {
+        for _ in 0..wanted * ATTEMPTS {
+            if taken.blocks.len() == wanted {
                 break;
             }
             interrupt::check()?;
@@ -266,7 +283,7 @@ impl<'l> Bench<'l> {
                     Side::Ours => ours,
                     Side::Theirs => theirs,
                 };
-                let sample = sample::take(self.lab, way, load, self.seconds).map_err(Spoiled::Failed)?;
+                let sample = sample::take(self.lab, way, load, self.seconds()).map_err(Spoiled::Failed)?;
                 *errors += sample.done.errors;
                 self.refuse(sample)
             });
@@ -295,7 +312,7 @@ impl<'l> Bench<'l> {
     fn idle(&self, workload: Workload, peer: Peer) -> Result<Row> {
         let hops = workload.hops;
         let mut blocks = Vec::new();
-        for _ in 0..self.memory_blocks {
+        for _ in 0..self.blocks_of(workload) {
             interrupt::check()?;
             blocks.push(Block::take(|side| match side {
                 Side::Ours => {
@@ -303,7 +320,7 @@ impl<'l> Bench<'l> {
                     idle::sample(self.lab, &Way::ours(self.lab, hops)?)
                 }
                 Side::Theirs => {
-                    let chain = Chain::start(peer, self.lab, &self.dir, hops)?;
+                    let chain = Chain::start(peer, self.lab, &self.dir.join(peer.name()), hops)?;
                     idle::sample(self.lab, &Way::theirs(self.lab, hops, &chain)?)
                 }
             })?);

@@ -65,6 +65,15 @@ impl Peer {
         }
     }
 
+    /// The curve of its keys: that of the agents, but for the one that takes the same cipher suite with another one only.
+    /// Handshakes are no part of what is measured, since all of them keep their connections.
+    pub(crate) fn curve(self) -> &'static str {
+        match self {
+            Self::Nginx | Self::Haproxy => "P-256",
+            Self::Envoy => "P-384",
+        }
+    }
+
     fn suffix(self) -> &'static str {
         match self {
             Self::Nginx | Self::Haproxy => "conf",
@@ -135,7 +144,7 @@ impl Chain {
             .join(&name);
         let text = fs::read_to_string(&source).with_context(|| format!("read {}", source.display()))?;
         let next = lab.pod(&next.parse()?)?.ipv4.to_string();
-        let file = dir.join(format!("{}-{name}", peer.name()));
+        let file = dir.join(&name);
         fs::write(&file, text.replace("@NEXT@", &next))
             .with_context(|| format!("write {}", file.display()))?;
         let log = lab.site.logs().join(format!("{}-{config}.log", peer.name()));

@@ -15,6 +15,8 @@ pub(crate) struct Workload {
     pub(crate) hops: Hops,
     /// What is done.
     pub(crate) work: Work,
+    /// How many blocks `--quick` takes.
+    pub(crate) quick_blocks: usize,
 }
 
 /// How many proxies are between a client and its server.
@@ -82,48 +84,56 @@ pub(crate) const WORKLOADS: [Workload; 8] = [
         title: "HTTP/1.1, 64 connections kept alive, same node",
         hops: Hops::One,
         work: Work::Requests(Load::KeepAlive),
+        quick_blocks: 2,
     },
     Workload {
         key: "W2",
         title: "gRPC, 8 connections of 16 streams, same node",
         hops: Hops::One,
         work: Work::Requests(Load::Streams),
+        quick_blocks: 1,
     },
     Workload {
         key: "W2-cross",
         title: "gRPC, 8 connections of 16 streams, mutual TLS between nodes",
         hops: Hops::Two,
         work: Work::Requests(Load::Streams),
+        quick_blocks: 1,
     },
     Workload {
         key: "W3",
         title: "HTTP/1.1, 64 connections kept alive, mutual TLS between nodes",
         hops: Hops::Two,
         work: Work::Requests(Load::KeepAlive),
+        quick_blocks: 2,
     },
     Workload {
         key: "W4",
         title: "HTTP/1.1, a connection for each request, same node",
         hops: Hops::One,
         work: Work::Requests(Load::Connections),
+        quick_blocks: 1,
     },
     Workload {
         key: "W4-cross",
         title: "HTTP/1.1, a connection for each request, mutual TLS between nodes",
         hops: Hops::Two,
         work: Work::Requests(Load::Connections),
+        quick_blocks: 1,
     },
     Workload {
         key: "W7",
         title: "2,000 idle connections after one request each, same node",
         hops: Hops::One,
         work: Work::Idle,
+        quick_blocks: 1,
     },
     Workload {
         key: "W7-cross",
         title: "2,000 idle connections after one request each, between nodes",
         hops: Hops::Two,
         work: Work::Idle,
+        quick_blocks: 1,
     },
 ];
 
