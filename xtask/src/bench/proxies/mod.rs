@@ -13,6 +13,7 @@ mod plot;
 mod proof;
 mod row;
 mod sample;
+mod taken;
 mod way;
 mod workload;
 
@@ -32,8 +33,9 @@ use crate::bench::blocks::{Block, Comparison, Side};
 use crate::bench::proxies::load::Load;
 use crate::bench::proxies::peer::{Chain, PEERS, Peer};
 use crate::bench::proxies::proof::{Proof, Seen};
-use crate::bench::proxies::row::{Row, Taken};
-use crate::bench::proxies::sample::{Noise, Sample};
+use crate::bench::proxies::row::Row;
+use crate::bench::proxies::sample::Noise;
+use crate::bench::proxies::taken::Taken;
 use crate::bench::proxies::way::Way;
 use crate::bench::proxies::workload::{Hops, WORKLOADS, Work, Workload};
 use crate::report::ReportTo;
@@ -244,7 +246,7 @@ impl<'l> Bench<'l> {
         let theirs = Way::theirs(self.lab, hops, &chain)?;
         let captured = (hops == Hops::Two).then_some(theirs.server);
         let proof_theirs = proof::take(self.lab, &theirs, load, captured)?;
-        let taken = self.blocks(self.blocks_of(workload), load, [&ours, &theirs])?;
+        let taken = self.blocks(workload, load, [&ours, &theirs])?;
         Ok(Row::of_requests(
             workload,
             peer,
@@ -265,48 +267,26 @@ impl<'l> Bench<'l> {
         Ok(proof)
     }
 
-    /// Takes as many blocks as are wanted, and gives up those beside which too much else ran.
-    fn blocks(&self, wanted: usize, load: Load, [ours, theirs]: [&Way; 2]) -> Result<Taken> {
-        let mut taken = Taken::default();
+    fn blocks(&self, workload: Workload, load: Load, [ours, theirs]: [&Way; 2]) -> Result<Taken> {
+        let sample = |side, seconds| {
+            let way = match side {
+                Side::Ours => ours,
+                Side::Theirs => theirs,
+            };
+            sample::take(self.lab, way, load, seconds)
+        };
         // Pools fill and tickets are handed out under load only: the first second says nothing.
-        for way in [ours, theirs] {
-            taken.errors += sample::take(self.lab, way, load, 1)?.done.errors;
-        }
-        for _ in 0..wanted * ATTEMPTS {
-            if taken.blocks.len() == wanted {
-                break;
-            }
-            interrupt::check()?;
-            let errors = &mut taken.errors;
-            let block = Block::take(|side| {
-                let way = match side {
-                    Side::Ours => ours,
-                    Side::Theirs => theirs,
-                };
-                let sample = sample::take(self.lab, way, load, self.seconds()).map_err(Spoiled::Failed)?;
-                *errors += sample.done.errors;
-                self.refuse(sample)
-            });
-            match block {
-                Ok(block) => taken.blocks.push(block),
-                Err(Spoiled::Noise(noise)) => {
-                    taken.refused += 1;
-                    let Noise { foreign, stolen } = noise;
-                    line(&format!(
-                        "    a block is given up: {foreign:.2} cores did something else, {stolen:.2} were taken away"
-                    ))?;
-                }
-                Err(Spoiled::Failed(error)) => return Err(error),
-            }
-        }
+        let early = sample(Side::Ours, 1)?.done.errors + sample(Side::Theirs, 1)?.done.errors;
+        let limit = if self.is_noise_allowed {
+            Noise::UNLIMITED
+        } else {
+            Noise::LIMIT
+        };
+        let mut taken = Taken::take(self.blocks_of(workload), limit, |side| {
+            sample(side, self.seconds())
+        })?;
+        taken.errors += early;
         Ok(taken)
-    }
-
-    fn refuse(&self, sample: Sample) -> Result<Sample, Spoiled> {
-        if sample.noise.is_too_loud() && !self.is_noise_allowed {
-            return Err(Spoiled::Noise(sample.noise));
-        }
-        Ok(sample)
     }
 
     fn idle(&self, workload: Workload, peer: Peer) -> Result<Row> {
@@ -330,20 +310,10 @@ impl<'l> Bench<'l> {
     }
 }
 
-/// Why a block does not count.
-enum Spoiled {
-    /// Something else ran; another block may do better.
-    Noise(Noise),
-    /// The sample could not be taken at all.
-    Failed(anyhow::Error),
-}
-
 /// The core of the proxies.
 const PROXY_CORE: usize = 0;
 /// The core of clients and servers: the last one that is used.
 const SERVER_CORE: usize = 1;
 const CLIENT_CORE: usize = SERVER_CORE;
-/// How many blocks are begun at most for each that is wanted.
-const ATTEMPTS: usize = 4;
 /// How long a sample may take beyond what it is meant to.
 const LIMIT: Duration = Duration::from_secs(30);

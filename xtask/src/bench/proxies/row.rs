@@ -8,6 +8,7 @@ use crate::bench::blocks::{Block, Comparison, Side, median};
 use crate::bench::proxies::peer::Peer;
 use crate::bench::proxies::proof::Proof;
 use crate::bench::proxies::sample::{Cost, Sample};
+use crate::bench::proxies::taken::Taken;
 use crate::bench::proxies::workload::{Figure, Workload};
 
 /// One row.
@@ -108,16 +109,6 @@ impl Row {
             requests: None,
         }
     }
-}
-
-/// Blocks that count, and what became of the others.
-#[derive(Debug, Default)]
-pub(crate) struct Taken {
-    pub(crate) blocks: Vec<Block<Sample>>,
-    /// Requests that failed, also in blocks that do not count.
-    pub(crate) errors: u32,
-    /// Blocks that were given up.
-    pub(crate) refused: usize,
 }
 
 fn samples(blocks: &[Block<Sample>], side: Side) -> impl Iterator<Item = &Sample> {
