@@ -83,3 +83,26 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn bench_alone_is_the_one_against_other_proxies() {
+        let parses = |words: &str| Arguments::try_parse_from(words.split(' ')).is_ok();
+        assert!(parses(
+            "xtask bench --quick --peer nginx --peer envoy --workload W3"
+        ));
+        assert!(parses("xtask bench fastpath --quick"));
+        assert!(!parses("xtask bench --workload W9"));
+        assert!(!parses("xtask bench --peer traefik"));
+    }
+}

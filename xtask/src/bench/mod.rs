@@ -12,6 +12,7 @@ use clap::Subcommand;
 /// Which bench.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
+#[group(skip)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
