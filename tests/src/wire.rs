@@ -47,6 +47,10 @@ impl Capture {
     fn begin(lab: &Running, name: &str, what: &str) -> Result<Self> {
         let file = lab.site.run_dir().join(format!("{name}.pcap"));
         let log = lab.site.logs().join(format!("tcpdump-{name}.log"));
+        if log.exists() {
+            // Or "listening" would be what an earlier capture of this name has said.
+            fs::remove_file(&log).with_context(|| format!("remove {}", log.display()))?;
+        }
         let node = lab.state.nodes.keys().next().context("the lab has no node")?;
         let node = Site::netns_path(&lab.site.node_netns(node));
         let place = sandbox::observer(&lab.site, &lab.site.fabric_netns());

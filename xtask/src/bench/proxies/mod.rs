@@ -30,7 +30,7 @@ use mesh_tests::site::Site;
 use serde_json::{Value, json};
 
 use crate::bench::blocks::{Block, Comparison, Side};
-use crate::bench::proxies::load::Load;
+use crate::bench::proxies::load::{Amount, FEW, Load};
 use crate::bench::proxies::peer::{Chain, PEERS, Peer};
 use crate::bench::proxies::proof::{Proof, Seen};
 use crate::bench::proxies::row::Row;
@@ -268,25 +268,39 @@ impl<'l> Bench<'l> {
     }
 
     fn blocks(&self, workload: Workload, load: Load, [ours, theirs]: [&Way; 2]) -> Result<Taken> {
-        let sample = |side, seconds| {
-            let way = match side {
-                Side::Ours => ours,
-                Side::Theirs => theirs,
-            };
-            sample::take(self.lab, way, load, seconds)
+        let ((early, ours_amount), (late, theirs_amount)) =
+            (self.warm_up(ours, load)?, self.warm_up(theirs, load)?);
+        let sample = |side| match side {
+            Side::Ours => sample::take(self.lab, ours, load, ours_amount),
+            Side::Theirs => sample::take(self.lab, theirs, load, theirs_amount),
         };
-        // Pools fill and tickets are handed out under load only: the first second says nothing.
-        let early = sample(Side::Ours, 1)?.done.errors + sample(Side::Theirs, 1)?.done.errors;
         let limit = if self.is_noise_allowed {
             Noise::UNLIMITED
         } else {
             Noise::LIMIT
         };
-        let mut taken = Taken::take(self.blocks_of(workload), limit, |side| {
-            sample(side, self.seconds())
-        })?;
-        taken.errors += early;
+        let mut taken = Taken::take(self.blocks_of(workload), limit, sample)?;
+        taken.errors += early + late;
         Ok(taken)
+    }
+
+    /// Pools fill and tickets are handed out under load only: the first second says nothing. Returns the errors of it, and how
+    /// much a sample is.
+    ///
+    /// Streams are counted and not timed: those that end unanswered would take connections behind a proxy with them.
+    fn warm_up(&self, way: &Way, load: Load) -> Result<(u32, Amount)> {
+        let run = |amount| load.run(self.lab, &way.client, &way.url(load), amount);
+        match load {
+            Load::KeepAlive | Load::Connections => {
+                Ok((run(Amount::Seconds(1))?.errors, Amount::Seconds(self.seconds())))
+            }
+            Load::Streams => {
+                let first = run(Amount::Requests(FEW))?;
+                let second = run(Amount::Requests(first.requests_in(1)))?;
+                let amount = Amount::Requests(second.requests_in(self.seconds()));
+                Ok((first.errors + second.errors, amount))
+            }
+        }
     }
 
     fn idle(&self, workload: Workload, peer: Peer) -> Result<Row> {

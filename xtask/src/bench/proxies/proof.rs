@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::bench::blocks::Side;
 use crate::bench::proxies::LIMIT;
-use crate::bench::proxies::load::{Amount, Load};
+use crate::bench::proxies::load::{Amount, FEW, Load};
 use crate::bench::proxies::way::{NEAR, Way};
 
 /// What was seen on one side.
@@ -42,12 +42,12 @@ pub(crate) fn take(lab: &Running, way: &Way, load: Load, captured: Option<Ipv4Ad
         .map(|server| Capture::of(lab, "bench", server))
         .transpose()?;
     let (packets, proxies, counted) = (packets(lab, way)?, way.proxy_time()?, counted(lab)?);
-    let done = load.run(lab, &way.client, &way.url(load), Amount::Requests(REQUESTS))?;
+    let done = load.run(lab, &way.client, &way.url(load), Amount::Requests(FEW))?;
     let wire = capture.map(Capture::stop).transpose()?;
-    let wanted = f64::from(REQUESTS);
+    let wanted = f64::from(FEW);
     ensure!(
-        done.errors == 0 && (done.requests - wanted).abs() < 0.5,
-        "{} of {REQUESTS} requests were answered, {} errors, at {}",
+        done.errors == 0 && done.requests == FEW,
+        "{} of {FEW} requests were answered, {} errors, at {}",
         done.requests,
         done.errors,
         way.url(load)
@@ -61,7 +61,7 @@ pub(crate) fn take(lab: &Running, way: &Way, load: Load, captured: Option<Ipv4Ad
         let all = process::wait_until(LIMIT, || {
             Ok((self::counted(lab)? - counted >= wanted).then_some(()))
         })?;
-        all.with_context(|| format!("the agent did not count the {REQUESTS} requests"))?;
+        all.with_context(|| format!("the agent did not count the {FEW} requests"))?;
     }
     Ok(Proof {
         packets: (self::packets(lab, way)? - packets) / wanted,
@@ -125,9 +125,6 @@ fn packets_in(table: &str, interface: &str) -> Result<f64> {
     };
     Ok(received.parse::<f64>()? + sent.parse::<f64>()?)
 }
-
-/// Enough for every connection of a load to carry some.
-const REQUESTS: u32 = 1280;
 
 #[cfg(test)]
 mod tests {

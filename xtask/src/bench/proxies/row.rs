@@ -83,7 +83,7 @@ impl Row {
             requests: Some(Requests {
                 whole_path,
                 proxies,
-                rate: Comparison::of(blocks, |sample| sample.done.requests / sample.done.seconds),
+                rate: Comparison::of(blocks, |sample| sample.done.rate()),
                 cost_ours: cost(blocks, Side::Ours),
                 cost_theirs: cost(blocks, Side::Theirs),
                 foreign: samples(blocks, Side::Ours)
@@ -179,9 +179,9 @@ mod tests {
             let proxies = if side == Side::Ours { 10.0 } else { 20.0 };
             Ok::<_, ()>(Sample {
                 done: Done {
-                    requests: 100.0,
+                    requests: 100,
                     errors: 0,
-                    seconds: 1.0,
+                    took: std::time::Duration::from_secs(1),
                     client: std::time::Duration::ZERO,
                 },
                 cost: Cost {

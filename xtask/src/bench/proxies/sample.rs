@@ -73,16 +73,12 @@ impl Noise {
 }
 
 /// Takes one.
-pub(crate) fn take(lab: &Running, way: &Way, load: Load, seconds: u8) -> Result<Sample> {
+pub(crate) fn take(lab: &Running, way: &Way, load: Load, amount: Amount) -> Result<Sample> {
     let before = Clocks::read(way)?;
-    let done = load.run(lab, &way.client, &way.url(load), Amount::Seconds(seconds))?;
+    let done = load.run(lab, &way.client, &way.url(load), amount)?;
     let spent = Clocks::read(way)?.since(&before);
-    ensure!(
-        done.requests > 0.0,
-        "no request was answered at {}",
-        way.url(load)
-    );
-    let a_request = |time: Duration| time.as_secs_f64() * 1e6 / done.requests;
+    ensure!(done.requests > 0, "no request was answered at {}", way.url(load));
+    let a_request = |time: Duration| time.as_secs_f64() * 1e6 / f64::from(done.requests);
     Ok(Sample {
         done,
         cost: Cost {

@@ -75,9 +75,9 @@ mod tests {
     fn sample(foreign: f64, errors: u32) -> Sample {
         Sample {
             done: Done {
-                requests: 1.0,
+                requests: 1,
                 errors,
-                seconds: 1.0,
+                took: Duration::from_secs(1),
                 client: Duration::ZERO,
             },
             cost: Cost::default(),

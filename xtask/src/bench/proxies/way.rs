@@ -102,11 +102,7 @@ impl Way {
 
     /// What to ask for.
     pub(crate) fn url(&self, load: Load) -> String {
-        let path = match load {
-            Load::KeepAlive | Load::Connections => "/",
-            Load::Streams => "/bench.Echo/Say",
-        };
-        format!("http://{}:{}{path}", self.host, self.port(load))
+        format!("http://{}:{}/", self.host, self.port(load))
     }
 
     /// Processor time that the proxies have used so far.

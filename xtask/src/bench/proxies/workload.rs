@@ -88,14 +88,14 @@ pub(crate) const WORKLOADS: [Workload; 8] = [
     },
     Workload {
         key: "W2",
-        title: "gRPC, 8 connections of 16 streams, same node",
+        title: "HTTP/2, 8 connections of 16 streams, same node",
         hops: Hops::One,
         work: Work::Requests(Load::Streams),
         quick_blocks: 1,
     },
     Workload {
         key: "W2-cross",
-        title: "gRPC, 8 connections of 16 streams, mutual TLS between nodes",
+        title: "HTTP/2, 8 connections of 16 streams, mutual TLS between nodes",
         hops: Hops::Two,
         work: Work::Requests(Load::Streams),
         quick_blocks: 1,
