@@ -180,11 +180,8 @@ impl<'l> Bench<'l> {
             "two cores are needed, one of them for proxies alone: there is {cores}"
         );
         let dir = lab.site.run_dir().join("peers");
-        for peer in PEERS {
-            let dir = dir.join(peer.name());
-            fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-            certificates::make(&dir, peer.curve())?;
-        }
+        fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+        certificates::make(&dir)?;
         let wanted = &arguments.workload;
         let workloads = WORKLOADS
             .into_iter()
@@ -242,10 +239,11 @@ impl<'l> Bench<'l> {
         let hops = workload.hops;
         let ours = Way::ours(self.lab, hops)?;
         let proof_ours = self.prove_ours(&ours, load, hops)?;
-        let chain = Chain::start(peer, self.lab, &self.dir.join(peer.name()), hops)?;
+        let chain = Chain::start(peer, self.lab, &self.dir, hops)?;
         let theirs = Way::theirs(self.lab, hops, &chain)?;
         let captured = (hops == Hops::Two).then_some(theirs.server);
         let proof_theirs = proof::take(self.lab, &theirs, load, captured)?;
+        proof::equal_suites(&proof_ours, &proof_theirs)?;
         let taken = self.blocks(workload, load, [&ours, &theirs])?;
         Ok(Row::of_requests(
             workload,
@@ -314,7 +312,7 @@ impl<'l> Bench<'l> {
                     idle::sample(self.lab, &Way::ours(self.lab, hops)?)
                 }
                 Side::Theirs => {
-                    let chain = Chain::start(peer, self.lab, &self.dir.join(peer.name()), hops)?;
+                    let chain = Chain::start(peer, self.lab, &self.dir, hops)?;
                     idle::sample(self.lab, &Way::theirs(self.lab, hops, &chain)?)
                 }
             })?);

@@ -53,7 +53,15 @@ impl Peer {
         let said = output.stdout + &output.stderr;
         let first = said.lines().find(|line| !line.trim().is_empty());
         let first = first.with_context(|| format!("{} does not say its version", self.name()))?;
-        Ok(first.split(" - ").next().unwrap_or(first).trim().to_owned())
+        let first = first.split(" - ").next().unwrap_or(first);
+        // `nginx version: nginx/1`, `/path/envoy  version: hash/1/...`, `HAProxy version 1`.
+        let version = first.rsplit("version: ").next().unwrap_or(first).trim();
+        let is_named = version.to_lowercase().starts_with(self.name());
+        Ok(if is_named {
+            version.to_owned()
+        } else {
+            format!("{} {version}", self.name())
+        })
     }
 
     fn program(self) -> Result<PathBuf> {
@@ -62,15 +70,6 @@ impl Peer {
                 crate::shell::find(self.name()).with_context(|| format!("no {} is installed", self.name()))
             }
             Self::Envoy => Ok(setup::envoy()),
-        }
-    }
-
-    /// The curve of its keys: that of the agents, but for the one that takes the same cipher suite with another one only.
-    /// Handshakes are no part of what is measured, since all of them keep their connections.
-    pub(crate) fn curve(self) -> &'static str {
-        match self {
-            Self::Nginx | Self::Haproxy => "P-256",
-            Self::Envoy => "P-384",
         }
     }
 
@@ -144,7 +143,7 @@ impl Chain {
             .join(&name);
         let text = fs::read_to_string(&source).with_context(|| format!("read {}", source.display()))?;
         let next = lab.pod(&next.parse()?)?.ipv4.to_string();
-        let file = dir.join(&name);
+        let file = dir.join(format!("{}-{name}", peer.name()));
         fs::write(&file, text.replace("@NEXT@", &next))
             .with_context(|| format!("write {}", file.display()))?;
         let log = lab.site.logs().join(format!("{}-{config}.log", peer.name()));

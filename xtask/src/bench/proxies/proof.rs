@@ -90,6 +90,14 @@ fn judged(wire: &Wire) -> Result<Seen> {
     })
 }
 
+/// Bytes have to be enciphered alike on both sides, or the ratio is one of ciphers.
+pub(crate) fn equal_suites(ours: &Proof, theirs: &Proof) -> Result<()> {
+    let suites = |proof: &Proof| proof.wire.as_ref().map(|wire| wire.suites.clone());
+    let (ours, theirs) = (suites(ours), suites(theirs));
+    ensure!(ours == theirs, "the agents chose {ours:?}, the peer {theirs:?}");
+    Ok(())
+}
+
 /// RFC 8446, B.4.
 fn name(suite: u16) -> String {
     match suite {
@@ -136,6 +144,24 @@ mod tests {
             "head\n  lo: 9 99 0 0 0 0 0 0 9 99 0 0 0 0 0 0\n eth0: 700 7 0 0 0 0 0 0 500 5 0 0 0 0 0 0\n";
         assert!((packets_in(table, "eth0").unwrap() - 12.0).abs() < 1e-9);
         assert!(packets_in(table, "eth1").is_err());
+    }
+
+    #[test]
+    fn another_suite_than_ours_is_no_comparison() {
+        let proof = |suite: &str| Proof {
+            packets: 0.0,
+            wire: Some(Seen {
+                tls_packets: 1,
+                suites: vec![suite.to_owned()],
+            }),
+        };
+        assert!(equal_suites(&proof("a"), &proof("a")).is_ok());
+        assert!(equal_suites(&proof("a"), &proof("b")).is_err());
+        assert!(equal_suites(&proof("a"), &Proof::default()).is_err());
+        assert!(
+            equal_suites(&Proof::default(), &Proof::default()).is_ok(),
+            "one node"
+        );
     }
 
     #[test]
