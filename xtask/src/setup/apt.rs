@@ -34,6 +34,9 @@ pub(crate) const LAB_PACKAGES: &[&str] = &[
     "wrk",
 ];
 
+/// Proxies to measure against, beside what the lab has.
+pub(crate) const BENCH_PACKAGES: &[&str] = &["haproxy", "nginx-light|nginx", "openssl"];
+
 /// What virtual machines are made of, and run by.
 pub(crate) const VM_PACKAGES: &[&str] = &[
     "binutils",
