@@ -48,6 +48,8 @@ fn before_syn(event: &SockEvent) {
         if event.dials_agent() {
             maps::overflowed(MapName::OriginalByCookie);
             maps::count(Counter::Lost);
+        } else {
+            direct::note_lost(event);
         }
         return;
     };
