@@ -18,6 +18,7 @@ use crate::policy::authentication::{Claims, Guard};
 use crate::policy::authorization::{
     self, Connection, DryRun, Host, Judgement, Protection, Recorded, Verdict,
 };
+use crate::policy::rate_limit::Limits;
 use crate::proxy::Mesh;
 use crate::proxy::http::path;
 use crate::proxy::pods::ServedPod;
@@ -28,7 +29,7 @@ use crate::snapshot::Snapshot;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrival<'a> {
     /// The pod that is reached.
-    pub(super) pod: &'a ServedPod,
+    pub(super) pod: &'a Workload,
     /// Who is known to come, by a certificate or by being a pod of this node; `None` for plaintext.
     pub(super) peer: Option<&'a SpiffeId>,
     /// The true client.
@@ -55,7 +56,7 @@ pub(super) struct Visit {
 impl Visit {
     pub(super) fn arrival(&self) -> Arrival<'_> {
         Arrival {
-            pod: &self.pod,
+            pod: &self.pod.pod.workload,
             peer: self.peer.as_ref(),
             client: self.client,
             addr: self.addr,
@@ -92,6 +93,17 @@ impl Arrival<'_> {
         Some(guard).filter(|guard| !guard.is_none() && !self.is_probe(snapshot))
     }
 
+    /// What counts its requests; `None` where nothing does, or not those of this client.
+    pub(super) fn limits(&self, snapshot: &Snapshot) -> Option<Arc<Limits>> {
+        let limits = snapshot.rate_limits(self.workload(snapshot))?;
+        Some(limits).filter(|_| !self.is_probe(snapshot))
+    }
+
+    /// Who policies see at the other end.
+    pub(super) fn proven<'s>(&'s self, snapshot: &'s Snapshot) -> Option<&'s SpiffeId> {
+        snapshot.proven(self.peer, self.workload(snapshot), self.addr.port())
+    }
+
     /// Whether a request is let in; its path is in its normal form.
     ///
     /// One about which somebody must be asked first, and was not, is not.
@@ -108,8 +120,10 @@ impl Arrival<'_> {
         }
     }
 
+    /// Whether a request is let in, or who must be asked first.
+    ///
     /// It is asked for each way in which an application may read that path, and must be let in for all.
-    fn judge(
+    pub(super) fn judge(
         &self,
         snapshot: &Snapshot,
         request: &Request<impl Sized>,
@@ -173,7 +187,7 @@ impl Arrival<'_> {
     pub(super) fn refused(&self, mesh: &Mesh, refusal: &Refusal) {
         mesh.telemetry.mesh().denied(refusal.reason());
         tracing::debug!(
-            pod = %self.pod.pod.workload.pod_name,
+            pod = %self.pod.pod_name,
             peer = self.peer.map(tracing::field::display),
             client = %self.client,
             port = self.addr.port(),
@@ -192,7 +206,7 @@ impl Arrival<'_> {
             mesh.telemetry.mesh().dry_run(would_deny);
             if would_deny {
                 tracing::info!(
-                    pod = %self.pod.pod.workload.pod_name,
+                    pod = %self.pod.pod_name,
                     peer = self.peer.map(tracing::field::display),
                     client = %self.client,
                     port = self.addr.port(),
@@ -218,7 +232,7 @@ impl Arrival<'_> {
     }
 
     /// The policies to be asked; `None` where there are none, or none that holds for this client.
-    fn protection(&self, snapshot: &Snapshot) -> Result<Option<Arc<Protection>>, Refusal> {
+    pub(super) fn protection(&self, snapshot: &Snapshot) -> Result<Option<Arc<Protection>>, Refusal> {
         self.judge_plaintext(snapshot)?;
         let protection = snapshot.protection(self.workload(snapshot));
         Ok(Some(protection).filter(|protection| !protection.is_none() && !self.is_probe(snapshot)))
@@ -231,17 +245,17 @@ impl Arrival<'_> {
 
     /// The pod as the snapshot knows it now: labels may have changed since it joined.
     fn workload<'s>(&'s self, snapshot: &'s Snapshot) -> &'s Workload {
-        self.pod.as_known(snapshot)
+        let known = snapshot.workload(&self.pod.uid);
+        known.map_or(self.pod, AsRef::as_ref)
     }
 
-    fn connection(&self, snapshot: &Snapshot) -> Connection<'_> {
-        let port = self.addr.port();
-        let peer = snapshot.proven(self.peer, self.workload(snapshot), port);
-        Connection::new(peer, self.client, self.addr.ip(), port)
+    pub(super) fn connection<'s>(&'s self, snapshot: &'s Snapshot) -> Connection<'s> {
+        let peer = self.proven(snapshot);
+        Connection::new(peer, self.client, self.addr.ip(), self.addr.port())
     }
 
     /// The request in the form in which it is sent on.
-    fn asked<'r>(
+    pub(super) fn asked<'r>(
         &self,
         request: &'r Request<impl Sized>,
         authority: &Authority,
