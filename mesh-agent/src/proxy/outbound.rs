@@ -29,6 +29,7 @@ use crate::proxy::{Ends, Mesh};
 use crate::route::Need;
 use crate::telemetry::{FlowLabels, PeerLabels, Reporter, Security, TcpStart};
 use crate::transport::ByteStream;
+use crate::transport::leg::Leg;
 
 /// Carries one captured connection to its end.
 pub(super) async fn serve(mesh: Arc<Mesh>, source: Arc<ServedPod>, captured: Captured) {
@@ -169,6 +170,7 @@ async fn tcp(
                 pick.done(Outcome::Good, Instant::now());
             }
             let revoked = upstream.revoked();
+            let stream = stream.map(|stream| Leg::over_tcp(stream).relayed(&source.pod, ends.original));
             tokio::select! {
                 () = carry(stream, upstream, mesh.settings.idle_timeout, &ledger) => {}
                 () = revoked => ledger.refuse(&Refusal::Revoked),

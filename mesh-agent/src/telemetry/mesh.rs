@@ -14,6 +14,7 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 use super::crowding::CrowdingMetrics;
 use super::handshakes::HandshakeMetrics;
 use super::labels::{PathTaken, PeerLabels};
+use super::legs::LegBytes;
 use super::policy::PolicyMetrics;
 
 /// Families that engines write. Values of labels are `&'static str`: words of the program, never of a peer.
@@ -28,6 +29,7 @@ pub struct MeshMetrics {
     pods_enrolled: Gauge,
     hooks: HookMetrics,
     splice: Gauge,
+    pub(super) legs: LegBytes,
     handshakes: HandshakeMetrics,
     crowding: CrowdingMetrics,
     captured: [Counter; 2],
@@ -115,6 +117,7 @@ impl MeshMetrics {
                     "Whether direct flows are spliced past TCP: 1 when the trial on this kernel passed",
                 ),
             ),
+            legs: LegBytes::register(registry),
             handshakes: HandshakeMetrics::register(registry),
             crowding: CrowdingMetrics::register(registry),
             captured: family(
