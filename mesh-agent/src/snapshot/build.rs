@@ -8,10 +8,12 @@ use std::net::IpAddr;
 use super::mesh_settings::MeshSettings;
 use super::routes::Routes;
 use super::services::Services;
+use super::unasked;
 use super::workloads::Workloads;
 use super::{Snapshot, SnapshotSettings};
 use crate::dns::names::Names;
 use crate::mesh::facts::{Facts, Rejection};
+use crate::mesh::workload::Workload;
 use crate::policy::MtlsPolicy;
 use crate::policy::authentication::Authentication;
 use crate::policy::authorization::{Authorization, widened};
@@ -53,25 +55,24 @@ impl Snapshot {
             &services,
             &mut rejections,
         );
+        let local = || {
+            let all = workloads.all().map(AsRef::as_ref);
+            all.filter(|workload: &&Workload| workload.node == settings.node)
+        };
         let (authorization, of_policies) = Authorization::compile(
             &widened(&facts.authorization_policies, &settings.trust_domains),
             &settings.root_namespace,
             mesh_config.authorizers.keys().cloned().collect(),
-            workloads
-                .all()
-                .map(AsRef::as_ref)
-                .filter(|workload| workload.node == settings.node),
+            local(),
             |service| services.pods(service),
             previous.map(|snapshot| &snapshot.authorization),
         );
         rejections.extend(of_policies);
+        rejections.extend(unasked::reports(local(), &services, &mesh_config, &authorization));
         let (authentication, of_policies) = Authentication::compile(
             &facts.request_authentications,
             &settings.root_namespace,
-            workloads
-                .all()
-                .map(AsRef::as_ref)
-                .filter(|workload| workload.node == settings.node),
+            local(),
             |service| services.pods(service),
             previous.map(|snapshot| &snapshot.authentication),
         );

@@ -11,6 +11,7 @@ mod mesh_settings;
 mod routes;
 mod services;
 mod traffic;
+mod unasked;
 mod upstream;
 mod workloads;
 
@@ -35,7 +36,7 @@ use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::MtlsPolicy;
 use crate::policy::authentication::{Authentication, Guard, WantedKeys};
-use crate::policy::authorization::{Authorization, Connection, Protection, Verdict};
+use crate::policy::authorization::{Authorization, Connection, Judgement, Protection, Verdict};
 use crate::route::RouteTable;
 
 /// What a snapshot is built for.
@@ -246,7 +247,8 @@ impl Snapshot {
         verdict
     }
 
-    /// Whether AuthorizationPolicy lets bytes that are no HTTP into a pod's own port; as [`Self::l4_verdict`].
+    /// Whether AuthorizationPolicy lets bytes that are no HTTP into a pod's own port, and nobody need be asked about them;
+    /// as [`Self::l4_verdict`].
     pub fn lets_bytes_in(
         &self,
         source: Option<&SpiffeId>,
@@ -256,7 +258,10 @@ impl Snapshot {
     ) -> bool {
         let source = self.proven(source, destination, port);
         let connection = connection(source, source_ip, destination, port);
-        self.protection(destination).of_bytes(&connection).is_ok()
+        matches!(
+            self.protection(destination).of_bytes(&connection, None),
+            Ok(Judgement::Allowed)
+        )
     }
 
     /// What is known of a pod's port.

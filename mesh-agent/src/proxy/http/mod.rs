@@ -2,10 +2,10 @@
 
 mod authenticate;
 mod body;
-mod check;
+pub(super) mod check;
 mod choose;
 mod decide;
-mod external;
+pub(super) mod external;
 mod fault;
 mod forward;
 mod framing;

@@ -14,6 +14,7 @@ mod cross_node;
 mod disabled;
 mod dns;
 mod external;
+mod external_bytes;
 mod faults;
 mod filters;
 mod floods;
