@@ -10,7 +10,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Parser as _;
 use mesh_agent::admin::AdminToken;
-use mesh_agent::config::{CaArgs, CheckArgs, Cli, Command, RunArgs, StatusArgs, StatusOutput, UninstallArgs};
+use mesh_agent::config::{
+    AdminArgs, CaArgs, CheckArgs, Cli, Command, ExplainArgs, ExplainOutput, RunArgs, StatusArgs,
+    StatusOutput, UninstallArgs,
+};
+use mesh_agent::proxy::explain::Question;
 use mesh_agent::snapshot::SnapshotSettings;
 use mesh_agent::telemetry::plain::harmless;
 use mesh_agent::{admin, app, control, status, telemetry};
@@ -25,6 +29,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run(*args),
         Command::Ca(args) => ca(*args),
         Command::Status(args) => print_status(&args),
+        Command::Explain(args) => explain(&args),
         Command::Check(args) => check(&args),
         Command::Uninstall(args) => uninstall(&args),
     };
@@ -53,30 +58,46 @@ fn ca(args: CaArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn print_status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let token = args
-        .admin_token_file
-        .as_deref()
-        .map(AdminToken::read)
-        .transpose()?;
-    let answer = runtime
-        .block_on(admin::client::get(args.admin_addr, token.as_ref(), "/status"))
-        .context("no status; does the agent run here, with this --admin-addr?")?;
-    anyhow::ensure!(
-        answer.status.is_success(),
-        "no status: the agent answers {}: {}",
-        answer.status,
-        answer.body.trim()
-    );
-    let page = answer.body;
+    let page = page_of(&args.admin, "/status").context("no status")?;
     let text = match args.output {
         StatusOutput::Json => page,
         StatusOutput::Table => status::for_humans(&page)?,
     };
     say(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let question = Question::new(&args.from, &args.to, args.method.as_deref(), &args.headers)?;
+    let page = page_of(&args.admin, &question.page()).context("no explanation")?;
+    let text = match args.output {
+        ExplainOutput::Json => page,
+        ExplainOutput::Tree => status::explained(&page)?,
+    };
+    say(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A page of the running agent.
+fn page_of(agent: &AdminArgs, path: &str) -> anyhow::Result<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let token = agent
+        .admin_token_file
+        .as_deref()
+        .map(AdminToken::read)
+        .transpose()?;
+    let answer = runtime
+        .block_on(admin::client::get(agent.admin_addr, token.as_ref(), path))
+        .context("does the agent run here, with this --admin-addr?")?;
+    anyhow::ensure!(
+        answer.status.is_success(),
+        "the agent answers {}: {}",
+        answer.status,
+        answer.body.trim()
+    );
+    Ok(answer.body)
 }
 
 fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {

@@ -15,6 +15,11 @@ pub(crate) fn build() -> Result<PathBuf> {
     executable(&["build", "--package", "mesh-agent"], "mesh-agent")
 }
 
+/// Builds an optimised agent, as measuring needs it, and says where it is.
+pub(crate) fn build_optimised() -> Result<PathBuf> {
+    executable(&["build", "--release", "--package", "mesh-agent"], "mesh-agent")
+}
+
 /// Has cargo build something and says where the executable of the target `name` is.
 pub(crate) fn executable(args: &[&str], name: &str) -> Result<PathBuf> {
     let mut cargo = shell::cargo(args);

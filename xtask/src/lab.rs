@@ -26,6 +26,9 @@ pub(crate) enum Command {
         /// Make a plain network: no agents, no mesh
         #[arg(long)]
         no_agent: bool,
+        /// Optimised agents, to measure with; they take minutes to build
+        #[arg(long, conflicts_with = "no_agent")]
+        release: bool,
         #[command(flatten)]
         name: Name,
     },
@@ -62,15 +65,26 @@ pub(crate) struct Name {
 /// Runs one of the commands.
 pub(crate) fn run(command: &Command) -> Result<()> {
     match command {
-        Command::Up { dir, no_agent, name } => up(dir.clone(), *no_agent, &name.site),
+        Command::Up {
+            dir,
+            no_agent,
+            release,
+            name,
+        } => {
+            let agent = match (no_agent, release) {
+                (true, _) => None,
+                (false, true) => Some(agent::build_optimised()?),
+                (false, false) => Some(agent::build()?),
+            };
+            up(dir.clone(), agent, &name.site)
+        }
         Command::Exec { pod, name, program } => exec(pod, &name.site, program),
         Command::Status { name } => status(&name.site),
         Command::Down { name } => lab::down(&name.site),
     }
 }
 
-fn up(dir: PathBuf, no_agent: bool, site: &Site) -> Result<()> {
-    let agent = if no_agent { None } else { Some(agent::build()?) };
+fn up(dir: PathBuf, agent: Option<PathBuf>, site: &Site) -> Result<()> {
     let options = Options {
         site: site.clone(),
         dir,

@@ -1,4 +1,4 @@
-//! Reads one page of an agent, for `mesh-agent status`.
+//! Reads one page of an agent, for `mesh-agent status` and `mesh-agent explain`.
 
 use std::net::SocketAddr;
 use std::time::Duration;

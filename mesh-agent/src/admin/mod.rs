@@ -1,6 +1,6 @@
 //! The pages that operators, kubelet and Prometheus read: `/livez`, `/readyz`, `/metrics`, and those it is given.
 //!
-//! Place in the walk: beside it; `app` binds it and gives it pages, `mesh-agent status` reads one.
+//! Place in the walk: beside it; `app` binds it and gives it pages, `mesh-agent status` and `explain` read one.
 //! Must not know: what a page says. It imports no domain.
 
 pub mod client;
@@ -8,4 +8,4 @@ mod guard;
 mod server;
 
 pub use guard::{AdminToken, TokenError};
-pub use server::{AdminError, AdminServer, Page};
+pub use server::{AdminError, AdminServer, Answers, Page};

@@ -24,6 +24,10 @@ use crate::lifecycle::{Readiness, Stop, Tasks};
 /// Makes a page's text on each request. It must not block: it runs on the runtime that serves all pages.
 pub type Page = Arc<dyn Fn() -> String + Send + Sync>;
 
+/// Answers the question in the query of a page's path, with JSON; or says with which status it cannot be answered, and why.
+/// It must not block: it runs on the runtime that serves all pages.
+pub type Answers = Arc<dyn Fn(&str) -> Result<String, (StatusCode, String)> + Send + Sync>;
+
 /// Bound, and not serving yet.
 pub struct AdminServer {
     listener: TcpListener,
@@ -84,8 +88,15 @@ impl AdminServer {
         self.with(path, JSON, page)
     }
 
+    /// Serves a page that answers questions.
+    #[must_use]
+    pub fn answers(mut self, path: &'static str, answers: Answers) -> Self {
+        self.site.pages.insert(path, Content::Answers(answers));
+        self
+    }
+
     fn with(mut self, path: &'static str, content_type: HeaderValue, page: Page) -> Self {
-        self.site.pages.insert(path, (content_type, page));
+        self.site.pages.insert(path, Content::Page(content_type, page));
         self
     }
 
@@ -109,8 +120,14 @@ impl fmt::Debug for AdminServer {
 struct Site {
     readiness: Readiness,
     token: Option<AdminToken>,
-    pages: BTreeMap<&'static str, (HeaderValue, Page)>,
+    pages: BTreeMap<&'static str, Content>,
     deadline: Duration,
+}
+
+/// What stands on a page.
+enum Content {
+    Page(HeaderValue, Page),
+    Answers(Answers),
 }
 
 impl Site {
@@ -126,15 +143,19 @@ impl Site {
             "/livez" => text(StatusCode::OK, "ok\n"),
             "/readyz" => self.ready(),
             path => match guard::admit(self.token.as_ref(), request.headers()) {
-                Ok(()) => self.page(path),
+                Ok(()) => self.page(path, request.uri().query().unwrap_or_default()),
                 Err(refused) => refusal(refused),
             },
         }
     }
 
-    fn page(&self, path: &str) -> Response<Full<Bytes>> {
+    fn page(&self, path: &str, query: &str) -> Response<Full<Bytes>> {
         match self.pages.get(path) {
-            Some((content_type, page)) => response(StatusCode::OK, content_type.clone(), page()),
+            Some(Content::Page(content_type, page)) => response(StatusCode::OK, content_type.clone(), page()),
+            Some(Content::Answers(answers)) => match answers(query) {
+                Ok(answer) => response(StatusCode::OK, JSON, answer),
+                Err((status, why)) => text(status, format!("{why}\n")),
+            },
             None => text(StatusCode::NOT_FOUND, self.directory()),
         }
     }

@@ -18,6 +18,13 @@ async fn fixture() -> Fixture {
         .unwrap()
         .metrics(Arc::new(|| "# EOF\n".to_owned()))
         .page("/status", Arc::new(|| "{}".to_owned()))
+        .answers(
+            "/ask",
+            Arc::new(|question| match question {
+                "" => Err((StatusCode::BAD_REQUEST, "ask something".to_owned())),
+                question => Ok(format!("{question:?}")),
+            }),
+        )
         .page("/broken", Arc::new(|| panic!("on purpose")));
     server.site.deadline = Duration::from_millis(200);
     let addr = server.local_addr().unwrap();
@@ -56,6 +63,21 @@ async fn is_alive_from_the_start_and_ready_when_nothing_is_waited_for() {
 
     drop((source, kernel));
     assert_eq!(get(&fixture, "/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_question_is_answered_or_told_why_not() {
+    let fixture = fixture().await;
+    let answer = get(&fixture, "/ask?a=b&c=%20").await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.body.as_str()),
+        (200, "\"a=b&c=%20\"")
+    );
+    let answer = get(&fixture, "/ask").await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.body.as_str()),
+        (400, "ask something\n")
+    );
 }
 
 #[tokio::test]

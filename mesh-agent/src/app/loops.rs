@@ -291,7 +291,7 @@ fn kind_of(object: &str) -> &'static str {
     KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
 }
 
-const KINDS: [&str; 13] = [
+const KINDS: [&str; 15] = [
     "Namespace",
     "Node",
     "Pod",
@@ -302,7 +302,9 @@ const KINDS: [&str; 13] = [
     "PeerAuthentication",
     "AuthorizationPolicy",
     "RequestAuthentication",
+    "RateLimitPolicy",
     "DestinationRule",
+    "XBackendTrafficPolicy",
     "ConfigMap",
     "List",
 ];

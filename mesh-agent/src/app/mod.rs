@@ -16,12 +16,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use http::StatusCode;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::admin::{AdminServer, AdminToken};
+use crate::admin::{AdminServer, AdminToken, Answers};
 use crate::app::direct::DirectFlows;
 use crate::app::lock::StateLock;
 use crate::app::loops::{ConfigLoop, Heart, sweep_pools, watch_direct};
@@ -41,6 +42,7 @@ use crate::kernel::uninstall::{self, Removed};
 use crate::lifecycle::{Readiness, Tasks};
 use crate::mesh::facts::Facts;
 use crate::privileges::{self, Privileges};
+use crate::proxy::explain::{self, Question, Unexplained};
 use crate::proxy::{Mesh, Proxy, ProxySettings};
 use crate::snapshot::{Snapshot, SnapshotCell, SnapshotSettings};
 use crate::status::StatusBoard;
@@ -173,11 +175,12 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
     let watching = watch_direct(direct, snapshots, board.clone(), tasks.stop());
     tasks.spawn("direct", watching);
     tasks.spawn("upstreams", watch_upstreams(Arc::clone(&mesh), tasks.stop()));
-    tasks.spawn("sweep-pools", sweep_pools(mesh, tasks.stop()));
+    tasks.spawn("sweep-pools", sweep_pools(Arc::clone(&mesh), tasks.stop()));
     let metrics = telemetry.clone();
     admin
         .metrics(Arc::new(move || metrics.encode()))
         .page("/status", board.page())
+        .answers(explain::PAGE, explanations(mesh))
         .run(&tasks);
 
     tokio::select! {
@@ -188,6 +191,17 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
     enrolment.lock().stop();
     telemetry.access_log().flush(Duration::from_secs(1));
     Ok(())
+}
+
+/// What would become of requests.
+fn explanations(mesh: Arc<Mesh>) -> Answers {
+    Arc::new(move |query| {
+        let asked = Question::of_query(query).map_err(Unexplained::from);
+        let explained = asked.and_then(|question| mesh.explain(&question));
+        let explanation = explained.map_err(|why| (why.status(), why.to_string()))?;
+        serde_json::to_string_pretty(&explanation)
+            .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+    })
 }
 
 /// Lets what is under way end, within `limit`.

@@ -1,6 +1,7 @@
 //! Looks after upstreams with outlier detection or limits: takes endpoints back, and tells what was counted.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,18 @@ fn look(snapshot: &Snapshot, telemetry: &Telemetry, now: Instant) {
         let is_watched = upstream.sweep(now);
         is_watched || upstream.breakers().has_limits()
     });
-    let counts: Vec<_> = watched.map(|upstream| counts_of(upstream)).collect();
+    // What subsets count is shown with their Service's port.
+    let mut by_port: BTreeMap<_, UpstreamCounts> = BTreeMap::new();
+    for upstream in watched {
+        let counts = counts_of(upstream);
+        match by_port.entry((&upstream.service, upstream.port)) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(counts);
+            }
+            Entry::Occupied(mut known) => known.get_mut().add(&counts),
+        }
+    }
+    let counts: Vec<_> = by_port.into_values().collect();
     telemetry.balance().publish(&counts);
 }
 

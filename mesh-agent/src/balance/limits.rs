@@ -79,6 +79,11 @@ impl Breakers {
         self.limits != Limits::default()
     }
 
+    /// Whether there is room for one more now; nothing is taken or counted.
+    pub fn has_room(&self, limit: Limit) -> bool {
+        self.vitals.under_way(limit) < limit.most(&self.limits)
+    }
+
     /// Room for one more; `None` when there are as many as the limits allow, which is counted.
     pub fn take(&self, limit: Limit) -> Option<Slot> {
         self.vitals.begin(limit, limit.most(&self.limits)).then(|| Slot {

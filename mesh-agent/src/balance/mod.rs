@@ -68,6 +68,8 @@ pub struct Asked<'a> {
     pub tried: &'a [SocketAddr],
     /// Requests that are under way to all members.
     pub active: usize,
+    /// Whether it is only asked what would be picked: no turn is taken, and no time begins.
+    pub is_rehearsal: bool,
     /// Where chance comes from.
     pub rng: &'a mut dyn RngCore,
 }

@@ -25,6 +25,10 @@ impl Turn {
     fn take(&self) -> usize {
         self.0.fetch_add(1, Ordering::Relaxed)
     }
+
+    fn next(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 #[derive(Debug)]
@@ -42,7 +46,12 @@ impl Balancer for RoundRobin {
             // The turn of one that is left out falls on all others alike, not on its neighbour each time.
             return members.at_random(asked.rng);
         }
-        members.in_turn(self.0.take())
+        let turn = if asked.is_rehearsal {
+            self.0.next()
+        } else {
+            self.0.take()
+        };
+        members.in_turn(turn)
     }
 }
 

@@ -34,6 +34,12 @@ impl Standing {
         now.saturating_duration_since(*self.since.get_or_init(|| now))
     }
 
+    /// As [`Self::age`], without beginning to count.
+    pub(super) fn age_so_far(&self, now: Instant) -> Duration {
+        let since = self.since.get();
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(*since))
+    }
+
     /// Ejects it; false if it is already.
     pub(super) fn eject(&self, now: Instant) -> bool {
         let at = u64::try_from(self.age(now).as_millis()).unwrap_or(u64::MAX - 1) + 1;

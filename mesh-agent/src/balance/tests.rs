@@ -16,6 +16,7 @@ pub(super) fn asked(rng: &mut dyn RngCore) -> Asked<'_> {
         attempt: 0,
         tried: &[],
         active: 0,
+        is_rehearsal: false,
         rng,
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::budget::RetryBudget;
 use super::{Cause, Limit};
 
 /// Counters of one upstream; they outlive the snapshot that made them.
@@ -16,6 +17,7 @@ pub struct Vitals {
     overflows: [AtomicU64; Limit::ALL.len()],
     ejected: AtomicUsize,
     ejections: [AtomicU64; Cause::ALL.len()],
+    retries: RetryBudget,
     /// When the last interval of outlier detection ended; for the control thread alone.
     pub(super) interval_ended: Mutex<Option<Instant>>,
 }
@@ -29,6 +31,11 @@ impl Vitals {
     /// How many of a kind were refused so far.
     pub fn overflows(&self, limit: Limit) -> u64 {
         limit.of(&self.overflows).load(Ordering::Relaxed)
+    }
+
+    /// What was spent on trying again.
+    pub fn retries(&self) -> &RetryBudget {
+        &self.retries
     }
 
     /// How many endpoints are ejected.

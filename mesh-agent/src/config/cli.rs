@@ -30,21 +30,63 @@ pub enum Command {
     Ca(Box<CaArgs>),
     /// Print what the agent of this node has enrolled, its certificates, its configuration and what it rejected.
     Status(StatusArgs),
+    /// Ask the agent of this node what would become of a request of one of its pods, and why; nothing is sent.
+    Explain(ExplainArgs),
     /// Read a directory of manifests as the agent would and print every rejection; exit code 1 if there is one.
     Check(CheckArgs),
     /// Remove every link, map and pin of the mesh on this node and prove it; exit code 1 if something is left.
     Uninstall(UninstallArgs),
 }
 
-/// Arguments of `status`.
+/// Where a running agent answers.
 #[derive(Debug, Args)]
-pub struct StatusArgs {
+pub struct AdminArgs {
     /// Address of the agent's admin server.
     #[arg(long, env = "MESH_ADMIN_ADDR", default_value_t = default_admin_addr())]
     pub admin_addr: SocketAddr,
     /// File with the agent's admin token, where it has one.
     #[arg(long, env = "MESH_ADMIN_TOKEN_FILE")]
     pub admin_token_file: Option<PathBuf>,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The pod that would send the request, a pod of this node.
+    #[arg(long, value_name = "NAMESPACE/POD")]
+    pub from: String,
+    /// What it would ask for: `http://HOST[:PORT]/PATH` as the pod would write it, or https or tcp for opaque bytes.
+    #[arg(long, value_name = "URL")]
+    pub to: String,
+    /// The request's method; GET where it is not said.
+    #[arg(short = 'X', long)]
+    pub method: Option<String>,
+    /// A header of the request; may be given several times.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub headers: Vec<String>,
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// A tree for people, or the JSON as the agent gives it.
+    #[arg(short, long, value_enum, default_value_t = ExplainOutput::Tree)]
+    pub output: ExplainOutput,
+}
+
+/// How `explain` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExplainOutput {
+    /// For people.
+    Tree,
+    /// For programs.
+    Json,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Where the agent answers.
+    #[command(flatten)]
+    pub admin: AdminArgs,
     /// A table for people, or the JSON as the agent gives it.
     #[arg(short, long, value_enum, default_value_t = StatusOutput::Table)]
     pub output: StatusOutput,

@@ -18,7 +18,10 @@ use clap::ValueEnum;
 use serde::Deserialize;
 
 pub use self::ca::{CaArgs, CaConfig, CaFacts, ClusterFacts, RootSecretConfig};
-pub use self::cli::{CheckArgs, Cli, Command, RunArgs, StatusArgs, StatusOutput, UninstallArgs};
+pub use self::cli::{
+    AdminArgs, CheckArgs, Cli, Command, ExplainArgs, ExplainOutput, RunArgs, StatusArgs, StatusOutput,
+    UninstallArgs,
+};
 pub use self::issuance::Issuance;
 
 /// The agent's settings, complete and checked.

@@ -82,7 +82,7 @@ impl Asking<'_> {
             return self.pointers(name);
         }
         let Some(labels) = self.below_domain(name) else {
-            return Ok(None);
+            return Ok(self.host(name));
         };
         let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
         let (service, named) = match *labels.as_slice() {
@@ -122,6 +122,19 @@ impl Asking<'_> {
                 self.addresses(members.into_iter().map(|member| member.addr), self.short()),
             )),
             None => Ok(None),
+        }
+    }
+
+    /// A host of a ServiceEntry; what else there is below its name is the resolver's to know.
+    fn host(&self, name: &Name) -> Option<Found> {
+        let written = name.to_lowercase().to_ascii();
+        let known = self.names.host(written.trim_end_matches('.'))?;
+        let is_of_addresses = matches!(self.kind(), RecordType::A | RecordType::AAAA | RecordType::ANY);
+        match known {
+            Known::Cluster { addrs, .. } if is_of_addresses => {
+                Some(self.addresses(addrs.iter().copied(), self.zone.ttl))
+            }
+            Known::Cluster { .. } | Known::Headless(_) => None,
         }
     }
 

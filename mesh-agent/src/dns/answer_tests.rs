@@ -38,6 +38,8 @@ fn endpoint(service: &str, port: &str, addr: &str, hostname: Option<&str>) -> En
         workload: None,
         hostname: hostname.map(Into::into),
         place: EndpointPlace::default(),
+        labels: std::collections::BTreeMap::new(),
+        weight: 1,
     }
 }
 
@@ -57,6 +59,7 @@ fn facts() -> Facts {
                 &["10.96.0.1", "fd00:96::1"],
                 &[("http", 80), ("grpc", 9000)],
             ),
+            service("api.example.com", &["240.240.1.1"], &[("tls", 443)]),
             service("v4only", &["10.96.0.2"], &[("", 80)]),
             service("db", &[], &[("sql", 5432), ("admin", 81)]),
             service("late", &[], &[("tcp", 1)]),
@@ -104,6 +107,9 @@ fn each_name_of_a_known_service_has_its_records() {
     let table: &[(&str, RecordType, &[&str])] = &[
         ("web.shop.svc.cluster.local.", A, &["30 10.96.0.1"]),
         ("web.shop.svc.cluster.local.", AAAA, &["30 fd00:96::1"]),
+        ("api.example.com.", A, &["30 240.240.1.1"]),
+        ("API.Example.com.", A, &["30 240.240.1.1"]),
+        ("api.example.com.", AAAA, &[]),
         (
             "web.shop.svc.cluster.local.",
             ANY,
@@ -178,6 +184,8 @@ impl Texts for &[&str] {
 fn what_is_not_known_is_the_resolvers_to_answer() {
     for (name, kind) in [
         ("example.org.", RecordType::A),
+        ("api.example.com.", RecordType::MX),
+        ("b.api.example.com.", RecordType::A),
         ("cluster.local.", RecordType::A),
         ("svc.cluster.local.", RecordType::A),
         ("shop.svc.cluster.local.", RecordType::A),

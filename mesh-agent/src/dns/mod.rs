@@ -34,6 +34,12 @@ impl Zone {
         let domain = Name::from_labels(labels).ok()?;
         Some(Self { domain, ttl })
     }
+
+    /// The domain below which its names are, without a dot at its end.
+    pub fn domain(&self) -> String {
+        let labels = self.domain.iter().map(String::from_utf8_lossy);
+        labels.collect::<Vec<_>>().join(".")
+    }
 }
 
 /// How long an answer about a headless Service may be kept at most.

@@ -16,6 +16,8 @@ use crate::mesh::service::{Endpoint, EndpointCondition, Service, ServiceName};
 pub struct Names {
     by_namespace: HashMap<Arc<str>, HashMap<Arc<str>, Known>>,
     by_addr: HashMap<IpAddr, Vec<Owner>>,
+    /// Hosts of ServiceEntries, of any namespace.
+    hosts: HashMap<Arc<str>, Known>,
 }
 
 /// What is known of a Service.
@@ -85,12 +87,21 @@ impl Names {
         self.by_namespace.get(namespace)?.get(name)
     }
 
+    /// The host of a ServiceEntry, in lower case and without a dot at its end.
+    pub fn host(&self, name: &str) -> Option<&Known> {
+        self.hosts.get(name)
+    }
+
     /// Whose an address is; empty when nobody's.
     pub fn owners(&self, addr: IpAddr) -> &[Owner] {
         self.by_addr.get(&addr).map_or(&[], Vec::as_slice)
     }
 
     fn add(&mut self, name: &ServiceName, known: Known) {
+        if name.is_host() {
+            self.hosts.entry(Arc::clone(&name.name)).or_insert(known);
+            return;
+        }
         let services = self.by_namespace.entry(Arc::clone(&name.namespace)).or_default();
         let Entry::Vacant(vacant) = services.entry(Arc::clone(&name.name)) else {
             return;

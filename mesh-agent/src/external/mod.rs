@@ -1,4 +1,5 @@
-//! External authorization: what a service is asked about a request, and what its answer means.
+//! External authorization: what a service is asked about a request, and what its answer means; in [`quota`] the same of a
+//! service that counts requests.
 //!
 //! Place in the walk: between the policies that say who is to be asked and the rest of them. Must not know: policies,
 //! routes, sockets; who asks carries the request and brings the answer.
@@ -10,8 +11,10 @@ mod changes;
 mod over_grpc;
 mod over_http;
 mod proto;
+pub mod quota;
 #[cfg(test)]
 mod tests;
+mod unary;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -140,6 +143,9 @@ pub enum CheckError {
     /// What answered over HTTP/2 speaks no gRPC.
     #[error("the answer has no grpc status")]
     NoStatus,
+    /// The answer says neither yes nor no.
+    #[error("the answer has the code {0}")]
+    Code(i32),
     /// The HTTP authorizer itself failed, or answered with what is no answer.
     #[error("answered with status {0}")]
     Status(StatusCode),

@@ -4,16 +4,15 @@ use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
-use http::{Request, Response, StatusCode, Version};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode};
 
 use super::changes::{HeaderChange, Mode, QueryChange, RequestChanges};
 use super::proto::{
     Address, AskedRequest, AttributeContext, CheckRequest, CheckResponse, DeniedResponse, HeaderValueOption,
     HttpRequest, HttpResponse, OkResponse, Peer, SocketAddress, Timestamp,
 };
-use super::{Changes, CheckError, Contact, Decision, End, PARTIAL_BODY, Question, Reply, is_internal};
-use crate::grpc::{self, CallError};
+use super::{Changes, CheckError, Contact, Decision, End, PARTIAL_BODY, Question, Reply, is_internal, unary};
 use crate::mesh::policy::external::Authorizer;
 
 pub(super) fn check(authorizer: &Authorizer, question: &Question<'_>) -> Result<Request<Bytes>, CheckError> {
@@ -51,15 +50,7 @@ fn call(authorizer: &Authorizer, attributes: AttributeContext) -> Result<Request
     let message = CheckRequest {
         attributes: Some(attributes),
     };
-    // At most eight digits; a server needs no more of it than to know when nobody waits any more.
-    let patience = authorizer.timeout.as_millis().clamp(1, 99_999_999);
-    Request::post(format!("http://{host}{METHOD}"))
-        .version(Version::HTTP_2)
-        .header(CONTENT_TYPE, "application/grpc")
-        .header(TE, "trailers")
-        .header("grpc-timeout", format!("{patience}m"))
-        .body(grpc::frame(&message))
-        .map_err(CheckError::Write)
+    unary::call((&host, METHOD), authorizer.timeout, &message)
 }
 
 fn peer(end: &End<'_>) -> Peer {
@@ -138,7 +129,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 pub(super) fn decide(answer: &Response<Bytes>, trailers: Option<&HeaderMap>) -> Result<Decision, CheckError> {
-    let answer = read(answer, trailers)?;
+    let answer: CheckResponse = unary::message(answer, trailers)?;
     match (is_ok(&answer), answer.http_response) {
         (true, Some(HttpResponse::Ok(ok))) => allowed(ok),
         (true, None | Some(HttpResponse::Denied(_))) => Ok(Decision::Allowed(Changes::default())),
@@ -148,30 +139,11 @@ pub(super) fn decide(answer: &Response<Bytes>, trailers: Option<&HeaderMap>) -> 
 }
 
 pub(super) fn lets_in(answer: &Response<Bytes>, trailers: Option<&HeaderMap>) -> Result<bool, CheckError> {
-    read(answer, trailers).map(|answer| is_ok(&answer))
+    unary::message(answer, trailers).map(|answer: CheckResponse| is_ok(&answer))
 }
 
 fn is_ok(answer: &CheckResponse) -> bool {
     answer.status.as_ref().is_none_or(|status| status.code == 0)
-}
-
-fn read(answer: &Response<Bytes>, trailers: Option<&HeaderMap>) -> Result<CheckResponse, CheckError> {
-    grpc::outcome(answer.headers())?;
-    if answer.status() != StatusCode::OK {
-        return Err(CallError::NotGrpc(answer.status()).into());
-    }
-    if let Some(trailers) = trailers {
-        grpc::outcome(trailers)?;
-    }
-    let ends = [Some(answer.headers()), trailers];
-    if !ends
-        .into_iter()
-        .flatten()
-        .any(|end| end.contains_key("grpc-status"))
-    {
-        return Err(CheckError::NoStatus);
-    }
-    Ok(grpc::unframe(answer.body())?)
 }
 
 fn allowed(ok: OkResponse) -> Result<Decision, CheckError> {

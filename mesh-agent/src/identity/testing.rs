@@ -95,3 +95,17 @@ pub(crate) fn revoking_written(ca: &EmbeddedCa, serial: &str) -> TrustRules {
 pub(super) fn id(account: &str) -> SpiffeId {
     SpiffeId::new("cluster.local", "shop", account).unwrap()
 }
+
+/// The first bytes of an application's own TLS, which asks for `name`; an address is never asked for.
+pub(crate) fn first_flight_to(name: &str) -> Vec<u8> {
+    let config = rustls::ClientConfig::builder_with_provider(Arc::clone(&super::tls::PROVIDER))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
+    let mut connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut bytes = Vec::new();
+    connection.write_tls(&mut bytes).unwrap();
+    bytes
+}

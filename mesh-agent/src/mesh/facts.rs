@@ -10,10 +10,11 @@ use crate::mesh::mesh_config::MeshConfig;
 use crate::mesh::node::Node;
 use crate::mesh::policy::PeerAuthentication;
 use crate::mesh::policy::authorization::AuthorizationPolicy;
+use crate::mesh::policy::rate_limit::RateLimitPolicy;
 use crate::mesh::policy::request_authentication::RequestAuthentication;
-use crate::mesh::route::HttpRoute;
+use crate::mesh::route::{HttpRoute, StreamRoute};
 use crate::mesh::service::{Endpoint, Service};
-use crate::mesh::traffic::DestinationRule;
+use crate::mesh::traffic::{BackendTrafficPolicy, DestinationRule};
 use crate::mesh::workload::Workload;
 
 /// All facts at one moment; the order within a list carries no meaning.
@@ -29,16 +30,22 @@ pub struct Facts {
     pub endpoints: Vec<Endpoint>,
     /// HTTPRoutes that attach to Services.
     pub http_routes: Vec<HttpRoute>,
+    /// Routes of connections that attach to Services.
+    pub stream_routes: Vec<StreamRoute>,
     /// PeerAuthentication policies.
     pub peer_authentications: Vec<PeerAuthentication>,
     /// AuthorizationPolicies.
     pub authorization_policies: Vec<AuthorizationPolicy>,
     /// `RequestAuthentication` policies.
     pub request_authentications: Vec<RequestAuthentication>,
+    /// How many requests workloads take.
+    pub rate_limit_policies: Vec<RateLimitPolicy>,
     /// `ConfigMaps` named `istio`, of any namespace.
     pub mesh_configs: Vec<MeshConfig>,
     /// Rules of how traffic to Services is spread.
     pub destination_rules: Vec<DestinationRule>,
+    /// Gateway API's policies of traffic to Services.
+    pub backend_policies: Vec<BackendTrafficPolicy>,
 }
 
 /// Where a fact was read, what it is called there, and since when it exists.

@@ -1,5 +1,6 @@
 //! Services, their ports, and the endpoints behind them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use crate::mesh::facts::ObjectMeta;
 use crate::mesh::traffic::{EndpointPlace, ServiceTraffic};
 use crate::mesh::workload::WorkloadUid;
 
-/// Namespace and name of a Service.
+/// Namespace and name of a Service; a name with a dot is the host of a ServiceEntry, which no Service can be called.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceName {
     /// `metadata.namespace`.
@@ -26,8 +27,16 @@ impl ServiceName {
         }
     }
 
-    /// The cluster-wide DNS name, `NAME.NAMESPACE.svc.cluster.local`.
+    /// Whether it is a host that a ServiceEntry declares.
+    pub fn is_host(&self) -> bool {
+        self.name.contains('.')
+    }
+
+    /// The cluster-wide DNS name, `NAME.NAMESPACE.svc.cluster.local`; a host is its own.
     pub fn host(&self) -> String {
+        if self.is_host() {
+            return self.name.as_ref().to_owned();
+        }
         format!("{}.{}.svc.cluster.local", self.name, self.namespace)
     }
 }
@@ -98,7 +107,7 @@ pub struct Service {
     pub traffic: ServiceTraffic,
 }
 
-/// One backend address of a Service port, from an EndpointSlice.
+/// One backend address of a Service port, from an EndpointSlice or a ServiceEntry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// The Service it stands behind (label `kubernetes.io/service-name`).
@@ -117,6 +126,10 @@ pub struct Endpoint {
     pub hostname: Option<Arc<str>>,
     /// Where the slice says it is.
     pub place: EndpointPlace,
+    /// Labels besides those of its pod, as a ServiceEntry gives them.
+    pub labels: BTreeMap<String, String>,
+    /// Its share of traffic against that of the others; at least 1.
+    pub weight: u32,
 }
 
 /// `conditions` of an endpoint (discovery/v1; KEP-1669 for terminating ones).

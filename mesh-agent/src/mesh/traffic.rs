@@ -2,6 +2,7 @@
 //!
 //! Place in the walk: translation writes it, a snapshot settles it for each port. Must not know: endpoints, loads.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub struct TrafficPolicy {
     pub limits: Limits,
     /// When an endpoint is left out for its failures.
     pub outliers: Option<OutlierDetection>,
+    /// How many further attempts there may be, if a policy says so.
+    pub retries: Option<RetryConstraint>,
 }
 
 /// The fields of a `trafficPolicy` that were written.
@@ -32,6 +35,18 @@ pub struct WrittenPolicy {
     pub limits: Option<Limits>,
     /// `outlierDetection`.
     pub outliers: Option<OutlierDetection>,
+}
+
+impl WrittenPolicy {
+    /// This policy, and where it says nothing what `other` says.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            load_balancer: self.load_balancer.or(other.load_balancer),
+            limits: self.limits.or(other.limits),
+            outliers: self.outliers.or(other.outliers),
+        }
+    }
 }
 
 /// `loadBalancer` of a `trafficPolicy`.
@@ -58,6 +73,21 @@ pub struct DestinationRule {
     pub policy: WrittenPolicy,
     /// `trafficPolicy.portLevelSettings`: port of the Service, and what stands there instead of the whole policy.
     pub ports: Vec<(u16, WrittenPolicy)>,
+    /// `subsets`, each name once.
+    pub subsets: Vec<Subset>,
+}
+
+/// One of `subsets`: some endpoints of a Service under a name, to which a route may send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subset {
+    /// `name`.
+    pub name: Arc<str>,
+    /// `labels`: what an endpoint's pod must carry.
+    pub labels: BTreeMap<String, String>,
+    /// `trafficPolicy`: each part that is written stands instead of the rule's.
+    pub policy: WrittenPolicy,
+    /// `trafficPolicy.portLevelSettings`: port of the Service, and what stands there instead of everything else.
+    pub ports: Vec<(u16, WrittenPolicy)>,
 }
 
 /// `host` of a DestinationRule; the more specific sorts first.
@@ -76,7 +106,7 @@ impl HostPattern {
     pub fn matches(&self, service: &ServiceName) -> bool {
         match self {
             Self::Service(name) => name == service,
-            Self::Namespace(namespace) => *namespace == service.namespace,
+            Self::Namespace(namespace) => *namespace == service.namespace && !service.is_host(),
             Self::All => true,
         }
     }
@@ -250,6 +280,42 @@ pub struct Limits {
     pub retries: Option<u32>,
 }
 
+/// `retryConstraint` (GEP-3388): how many further attempts a destination may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryConstraint {
+    /// `budget.percent` of the requests,
+    pub percent: u32,
+    /// of the last `budget.interval`.
+    pub interval: Duration,
+    /// `minRetryRate.count`: so many are always granted,
+    pub min_count: u32,
+    /// in each `minRetryRate.interval`.
+    pub min_interval: Duration,
+}
+
+impl Default for RetryConstraint {
+    /// The API's.
+    fn default() -> Self {
+        Self {
+            percent: 20,
+            interval: Duration::from_secs(10),
+            min_count: 10,
+            min_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Gateway API's `XBackendTrafficPolicy`, as far as it has an effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendTrafficPolicy {
+    /// Where it was declared.
+    pub meta: Arc<ObjectMeta>,
+    /// `targetRefs`: field, and Service of its own namespace.
+    pub targets: Vec<(Arc<str>, ServiceName)>,
+    /// `retryConstraint`.
+    pub retries: RetryConstraint,
+}
+
 /// `outlierDetection`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutlierDetection {
@@ -304,6 +370,8 @@ pub struct ServiceTraffic {
     pub is_local_only: bool,
     /// `trafficDistribution`.
     pub nearest: Option<Nearest>,
+    /// A ServiceEntry's `resolution: NONE`: who dials one of its addresses reaches that one.
+    pub keeps_dialled: bool,
 }
 
 /// `trafficDistribution`.
@@ -318,6 +386,8 @@ pub enum Nearest {
 /// What an EndpointSlice says of where an endpoint is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EndpointPlace {
+    /// Region, as only a ServiceEntry says it.
+    pub region: Option<Arc<str>>,
     /// `zone`.
     pub zone: Option<Arc<str>>,
     /// `nodeName`.

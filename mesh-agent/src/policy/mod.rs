@@ -1,11 +1,12 @@
-//! Decides what a connection must prove, in [`authentication`] whom a request proves, and in [`authorization`] what it
-//! may then ask: policies compiled into one answer for each workload.
+//! Decides what a connection must prove, in [`authentication`] whom a request proves, in [`authorization`] what it may then
+//! ask, and in [`rate_limit`] how often: policies compiled into one answer for each workload.
 //!
 //! Place in the walk: after detection has told mTLS from plaintext, before routing. Must not know: certificates,
 //! sockets, or how policies were read.
 
 pub mod authentication;
 pub mod authorization;
+pub mod rate_limit;
 mod selection;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -15,10 +15,11 @@ use crate::mesh::policy::external::{Authorizer, CheckProtocol};
 use crate::mesh::service::AppProtocol;
 use crate::policy::authorization::Ask;
 use crate::proxy::Mesh;
-use crate::proxy::arrival::Visit;
+use crate::proxy::arrival::{Arrival, Visit};
 use crate::proxy::http::check::{self, AskError};
 use crate::proxy::http::external::result_of;
 use crate::proxy::refusal::{Refusal, Unapproved};
+use crate::snapshot::Snapshot;
 use crate::telemetry::CheckResult;
 
 /// Lets a connection of `client` in or not: by the policies alone, or by the provider that one of them names and then
@@ -33,7 +34,8 @@ pub(super) async fn admit(mesh: &Arc<Mesh>, visit: &mut Visit, client: SocketAdd
 }
 
 async fn approved(mesh: &Arc<Mesh>, visit: &mut Visit, client: SocketAddr, ask: Ask) -> Result<(), Refusal> {
-    let outcome = match whom(mesh, visit, ask) {
+    let asked = whom(&mesh.snapshots.load(), &visit.arrival(), ask);
+    let outcome = match asked {
         Ok((provider, authorizer)) => {
             let outcome = decision(mesh, visit, client, &authorizer).await;
             mesh.telemetry.mesh().checked(result_of(&outcome));
@@ -55,9 +57,12 @@ async fn approved(mesh: &Arc<Mesh>, visit: &mut Visit, client: SocketAddr, ask: 
 
 /// Who is asked, if anybody can be. A request that is none must not be a way round the author's rules: where a port
 /// is known to carry HTTP, nobody is asked about other bytes.
-fn whom(mesh: &Mesh, visit: &Visit, ask: Ask) -> Result<(Arc<str>, Arc<Authorizer>), Refusal> {
-    let snapshot = mesh.snapshots.load();
-    let carries_http = match visit.arrival().port(&snapshot).protocol {
+pub(super) fn whom(
+    snapshot: &Snapshot,
+    arrival: &Arrival<'_>,
+    ask: Ask,
+) -> Result<(Arc<str>, Arc<Authorizer>), Refusal> {
+    let carries_http = match arrival.port(snapshot).protocol {
         AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => true,
         AppProtocol::Tcp | AppProtocol::Detect => false,
     };
@@ -117,6 +122,6 @@ async fn asked(
         };
         external::check_connection(authorizer, &contact)?
     };
-    let (answer, trailers) = check::send(mesh, &visit.pod, authorizer, check).await?;
+    let (answer, trailers) = check::send(mesh, &visit.pod, authorizer.into(), check).await?;
     Ok(external::lets_in(&answer, trailers.as_ref())?)
 }

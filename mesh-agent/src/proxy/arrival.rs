@@ -18,6 +18,7 @@ use crate::policy::authentication::{Claims, Guard};
 use crate::policy::authorization::{
     self, Ask, Connection, DryRun, Host, Judgement, Protection, Recorded, Verdict,
 };
+use crate::policy::rate_limit::Limits;
 use crate::proxy::Mesh;
 use crate::proxy::http::path;
 use crate::proxy::pods::ServedPod;
@@ -28,7 +29,7 @@ use crate::snapshot::{InboundPort, Snapshot};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrival<'a> {
     /// The pod that is reached.
-    pub(super) pod: &'a ServedPod,
+    pub(super) pod: &'a Workload,
     /// Who is known to come, by a certificate or by being a pod of this node; `None` for plaintext.
     pub(super) peer: Option<&'a SpiffeId>,
     /// The true client.
@@ -55,7 +56,7 @@ pub(super) struct Visit {
 impl Visit {
     pub(super) fn arrival(&self) -> Arrival<'_> {
         Arrival {
-            pod: &self.pod,
+            pod: &self.pod.pod.workload,
             peer: self.peer.as_ref(),
             client: self.client,
             addr: self.addr,
@@ -86,7 +87,7 @@ impl Arrival<'_> {
         }
     }
 
-    fn judge_opaque(&self, snapshot: &Snapshot) -> Result<Judgement, Refusal> {
+    pub(super) fn judge_opaque(&self, snapshot: &Snapshot) -> Result<Judgement, Refusal> {
         let Some(protection) = self.protection(snapshot)? else {
             return Ok(Judgement::Allowed);
         };
@@ -99,6 +100,17 @@ impl Arrival<'_> {
     pub(super) fn guard(&self, snapshot: &Snapshot) -> Option<Arc<Guard>> {
         let guard = snapshot.guard(self.workload(snapshot));
         Some(guard).filter(|guard| !guard.is_none() && !self.is_probe(snapshot))
+    }
+
+    /// What counts its requests; `None` where nothing does, or not those of this client.
+    pub(super) fn limits(&self, snapshot: &Snapshot) -> Option<Arc<Limits>> {
+        let limits = snapshot.rate_limits(self.workload(snapshot))?;
+        Some(limits).filter(|_| !self.is_probe(snapshot))
+    }
+
+    /// Who policies see at the other end.
+    pub(super) fn proven<'s>(&'s self, snapshot: &'s Snapshot) -> Option<&'s SpiffeId> {
+        snapshot.proven(self.peer, self.workload(snapshot), self.addr.port())
     }
 
     /// Whether a request is let in; its path is in its normal form.
@@ -117,8 +129,10 @@ impl Arrival<'_> {
         }
     }
 
+    /// Whether a request is let in, or who must be asked first.
+    ///
     /// It is asked for each way in which an application may read that path, and must be let in for all.
-    fn judge(
+    pub(super) fn judge(
         &self,
         snapshot: &Snapshot,
         request: &Request<impl Sized>,
@@ -157,7 +171,7 @@ impl Arrival<'_> {
 
     /// What is known of the port that is reached.
     pub(super) fn port(&self, snapshot: &Snapshot) -> InboundPort {
-        snapshot.inbound(&self.pod.pod.workload, self.addr.port())
+        snapshot.inbound(self.pod, self.addr.port())
     }
 
     /// Lets a request in or not, and counts what policies want counted; or names the extension provider that must let it
@@ -192,7 +206,7 @@ impl Arrival<'_> {
     pub(super) fn refused(&self, mesh: &Mesh, refusal: &Refusal) {
         mesh.telemetry.mesh().denied(refusal.reason());
         tracing::debug!(
-            pod = %self.pod.pod.workload.pod_name,
+            pod = %self.pod.pod_name,
             peer = self.peer.map(tracing::field::display),
             client = %self.client,
             port = self.addr.port(),
@@ -211,7 +225,7 @@ impl Arrival<'_> {
             mesh.telemetry.mesh().dry_run(would_deny);
             if would_deny {
                 tracing::info!(
-                    pod = %self.pod.pod.workload.pod_name,
+                    pod = %self.pod.pod_name,
                     peer = self.peer.map(tracing::field::display),
                     client = %self.client,
                     port = self.addr.port(),
@@ -237,7 +251,7 @@ impl Arrival<'_> {
     }
 
     /// The policies to be asked; `None` where there are none, or none that holds for this client.
-    fn protection(&self, snapshot: &Snapshot) -> Result<Option<Arc<Protection>>, Refusal> {
+    pub(super) fn protection(&self, snapshot: &Snapshot) -> Result<Option<Arc<Protection>>, Refusal> {
         self.judge_plaintext(snapshot)?;
         let protection = snapshot.protection(self.workload(snapshot));
         Ok(Some(protection).filter(|protection| !protection.is_none() && !self.is_probe(snapshot)))
@@ -250,17 +264,17 @@ impl Arrival<'_> {
 
     /// The pod as the snapshot knows it now: labels may have changed since it joined.
     fn workload<'s>(&'s self, snapshot: &'s Snapshot) -> &'s Workload {
-        self.pod.as_known(snapshot)
+        let known = snapshot.workload(&self.pod.uid);
+        known.map_or(self.pod, AsRef::as_ref)
     }
 
-    fn connection(&self, snapshot: &Snapshot) -> Connection<'_> {
-        let port = self.addr.port();
-        let peer = snapshot.proven(self.peer, self.workload(snapshot), port);
-        Connection::new(peer, self.client, self.addr.ip(), port)
+    pub(super) fn connection<'s>(&'s self, snapshot: &'s Snapshot) -> Connection<'s> {
+        let peer = self.proven(snapshot);
+        Connection::new(peer, self.client, self.addr.ip(), self.addr.port())
     }
 
     /// The request in the form in which it is sent on.
-    fn asked<'r>(
+    pub(super) fn asked<'r>(
         &self,
         request: &'r Request<impl Sized>,
         authority: &Authority,

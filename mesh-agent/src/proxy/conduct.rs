@@ -25,7 +25,14 @@ pub(super) fn answered(pick: Option<&mut Pick>, response: &Response<impl Sized>,
 
 /// The response ended with these trailers.
 pub(super) fn ended(pick: Option<&mut Pick>, trailers: &HeaderMap) {
-    if let (Some(pick), Some(code)) = (pick, grpc_status(trailers)) {
+    if let Some(code) = grpc_status(trailers) {
+        ended_with(pick, code);
+    }
+}
+
+/// The gRPC call ended with this status.
+pub(super) fn ended_with(pick: Option<&mut Pick>, code: u32) {
+    if let Some(pick) = pick {
         pick.done(of_grpc(code), Instant::now());
     }
 }
@@ -62,12 +69,15 @@ fn is_endpoints_fault(refusal: &Refusal) -> bool {
         | Refusal::InvalidBackend
         | Refusal::NoEndpoint
         | Refusal::Overloaded
+        | Refusal::OverBudget
         | Refusal::NoSuchPort
         | Refusal::NotEnrolled
         | Refusal::Plaintext
         | Refusal::Denied(_)
         | Refusal::Unauthenticated(_)
         | Refusal::External(_)
+        | Refusal::RateLimited(_)
+        | Refusal::RateLimiterFailed
         | Refusal::Revoked
         | Refusal::ConnectMethod
         | Refusal::TargetTooLong

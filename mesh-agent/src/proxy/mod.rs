@@ -16,6 +16,7 @@ mod live;
 mod outbound;
 mod pods;
 pub mod refusal;
+mod stream;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -41,12 +42,14 @@ use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
 use crate::proxy::dns::PodDns;
-use crate::proxy::pods::{Handshakes, MAX_CHECKS, MAX_CONNECTIONS, ServedPod, ServedPods};
+use crate::proxy::pods::{Handshakes, MAX_CHECKS, MAX_CONNECTIONS, MAX_MIRRORS, ServedPod, ServedPods};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::{self, Telemetry};
 use crate::transport::ByteStream;
 use crate::transport::handshakes::Workshop;
 use crate::transport::pool::HttpPool;
+
+pub use self::http::explain;
 
 /// Everything a walk needs besides the connection.
 #[derive(Debug)]
@@ -145,6 +148,7 @@ impl PodHost for Proxy {
             handshakes: Handshakes::new(self.mesh.settings.handshake_rate),
             checks: Semaphore::new(MAX_CHECKS),
             bodies: Semaphore::new(MAX_CHECKS),
+            mirrors: Arc::new(Semaphore::new(MAX_MIRRORS)),
             dns: PodDns::default(),
         });
         if let Some(before) = self.mesh.pods.insert(&served) {

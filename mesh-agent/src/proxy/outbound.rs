@@ -7,14 +7,14 @@ use std::time::Instant;
 use mesh_common::dns::DNS_PORT;
 use tokio::net::TcpStream;
 
-use crate::balance::{Limit, Outcome, Pick};
+use crate::balance::Outcome;
 use crate::capture::door::Captured;
 use crate::detect::{Prefixed, Spoken, look, spoken};
 use crate::identity::Alpn;
 use crate::lifecycle::Stop;
+use crate::mesh::route::Opening;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
-use crate::proxy::affinity;
 use crate::proxy::approval;
 use crate::proxy::arrival::{Arrival, Visit};
 use crate::proxy::conduct;
@@ -24,9 +24,10 @@ use crate::proxy::http::{Side, serve_http};
 use crate::proxy::live::until_refused;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
+use crate::proxy::stream::{self, Choice, choose, protocol_of};
 use crate::proxy::tcp::{TcpLedger, carry};
 use crate::proxy::{Ends, Mesh};
-use crate::snapshot::{Destination, PickFacts, Snapshot};
+use crate::route::Need;
 use crate::telemetry::{FlowLabels, PeerLabels, Reporter, Security, TcpStart};
 use crate::transport::ByteStream;
 
@@ -39,7 +40,10 @@ pub(super) async fn serve(mesh: Arc<Mesh>, source: Arc<ServedPod>, captured: Cap
     if ends.original.port() == DNS_PORT && source.dns.is_captured() {
         return Box::pin(dns_stream(&mesh, &source, ends, captured.stream)).await;
     }
-    let protocol = protocol_of(&mesh.snapshots.load().destination(ends.original));
+    let protocol = {
+        let snapshot = mesh.snapshots.load();
+        protocol_of(&snapshot, source.as_known(&snapshot), ends.original)
+    };
     let stop = source.tasks.stop();
     let (stream, http) = match read_protocol(protocol, captured.stream, &mesh, &stop).await {
         Ok(read) => read,
@@ -53,7 +57,7 @@ pub(super) async fn serve(mesh: Arc<Mesh>, source: Arc<ServedPod>, captured: Cap
             let side = Side::Outbound { source, ends };
             Box::pin(serve_http(mesh, side, Box::new(stream), wire)).await;
         }
-        None => Box::pin(tcp(&mesh, &source, ends, stream)).await,
+        None => Box::pin(opaque(&mesh, &source, ends, stream)).await,
     }
 }
 
@@ -61,18 +65,8 @@ pub(super) async fn serve(mesh: Arc<Mesh>, source: Arc<ServedPod>, captured: Cap
 async fn dns_stream(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: TcpStream) {
     match answer_stream(mesh, source, stream).await {
         Ok(Stream::Over) => {}
-        Ok(Stream::Onward(stream)) => tcp(mesh, source, ends, stream).await,
+        Ok(Stream::Onward(stream)) => opaque(mesh, source, ends, stream).await,
         Err(error) => tracing::debug!(%error, client = %ends.client, "DNS over TCP failed"),
-    }
-}
-
-/// What is known of the destination's protocol before a byte is read.
-fn protocol_of(destination: &Destination) -> AppProtocol {
-    match destination {
-        Destination::Service(upstream) => upstream.protocol,
-        Destination::Workload { protocol, .. } => *protocol,
-        // Outside the mesh nothing is decided by HTTP: bytes pass at once.
-        Destination::NoSuchPort(_) | Destination::Unknown => AppProtocol::Tcp,
     }
 }
 
@@ -92,14 +86,9 @@ pub(super) async fn read_protocol(
         AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => mesh.settings.idle_timeout,
         AppProtocol::Detect => mesh.settings.detect_timeout,
     };
-    let stopped = async {
-        stop.requested().await;
-        // What the client sent before it could know is still served.
-        tokio::time::sleep(mesh.settings.detect_timeout).await;
-    };
     let (verdict, stream) = tokio::select! {
         looked = look(stream, limit, spoken) => looked?,
-        () = stopped => return Err(std::io::ErrorKind::ConnectionAborted.into()),
+        () = stopped(mesh, stop) => return Err(std::io::ErrorKind::ConnectionAborted.into()),
     };
     let spoken = match (verdict, declared) {
         (Some(wire @ (Spoken::Http1 | Spoken::Http2)), _) => Some(wire),
@@ -112,87 +101,42 @@ pub(super) async fn read_protocol(
     Ok((stream.flatten(), spoken))
 }
 
-/// One endpoint that was chosen for a TCP connection.
-struct Choice {
-    addr: SocketAddr,
-    workload: Option<Arc<Workload>>,
-    service: Option<ServiceName>,
-    /// Counts the connection as active at its endpoint, and is told what became of it.
-    pick: Option<Pick>,
+/// Until the agent has stopped; what a client sent before it could know is still served.
+pub(super) async fn stopped(mesh: &Mesh, stop: &Stop) {
+    stop.requested().await;
+    tokio::time::sleep(mesh.settings.detect_timeout).await;
 }
 
-fn choose(snapshot: &Snapshot, ends: Ends) -> Result<Choice, (Refusal, Option<ServiceName>)> {
-    let original = ends.original;
-    match snapshot.destination(original) {
-        Destination::Service(upstream) => {
-            let facts = PickFacts {
-                dialled: original.ip(),
-                hash: upstream
-                    .hash_key()
-                    .and_then(|key| affinity::of_connection(key, ends.client.ip())),
-                of: Limit::Connections,
-                tried: &[],
-                now: Instant::now(),
-            };
-            let picked = upstream
-                .pick(&facts, &mut rand::rng())
-                .map_err(|unpicked| (unpicked.into(), Some(upstream.service.clone())))?;
-            Ok(Choice {
-                addr: picked.endpoint.addr,
-                workload: picked.endpoint.workload.clone(),
-                service: Some(upstream.service.clone()),
-                pick: Some(picked.pick),
-            })
+/// A connection that is no HTTP: what it begins with is looked at where a route asks for that.
+async fn opaque(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Prefixed<TcpStream>) {
+    let need = stream::need(mesh, source, ends.original);
+    if need == Need::Nothing {
+        return tcp(mesh, source, ends, stream, Opening::Other).await;
+    }
+    match Box::pin(stream::opening(mesh, source, need, stream)).await {
+        Ok((opening, stream)) => tcp(mesh, source, ends, stream, opening).await,
+        Err(error) => {
+            tracing::debug!(%error, client = %ends.client, "connection failed before its first bytes");
         }
-        Destination::Workload {
-            workload, service, ..
-        } => Ok(Choice {
-            addr: original,
-            workload: Some(workload),
-            service,
-            pick: None,
-        }),
-        Destination::NoSuchPort(service) => Err((Refusal::NoSuchPort, Some(service))),
-        Destination::Unknown => Ok(Choice {
-            addr: original,
-            workload: None,
-            service: None,
-            pick: None,
-        }),
     }
 }
 
-async fn tcp(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Prefixed<TcpStream>) {
+async fn tcp(
+    mesh: &Arc<Mesh>,
+    source: &Arc<ServedPod>,
+    ends: Ends,
+    stream: Prefixed<TcpStream>,
+    opening: Opening,
+) {
     let start = TcpStart {
         source: ends.client,
         destination: ends.original,
         started: Instant::now(),
     };
-    let chosen = {
-        let snapshot = mesh.snapshots.load();
-        choose(&snapshot, ends).map(|choice| {
-            let hop = Hop::decide(mesh, &snapshot, choice.workload.as_ref(), choice.addr.port());
-            (choice, hop)
-        })
-    };
-    let (mut choice, hop) = match chosen {
-        Ok(chosen) => chosen,
-        Err((refusal, service)) => {
-            let flow = source_flow(source, None, service, Security::Unknown);
-            TcpLedger(vec![mesh.telemetry.tcp(flow, start)]).refuse(&refusal);
-            return stream.reset_on_close();
-        }
-    };
-    let hop = match hop {
-        Ok(hop) => hop,
-        Err(refusal) => {
-            let security = Security::Unknown;
-            let flow = source_flow(
-                source,
-                choice.workload.as_deref(),
-                choice.service.clone(),
-                security,
-            );
+    let (mut choice, hop) = match decide(mesh, source, ends, &opening) {
+        Ok(decided) => decided,
+        Err(refused) => {
+            let (refusal, flow) = *refused;
             TcpLedger(vec![mesh.telemetry.tcp(flow, start)]).refuse(&refusal);
             return stream.reset_on_close();
         }
@@ -205,6 +149,9 @@ async fn tcp(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Pref
     );
     for record in &ledger.0 {
         record.upstream(choice.addr);
+        if let Some(route) = &choice.route {
+            record.route(route);
+        }
     }
     ledger.path_taken(hop.path());
     let mut visit = same_node(&hop, source, ends, choice.addr);
@@ -238,6 +185,30 @@ async fn tcp(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Pref
             ledger.refuse(&refusal);
             stream.reset_on_close();
         }
+    }
+}
+
+/// An endpoint and the way to it; or why there is none, and what is known of where it would have been.
+fn decide(
+    mesh: &Mesh,
+    source: &ServedPod,
+    ends: Ends,
+    opening: &Opening,
+) -> Result<(Choice, Hop), Box<(Refusal, FlowLabels)>> {
+    let snapshot = mesh.snapshots.load();
+    let refused = |refusal, destination: Option<&Workload>, service| {
+        let flow = source_flow(source, destination, service, Security::Unknown);
+        Box::new((refusal, flow))
+    };
+    let choice = choose(&snapshot, source.as_known(&snapshot), ends, opening)
+        .map_err(|(refusal, service)| refused(refusal, None, service))?;
+    match Hop::decide(mesh, &snapshot, choice.workload.as_ref(), choice.addr.port()) {
+        Ok(hop) => Ok((choice, hop)),
+        Err(refusal) => Err(refused(
+            refusal,
+            choice.workload.as_deref(),
+            choice.service.clone(),
+        )),
     }
 }
 

@@ -40,6 +40,8 @@ pub struct ServedPod {
     pub(super) checks: Semaphore,
     /// One permit for each body that is read to be shown to an authorizer; more wait, and are refused in the end.
     pub(super) bodies: Semaphore,
+    /// One permit for each copy of a request that is under way to a mirror; there are no more copies then.
+    pub(super) mirrors: Arc<Semaphore>,
     /// Its DNS, where that is captured.
     pub(super) dns: PodDns,
 }
@@ -67,6 +69,9 @@ pub(super) const MAX_CONNECTIONS: usize = 16_384;
 
 /// Requests of one pod about which an authorizer is asked at a time, and bodies that are read for one; more wait.
 pub(super) const MAX_CHECKS: usize = 1024;
+
+/// Copies of requests of one pod that are under way to mirrors at a time.
+pub(super) const MAX_MIRRORS: usize = 1024;
 
 impl ServedPod {
     /// Nothing new is accepted, idle connections close, those in use end by themselves.

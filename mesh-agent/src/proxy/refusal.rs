@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
 
-use crate::external::Reply;
+use crate::external::{Reply, quota};
+use crate::mesh::policy::rate_limit::GrpcRefusal;
 use crate::mesh::route::Abort;
 use crate::policy::authentication::Failure;
 use crate::policy::authorization::Denial;
@@ -29,6 +30,9 @@ pub enum Refusal {
     /// As many requests or connections are under way as the Service's traffic policy allows.
     #[error("as many are under way as the traffic policy allows")]
     Overloaded,
+    /// The Service's policy grants no more attempts, and the last one failed.
+    #[error("no further attempt is granted")]
+    OverBudget,
     /// The Service exists and has no such port.
     #[error("the service has no such port")]
     NoSuchPort,
@@ -62,6 +66,12 @@ pub enum Refusal {
     /// A CUSTOM policy of the destination: its provider did not let the request in.
     #[error("external authorization: {0}")]
     External(Unapproved),
+    /// A `RateLimitPolicy` of the destination.
+    #[error("{}", .0.by.reason())]
+    RateLimited(Box<Limited>),
+    /// A rate limit service gave no answer, and its limit does not fail open.
+    #[error("rate_limiter_error")]
+    RateLimiterFailed,
     /// A route's fault; the words are Envoy's.
     #[error("fault filter abort")]
     Aborted(Abort),
@@ -83,6 +93,38 @@ pub struct Unauthenticated {
     pub failure: Failure,
     /// What the client is asked for: the value of `www-authenticate`.
     pub challenge: HeaderValue,
+}
+
+/// A request that is over a limit.
+#[derive(Debug)]
+pub struct Limited {
+    /// Who counted.
+    pub by: Limiter,
+    /// When it is worth to try again, if that is known.
+    pub retry_after_s: Option<u64>,
+    /// What a gRPC client is told.
+    pub grpc: GrpcRefusal,
+    /// What the client is told besides.
+    pub reply: quota::Reply,
+}
+
+/// Who counts requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limiter {
+    /// The agent, for its node.
+    Node,
+    /// A service, for the cluster.
+    Service,
+}
+
+impl Limiter {
+    /// In Envoy's words.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Node => "local_rate_limited",
+            Self::Service => "request_rate_limited",
+        }
+    }
 }
 
 /// Why an extension provider did not let a request in.
@@ -141,7 +183,8 @@ impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::InvalidBackend => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::InvalidBackend | Self::RateLimiterFailed => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::Plaintext | Self::Denied(_) | Self::Revoked | Self::ConnectMethod => StatusCode::FORBIDDEN,
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
@@ -153,6 +196,7 @@ impl Refusal {
             Self::Aborted(Abort::Grpc(_)) => StatusCode::OK,
             Self::NoEndpoint
             | Self::Overloaded
+            | Self::OverBudget
             | Self::NoSuchPort
             | Self::NotEnrolled
             | Self::Unreachable(_)
@@ -168,12 +212,15 @@ impl Refusal {
             Self::InvalidBackend => ResponseFlag::Nc,
             Self::NoEndpoint | Self::NotEnrolled => ResponseFlag::Uh,
             Self::Overloaded => ResponseFlag::Uo,
+            Self::OverBudget => ResponseFlag::Urx,
             Self::Unreachable(_) => ResponseFlag::Uf,
             Self::Broken(_) | Self::NoAnswer => ResponseFlag::Uc,
             Self::TimedOut => ResponseFlag::Ut,
             Self::Denied(_) | Self::Unauthenticated(_) | Self::Revoked | Self::External(_) => {
                 ResponseFlag::Uaex
             }
+            Self::RateLimited(_) => ResponseFlag::Rl,
+            Self::RateLimiterFailed => ResponseFlag::Rlse,
             Self::Aborted(_) => ResponseFlag::Fi,
             Self::ConnectMethod | Self::Malformed | Self::TargetTooLong => ResponseFlag::Dpe,
         }
@@ -199,6 +246,7 @@ impl Refusal {
             Self::InvalidBackend => "backend_invalid",
             Self::NoEndpoint => "no_healthy_upstream",
             Self::Overloaded => "overflow",
+            Self::OverBudget => "retry_budget_exceeded",
             Self::NoSuchPort => "service_port_not_found",
             Self::NotEnrolled => "destination_not_enrolled",
             Self::Unreachable(error) => match **error {
@@ -219,6 +267,8 @@ impl Refusal {
             Self::Unauthenticated(unauthenticated) => unauthenticated.failure.as_str(),
             Self::Revoked => "certificate_revoked",
             Self::External(unapproved) => unapproved.reason(),
+            Self::RateLimited(limited) => limited.by.reason(),
+            Self::RateLimiterFailed => "rate_limiter_error",
             Self::Aborted(_) => "fault_filter_abort",
             Self::ConnectMethod => "connect_not_allowed",
             Self::Malformed => "malformed_request",
@@ -240,10 +290,16 @@ impl Refusal {
             Self::Plaintext | Self::Denied(_) | Self::Revoked | Self::ConnectMethod => 7,
             Self::External(unapproved) => unapproved.grpc_status(),
             Self::InvalidBackend | Self::Malformed | Self::TargetTooLong => 13,
+            Self::RateLimited(limited) => match limited.grpc {
+                GrpcRefusal::Unavailable => 14,
+                GrpcRefusal::ResourceExhausted => 8,
+            },
+            Self::RateLimiterFailed => of_status(StatusCode::INTERNAL_SERVER_ERROR),
             Self::Aborted(Abort::Grpc(code)) => *code,
             Self::Aborted(Abort::Http(status)) => of_status(*status),
             Self::NoEndpoint
             | Self::Overloaded
+            | Self::OverBudget
             | Self::NoSuchPort
             | Self::NotEnrolled
             | Self::Unreachable(_)

@@ -3,12 +3,13 @@
 //! Place in the walk: inside [`super::RouteTable`]. Must not know: rules, backends, services.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName};
 
-use super::RequestFacts;
 use super::further::Further;
+use super::{Mismatch, RequestFacts};
 use crate::mesh::route::{FieldMatch, HttpMatch, PathMatch, ValueMatch};
 
 /// A match of which every part must hold.
@@ -69,36 +70,30 @@ impl Matcher {
         }
     }
 
-    pub(super) fn holds(&self, request: &RequestFacts<'_>) -> bool {
-        let is_path_right = match &self.path {
-            PathMatch::Exact(path) => request.path == path.as_ref(),
-            PathMatch::Prefix(prefix) => has_path_prefix(request.path, prefix),
-            PathMatch::Regex(pattern) => pattern.matches(request.path.as_bytes()),
-            PathMatch::AnyCase(path) => request.path.eq_ignore_ascii_case(path),
-            PathMatch::Beginning { text, ignores_case } => {
-                request.path.get(..text.len()).is_some_and(|start| {
-                    start == text.as_ref() || *ignores_case && start.eq_ignore_ascii_case(text)
-                })
-            }
+    /// The first of its parts that does not hold; `None` where all do.
+    pub(super) fn mismatch(&self, request: &RequestFacts<'_>) -> Option<Mismatch<'_>> {
+        if !is_path(&self.path, request.path) {
+            return Some(Mismatch::Path(&self.path));
+        }
+        if self.is_impossible {
+            return Some(Mismatch::Impossible);
+        }
+        if let Some(method) = self.method.as_deref().filter(|method| *method != request.method) {
+            return Some(Mismatch::Method(method));
+        }
+        let is_header = |(name, wanted): &&(HeaderName, ValueMatch)| {
+            header(request.headers, name).is_some_and(|value| wanted.holds(&value))
         };
-        is_path_right
-            && !self.is_impossible
-            && self
-                .method
-                .as_deref()
-                .is_none_or(|method| method == request.method)
-            && self
-                .headers
-                .iter()
-                .all(|(name, wanted)| header(request.headers, name).is_some_and(|value| wanted.holds(&value)))
-            && self.query.iter().all(|wanted| {
-                parameter(request.query, &wanted.name)
-                    .is_some_and(|value| wanted.value.holds(value.as_bytes()))
-            })
-            && self
-                .further
-                .as_deref()
-                .is_none_or(|further| further.holds(request))
+        if let Some((name, wanted)) = self.headers.iter().find(|wanted| !is_header(wanted)) {
+            return Some(Mismatch::Header(name, wanted));
+        }
+        let is_parameter = |wanted: &&FieldMatch| {
+            parameter(request.query, &wanted.name).is_some_and(|value| wanted.value.holds(value.as_bytes()))
+        };
+        if let Some(wanted) = self.query.iter().find(|wanted| !is_parameter(wanted)) {
+            return Some(Mismatch::Query(wanted));
+        }
+        self.further.as_deref()?.mismatch(request)
     }
 
     pub(super) fn specificity(&self) -> Specificity {
@@ -126,6 +121,37 @@ impl Matcher {
             (PathMatch::Prefix(prefix) | PathMatch::Beginning { text: prefix, .. }, _) => Some(prefix),
             (PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::AnyCase(_), _) => None,
         }
+    }
+}
+
+impl fmt::Display for Matcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "path {}", self.path)?;
+        if let Some(method) = &self.method {
+            write!(f, ", method {method}")?;
+        }
+        for (name, value) in &self.headers {
+            write!(f, ", header {name} {value}")?;
+        }
+        for FieldMatch { name, value } in &self.query {
+            write!(f, ", query parameter {name} {value}")?;
+        }
+        match &self.further {
+            Some(further) => write!(f, "{further}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_path(wanted: &PathMatch, path: &str) -> bool {
+    match wanted {
+        PathMatch::Exact(whole) => path == whole.as_ref(),
+        PathMatch::Prefix(prefix) => has_path_prefix(path, prefix),
+        PathMatch::Regex(pattern) => pattern.matches(path.as_bytes()),
+        PathMatch::AnyCase(whole) => path.eq_ignore_ascii_case(whole),
+        PathMatch::Beginning { text, ignores_case } => path
+            .get(..text.len())
+            .is_some_and(|start| start == text.as_ref() || *ignores_case && start.eq_ignore_ascii_case(text)),
     }
 }
 
@@ -221,13 +247,14 @@ mod tests {
     }
 
     fn holds(declared: &HttpMatch, headers: &HeaderMap, query: Option<&str>) -> bool {
-        Matcher::compile(declared).holds(&RequestFacts {
+        let request = RequestFacts {
             method: "GET",
             path: "/",
             query,
             headers,
             dialled: Dialled::default(),
-        })
+        };
+        Matcher::compile(declared).mismatch(&request).is_none()
     }
 
     #[test]

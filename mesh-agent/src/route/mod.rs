@@ -1,13 +1,16 @@
-//! Decides where an HTTP request goes: routes compiled for one Service port and one group of clients.
+//! Decides where an HTTP request goes, and a connection that is none: routes compiled for one Service port and one group
+//! of clients.
 //!
-//! Place in the walk: after the request head is read and policy has allowed it, before a backend's endpoint is
+//! Place in the walk: after the request head is read, or the connection's first bytes, before a backend's endpoint is
 //! chosen. Must not know: connections, endpoints, or how routes were read.
 
 mod further;
 mod matcher;
+mod mismatch;
 mod retry;
 mod rewrite;
 mod rule;
+mod stream;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -16,11 +19,12 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use self::matcher::{Matcher, Specificity};
-pub use self::retry::Attempt;
+pub use self::mismatch::Mismatch;
+pub use self::retry::{Attempt, Attempts, NoMore};
 pub use self::rewrite::{Asked, location, rewritten};
-pub use self::rule::{Backend, CompiledAction, CompiledRule};
-use crate::mesh::route::HttpRoute;
-use crate::mesh::service::ServiceName;
+pub use self::rule::{Backend, CompiledAction, CompiledRule, Shares};
+pub use self::stream::{CompiledStreamRule, Need, StreamDecision, StreamFacts, StreamTable};
+use crate::mesh::route::{BackendTarget, HttpRoute};
 
 /// What a route may look at.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +77,7 @@ impl RouteTable {
     /// They are of one kind, which tells the order of their rules. A backend for which `backend_exists` does not hold answers 500 in its share of requests.
     pub fn compile<'a>(
         routes: impl IntoIterator<Item = &'a HttpRoute>,
-        backend_exists: impl Fn(&ServiceName, u16) -> bool,
+        backend_exists: impl Fn(&BackendTarget) -> bool,
     ) -> Self {
         let mut routes: Vec<_> = routes.into_iter().collect();
         routes
@@ -81,8 +85,8 @@ impl RouteTable {
         let is_as_written = routes.iter().any(|route| route.kind.is_as_written());
         let mut entries = Vec::new();
         for route in routes {
-            for declared in &route.rules {
-                let rule = Arc::new(CompiledRule::compile(route, declared, &backend_exists));
+            for (index, declared) in route.rules.iter().enumerate() {
+                let rule = Arc::new(CompiledRule::compile(route, index, declared, &backend_exists));
                 for of_rule in &declared.matches {
                     entries.push((Matcher::compile(of_rule), Arc::clone(&rule)));
                 }
@@ -105,10 +109,39 @@ impl RouteTable {
 
     /// The rule for a request; `None` means 404, since a Service with routes answers nothing else.
     pub fn decide(&self, request: &RequestFacts<'_>) -> Option<Decided> {
-        let (matcher, rule) = self.entries.iter().find(|(matcher, _)| matcher.holds(request))?;
-        Some(Decided {
-            rule: Arc::clone(rule),
-            prefix: matcher.prefix().cloned(),
+        self.trials(request).find_map(Trial::decided)
+    }
+
+    /// How each match fares, in the order in which they are tried: the first that holds decides.
+    pub fn trials<'t>(&'t self, request: &RequestFacts<'_>) -> impl Iterator<Item = Trial<'t>> {
+        self.entries.iter().map(move |(matcher, rule)| Trial {
+            mismatch: matcher.mismatch(request),
+            rule,
+            matcher,
+        })
+    }
+}
+
+/// One match of a rule, held against a request.
+#[derive(Debug)]
+pub struct Trial<'t> {
+    /// The rule that has it.
+    pub rule: &'t Arc<CompiledRule>,
+    /// Why it does not hold; `None` where it does.
+    pub mismatch: Option<Mismatch<'t>>,
+    matcher: &'t Matcher,
+}
+
+impl Trial<'_> {
+    /// What the match asks for, in words.
+    pub fn asks(&self) -> String {
+        self.matcher.to_string()
+    }
+
+    fn decided(self) -> Option<Decided> {
+        self.mismatch.is_none().then(|| Decided {
+            rule: Arc::clone(self.rule),
+            prefix: self.matcher.prefix().cloned(),
         })
     }
 }
@@ -121,3 +154,5 @@ fn full_name(route: &HttpRoute) -> String {
 mod further_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trial_tests;

@@ -4,7 +4,7 @@
 //!
 //! Source: Envoy's router filter (`x-envoy-retry-on`) and `JitteredExponentialBackOffStrategy`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
@@ -44,7 +44,7 @@ impl RetryPolicy {
     }
 
     /// The pause before the `count`th further attempt, counted from 1: what the response asks for with `retry-after`,
-    /// else drawn from an interval that doubles each time.
+    /// else drawn from an interval that doubles each time; the least pause is part of each.
     pub fn pause(&self, count: u32, attempt: Attempt<'_>, rng: &mut dyn RngCore) -> Duration {
         let asked = match attempt {
             Attempt::Answered { headers, .. } => retry_after(headers),
@@ -52,11 +52,61 @@ impl RetryPolicy {
         };
         if let Some(asked) = asked {
             // Not all at once when the time is over.
-            return rng.random_range(asked..=asked.mul_f32(1.5));
+            return rng.random_range(asked..=asked.mul_f32(1.5)).max(self.least_pause);
         }
         let doubled = 2_u32.saturating_pow(count.min(MAX_DOUBLINGS)).saturating_sub(1);
         let interval = self.backoff.saturating_mul(doubled).min(self.backoff * 10);
-        rng.random_range(Duration::ZERO..=interval)
+        self.least_pause
+            .saturating_add(rng.random_range(Duration::ZERO..=interval))
+    }
+}
+
+/// The attempts of one request.
+#[derive(Debug)]
+pub struct Attempts {
+    begun: u32,
+    most: u32,
+    deadline: Option<Instant>,
+}
+
+/// Why a request is not tried again although there is a reason to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoMore {
+    /// It was tried as often as its policy says.
+    UsedUp,
+    /// Its time is over, or would be after the pause.
+    TooLate,
+}
+
+impl Attempts {
+    /// The first one is under way; all must be over at `deadline`.
+    pub fn of(policy: &RetryPolicy, deadline: Option<Instant>) -> Self {
+        Self {
+            begun: 1,
+            most: policy.attempts.saturating_add(1),
+            deadline,
+        }
+    }
+
+    /// The number of the attempt that is under way, from 1 on.
+    pub fn number(&self) -> u32 {
+        self.begun
+    }
+
+    /// Whether one more may begin after `pause`.
+    pub fn allow(&self, pause: Duration, now: Instant) -> Result<(), NoMore> {
+        if self.begun >= self.most {
+            return Err(NoMore::UsedUp);
+        }
+        match self.deadline {
+            Some(deadline) if now + pause >= deadline => Err(NoMore::TooLate),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// One more begins.
+    pub fn begin(&mut self) {
+        self.begun = self.begun.saturating_add(1);
     }
 }
 
@@ -131,6 +181,7 @@ mod tests {
             attempts: 2,
             on: RetryPolicy::read_words(on).0,
             backoff: Duration::from_millis(25),
+            least_pause: Duration::ZERO,
             avoids_previous: true,
         }
     }
@@ -234,6 +285,59 @@ mod tests {
             };
             let pause = policy("5xx").pause(1, attempt, &mut rng).as_millis();
             assert!((least..=most).contains(&pause), "{written}: {pause}");
+        }
+    }
+
+    #[test]
+    fn no_pause_is_shorter_than_the_least() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        let least = Duration::from_millis(25);
+        let policy = RetryPolicy {
+            least_pause: least,
+            ..policy("5xx")
+        };
+        let pauses: Vec<_> = (0..500)
+            .map(|_| policy.pause(1, Attempt::Refused, &mut rng))
+            .collect();
+        assert!(pauses.iter().all(|pause| (least..=2 * least).contains(pause)));
+        assert!(
+            pauses.iter().any(|pause| *pause > least.mul_f32(1.5)),
+            "they are spread"
+        );
+    }
+
+    #[test]
+    fn whatever_happens_there_are_no_more_attempts_than_allowed_and_none_begins_too_late() {
+        let mut rng = SmallRng::seed_from_u64(7);
+        let began = Instant::now();
+        for _ in 0..2_000 {
+            let policy = RetryPolicy {
+                attempts: rng.random_range(1..6),
+                ..policy("5xx")
+            };
+            let limit = rng
+                .random_bool(0.8)
+                .then(|| Duration::from_millis(rng.random_range(0..2_000)));
+            let deadline = limit.map(|limit| began + limit);
+            let (mut now, mut begun) = (began, 1);
+            let mut attempts = Attempts::of(&policy, deadline);
+            let end = loop {
+                now += Duration::from_millis(rng.random_range(0..400));
+                let pause = policy.pause(attempts.number(), Attempt::Refused, &mut rng);
+                if let Err(end) = attempts.allow(pause, now) {
+                    break end;
+                }
+                attempts.begin();
+                now += pause;
+                begun += 1;
+                assert!(deadline.is_none_or(|deadline| now < deadline));
+                assert_eq!(attempts.number(), begun);
+            };
+            assert!(begun <= policy.attempts + 1, "{begun} {policy:?}");
+            match end {
+                NoMore::UsedUp => assert_eq!(begun, policy.attempts + 1),
+                NoMore::TooLate => assert!(deadline.is_some()),
+            }
         }
     }
 }

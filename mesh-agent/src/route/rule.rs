@@ -9,7 +9,7 @@ use rand::{Rng, RngCore};
 
 use crate::mesh::route::{
     BackendTarget, Cors, DirectResponse, Fault, Filters, HttpRoute, HttpRule, Mirror, Redirect, RetryPolicy,
-    RuleAction,
+    RouteBackend, RouteKind, RuleAction,
 };
 use crate::mesh::service::ServiceName;
 
@@ -18,6 +18,12 @@ use crate::mesh::service::ServiceName;
 pub struct CompiledRule {
     /// `NAMESPACE/NAME` of the route, for records.
     pub route: String,
+    /// The route's kind.
+    pub kind: RouteKind,
+    /// Its place among the rules of the route, from 0.
+    pub index: usize,
+    /// Its own name, if it has one.
+    pub name: Option<Arc<str>>,
     /// What is changed on the way, wherever a request goes.
     pub filters: Filters,
     /// Cross-origin requests, where the rule says something of them.
@@ -57,6 +63,8 @@ pub struct Backend {
     pub service: ServiceName,
     /// Its port.
     pub port: u16,
+    /// Some of its endpoints, by the name that a DestinationRule gives them.
+    pub subset: Option<Arc<str>>,
     /// What is changed of requests that go there, after the rule's own changes.
     pub filters: Filters,
 }
@@ -64,42 +72,25 @@ pub struct Backend {
 impl CompiledRule {
     pub(super) fn compile(
         route: &HttpRoute,
+        index: usize,
         declared: &HttpRule,
-        backend_exists: &impl Fn(&ServiceName, u16) -> bool,
+        backend_exists: &impl Fn(&BackendTarget) -> bool,
     ) -> Self {
-        let exists = |target: &BackendTarget| match target {
-            BackendTarget::Service(service, port) if backend_exists(service, *port) => {
-                Some((service.clone(), *port))
-            }
-            BackendTarget::Service(..) | BackendTarget::Invalid => None,
-        };
-        let is_possible = |mirror: &Mirror| exists(&mirror.target).is_some();
+        let is_possible = |mirror: &Mirror| backend_exists(&mirror.target);
         let mut filters = declared.filters.clone();
         filters.mirrors.retain(is_possible);
         let action = match &declared.action {
             RuleAction::Redirect(redirect) => CompiledAction::Redirect(redirect.clone()),
             RuleAction::Respond(response) => CompiledAction::Respond(response.clone()),
             RuleAction::Forward(backends) => {
-                let mut total = 0_u64;
-                let mut shares = Vec::new();
-                for backend in backends.iter().filter(|backend| backend.weight > 0) {
-                    total += u64::from(backend.weight);
-                    let compiled = exists(&backend.target).map(|(service, port)| {
-                        let mut filters = backend.filters.clone();
-                        filters.mirrors.retain(is_possible);
-                        Arc::new(Backend {
-                            service,
-                            port,
-                            filters,
-                        })
-                    });
-                    shares.push((total, compiled));
-                }
-                CompiledAction::Forward(Shares(shares))
+                CompiledAction::Forward(Shares::compile(backends, backend_exists))
             }
         };
         Self {
             route: super::full_name(route),
+            kind: route.kind,
+            index,
+            name: declared.name.clone(),
             filters,
             cors: declared.cors.clone(),
             fault: declared.fault.clone(),
@@ -111,7 +102,39 @@ impl CompiledRule {
     }
 }
 
+impl CompiledRule {
+    /// Where requests may go; nowhere, where the rule answers itself.
+    pub fn backends(&self) -> &Shares {
+        static NOWHERE: Shares = Shares(Vec::new());
+        match &self.action {
+            CompiledAction::Forward(shares) => shares,
+            CompiledAction::Redirect(_) | CompiledAction::Respond(_) => &NOWHERE,
+        }
+    }
+}
+
 impl Shares {
+    pub(super) fn compile(backends: &[RouteBackend], exists: &impl Fn(&BackendTarget) -> bool) -> Self {
+        let mut total = 0_u64;
+        let with_weight = backends.iter().filter(|backend| backend.weight > 0);
+        let shares = with_weight.map(|backend| {
+            total += u64::from(backend.weight);
+            let named = backend.target.named().filter(|_| exists(&backend.target));
+            let compiled = named.map(|(service, port, subset)| {
+                let mut filters = backend.filters.clone();
+                filters.mirrors.retain(|mirror| exists(&mirror.target));
+                Arc::new(Backend {
+                    service: service.clone(),
+                    port,
+                    subset: subset.cloned(),
+                    filters,
+                })
+            });
+            (total, compiled)
+        });
+        Self(shares.collect())
+    }
+
     /// Chooses a backend, each with the probability that its weight gives it. `None` means 500: a backend that cannot
     /// be, or a rule of which no backend has a weight.
     pub fn choose(&self, rng: &mut dyn RngCore) -> Option<&Arc<Backend>> {
@@ -119,5 +142,12 @@ impl Shares {
         let ticket = rng.random_range(0..*total);
         let index = self.0.partition_point(|(up_to, _)| *up_to <= ticket);
         self.0.get(index)?.1.as_ref()
+    }
+
+    /// All of them, each with its weight; `None` stands for one that cannot be.
+    pub fn each(&self) -> impl Iterator<Item = (u64, Option<&Arc<Backend>>)> {
+        let before = std::iter::once(0).chain(self.0.iter().map(|(up_to, _)| *up_to));
+        let shares = self.0.iter().zip(before);
+        shares.map(|((up_to, backend), before)| (up_to - before, backend.as_ref()))
     }
 }

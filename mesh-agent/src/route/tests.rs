@@ -15,8 +15,9 @@ use crate::mesh::route::{
     Audience, BackendTarget, FieldMatch, Filters, HttpMatch, HttpRule, PathMatch, RouteBackend, RouteKind,
     RuleAction, ValueMatch,
 };
+use crate::mesh::service::ServiceName;
 
-fn backend(name: &str, weight: u32) -> RouteBackend {
+pub(super) fn backend(name: &str, weight: u32) -> RouteBackend {
     RouteBackend {
         field: "spec".into(),
         target: BackendTarget::Service(ServiceName::new("ns", name), 80),
@@ -25,7 +26,7 @@ fn backend(name: &str, weight: u32) -> RouteBackend {
     }
 }
 
-fn rule(matches: Vec<HttpMatch>, backends: Vec<RouteBackend>) -> HttpRule {
+pub(super) fn rule(matches: Vec<HttpMatch>, backends: Vec<RouteBackend>) -> HttpRule {
     HttpRule {
         matches,
         action: RuleAction::Forward(backends),
@@ -33,7 +34,7 @@ fn rule(matches: Vec<HttpMatch>, backends: Vec<RouteBackend>) -> HttpRule {
     }
 }
 
-fn route(name: &str, age: Option<u64>, rules: Vec<HttpRule>) -> HttpRoute {
+pub(super) fn route(name: &str, age: Option<u64>, rules: Vec<HttpRule>) -> HttpRoute {
     HttpRoute {
         kind: RouteKind::Http,
         namespace: "ns".into(),
@@ -48,11 +49,11 @@ fn route(name: &str, age: Option<u64>, rules: Vec<HttpRule>) -> HttpRoute {
     }
 }
 
-fn everything() -> HttpMatch {
+pub(super) fn everything() -> HttpMatch {
     HttpMatch::default()
 }
 
-fn get<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
+pub(super) fn get<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
     RequestFacts {
         method: "GET",
         path,
@@ -82,7 +83,11 @@ fn chosen(rule: &CompiledRule, rounds: u32) -> BTreeMap<String, u32> {
 
 fn only_rule(backends: Vec<RouteBackend>) -> RouteTable {
     let routes = [route("r", None, vec![rule(vec![everything()], backends)])];
-    RouteTable::compile(&routes, |service, _| service.name.as_ref() != "missing")
+    RouteTable::compile(&routes, |target| {
+        target
+            .named()
+            .is_some_and(|(service, ..)| service.name.as_ref() != "missing")
+    })
 }
 
 #[test]
@@ -92,7 +97,7 @@ fn an_unmatched_request_has_no_rule() {
         ..everything()
     };
     let routes = [route("r", None, vec![rule(vec![exact], vec![backend("b", 1)])])];
-    let table = RouteTable::compile(&routes, |_, _| true);
+    let table = RouteTable::compile(&routes, |_| true);
     let headers = HeaderMap::new();
     assert!(table.decide(&get("/a", &headers)).is_some());
     assert!(table.decide(&get("/a/", &headers)).is_none());
@@ -134,7 +139,7 @@ fn a_zero_timeout_is_none() {
             request_timeout: declared,
             ..rule(vec![everything()], vec![])
         }];
-        let table = RouteTable::compile(&[route("r", None, rules)], |_, _| true);
+        let table = RouteTable::compile(&[route("r", None, rules)], |_| true);
         assert_eq!(
             table
                 .decide(&get("/", &HeaderMap::new()))
@@ -164,7 +169,7 @@ proptest! {
 
     #[test]
     fn precedence_is_that_of_a_naive_oracle(routes in arbitrary_routes(), request in arbitrary_request()) {
-        let table = RouteTable::compile(&routes, |_, _| true);
+        let table = RouteTable::compile(&routes, |_| true);
         let (method, path, headers) = request;
         let (path, query) = path.split_once('?').map_or((path.as_str(), None), |(path, query)| (path, Some(query)));
         let facts = RequestFacts { method: &method, path, query, headers: &headers, dialled: Dialled::default() };
@@ -208,7 +213,7 @@ fn oracle(routes: &[HttpRoute], request: &RequestFacts<'_>) -> Option<String> {
         .first()
         .map(|(_, _, rule, _)| match &rule.backends()[0].target {
             BackendTarget::Service(service, _) => service.name.to_string(),
-            BackendTarget::Invalid => "-".to_owned(),
+            BackendTarget::Subset(..) | BackendTarget::Invalid => "-".to_owned(),
         })
 }
 

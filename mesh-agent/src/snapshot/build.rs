@@ -13,14 +13,15 @@ use super::workloads::Workloads;
 use super::{Snapshot, SnapshotSettings};
 use crate::dns::names::Names;
 use crate::mesh::facts::{Facts, Rejection};
-use crate::mesh::workload::Workload;
 use crate::policy::MtlsPolicy;
 use crate::policy::authentication::Authentication;
 use crate::policy::authorization::{Authorization, widened};
+use crate::policy::rate_limit::RateLimits;
 
 impl Snapshot {
     /// Indexes `facts`, leaves out and names what contradicts itself, and takes over from `previous` what must
-    /// survive: the loads of endpoints, the turn of a round robin, and the identity of unchanged workloads.
+    /// survive: the loads of endpoints, the turn of a round robin, what is left of limits, and the identity of unchanged
+    /// workloads.
     ///
     /// Of two facts that exclude one another the elder is kept (then the first by name).
     pub fn build(
@@ -42,7 +43,7 @@ impl Snapshot {
             previous.map(|snapshot| &snapshot.services),
             &mut rejections,
         );
-        let routes = Routes::index(&facts.http_routes, &services, &mut rejections);
+        let routes = Routes::index(facts, &services, &mut rejections);
         let (mtls, of_policies) = MtlsPolicy::compile(
             &facts.peer_authentications,
             &settings.root_namespace,
@@ -55,26 +56,35 @@ impl Snapshot {
             &services,
             &mut rejections,
         );
-        let local = || {
-            let all = workloads.all().map(AsRef::as_ref);
-            all.filter(|workload: &&Workload| workload.node == settings.node)
-        };
         let (authorization, of_policies) = Authorization::compile(
             &widened(&facts.authorization_policies, &settings.trust_domains),
             &settings.root_namespace,
             mesh_config.authorizers.keys().cloned().collect(),
-            local(),
+            workloads.on(&settings.node),
             |service| services.pods(service),
             previous.map(|snapshot| &snapshot.authorization),
         );
         rejections.extend(of_policies);
-        rejections.extend(unasked::reports(local(), &services, &mesh_config, &authorization));
+        rejections.extend(unasked::reports(
+            workloads.on(&settings.node),
+            &services,
+            &mesh_config,
+            &authorization,
+        ));
         let (authentication, of_policies) = Authentication::compile(
             &facts.request_authentications,
             &settings.root_namespace,
-            local(),
+            workloads.on(&settings.node),
             |service| services.pods(service),
             previous.map(|snapshot| &snapshot.authentication),
+        );
+        rejections.extend(of_policies);
+        let (rate_limits, of_policies) = RateLimits::compile(
+            &facts.rate_limit_policies,
+            &settings.root_namespace,
+            workloads.on(&settings.node),
+            |service| services.pods(service),
+            previous.map(|snapshot| &snapshot.rate_limits),
         );
         rejections.extend(of_policies);
         let own_node = facts.nodes.iter().filter(|node| node.name == settings.node);
@@ -93,6 +103,7 @@ impl Snapshot {
                 mtls,
                 authentication,
                 authorization,
+                rate_limits,
                 mesh_config,
                 names: Names::index(facts),
                 own_node,

@@ -148,7 +148,7 @@ impl Snapshot {
     }
 
     fn is_upstream_opaque_to(&self, source: &Workload, upstream: &Upstream) -> Passage {
-        if self.routes(&source.namespace, upstream).is_some() {
+        if self.tables(&source.namespace, upstream).is_some() {
             return Passage::Forbidden("routed");
         }
         passage_of(upstream.protocol)

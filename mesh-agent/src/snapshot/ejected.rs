@@ -16,6 +16,9 @@ pub struct Ejected {
     pub service: String,
     /// The Service's port.
     pub port: u16,
+    /// The subset of its endpoints, if it is left out of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subset: Option<String>,
     /// Where it would be dialled.
     pub endpoint: SocketAddr,
     /// `NAMESPACE/NAME` of the Pod behind it, if it is one.
@@ -24,7 +27,11 @@ pub struct Ejected {
 
 impl fmt::Display for Ejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{} {}", self.service, self.port, self.endpoint)?;
+        write!(f, "{}:{}", self.service, self.port)?;
+        if let Some(subset) = &self.subset {
+            write!(f, " subset {subset}")?;
+        }
+        write!(f, " {}", self.endpoint)?;
         match &self.pod {
             Some(pod) => write!(f, " ({pod})"),
             None => Ok(()),
@@ -44,6 +51,7 @@ impl Snapshot {
                 out.map(|endpoint| Ejected {
                     service: upstream.service.to_string(),
                     port: upstream.port,
+                    subset: upstream.subset.as_deref().map(str::to_owned),
                     endpoint: endpoint.addr,
                     pod: endpoint
                         .workload

@@ -8,6 +8,7 @@ mod cell;
 mod direct;
 mod ejected;
 mod mesh_settings;
+mod outlook;
 mod routes;
 mod services;
 mod traffic;
@@ -23,7 +24,8 @@ pub use self::cell::SnapshotCell;
 pub use self::direct::{DirectLimits, DirectVerdict, DirectVerdicts, Passage};
 pub use self::ejected::Ejected;
 use self::mesh_settings::MeshSettings;
-use self::routes::Routes;
+pub use self::outlook::GroupStanding;
+use self::routes::{Routes, Tables};
 use self::services::Services;
 pub use self::upstream::{PickFacts, Picked, Unpicked, Upstream, UpstreamEndpoint};
 use self::workloads::Workloads;
@@ -32,12 +34,15 @@ use crate::mesh::identity::SpiffeId;
 use crate::mesh::mesh_config::PathForm;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::policy::external::Authorizer;
+use crate::mesh::policy::request_authentication::RequestAuthentication;
+use crate::mesh::route::BackendTarget;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::MtlsPolicy;
 use crate::policy::authentication::{Authentication, Guard, WantedKeys};
 use crate::policy::authorization::{Authorization, Connection, Judgement, Protection, Verdict};
-use crate::route::RouteTable;
+use crate::policy::rate_limit::{Limits, RateLimits};
+use crate::route::{Backend, RouteTable, StreamTable};
 
 /// What a snapshot is built for.
 #[derive(Debug, Clone)]
@@ -60,6 +65,7 @@ pub struct Snapshot {
     mtls: MtlsPolicy,
     authentication: Authentication,
     authorization: Authorization,
+    rate_limits: RateLimits,
     mesh_config: MeshSettings,
     names: Names,
     /// Addresses of the node that this agent serves.
@@ -160,8 +166,17 @@ impl Snapshot {
     /// The routes that apply to clients of one namespace: its consumer routes if it has any, else the producer's
     /// (GEP-1294); `None` means plain forwarding.
     pub fn routes(&self, client_namespace: &str, upstream: &Upstream) -> Option<&RouteTable> {
+        self.tables(client_namespace, upstream)?.http.as_ref()
+    }
+
+    /// The routes that apply to connections of clients of one namespace that are no HTTP, as [`Self::routes`].
+    pub fn stream_routes(&self, client_namespace: &str, upstream: &Upstream) -> Option<&StreamTable> {
+        self.tables(client_namespace, upstream)?.stream.as_ref()
+    }
+
+    fn tables(&self, client_namespace: &str, upstream: &Upstream) -> Option<&Tables> {
         self.routes
-            .table(client_namespace, &upstream.service, upstream.port)
+            .tables(client_namespace, &upstream.service, upstream.port)
     }
 
     /// A port of a Service.
@@ -169,12 +184,24 @@ impl Snapshot {
         self.services.upstream(service, port)
     }
 
+    /// Where a backend of a route leads.
+    pub fn backend(&self, backend: &Backend) -> Option<&Arc<Upstream>> {
+        self.services
+            .backend(&backend.service, backend.port, backend.subset.as_deref())
+    }
+
+    /// The endpoints of what a route names.
+    pub fn target(&self, target: &BackendTarget) -> Option<&Arc<Upstream>> {
+        let (service, port, subset) = target.named()?;
+        self.services.backend(service, port, subset.map(AsRef::as_ref))
+    }
+
     /// What DNS answers about Services.
     pub fn names(&self) -> &Names {
         &self.names
     }
 
-    /// All ports of all Services, in no order.
+    /// All ports of all Services and of their subsets, in no order.
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.services.upstreams()
     }
@@ -192,6 +219,11 @@ impl Snapshot {
     /// The `RequestAuthentication` policies that look at the tokens of requests to a pod.
     pub fn guard(&self, workload: &Workload) -> Arc<Guard> {
         self.authentication.of(workload)
+    }
+
+    /// Those policies, for a port of the pod.
+    pub fn request_authentications(&self, workload: &Workload, port: u16) -> Vec<&RequestAuthentication> {
+        self.authentication.policies_of(workload, port)
     }
 
     /// The public keys that tokens for pods of this node need and that are published elsewhere.
@@ -212,6 +244,11 @@ impl Snapshot {
     /// The AuthorizationPolicies that protect a pod.
     pub fn protection(&self, workload: &Workload) -> Arc<Protection> {
         self.authorization.of(workload)
+    }
+
+    /// How many requests a pod takes; `None` where nobody limits them.
+    pub fn rate_limits(&self, workload: &Workload) -> Option<Arc<Limits>> {
+        self.rate_limits.of(workload)
     }
 
     /// The external service that CUSTOM policies call by this name.

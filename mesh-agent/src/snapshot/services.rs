@@ -13,12 +13,13 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::traffic::Traffic;
-use super::upstream::{Candidate, Spread, Upstream};
+use super::upstream::{Candidate, Front, Spread, Upstream};
 use super::workloads::Workloads;
 use super::{InboundPort, SnapshotSettings};
 use crate::balance::Load;
 use crate::mesh::facts::{Facts, Rejection, Seniority};
 use crate::mesh::service::{AppProtocol, Endpoint, EndpointCondition, Service, ServiceName, ServicePort};
+use crate::mesh::traffic::Subset;
 use crate::mesh::workload::{Workload, WorkloadUid};
 
 #[derive(Debug, Default)]
@@ -35,6 +36,8 @@ pub(super) struct Services {
 pub(super) struct KnownService {
     pub(super) is_headless: bool,
     pub(super) upstreams: BTreeMap<u16, Arc<Upstream>>,
+    /// The same ports with some of the endpoints, by the name that a DestinationRule gives these.
+    subsets: HashMap<Arc<str>, BTreeMap<u16, Arc<Upstream>>>,
 }
 
 /// A new pod at an old address begins with no load.
@@ -54,7 +57,8 @@ impl Services {
         let traffic = Traffic::index(facts, &settings.node, &settings.root_namespace, rejections);
         let mut by_service = group(&facts.endpoints);
         let mut eldest_first: Vec<_> = facts.services.iter().collect();
-        eldest_first.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
+        // Whoever writes a ServiceEntry takes no address from a Service, however old the entry is.
+        eldest_first.sort_by_key(|service| (service.name.is_host(), service.meta.seniority()));
         let mut indexing = Indexing {
             index: Self::default(),
             workloads,
@@ -81,10 +85,25 @@ impl Services {
         self.by_name.get(service)?.upstreams.get(&port)
     }
 
+    /// A port of a Service, or of a subset of its endpoints.
+    pub(super) fn backend(
+        &self,
+        service: &ServiceName,
+        port: u16,
+        subset: Option<&str>,
+    ) -> Option<&Arc<Upstream>> {
+        match subset {
+            None => self.upstream(service, port),
+            Some(subset) => self.by_name.get(service)?.subsets.get(subset)?.get(&port),
+        }
+    }
+
+    /// All, those of subsets too.
     pub(super) fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
-        self.by_name
-            .values()
-            .flat_map(|service| service.upstreams.values())
+        self.by_name.values().flat_map(|service| {
+            let of_subsets = service.subsets.values().flat_map(BTreeMap::values);
+            service.upstreams.values().chain(of_subsets)
+        })
     }
 
     /// The ports of one Service.
@@ -144,6 +163,7 @@ impl Indexing<'_> {
         self.claim_vips(service);
         let mut by_port_name = endpoints.remove(&service.name).unwrap_or_default();
         let mut upstreams = BTreeMap::new();
+        let mut subsets: HashMap<_, BTreeMap<_, _>> = HashMap::new();
         for (position, port) in service.ports.iter().enumerate() {
             if upstreams.contains_key(&port.port) {
                 self.rejections.push(service.meta.reject(
@@ -153,7 +173,18 @@ impl Indexing<'_> {
                 continue;
             }
             let of_port = by_port_name.remove(port.name.as_ref()).unwrap_or_default();
-            upstreams.insert(port.port, Arc::new(self.upstream(service, port, of_port)));
+            let candidates = self.candidates(service, port, of_port);
+            for subset in self.traffic.subsets(&service.name) {
+                let carry = |one: &&Candidate<'_>| one.carries(&subset.labels);
+                let chosen = candidates.iter().filter(carry).cloned().collect();
+                let upstream = self.upstream(service, port, Some(subset), chosen);
+                let of_subset = subsets.entry(Arc::clone(&subset.name)).or_default();
+                of_subset.insert(port.port, Arc::new(upstream));
+            }
+            upstreams.insert(
+                port.port,
+                Arc::new(self.upstream(service, port, None, candidates)),
+            );
         }
         for (port_name, orphans) in by_port_name {
             let why = format!(
@@ -165,34 +196,42 @@ impl Indexing<'_> {
         let known = KnownService {
             is_headless: service.is_headless,
             upstreams,
+            subsets,
         };
         self.index.by_name.insert(service.name.clone(), known);
     }
 
+    /// A ServiceEntry takes no address from a pod: it would lead the pod's traffic elsewhere.
     fn claim_vips(&mut self, service: &Service) {
+        let is_host = service.name.is_host();
         for vip in &service.vips {
-            match self.index.by_vip.entry(vip.to_canonical()) {
-                Entry::Vacant(vacant) => {
+            let pod = self.workloads.at(*vip).filter(|_| is_host);
+            let owner = match (self.index.by_vip.entry(vip.to_canonical()), pod) {
+                (Entry::Occupied(elder), _) if *elder.get() == service.name => continue,
+                (Entry::Occupied(elder), _) => format!("Service {}", elder.get()),
+                (Entry::Vacant(_), Some(pod)) => pod.meta.object.to_string(),
+                (Entry::Vacant(vacant), None) => {
                     vacant.insert(service.name.clone());
+                    continue;
                 }
-                Entry::Occupied(elder) if elder.get() == &service.name => {}
-                Entry::Occupied(elder) => self.rejections.push(service.meta.reject(
-                    "spec.clusterIPs",
-                    format!(
-                        "{vip} belongs to Service {} already; traffic to it goes there",
-                        elder.get()
-                    ),
-                )),
-            }
+            };
+            let field = if is_host {
+                "spec.addresses"
+            } else {
+                "spec.clusterIPs"
+            };
+            let reason = format!("{vip} belongs to {owner} already; traffic to it goes there");
+            self.rejections.push(service.meta.reject(field, reason));
         }
     }
 
-    fn upstream(
+    /// The endpoints that may stand behind a port.
+    fn candidates<'f>(
         &mut self,
         service: &Service,
         port: &ServicePort,
-        endpoints: BTreeMap<SocketAddr, &Endpoint>,
-    ) -> Upstream {
+        endpoints: BTreeMap<SocketAddr, &'f Endpoint>,
+    ) -> Vec<Candidate<'f>> {
         let mut candidates = Vec::with_capacity(endpoints.len());
         for (addr, endpoint) in endpoints {
             let workload = match self.workload_of(addr, endpoint) {
@@ -214,26 +253,38 @@ impl Indexing<'_> {
                 load,
                 locality,
                 slice: &endpoint.place,
+                labels: &endpoint.labels,
+                weight: endpoint.weight,
             });
         }
+        candidates
+    }
+
+    fn upstream(
+        &self,
+        service: &Service,
+        port: &ServicePort,
+        subset: Option<&Subset>,
+        candidates: Vec<Candidate<'_>>,
+    ) -> Upstream {
+        let front = Front {
+            service: &service.name,
+            port,
+            subset: subset.map(|subset| &subset.name),
+        };
+        let name = front.subset.map(AsRef::as_ref);
         let previous = self
             .previous
-            .and_then(|previous| previous.upstream(&service.name, port.port));
-        let mut rng = SmallRng::seed_from_u64(seed(self.node, &service.name, port.port));
+            .and_then(|previous| previous.backend(&service.name, port.port, name));
+        let mut rng = SmallRng::seed_from_u64(seed(self.node, front));
         let spread = Spread {
-            policy: self.traffic.policy(service, port.port),
+            policy: self.traffic.policy(service, port.port, subset),
             nearest: service.traffic.nearest,
             is_local_only: service.traffic.is_local_only,
+            keeps_dialled: service.traffic.keeps_dialled,
             own: self.traffic.own(),
         };
-        Upstream::assemble(
-            &service.name,
-            port,
-            spread,
-            candidates,
-            previous.map(AsRef::as_ref),
-            &mut rng,
-        )
+        Upstream::assemble(front, spread, candidates, previous.map(AsRef::as_ref), &mut rng)
     }
 
     /// An endpoint that names a pod is used only if the pod is known and has the address: identity hangs on it.
@@ -342,8 +393,11 @@ fn preference(endpoint: &Endpoint) -> (u8, bool, Seniority<'_>, Option<&Workload
 }
 
 /// A round robin's start: the same for one node and port, so that building is pure, and another on other nodes.
-fn seed(node: &str, service: &ServiceName, port: u16) -> u64 {
+fn seed(node: &str, front: Front<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (node, service, port).hash(&mut hasher);
+    (node, front.service, front.port.port).hash(&mut hasher);
+    if let Some(subset) = front.subset {
+        subset.hash(&mut hasher);
+    }
     hasher.finish()
 }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use crate::mesh::facts::{Facts, Rejection};
 use crate::mesh::service::{Service, ServiceName};
 use crate::mesh::traffic::{
-    BalancerKind, ConsistentHash, DestinationRule, EndpointPlace, HashKey, HashTable, HostPattern, Locality,
-    ServiceTraffic, TrafficPolicy, WrittenPolicy,
+    BackendTrafficPolicy, BalancerKind, ConsistentHash, DestinationRule, EndpointPlace, HashKey, HashTable,
+    HostPattern, Locality, RetryConstraint, ServiceTraffic, Subset, TrafficPolicy, WrittenPolicy,
 };
 use crate::mesh::workload::Workload;
 
@@ -23,6 +23,7 @@ use crate::mesh::workload::Workload;
 pub(super) struct Traffic<'f> {
     /// By the namespace they are in.
     rules: HashMap<&'f str, Rules<'f>>,
+    retries: HashMap<&'f ServiceName, &'f BackendTrafficPolicy>,
     root_namespace: &'f str,
     nodes: HashMap<&'f str, &'f Locality>,
     /// The region of a zone, as the nodes tell it.
@@ -56,14 +57,15 @@ impl<'f> Traffic<'f> {
             node: Some(node.into()),
             ..nodes.get(node).copied().cloned().unwrap_or_default()
         };
+        let known: HashMap<_, _> = facts.services.iter().map(|one| (&one.name, one)).collect();
         let mut traffic = Self {
             rules: HashMap::new(),
+            retries: retries(&facts.backend_policies, &known, rejections),
             root_namespace,
             regions: regions.collect(),
             nodes,
             own,
         };
-        let known: HashMap<_, _> = facts.services.iter().map(|one| (&one.name, one)).collect();
         let mut eldest_first: Vec<_> = facts.destination_rules.iter().collect();
         eldest_first.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
         for rule in eldest_first {
@@ -95,32 +97,55 @@ impl<'f> Traffic<'f> {
             locality.zone.clone_from(&slice.zone);
         }
         if locality.region.is_none() {
+            locality.region.clone_from(&slice.region);
+        }
+        if locality.region.is_none() {
             let zone = locality.zone.as_deref();
             locality.region = zone.and_then(|zone| self.regions.get(zone)).copied().cloned();
         }
         locality
     }
 
-    /// What is in force for a port of a Service.
-    pub(super) fn policy(&self, service: &Service, port: u16) -> TrafficPolicy {
-        let of_namespace = |namespace: &str| self.rules.get(namespace)?.of(&service.name);
-        let rule = of_namespace(&service.name.namespace).or_else(|| of_namespace(self.root_namespace));
-        let written = rule.map(|rule| {
-            let mut ports = rule.ports.iter();
-            ports
-                .find_map(|(of, policy)| (*of == port).then_some(policy))
-                .unwrap_or(&rule.policy)
-        });
-        settled(written, &service.traffic)
+    /// What is in force for a port of a Service, or of a subset of its endpoints.
+    pub(super) fn policy(&self, service: &Service, port: u16, subset: Option<&Subset>) -> TrafficPolicy {
+        let of_host = self
+            .rule(&service.name)
+            .map(|rule| of_port(&rule.ports, port).unwrap_or(&rule.policy).clone())
+            .unwrap_or_default();
+        let written = match subset {
+            None => of_host,
+            // As Istio merges them: a port's settings inherit nothing.
+            Some(subset) => of_port(&subset.ports, port)
+                .cloned()
+                .unwrap_or_else(|| subset.policy.clone().or(of_host)),
+        };
+        let retries = self.retries.get(&service.name).map(|policy| policy.retries);
+        settled(written, &service.traffic, retries)
+    }
+
+    /// The subsets that the rule for a Service names.
+    pub(super) fn subsets(&self, service: &ServiceName) -> &'f [Subset] {
+        self.rule(service).map_or(&[], |rule| rule.subsets.as_slice())
+    }
+
+    fn rule(&self, service: &ServiceName) -> Option<&'f DestinationRule> {
+        let of_namespace = |namespace: &str| self.rules.get(namespace)?.of(service);
+        of_namespace(&service.namespace).or_else(|| of_namespace(self.root_namespace))
     }
 
     fn add(
         &mut self,
         rule: &'f DestinationRule,
-        services: &HashMap<&ServiceName, &Service>,
+        services: &HashMap<&'f ServiceName, &'f Service>,
     ) -> Result<(), String> {
+        let named = match &rule.host {
+            HostPattern::Service(service) => Some(
+                found(service, rule, services).ok_or_else(|| format!("Service {service} is not known"))?,
+            ),
+            HostPattern::Namespace(_) | HostPattern::All => None,
+        };
         let of_namespace = match &rule.host {
-            HostPattern::Service(service) => Some(&service.namespace),
+            HostPattern::Service(_) => named.map(|service| &service.namespace),
             HostPattern::Namespace(namespace) => Some(namespace),
             HostPattern::All => None,
         };
@@ -132,26 +157,20 @@ impl<'f> Traffic<'f> {
             ));
         }
         let rules = self.rules.entry(&rule.namespace).or_default();
-        let elder = match &rule.host {
-            HostPattern::Service(service) => {
-                if !services.contains_key(service) {
-                    return Err(format!("Service {service} is not known"));
+        let elder = if let Some(service) = named {
+            match rules.exact.entry(service) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(rule);
+                    None
                 }
-                match rules.exact.entry(service) {
-                    Entry::Vacant(vacant) => {
-                        vacant.insert(rule);
-                        None
-                    }
-                    Entry::Occupied(elder) => Some(*elder.get()),
-                }
+                Entry::Occupied(elder) => Some(*elder.get()),
             }
-            HostPattern::Namespace(_) | HostPattern::All => {
-                let elder = rules.wide.iter().find(|elder| elder.host == rule.host).copied();
-                if elder.is_none() {
-                    rules.wide.push(rule);
-                }
-                elder
+        } else {
+            let elder = rules.wide.iter().find(|elder| elder.host == rule.host).copied();
+            if elder.is_none() {
+                rules.wide.push(rule);
             }
+            elder
         };
         match elder {
             Some(elder) => Err(format!("the older {} acts on this host", elder.meta.object)),
@@ -167,13 +186,63 @@ impl<'f> Rules<'f> {
     }
 }
 
+/// The policies of Gateway API by Service; of several for one the eldest counts.
+fn retries<'f>(
+    policies: &'f [BackendTrafficPolicy],
+    known: &HashMap<&ServiceName, &Service>,
+    rejections: &mut Vec<Rejection>,
+) -> HashMap<&'f ServiceName, &'f BackendTrafficPolicy> {
+    let mut eldest_first: Vec<_> = policies.iter().collect();
+    eldest_first.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
+    let mut index: HashMap<_, &BackendTrafficPolicy> = HashMap::new();
+    for policy in eldest_first {
+        for (field, service) in &policy.targets {
+            let wrong = match index.entry(service) {
+                _ if !known.contains_key(service) => format!("Service {service} is not known"),
+                Entry::Occupied(elder) => {
+                    format!("the older {} acts on this Service", elder.get().meta.object)
+                }
+                Entry::Vacant(vacant) => {
+                    vacant.insert(policy);
+                    continue;
+                }
+            };
+            rejections.push(policy.meta.reject(field, wrong));
+        }
+    }
+    index
+}
+
+/// The Service that a rule's host names: `NAME.NAMESPACE`, or the host of a ServiceEntry of the rule's namespace.
+fn found<'f>(
+    host: &ServiceName,
+    rule: &DestinationRule,
+    services: &HashMap<&'f ServiceName, &'f Service>,
+) -> Option<&'f ServiceName> {
+    let declared = |name: &ServiceName| services.get_key_value(name).map(|(name, _)| *name);
+    declared(host).or_else(|| {
+        let written = format!("{}.{}", host.name, host.namespace);
+        declared(&ServiceName::new(&rule.namespace, &written))
+    })
+}
+
+fn of_port(ports: &[(u16, WrittenPolicy)], port: u16) -> Option<&WrittenPolicy> {
+    ports
+        .iter()
+        .find_map(|(of, policy)| (*of == port).then_some(policy))
+}
+
 /// A rule goes before what the Service says of itself.
-fn settled(written: Option<&WrittenPolicy>, service: &ServiceTraffic) -> TrafficPolicy {
+fn settled(
+    written: WrittenPolicy,
+    service: &ServiceTraffic,
+    retries: Option<RetryConstraint>,
+) -> TrafficPolicy {
     let WrittenPolicy {
         load_balancer,
         limits,
         outliers,
-    } = written.cloned().unwrap_or_default();
+    } = written;
     let load_balancer = load_balancer.unwrap_or_default();
     let affinity = service
         .has_affinity
@@ -192,6 +261,7 @@ fn settled(written: Option<&WrittenPolicy>, service: &ServiceTraffic) -> Traffic
         warmup: load_balancer.warmup,
         limits: limits.unwrap_or_default(),
         outliers,
+        retries,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Place in the walk: what a destination or a route's backend leads to; it picks the pod. Must not know: routes,
 //! policies, how endpoints were read.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,6 +25,8 @@ pub struct Upstream {
     pub port: u16,
     /// The name of that port; may be empty.
     pub port_name: Arc<str>,
+    /// Only the endpoints that a DestinationRule calls so, with counts and ejections of their own.
+    pub subset: Option<Arc<str>>,
     /// What is spoken on it.
     pub protocol: AppProtocol,
     policy: TrafficPolicy,
@@ -32,6 +35,7 @@ pub struct Upstream {
     v6: Roster,
     breakers: Breakers,
     watch: Option<Arc<Watch>>,
+    keeps_dialled: bool,
 }
 
 /// One endpoint that may be used.
@@ -41,6 +45,8 @@ pub struct UpstreamEndpoint {
     pub addr: SocketAddr,
     /// The pod behind it; `None` for addresses that are no pod's.
     pub workload: Option<Arc<Workload>>,
+    /// Where it runs.
+    pub locality: Locality,
     load: Arc<Load>,
     standing: Option<Arc<Standing>>,
 }
@@ -80,8 +86,16 @@ pub enum Unpicked {
     Overflow,
 }
 
+/// What stands in front of some endpoints.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Front<'f> {
+    pub(super) service: &'f ServiceName,
+    pub(super) port: &'f ServicePort,
+    pub(super) subset: Option<&'f Arc<str>>,
+}
+
 /// An endpoint of the facts, its pod found and its load taken over.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Candidate<'f> {
     pub(super) addr: SocketAddr,
     pub(super) condition: EndpointCondition,
@@ -89,6 +103,20 @@ pub(super) struct Candidate<'f> {
     pub(super) load: Arc<Load>,
     pub(super) locality: Locality,
     pub(super) slice: &'f EndpointPlace,
+    /// Besides those of its pod.
+    pub(super) labels: &'f BTreeMap<String, String>,
+    pub(super) weight: u32,
+}
+
+impl Candidate<'_> {
+    /// Whether it, or its pod, has all these labels.
+    pub(super) fn carries(&self, labels: &BTreeMap<String, String>) -> bool {
+        let of_pod = self.workload.as_ref().map(|workload| &workload.labels);
+        labels.iter().all(|(name, value)| {
+            let mut own = of_pod.into_iter().chain([self.labels]);
+            own.any(|own| own.get(name) == Some(value))
+        })
+    }
 }
 
 /// How the endpoints of a port are spread, and seen from where.
@@ -98,6 +126,8 @@ pub(super) struct Spread<'f> {
     pub(super) nearest: Option<Nearest>,
     /// Only endpoints of the own node count.
     pub(super) is_local_only: bool,
+    /// A client reaches the address that it dialled.
+    pub(super) keeps_dialled: bool,
     pub(super) own: &'f Locality,
 }
 
@@ -105,25 +135,9 @@ impl Upstream {
     /// Picks an endpoint, of the family of the address that the client dialled if there is one of it.
     pub fn pick(&self, facts: &PickFacts<'_>, rng: &mut dyn RngCore) -> Result<Picked, Unpicked> {
         let slot = self.breakers.take(facts.of).ok_or(Unpicked::Overflow)?;
-        let (like, unlike) = if facts.dialled.to_canonical().is_ipv4() {
-            (&self.v4, &self.v6)
-        } else {
-            (&self.v6, &self.v4)
-        };
-        let mut asked = Asked {
-            hash: facts.hash,
-            attempt: 0,
-            tried: facts.tried,
-            // Without this one.
-            active: self.breakers.vitals().under_way(facts.of).saturating_sub(1),
-            rng,
-        };
-        let picked = like
-            .pick(&mut asked, facts.now)
-            .or_else(|| unlike.pick(&mut asked, facts.now));
-        let endpoint = picked
-            .and_then(|index| self.endpoints.get(index))
-            .ok_or(Unpicked::NoEndpoint)?;
+        // Without this one.
+        let active = self.breakers.vitals().under_way(facts.of).saturating_sub(1);
+        let endpoint = self.choose(facts, active, false, rng)?;
         let mut pick = Pick::holding(Arc::clone(&endpoint.load), slot);
         if let (Some(watch), Some(standing)) = (&self.watch, &endpoint.standing) {
             pick = pick.watched(watch, standing);
@@ -135,6 +149,48 @@ impl Upstream {
             endpoint: Arc::clone(endpoint),
             pick,
         })
+    }
+
+    /// Which endpoint; `is_rehearsal` leaves no trace.
+    pub(super) fn choose(
+        &self,
+        facts: &PickFacts<'_>,
+        active: usize,
+        is_rehearsal: bool,
+        rng: &mut dyn RngCore,
+    ) -> Result<&Arc<UpstreamEndpoint>, Unpicked> {
+        let mut asked = Asked {
+            hash: facts.hash,
+            attempt: 0,
+            tried: facts.tried,
+            active,
+            is_rehearsal,
+            rng,
+        };
+        let picked = if self.keeps_dialled {
+            let dialled = facts.dialled.to_canonical();
+            self.endpoints.iter().position(|one| one.addr.ip() == dialled)
+        } else {
+            let mut rosters = self.rosters(facts.dialled).into_iter();
+            rosters.find_map(|roster| roster.pick(&mut asked, facts.now))
+        };
+        picked
+            .and_then(|index| self.endpoints.get(index))
+            .ok_or(Unpicked::NoEndpoint)
+    }
+
+    /// That of the family of the address that the client dialled, then the other.
+    pub(super) fn rosters(&self, dialled: IpAddr) -> [&Roster; 2] {
+        if dialled.to_canonical().is_ipv4() {
+            [&self.v4, &self.v6]
+        } else {
+            [&self.v6, &self.v4]
+        }
+    }
+
+    /// How one of several endpoints is chosen.
+    pub fn balancer(&self) -> &BalancerKind {
+        &self.policy.balancer
     }
 
     /// What of a request decides on its endpoint.
@@ -151,6 +207,24 @@ impl Upstream {
     /// What may be under way to it.
     pub fn breakers(&self) -> &Breakers {
         &self.breakers
+    }
+
+    /// Counts a request that may be tried again.
+    pub fn may_try_again(&self, now: Instant) {
+        let budget = self.breakers.vitals().retries();
+        budget.request(&self.policy.retries.unwrap_or_default(), now);
+    }
+
+    /// Whether one more attempt is granted; it is counted if so.
+    pub fn grants_attempt(&self, now: Instant) -> bool {
+        let budget = self.breakers.vitals().retries();
+        budget.withdraw(&self.policy.retries.unwrap_or_default(), now)
+    }
+
+    /// Whether a request that is granted no more attempts must be refused: where Gateway API's policy says how many there
+    /// may be, it says this too. Elsewhere the last answer is as good.
+    pub fn refuses_over_budget(&self) -> bool {
+        self.policy.retries.is_some()
     }
 
     /// The endpoints that may be used, sorted by address.
@@ -184,8 +258,7 @@ impl Upstream {
 
     /// `candidates` hold no address twice. Counts and turns of `previous` go on.
     pub(super) fn assemble(
-        service: &ServiceName,
-        port: &ServicePort,
+        front: Front<'_>,
         spread: Spread<'_>,
         candidates: Vec<Candidate<'_>>,
         previous: Option<&Self>,
@@ -193,7 +266,11 @@ impl Upstream {
     ) -> Self {
         let usable = usable(candidates, &spread);
         let Spread {
-            policy, nearest, own, ..
+            policy,
+            nearest,
+            own,
+            keeps_dialled,
+            ..
         } = spread;
         let needs_standing = policy.outliers.is_some() || policy.warmup.is_some();
         let endpoints: Vec<_> = usable
@@ -202,6 +279,7 @@ impl Upstream {
                 Arc::new(UpstreamEndpoint {
                     addr: candidate.addr,
                     workload: candidate.workload.clone(),
+                    locality: candidate.locality.clone(),
                     load: Arc::clone(&candidate.load),
                     standing: needs_standing.then(|| standing(candidate, previous)),
                 })
@@ -219,10 +297,16 @@ impl Upstream {
             let groups = grouped(&usable, &endpoints, is_v4, own, wishes);
             Roster::new(groups, roster_policy(&policy), previous, rng)
         };
+        let Front {
+            service,
+            port,
+            subset,
+        } = front;
         Self {
             service: service.clone(),
             port: port.port,
             port_name: Arc::clone(&port.name),
+            subset: subset.cloned(),
             protocol: port.protocol,
             v4: roster(true, previous.map(|upstream| &upstream.v4)),
             v6: roster(false, previous.map(|upstream| &upstream.v6)),
@@ -230,6 +314,7 @@ impl Upstream {
                 .outliers
                 .map(|outliers| Arc::new(Watch::new(outliers, Arc::clone(&vitals), endpoints.len()))),
             breakers: Breakers::new(vitals, policy.limits),
+            keeps_dialled,
             endpoints,
             policy,
         }
@@ -275,7 +360,7 @@ fn grouped(
             let member = Member {
                 index,
                 name: endpoint.addr,
-                weight: 1,
+                weight: candidate.weight,
                 load: Arc::clone(&endpoint.load),
                 standing: endpoint.standing.clone(),
             };

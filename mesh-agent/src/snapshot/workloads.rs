@@ -57,6 +57,12 @@ impl Workloads {
         self.by_uid.values()
     }
 
+    /// The pods of a node, enrolled or not.
+    pub(super) fn on(&self, node: &str) -> impl Iterator<Item = &Workload> {
+        let all = self.by_uid.values().map(AsRef::as_ref);
+        all.filter(move |workload| workload.node.as_ref() == node)
+    }
+
     pub(super) fn get(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
         self.by_uid.get(uid)
     }

@@ -1,7 +1,8 @@
-//! What `mesh-agent status` shows: one JSON page, and its form for humans.
+//! What `mesh-agent status` shows: one JSON page, and its form for humans; and that of what `mesh-agent explain` shows.
 //!
 //! Place in the walk: none; it reads what the engines know. Must not know: how any of it came about.
 
+mod explanation;
 mod text;
 
 use std::net::IpAddr;
@@ -22,6 +23,7 @@ use crate::mesh::facts::Rejection;
 use crate::privileges::Privileges;
 use crate::snapshot::{Ejected, SnapshotCell};
 
+pub use self::explanation::explained;
 pub use self::text::for_humans;
 
 /// Gathers what the status page shows; clones share it.

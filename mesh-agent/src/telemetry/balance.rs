@@ -39,6 +39,24 @@ pub struct UpstreamCounts {
     pub overflows: Vec<(&'static str, u64)>,
 }
 
+impl UpstreamCounts {
+    /// Adds what is counted apart for the same Service port.
+    pub fn add(&mut self, other: &Self) {
+        self.ejected += other.ejected;
+        for (own, others) in [
+            (&mut self.ejections, &other.ejections),
+            (&mut self.overflows, &other.overflows),
+        ] {
+            for (word, count) in others {
+                match own.iter_mut().find(|(known, _)| known == word) {
+                    Some((_, known)) => *known += count,
+                    None => own.push((*word, *count)),
+                }
+            }
+        }
+    }
+}
+
 /// A Service port with series, and the words that it has some for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Shown {

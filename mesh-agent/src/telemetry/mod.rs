@@ -21,6 +21,7 @@ mod observed;
 pub mod plain;
 mod policy;
 mod process;
+mod resilience;
 mod series;
 mod tcp;
 
@@ -42,7 +43,8 @@ pub use self::http::{HttpRecord, HttpStart};
 pub use self::labels::{FlowLabels, PathTaken, PeerLabels, Reporter, Security};
 pub use self::mesh::{Direction, DnsOutcome, HandshakeSide, MeshMetrics};
 pub use self::observed::CertificateFacts;
-pub use self::policy::CheckResult;
+pub use self::policy::{CheckResult, QuotaResult};
+pub use self::resilience::{MirrorOutcome, ResilienceMetrics, RetryOutcome};
 pub use self::tcp::{TcpRecord, TcpStart};
 
 use self::http::{HttpCollector, HttpCounters, HttpLabels};
@@ -65,6 +67,7 @@ struct Shared {
     tcp: Arc<SeriesTable<TcpLabels, TcpCounters>>,
     mesh: MeshMetrics,
     balance: BalanceMetrics,
+    resilience: ResilienceMetrics,
     direct: DirectMetrics,
     observed: Arc<Observed>,
     access_log: AccessLog,
@@ -85,6 +88,7 @@ impl Telemetry {
         let mut registry = Registry::default();
         let mesh = MeshMetrics::register(&mut registry);
         let balance = BalanceMetrics::register(&mut registry);
+        let resilience = ResilienceMetrics::register(&mut registry);
         let direct = DirectMetrics::register(&mut registry);
         let own = OwnCollector {
             http: Arc::clone(&http),
@@ -108,6 +112,7 @@ impl Telemetry {
                 tcp,
                 mesh,
                 balance,
+                resilience,
                 direct,
                 observed,
                 access_log,
@@ -148,6 +153,11 @@ impl Telemetry {
     /// What outlier detection and circuit breakers did.
     pub fn balance(&self) -> &BalanceMetrics {
         &self.shared.balance
+    }
+
+    /// What was tried again, and what was copied.
+    pub fn resilience(&self) -> &ResilienceMetrics {
+        &self.shared.resilience
     }
 
     /// The agent's own families.

@@ -19,6 +19,24 @@ pub(super) struct PolicyMetrics {
     pub(super) keys_missing: Gauge,
     /// In the order of [`CheckResult`].
     checks: [Counter; 5],
+    /// Allowed, denied.
+    limit_dry_runs: [Counter; 2],
+    /// In the order of [`QuotaResult`].
+    quotas: [Counter; 4],
+    crowded: Counter,
+}
+
+/// What came of asking a rate limit service about a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum QuotaResult {
+    /// The request is within its limits.
+    Allowed,
+    /// It is over one.
+    Denied,
+    /// There was no answer, and the request was let in.
+    FailedOpen,
+    /// There was no answer, and the request was refused.
+    FailedClosed,
 }
 
 /// What came of asking an extension provider about a request.
@@ -37,6 +55,29 @@ pub enum CheckResult {
 }
 
 impl MeshMetrics {
+    /// Rate limits on trial counted a request.
+    pub fn rate_limit_tried(&self, would_deny: bool) {
+        let [allow, deny] = &self.policy.limit_dry_runs;
+        if would_deny { deny } else { allow }.inc();
+    }
+
+    /// A rate limit service was asked.
+    pub fn quota_asked(&self, result: QuotaResult) {
+        let [allowed, denied, failed_open, failed_closed] = &self.policy.quotas;
+        let counter = match result {
+            QuotaResult::Allowed => allowed,
+            QuotaResult::Denied => denied,
+            QuotaResult::FailedOpen => failed_open,
+            QuotaResult::FailedClosed => failed_closed,
+        };
+        counter.inc();
+    }
+
+    /// A request's key found no room of its own in so many limits.
+    pub fn rate_limit_crowded(&self, limits: u64) {
+        self.policy.crowded.inc_by(limits);
+    }
+
     /// An extension provider was asked.
     pub fn checked(&self, result: CheckResult) {
         let [allowed, denied, failed_open, failed_closed, not_asked] = &self.policy.checks;
@@ -91,6 +132,29 @@ impl PolicyMetrics {
                 (
                     "result",
                     ["allowed", "denied", "failed_open", "failed_closed", "not_asked"],
+                ),
+            ),
+            limit_dry_runs: family(
+                registry,
+                (
+                    "mesh_rate_limit_dry_runs",
+                    "Requests that limits with the dry-run annotation count, by what these would have done",
+                ),
+                ("result", ["allow", "deny"]),
+            ),
+            quotas: family(
+                registry,
+                (
+                    "mesh_rate_limit_checks",
+                    "Questions to rate limit services, by what came of them",
+                ),
+                ("result", ["allowed", "denied", "failed_open", "failed_closed"]),
+            ),
+            crowded: registered(
+                registry,
+                (
+                    "mesh_rate_limit_shared",
+                    "Requests whose key found no room in a limit, so that they were counted together with others",
                 ),
             ),
         }

@@ -52,6 +52,7 @@ struct Late {
     upstream: Option<SocketAddr>,
     details: Option<Cow<'static, str>>,
     path: Option<PathTaken>,
+    route: Option<String>,
 }
 
 impl TcpRecord {
@@ -96,6 +97,11 @@ impl TcpRecord {
         self.late().upstream = Some(addr);
     }
 
+    /// The route that sent it there.
+    pub fn route(&self, name: &str) {
+        self.late().route = Some(name.to_owned());
+    }
+
     /// The cause, in words of the program or of a policy. The first stays.
     pub fn details(&self, details: impl Into<Cow<'static, str>>) {
         self.late().details.get_or_insert(details.into());
@@ -137,7 +143,7 @@ impl Drop for TcpRecord {
             grpc_status: None,
             flag: late.flag,
             upstream: late.upstream,
-            route: None,
+            route: late.route.take(),
             details: late.details.take(),
             path: late.path,
             received: self.received.load(Ordering::Relaxed),

@@ -14,13 +14,16 @@ mod direct_counts;
 mod dns;
 mod enrolment;
 mod exceptions;
+mod explain;
 mod external;
 mod faults;
 mod issuers;
 mod jwt;
 mod kubernetes;
+mod limits;
 mod privileges;
 mod protocols;
+mod resilience;
 mod restart;
 mod routes;
 mod security;
@@ -29,6 +32,7 @@ mod soak;
 mod spire;
 mod splice;
 mod talker;
+mod tcproutes;
 mod testssl;
 mod tls;
 
@@ -94,12 +98,16 @@ pub fn all() -> Vec<Suite> {
         ("direct", direct::CLAIMS),
         ("splice", splice::CLAIMS),
         ("routes", routes::CLAIMS),
+        ("tcproutes", tcproutes::CLAIMS),
         ("balance", balance::CLAIMS),
+        ("resilience", resilience::CLAIMS),
         ("security", security::CLAIMS),
         ("tls", tls::CLAIMS),
         ("authz", authz::CLAIMS),
         ("jwt", jwt::CLAIMS),
         ("external", external::CLAIMS),
+        ("limits", limits::CLAIMS),
+        ("explain", explain::CLAIMS),
         ("exceptions", exceptions::CLAIMS),
         ("dns", dns::CLAIMS),
         ("shapes", shapes::CLAIMS),

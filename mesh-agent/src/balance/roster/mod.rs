@@ -123,6 +123,21 @@ impl Roster {
         (next.is_none() && (is_alike || only.members.len() == 1)).then_some(&only.members)
     }
 
+    /// The groups as they stand now: in percent what part of the traffic each gets, whether ejected members are used
+    /// too, and the members.
+    pub fn groups(&self) -> impl Iterator<Item = (f64, bool, &Members)> {
+        let shares: Vec<u32> = self
+            .groups
+            .iter()
+            .map(|group| group.share.load(Ordering::Relaxed))
+            .collect();
+        let total = f64::from(shares.iter().sum::<u32>()).max(1.0);
+        self.groups.iter().zip(shares).map(move |(group, share)| {
+            let is_panicking = group.is_panicking.load(Ordering::Relaxed);
+            (100.0 * f64::from(share) / total, is_panicking, &group.members)
+        })
+    }
+
     /// Declared shares, less of those groups that cannot bear theirs (Envoy's locality-weighted balancing).
     fn by_weight(&self, healths: &[Health]) -> Vec<Level> {
         let is_panicking = priority::levels(healths, self.policy.panic_percent)
@@ -160,15 +175,20 @@ impl Roster {
 
 impl Policy {
     /// Whether a member gets its full share already, or chance gives it this one.
-    fn admits(&self, member: &Member, rng: &mut dyn RngCore, now: Instant) -> bool {
+    fn admits(&self, member: &Member, asked: &mut Asked<'_>, now: Instant) -> bool {
         let (Some(warmup), Some(standing)) = (&self.warmup, &member.standing) else {
             return true;
         };
         if matches!(self.balancer, BalancerKind::ConsistentHash(_)) {
             return true;
         }
-        let part = slow_start::part(warmup, standing.age(now));
-        part >= 1.0 || rng.random::<f64>() < part
+        let age = if asked.is_rehearsal {
+            standing.age_so_far(now)
+        } else {
+            standing.age(now)
+        };
+        let part = slow_start::part(warmup, age);
+        part >= 1.0 || asked.rng.random::<f64>() < part
     }
 }
 
@@ -182,7 +202,7 @@ impl Group {
             if member.is_ejected() && !is_panicking {
                 continue;
             }
-            if !asked.tried.contains(&member.name) && policy.admits(member, asked.rng, now) {
+            if !asked.tried.contains(&member.name) && policy.admits(member, asked, now) {
                 return Some(member.index);
             }
             passed_over.get_or_insert(member.index);

@@ -50,7 +50,8 @@ pub(super) fn translate(
     }
 }
 
-fn is_dry_run(object: &Object, rejections: &mut Vec<Rejection>) -> bool {
+/// Whether a policy is only on trial.
+pub(super) fn is_dry_run(object: &Object, rejections: &mut Vec<Rejection>) -> bool {
     match object.annotation(DRY_RUN) {
         Some("true") => true,
         Some("false") | None => false,
@@ -166,4 +167,4 @@ const FIELDS: [&str; 6] = [
     "provider",
     "rules",
 ];
-const DRY_RUN: &str = "istio.io/dry-run";
+pub(super) const DRY_RUN: &str = "istio.io/dry-run";

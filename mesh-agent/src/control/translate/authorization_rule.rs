@@ -279,7 +279,7 @@ fn port(text: &str) -> Result<u16, String> {
 }
 
 /// One address or a block; as in Envoy bits behind the prefix do not count.
-fn block(text: &str) -> Result<Cidr, String> {
+pub(super) fn block(text: &str) -> Result<Cidr, String> {
     let wrong = || "write ADDRESS or ADDRESS/BITS".to_owned();
     match text.split_once('/') {
         None => text

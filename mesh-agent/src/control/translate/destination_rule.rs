@@ -3,6 +3,7 @@
 //! Place in the walk: becomes the traffic policy of Services when a snapshot is built. Must not know: which Services
 //! there are.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -11,8 +12,9 @@ use serde_json::Value;
 use super::object::{Object, unknown_fields};
 use super::traffic_policy;
 use crate::mesh::facts::Rejection;
+use crate::mesh::route::NamePattern;
 use crate::mesh::service::ServiceName;
-use crate::mesh::traffic::{DestinationRule, HostPattern, WrittenPolicy};
+use crate::mesh::traffic::{DestinationRule, HostPattern, Subset, WrittenPolicy};
 
 /// networking.istio.io/v1, as far as it is read; all else is reported.
 #[derive(Debug, Deserialize)]
@@ -21,6 +23,15 @@ struct Spec {
     host: String,
     #[serde(default)]
     export_to: Option<Vec<String>>,
+    #[serde(default)]
+    subsets: Option<Vec<Value>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct WrittenSubset {
+    name: String,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -45,21 +56,16 @@ pub(super) fn translate(
     rejections: &mut Vec<Rejection>,
 ) -> Result<Option<DestinationRule>, Rejection> {
     let spec: Spec = object.parse_part(object.spec(), "spec")?;
-    let unknown = unknown_fields(object.spec(), &["host", "trafficPolicy", "exportTo"]);
+    let unknown = unknown_fields(object.spec(), &["host", "trafficPolicy", "exportTo", "subsets"]);
     rejections.extend(unknown.map(|field| object.unsupported(&format!("spec.{field}"))));
     let exports = spec.export_to.unwrap_or_default();
     if exports.iter().any(|to| to != "*") {
         let reason = "only \"*\" is supported: the balancers of a node serve all of its pods; ignored";
         rejections.push(object.reject("spec.exportTo", reason));
     }
-    let part = object.spec().get("trafficPolicy").unwrap_or(&Value::Null);
-    if part.is_null() {
-        return Ok(None);
-    }
-    let at = "spec.trafficPolicy";
-    let policy = traffic_policy::translate(object, part, at, "portLevelSettings", rejections)?;
-    let ports = ports(object, part, at, rejections)?;
-    if policy == WrittenPolicy::default() && ports.is_empty() {
+    let (policy, ports) = policy(object, object.spec(), "spec", rejections)?;
+    let subsets = subsets(object, spec.subsets.as_deref().unwrap_or_default(), rejections)?;
+    if policy == WrittenPolicy::default() && ports.is_empty() && subsets.is_empty() {
         return Ok(None);
     }
     let host = host_of(&spec.host, &object.namespace).ok_or_else(|| {
@@ -75,7 +81,52 @@ pub(super) fn translate(
         host,
         policy,
         ports,
+        subsets,
     }))
+}
+
+/// Subsets, of which one without a policy of its own is the rule's. A second one of a name is left out.
+fn subsets(
+    object: &Object,
+    list: &[Value],
+    rejections: &mut Vec<Rejection>,
+) -> Result<Vec<Subset>, Rejection> {
+    let mut subsets: Vec<Subset> = Vec::new();
+    for (index, part) in list.iter().enumerate() {
+        let at = format!("spec.subsets[{index}]");
+        let WrittenSubset { name, labels } = object.parse_part(part, &at)?;
+        let unknown = unknown_fields(part, &["name", "labels", "trafficPolicy"]);
+        rejections.extend(unknown.map(|field| object.unsupported(&format!("{at}.{field}"))));
+        if name.is_empty() || subsets.iter().any(|subset| *subset.name == *name) {
+            let reason = format!("{name:?} is no name of its own; the subset is left out");
+            rejections.push(object.reject(&format!("{at}.name"), reason));
+            continue;
+        }
+        let (policy, ports) = policy(object, part, &at, rejections)?;
+        subsets.push(Subset {
+            name: name.into(),
+            labels: labels.unwrap_or_default(),
+            policy,
+            ports,
+        });
+    }
+    Ok(subsets)
+}
+
+/// `trafficPolicy` of `part`, found at the path `at`, and what it says of single ports.
+fn policy(
+    object: &Object,
+    part: &Value,
+    at: &str,
+    rejections: &mut Vec<Rejection>,
+) -> Result<(WrittenPolicy, Vec<(u16, WrittenPolicy)>), Rejection> {
+    let part = part.get("trafficPolicy").unwrap_or(&Value::Null);
+    if part.is_null() {
+        return Ok((WrittenPolicy::default(), Vec::new()));
+    }
+    let at = format!("{at}.trafficPolicy");
+    let policy = traffic_policy::translate(object, part, &at, "portLevelSettings", rejections)?;
+    Ok((policy, ports(object, part, &at, rejections)?))
 }
 
 fn ports(
@@ -106,7 +157,11 @@ fn host_of(host: &str, namespace: &str) -> Option<HostPattern> {
     let namespace = match rest.map(|rest| rest.split_once('.').unwrap_or((rest, ""))) {
         None => namespace,
         Some((namespace, "" | "svc" | "svc.cluster.local")) => namespace,
-        Some(_) => return None,
+        // The host of a ServiceEntry.
+        Some(_) => {
+            let is_host = matches!(NamePattern::read(host), Some(NamePattern::Exact(_)));
+            return is_host.then(|| HostPattern::Service(ServiceName::new(namespace, host)));
+        }
     };
     let is_plain = |part: &str| !part.is_empty() && !part.contains('*');
     match name {
@@ -137,7 +192,8 @@ mod tests {
             ("*.local", Some(HostPattern::All)),
             ("*", Some(HostPattern::All)),
             ("*.svc.cluster.local", Some(HostPattern::All)),
-            ("example.com.org.net", None),
+            ("a.example.com", service("shop", "a.example.com")),
+            ("*.example.com", None),
             ("w*b", None),
             ("web.*", None),
             ("", None),

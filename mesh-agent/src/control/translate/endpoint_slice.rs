@@ -2,6 +2,7 @@
 //!
 //! Place in the walk: becomes the endpoints of an upstream. Must not know: which Services exist.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -62,6 +63,8 @@ pub(super) fn translate(
             workload: workload.clone(),
             hostname: hostname.clone(),
             place: place.clone(),
+            labels: BTreeMap::new(),
+            weight: 1,
         }));
     }
     Ok(endpoints)
@@ -79,6 +82,7 @@ fn place(endpoint: &api::Endpoint) -> EndpointPlace {
         .into_iter()
         .flatten();
     EndpointPlace {
+        region: None,
         zone: endpoint.zone.as_deref().map(Into::into),
         node: endpoint.node_name.as_deref().map(Into::into),
         for_zones: zones.map(|zone| zone.name.as_str().into()).collect(),

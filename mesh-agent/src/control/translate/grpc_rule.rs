@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::object::{Object, unknown_fields};
 use super::route_filter;
-use super::route_rule::Rule;
+use super::route_rule::{Carried, Rule};
 use crate::mesh::facts::Rejection;
 use crate::mesh::route::{HttpMatch, HttpRule, PathMatch, Rewrite, RuleAction};
 
@@ -25,6 +25,7 @@ pub(super) fn translate(
         at: format!("spec.rules[{index}]"),
         rejections,
         is_refused: false,
+        carried: Carried::Requests,
     };
     if !rule.is_object() {
         return Err(object.reject(&reading.at, "expected a mapping"));

@@ -39,14 +39,12 @@ pub(super) fn translate(
         return Err(object.reject("spec.rules", "expected a list"));
     };
     let rules = rules.iter().enumerate();
-    let kind = if object.kind == "GRPCRoute" {
-        RouteKind::Grpc
+    let is_grpc = object.kind == "GRPCRoute";
+    let kind = if is_grpc { RouteKind::Grpc } else { RouteKind::Http };
+    let translate = if is_grpc {
+        grpc_rule::translate
     } else {
-        RouteKind::Http
-    };
-    let translate = match kind {
-        RouteKind::Grpc => grpc_rule::translate,
-        RouteKind::Http | RouteKind::Virtual => http_rule::translate,
+        http_rule::translate
     };
     let rules = rules.map(|(index, rule)| translate(object, index, rule, rejections));
     Ok(Some(HttpRoute {
@@ -60,7 +58,8 @@ pub(super) fn translate(
     }))
 }
 
-fn parents(
+/// The Services that `parentRefs` names.
+pub(super) fn parents(
     object: &Object,
     spec: &Value,
     rejections: &mut Vec<Rejection>,
@@ -75,6 +74,10 @@ fn parents(
     for (index, part) in written.iter().enumerate() {
         let field = format!("spec.parentRefs[{index}]");
         let parent: HttpRouteParentRefs = object.parse_part(part, &field)?;
+        if parent.kind.as_deref() == Some("ServiceEntry") {
+            let reason = "not supported yet; use a VirtualService for the entry's host; the route does not attach to it";
+            rejections.push(object.reject(&format!("{field}.kind"), reason));
+        }
         if parent.kind.as_deref() != Some("Service") {
             continue;
         }

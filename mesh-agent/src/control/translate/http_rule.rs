@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::object::{Object, unknown_fields};
 use super::route_filter;
-use super::route_rule::Rule;
+use super::route_rule::{Carried, Rule};
 use crate::mesh::facts::Rejection;
 use crate::mesh::route::{FieldMatch, HttpMatch, HttpRule, PathMatch, RetryOn, RetryPolicy, RuleAction};
 
@@ -28,6 +28,7 @@ pub(super) fn translate(
         at: format!("spec.rules[{index}]"),
         rejections,
         is_refused: false,
+        carried: Carried::Requests,
     };
     if !rule.is_object() {
         return Err(object.reject(&reading.at, "expected a mapping"));
@@ -78,8 +79,8 @@ pub(super) fn translate(
     })
 }
 
-/// `retry` (GEP-1731). What is no answer is tried again too, as Envoy's `connect-failure` and `refused-stream`: nothing
-/// was done then. The API's `backoff` is the least pause between two attempts, and ours at most ten times as long.
+/// `retry` (GEP-1731). What is no answer is tried again too, as the API asks ("on connection errors (disconnect, reset,
+/// timeout, TCP failure) if a retry stanza is configured"). Its `backoff` is the least pause between two attempts; up to ten times as much comes on top.
 fn retry(reading: &mut Rule<'_>, part: Option<&Value>) -> Result<Option<RetryPolicy>, Rejection> {
     let Some(part) = part.filter(|part| !part.is_null()) else {
         return Ok(None);
@@ -87,8 +88,6 @@ fn retry(reading: &mut Rule<'_>, part: Option<&Value>) -> Result<Option<RetryPol
     for field in unknown_fields(part, &["codes", "attempts", "backoff"]) {
         reading.ignore(&format!("retry.{field}"));
     }
-    // Read and checked, but the walk makes one attempt.
-    reading.ignore("retry");
     let declared: Retry = reading
         .object
         .parse_part(part, &format!("{}.retry", reading.at))?;
@@ -96,7 +95,7 @@ fn retry(reading: &mut Rule<'_>, part: Option<&Value>) -> Result<Option<RetryPol
     if attempts == 0 {
         return Err(reading.malformed("retry.attempts", "at least 1"));
     }
-    let mut on = vec![RetryOn::ConnectFailure, RetryOn::RefusedStream];
+    let mut on = vec![RetryOn::Reset];
     for (index, code) in declared.codes.into_iter().enumerate() {
         let status = StatusCode::from_u16(code)
             .ok()
@@ -109,10 +108,12 @@ fn retry(reading: &mut Rule<'_>, part: Option<&Value>) -> Result<Option<RetryPol
         })?;
         on.push(RetryOn::Status(status));
     }
+    let backoff = duration(reading, part, "retry", "backoff")?;
     Ok(Some(RetryPolicy {
         attempts,
         on,
-        backoff: duration(reading, part, "retry", "backoff")?.unwrap_or(DEFAULT_BACKOFF),
+        backoff: backoff.unwrap_or(DEFAULT_BACKOFF),
+        least_pause: backoff.unwrap_or_default(),
         avoids_previous: true,
     }))
 }

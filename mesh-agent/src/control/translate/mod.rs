@@ -10,6 +10,7 @@
 
 mod authorization_policy;
 mod authorization_rule;
+mod backend_traffic_policy;
 mod consistent_hash;
 mod destination_rule;
 mod duration;
@@ -29,10 +30,13 @@ mod pod;
 mod policy_target;
 mod probes;
 mod protocol;
+mod rate_limit;
 mod request_authentication;
 mod route_filter;
 mod route_rule;
 mod service;
+mod service_entry;
+mod stream_route;
 mod traffic_policy;
 mod virtual_service;
 
@@ -62,6 +66,7 @@ pub(super) fn translate(documents: Vec<Document>, trust_domain: &str) -> Reading
         }
     }
     let mut reading = translation.reading;
+    service_entry::give_addresses(&mut reading.facts);
     virtual_service::translate_all(objects.iter(), &mut reading);
     reading
 }
@@ -119,12 +124,20 @@ impl Translation {
             )?),
             "Node" => facts.nodes.push(node::translate(object, rejections)?),
             "Service" => facts.services.extend(service::translate(object, rejections)?),
+            "ServiceEntry" => {
+                let (services, endpoints) = service_entry::translate(object, rejections)?;
+                facts.services.extend(services);
+                facts.endpoints.extend(endpoints);
+            }
             "EndpointSlice" => facts
                 .endpoints
                 .extend(endpoint_slice::translate(object, rejections)?),
             "HTTPRoute" | "GRPCRoute" => facts
                 .http_routes
                 .extend(http_route::translate(object, rejections)?),
+            "TCPRoute" | "TLSRoute" => facts
+                .stream_routes
+                .extend(stream_route::translate(object, rejections)?),
             "PeerAuthentication" => {
                 facts
                     .peer_authentications
@@ -140,6 +153,9 @@ impl Translation {
             "RequestAuthentication" => facts
                 .request_authentications
                 .push(request_authentication::translate(object, rejections)),
+            "RateLimitPolicy" => facts
+                .rate_limit_policies
+                .push(rate_limit::translate(object, rejections)?),
             "ConfigMap" => match mesh_config::translate(object, rejections)? {
                 Some(config) => facts.mesh_configs.push(config),
                 None => *skipped += 1,
@@ -148,6 +164,11 @@ impl Translation {
                 facts
                     .destination_rules
                     .extend(destination_rule::translate(object, rejections)?);
+            }
+            "XBackendTrafficPolicy" => {
+                facts
+                    .backend_policies
+                    .extend(backend_traffic_policy::translate(object, rejections)?);
             }
             // VirtualServices name Services and one another: they come last.
             "Namespace" | "VirtualService" => {}

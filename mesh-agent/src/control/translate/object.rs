@@ -178,8 +178,14 @@ fn known(api_version: &str, kind: &str) -> Option<KnownKind> {
         "PeerAuthentication" | "AuthorizationPolicy" | "RequestAuthentication" => {
             ("security.istio.io", &["v1", "v1beta1"])
         }
+        "RateLimitPolicy" => ("mesh-agent.dev", &["v1alpha1"]),
         "GRPCRoute" => ("gateway.networking.k8s.io", &["v1"]),
-        "DestinationRule" | "VirtualService" => ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
+        "TCPRoute" => ("gateway.networking.k8s.io", &["v1", "v1alpha2"]),
+        "TLSRoute" => ("gateway.networking.k8s.io", &["v1", "v1alpha3", "v1alpha2"]),
+        "DestinationRule" | "VirtualService" | "ServiceEntry" => {
+            ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"])
+        }
+        "XBackendTrafficPolicy" => ("gateway.networking.x-k8s.io", &["v1alpha1"]),
         _ => return None,
     };
     (group_of(api_version) == group).then_some(KnownKind { group, versions })
@@ -194,13 +200,14 @@ fn group_of(api_version: &str) -> &str {
 fn is_missed(api_version: &str, kind: &str, value: &Value) -> bool {
     match (group_of(api_version), kind) {
         // Routes of a Gateway are the Gateway's business.
-        ("gateway.networking.k8s.io", "TLSRoute" | "TCPRoute") => {
+        ("gateway.networking.k8s.io", "UDPRoute") => {
             let parents = value.pointer("/spec/parentRefs").and_then(Value::as_array);
             parents
                 .into_iter()
                 .flatten()
                 .any(|parent| parent.get("kind").is_some_and(|kind| kind == "Service"))
         }
+        ("gateway.networking.k8s.io", "BackendTLSPolicy") => true,
         _ => false,
     }
 }

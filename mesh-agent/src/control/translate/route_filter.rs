@@ -325,8 +325,6 @@ fn mirror(rule: &mut Rule<'_>, at: &str, part: &Value) -> Result<Option<Mirror>,
         return Err(rule.malformed(at, "a share of requests is at least none and at most all"));
     }
     let target = rule.reference(&format!("{at}.backendRef"), &declared.backend_ref)?;
-    // Read and checked, but nobody sends copies: the rule must not pass for one that does.
-    rule.refuse(at);
     Ok(Some(Mirror {
         field: format!("{}.{at}.backendRef", rule.at).into(),
         target,

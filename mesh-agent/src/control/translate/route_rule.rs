@@ -24,6 +24,35 @@ pub(super) struct Rule<'a> {
     pub(super) rejections: &'a mut Vec<Rejection>,
     /// Something in it cannot be honoured: it must answer 500.
     pub(super) is_refused: bool,
+    /// What it sends on.
+    pub(super) carried: Carried,
+}
+
+/// What a rule sends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carried {
+    /// HTTP requests.
+    Requests,
+    /// Connections, whatever they carry.
+    Connections,
+}
+
+impl Carried {
+    /// What becomes of what a rule matches that cannot be honoured.
+    const fn refused(self) -> &'static str {
+        match self {
+            Self::Requests => "requests of this rule are answered with 500",
+            Self::Connections => "connections of this rule are refused",
+        }
+    }
+
+    /// What becomes of what would go to a backend that cannot be.
+    pub(super) const fn lost_share(self) -> &'static str {
+        match self {
+            Self::Requests => "its share of requests is answered with 500",
+            Self::Connections => "its share of connections is refused",
+        }
+    }
 }
 
 /// The part of a `backendRef` that names a Service.
@@ -47,10 +76,8 @@ impl Rule<'_> {
 
     /// Reports a field without which requests would go astray.
     pub(super) fn refuse(&mut self, field: &str) {
-        self.refuse_because(
-            field,
-            "not supported yet; requests of this rule are answered with 500",
-        );
+        let reason = format!("not supported yet; {}", self.carried.refused());
+        self.refuse_because(field, &reason);
     }
 
     /// Reports a field that makes the whole rule unusable.
@@ -128,7 +155,7 @@ impl Rule<'_> {
         let declared: BackendRef = self.object.parse_part(part, &field)?;
         let weight = u32::try_from(declared.weight.unwrap_or(1))
             .map_err(|_| self.malformed(&format!("{at}.weight"), "a weight is not negative"))?;
-        let target = self.target(&at, &declared)?;
+        let target = self.target(&at, &declared, self.carried.lost_share())?;
         let filters = route_filter::of_backend(self, &at, part.get("filters"))?;
         Ok(RouteBackend {
             field: field.into(),
@@ -138,15 +165,13 @@ impl Rule<'_> {
         })
     }
 
-    /// The target of a reference at `at`, which has been read as far as a type goes.
-    fn target(&mut self, at: &str, declared: &BackendRef) -> Result<BackendTarget, Rejection> {
+    /// The target of a reference at `at`, which has been read as far as a type goes; one that cannot be is reported with
+    /// its consequence.
+    fn target(&mut self, at: &str, declared: &BackendRef, so: &str) -> Result<BackendTarget, Rejection> {
         let is_service = declared.kind.as_deref().unwrap_or("Service") == "Service"
             && declared.group.as_deref().unwrap_or_default().is_empty();
         let wrong = if !is_service {
-            (
-                "kind",
-                "only Services can be backends; its share of requests is answered with 500",
-            )
+            ("kind", "only Services can be backends")
         } else if let Some(port) = declared.port {
             let port = port_number(self.object, &format!("{}.{at}.port", self.at), port)?;
             let namespace = declared.namespace.as_deref().unwrap_or(&self.object.namespace);
@@ -155,19 +180,16 @@ impl Rule<'_> {
                 port,
             ));
         } else {
-            (
-                "port",
-                "a Service needs a port; its share of requests is answered with 500",
-            )
+            ("port", "a Service needs a port")
         };
         self.rejections
-            .push(self.malformed(&format!("{at}.{}", wrong.0), wrong.1));
+            .push(self.malformed(&format!("{at}.{}", wrong.0), format!("{}; {so}", wrong.1)));
         Ok(BackendTarget::Invalid)
     }
 
     /// The target of a reference that is no backend, a mirror's for instance.
     pub(super) fn reference(&mut self, at: &str, part: &Value) -> Result<BackendTarget, Rejection> {
         let declared: BackendRef = self.object.parse_part(part, &format!("{}.{at}", self.at))?;
-        self.target(at, &declared)
+        self.target(at, &declared, "it gets no copies")
     }
 }

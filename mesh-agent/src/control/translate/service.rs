@@ -146,6 +146,7 @@ fn traffic(object: &Object, spec: &api::ServiceSpec, rejections: &mut Vec<Reject
         has_affinity,
         is_local_only,
         nearest,
+        keeps_dialled: false,
     }
 }
 

@@ -1,7 +1,8 @@
-//! Security policies in declared form.
+//! Policies of workloads in declared form.
 
 pub mod authorization;
 pub mod external;
+pub mod rate_limit;
 pub mod request_authentication;
 
 use std::collections::BTreeMap;

@@ -117,6 +117,11 @@ impl Share {
         denominator: 1,
     };
 
+    /// Whether every request is of it.
+    pub fn is_all(self) -> bool {
+        self.numerator >= self.denominator
+    }
+
     /// Draws whether one request is of this share.
     pub fn includes_one(self, rng: &mut dyn rand::RngCore) -> bool {
         use rand::Rng as _;

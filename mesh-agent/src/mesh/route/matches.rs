@@ -72,6 +72,22 @@ pub enum PathMatch {
     },
 }
 
+impl fmt::Display for PathMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(path) => write!(f, "exactly {path}"),
+            Self::Prefix(prefix) if prefix.as_ref() == "/" => f.write_str("/ or anything below"),
+            Self::Prefix(prefix) => write!(f, "{prefix} or below"),
+            Self::Regex(pattern) => write!(f, "like {pattern:?}"),
+            Self::AnyCase(path) => write!(f, "{path} in any case"),
+            Self::Beginning { text, ignores_case } => {
+                let case = if *ignores_case { " in any case" } else { "" };
+                write!(f, "{text}...{case}")
+            }
+        }
+    }
+}
+
 /// What a header or a query parameter must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldMatch {
@@ -102,6 +118,17 @@ impl ValueMatch {
             Self::Regex(pattern) => pattern.matches(value),
             Self::Prefix(wanted) => value.starts_with(wanted.as_bytes()),
             Self::Present => true,
+        }
+    }
+}
+
+impl fmt::Display for ValueMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(value) => write!(f, "{value:?}"),
+            Self::Regex(pattern) => write!(f, "like {pattern:?}"),
+            Self::Prefix(value) => write!(f, "{value:?}..."),
+            Self::Present => f.write_str("present"),
         }
     }
 }

@@ -4,6 +4,7 @@ mod fault;
 mod filter;
 mod matches;
 mod retry;
+mod stream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ pub use self::matches::{
     FieldMatch, FurtherMatch, HttpMatch, InvalidPattern, PathMatch, Pattern, ValueMatch,
 };
 pub use self::retry::{RetryOn, RetryPolicy};
+pub use self::stream::{NamePattern, Opening, OpeningMatch, StreamMatch, StreamRoute, StreamRule};
 
 use crate::mesh::facts::ObjectMeta;
 use crate::mesh::service::ServiceName;
@@ -58,6 +60,10 @@ pub enum Audience {
 pub enum RouteKind {
     /// Istio's `VirtualService`; Gateway API goes before it.
     Virtual,
+    /// `TCPRoute`.
+    Tcp,
+    /// `TLSRoute`.
+    Tls,
     /// `HTTPRoute`.
     Http,
     /// `GRPCRoute`.
@@ -74,6 +80,8 @@ impl RouteKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Virtual => "VirtualService",
+            Self::Tcp => "TCPRoute",
+            Self::Tls => "TLSRoute",
             Self::Http => "HTTPRoute",
             Self::Grpc => "GRPCRoute",
         }
@@ -172,6 +180,19 @@ pub struct RouteBackend {
 pub enum BackendTarget {
     /// A port of a Service; whether it exists is known when the snapshot is built.
     Service(ServiceName, u16),
+    /// Some endpoints of it, by the name that a DestinationRule gives them.
+    Subset(ServiceName, u16, Arc<str>),
     /// A kind or form that cannot be a backend: its share of requests is answered with 500.
     Invalid,
+}
+
+impl BackendTarget {
+    /// The Service, its port and the subset, if it can be a backend.
+    pub fn named(&self) -> Option<(&ServiceName, u16, Option<&Arc<str>>)> {
+        match self {
+            Self::Service(service, port) => Some((service, *port, None)),
+            Self::Subset(service, port, subset) => Some((service, *port, Some(subset))),
+            Self::Invalid => None,
+        }
+    }
 }

@@ -13,8 +13,10 @@ pub struct RetryPolicy {
     pub attempts: u32,
     /// Any of them is a reason.
     pub on: Vec<RetryOn>,
-    /// The pause before the first further attempt is drawn from zero to this, and grows up to ten times as long.
+    /// What is drawn for the pause before the first further attempt is at most this, and grows up to ten times as long.
     pub backoff: Duration,
+    /// Comes on top of what is drawn: no pause is shorter.
+    pub least_pause: Duration,
     /// Whether endpoints that failed are avoided while there are others.
     pub avoids_previous: bool,
 }

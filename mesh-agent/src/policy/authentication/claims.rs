@@ -59,7 +59,7 @@ impl Claims {
     }
 
     /// The claim at `path` as one text, if it is a text, an integer or a boolean.
-    pub(super) fn scalar(&self, path: &[Arc<str>]) -> Option<String> {
+    pub fn scalar(&self, path: &[Arc<str>]) -> Option<String> {
         match self.claim(path)? {
             Value::String(text) => Some(text.clone()),
             Value::Bool(value) => Some(value.to_string()),

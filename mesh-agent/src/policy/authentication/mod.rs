@@ -111,6 +111,15 @@ impl Authentication {
         }
     }
 
+    /// The policies that look at the tokens of requests to a port of `workload`.
+    pub fn policies_of(&self, workload: &Workload, port: u16) -> Vec<&RequestAuthentication> {
+        let selected = self.selection.of(workload).into_iter();
+        let acting = selected.filter(|(_, ports)| ports.as_ref().is_none_or(|ports| ports.contains(&port)));
+        acting
+            .filter_map(|(policy, _)| self.policies.get(policy))
+            .collect()
+    }
+
     /// The keys that workloads of this node need and that are published elsewhere, in a fixed order.
     pub fn wanted_keys(&self) -> impl Iterator<Item = &WantedKeys> {
         self.ring.remote.values()
@@ -227,6 +236,28 @@ impl Guard {
         headers: &HeaderMap,
         now: SystemTime,
     ) -> Result<Admitted, Failure> {
+        self.look(port, uri, headers, now, RemoteKeys::missed)
+    }
+
+    /// What [`Self::admit`] would say, without asking for keys that are not here.
+    pub fn foresee(
+        &self,
+        port: u16,
+        uri: &Uri,
+        headers: &HeaderMap,
+        now: SystemTime,
+    ) -> Result<Admitted, Failure> {
+        self.look(port, uri, headers, now, |_remote| {})
+    }
+
+    fn look(
+        &self,
+        port: u16,
+        uri: &Uri,
+        headers: &HeaderMap,
+        now: SystemTime,
+        on_missed: fn(&RemoteKeys),
+    ) -> Result<Admitted, Failure> {
         let acting = || {
             let policies = self.policies.iter();
             policies.filter(|policy| policy.ports.as_ref().is_none_or(|ports| ports.contains(&port)))
@@ -249,7 +280,7 @@ impl Guard {
                 if tokens > MAX_TOKENS {
                     return Err(Failure::TooMany);
                 }
-                let (rule, claims) = believed(&rules, location, &text, now)?;
+                let (rule, claims) = believed(&rules, location, &text, now, on_missed)?;
                 if !rule.forwards_token() && !admitted.stripped.contains(location) {
                     admitted.stripped.push(location.clone());
                 }
@@ -269,6 +300,7 @@ fn believed<'g>(
     location: &TokenLocation,
     text: &str,
     now: f64,
+    on_missed: fn(&RemoteKeys),
 ) -> Result<(&'g Rule, Claims), Failure> {
     let token = Token::read(text)?;
     let mut why = Failure::Issuer;
@@ -276,7 +308,7 @@ fn believed<'g>(
         .iter()
         .filter(|rule| rule.is_of(&token.payload) && rule.locations().contains(location));
     for rule in of_issuer {
-        match rule.believe(text, &token, now) {
+        match rule.believe(text, &token, now, on_missed) {
             Ok(claims) => return Ok((rule, claims)),
             Err(failure) => why = failure,
         }

@@ -51,8 +51,15 @@ impl Rule {
         payload.issuer.as_deref() == Some(&*self.declared.issuer)
     }
 
-    /// Whether the token holds at `now`, in seconds since 1970; in Envoy's order: dates, audience, signature.
-    pub(super) fn believe(&self, text: &str, token: &Token<'_>, now: f64) -> Result<Claims, Failure> {
+    /// Whether the token holds at `now`, in seconds since 1970; in Envoy's order: dates, audience, signature. `on_missed`
+    /// is told of keys that may be too old.
+    pub(super) fn believe(
+        &self,
+        text: &str,
+        token: &Token<'_>,
+        now: f64,
+        on_missed: fn(&RemoteKeys),
+    ) -> Result<Claims, Failure> {
         token.payload.is_timely(now)?;
         let wanted = &self.declared.audiences;
         let is_audience = |audience: &String| wanted.iter().any(|one| **one == **audience);
@@ -67,7 +74,7 @@ impl Rule {
                 let proved = current.and_then(|keys| keys.prove(text, token));
                 proved.inspect_err(|failure| {
                     if failure.may_be_old_keys() {
-                        remote.missed();
+                        on_missed(remote);
                     }
                 })
             }

@@ -72,6 +72,15 @@ impl Layer {
         layer
     }
 
+    /// The policies in their order, each with the ports on which it acts; `None` is all.
+    pub(super) fn sources(
+        &self,
+    ) -> impl Iterator<Item = (&Arc<AuthorizationPolicy>, Option<&BTreeSet<u16>>)> {
+        self.sources
+            .iter()
+            .map(|(policy, ports)| (policy, ports.as_ref()))
+    }
+
     /// The CUSTOM policies that name another provider than the one that is asked.
     pub(super) fn rivals(&self) -> &[Arc<AuthorizationPolicy>] {
         &self.rivals

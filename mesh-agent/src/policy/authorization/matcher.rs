@@ -55,6 +55,53 @@ pub(super) fn may_concern(rule: &PolicyRule, port: u16) -> bool {
     to && is_open(&rule.when)
 }
 
+/// A condition that keeps a rule from holding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unmet<'p> {
+    /// `from`, `to` or `when`.
+    pub part: &'static str,
+    /// Which of the alternatives of `from` or `to`; of `when` all are one.
+    pub alternative: usize,
+    /// The first that does not hold there.
+    pub condition: &'p Condition,
+    /// Whether only a request could tell, and there is none.
+    pub needs_request: bool,
+}
+
+/// Why [`rule`] does not hold: of each alternative the condition that fails, if it is a part none of whose alternatives
+/// holds. Empty where the rule holds.
+pub(super) fn unmet<'p>(
+    rule: &'p PolicyRule,
+    connection: &Connection<'_>,
+    content: Content<'_>,
+    doubt: Doubt,
+) -> Vec<Unmet<'p>> {
+    let failing = |part, alternative, conditions: &'p [Condition]| {
+        let that_is = |wanted: Match| {
+            let mut conditions = conditions.iter();
+            conditions.find(|condition| holds(condition, connection, content, doubt) == wanted)
+        };
+        let not = that_is(Match::No);
+        not.or_else(|| that_is(Match::NeedsRequest))
+            .map(|condition| Unmet {
+                part,
+                alternative,
+                condition,
+                needs_request: not.is_none(),
+            })
+    };
+    let of_part = |part, alternatives: &'p [Vec<Condition>]| {
+        let alternatives = alternatives.iter().enumerate();
+        let each = alternatives.map(|(alternative, conditions)| failing(part, alternative, conditions));
+        // One alternative that holds is enough.
+        each.collect::<Option<Vec<_>>>().unwrap_or_default()
+    };
+    let mut unmet = of_part("from", &rule.from);
+    unmet.extend(of_part("to", &rule.to));
+    unmet.extend(failing("when", 0, &rule.when));
+    unmet
+}
+
 /// A path template matches segment by segment.
 fn template(segments: &[Segment], path: &str) -> bool {
     let mut parts: Vec<&str> = path.split('/').collect();

@@ -10,8 +10,10 @@ mod layer;
 mod matcher;
 mod protection;
 mod rules;
+mod shown;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -20,7 +22,10 @@ use std::sync::Arc;
 pub use self::aliases::widened;
 pub use self::asked::{Connection, Host, Request};
 use self::compiler::{Compiled, Compiler};
+pub use self::matcher::Unmet;
 pub use self::protection::Protection;
+pub use self::shown::Shown;
+pub use self::trial::{PolicyTrial, RuleTrial};
 use crate::mesh::facts::Rejection;
 use crate::mesh::policy::authorization::{AuthorizationPolicy, PolicyAction};
 use crate::mesh::service::ServiceName;

@@ -2,6 +2,7 @@
 //!
 //! Place in the walk: asked once a connection, and once a request. Must not know: which workload it is.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::asked::{Connection, Content, Request};
@@ -31,6 +32,15 @@ struct Deciding<'p> {
 impl Protection {
     fn enforced(&self) -> Deciding<'_> {
         Deciding::of([&self.shared.enforced, &self.own.enforced])
+    }
+
+    /// The policies in their order, each with the ports on which it acts; `None` is all.
+    pub(super) fn sources(
+        &self,
+    ) -> impl Iterator<Item = (&Arc<AuthorizationPolicy>, Option<&BTreeSet<u16>>)> {
+        let mut all: Vec<_> = self.shared.sources().chain(self.own.sources()).collect();
+        all.sort_by_key(|(policy, _)| (&policy.namespace, &policy.name));
+        all.into_iter()
     }
 
     fn on_trial(&self) -> Deciding<'_> {

@@ -10,7 +10,7 @@ use http::{Request, Uri};
 
 use crate::mesh::policy::request_authentication::TokenLocation;
 use crate::policy::authentication::location::{cookie_name, parameters};
-use crate::policy::authentication::{Admitted, Claims};
+use crate::policy::authentication::{Admitted, Claims, Failure};
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Arrival;
 use crate::proxy::refusal::{Refusal, Unauthenticated};
@@ -30,25 +30,42 @@ pub(super) fn authenticate(
     let Some(guard) = arrival.guard(snapshot) else {
         return Ok(None);
     };
+    let port = arrival.addr.port();
     let admitted = guard
-        .admit(
-            arrival.addr.port(),
-            request.uri(),
-            request.headers(),
-            SystemTime::now(),
-        )
+        .admit(port, request.uri(), request.headers(), SystemTime::now())
         .map_err(|failure| {
             if failure.may_be_old_keys() {
                 mesh.snapshots.keys_missed();
             }
-            let refusal = Refusal::Unauthenticated(Unauthenticated {
-                failure,
-                challenge: challenge(authority, request.uri().path()),
-            });
+            let refusal = refusal(failure, authority, request);
             arrival.refused(mesh, &refusal);
             refusal
         })?;
     apply(admitted, request)
+}
+
+/// What [`authenticate`] would do; nobody is told, and no key is asked for.
+pub(super) fn foresee(
+    snapshot: &Snapshot,
+    arrival: &Arrival<'_>,
+    request: &mut Request<impl Sized>,
+    authority: &Authority,
+) -> Result<Option<Claims>, Refusal> {
+    let Some(guard) = arrival.guard(snapshot) else {
+        return Ok(None);
+    };
+    let port = arrival.addr.port();
+    let admitted = guard
+        .foresee(port, request.uri(), request.headers(), SystemTime::now())
+        .map_err(|failure| refusal(failure, authority, request))?;
+    apply(admitted, request)
+}
+
+fn refusal(failure: Failure, authority: &Authority, request: &Request<impl Sized>) -> Refusal {
+    Refusal::Unauthenticated(Unauthenticated {
+        failure,
+        challenge: challenge(authority, request.uri().path()),
+    })
 }
 
 /// What the client is asked for (RFC 6750 section 3), with `http://HOST/PATH` as Envoy writes it, without what could end the quoted text that it stands in.

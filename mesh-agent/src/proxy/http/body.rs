@@ -1,4 +1,4 @@
-//! Bodies on their way through: passed on frame by frame, never buffered, counted.
+//! Response bodies on their way through: passed on frame by frame, never buffered, counted.
 
 use std::fmt;
 use std::future::Future;
@@ -16,7 +16,6 @@ use crate::balance::Pick;
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
 use crate::proxy::conduct;
-use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::strict::clean_trailers;
 use crate::proxy::live::until_refused;
@@ -24,49 +23,6 @@ use crate::proxy::refusal::Refusal;
 use crate::telemetry::ResponseFlag;
 use crate::transport::http::BodyError;
 use crate::transport::pool::Leased;
-
-/// A request body that counts what passes.
-#[derive(Debug)]
-pub(super) struct RequestBody {
-    inner: Inflow,
-    ledger: Arc<Ledger>,
-}
-
-impl RequestBody {
-    pub(super) fn new(inner: Inflow, ledger: Arc<Ledger>) -> Self {
-        Self { inner, ledger }
-    }
-}
-
-impl http_body::Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        if let Some(Ok(frame)) = &mut frame {
-            if let Some(trailers) = frame.trailers_mut() {
-                clean_trailers(trailers);
-            }
-            self.ledger.request_bytes(data_len(frame));
-        }
-        if frame.is_none() || self.inner.is_end_stream() {
-            self.ledger.request_is_whole();
-        }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
 
 /// A response body: counts, sees gRPC trailers, holds the endpoint's unit of load and the route's deadline.
 #[derive(Debug)]

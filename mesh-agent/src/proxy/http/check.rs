@@ -1,4 +1,4 @@
-//! Carries a check to an authorizer and its answer back, in the name of the pod that is protected.
+//! Carries a question to an authorizer or a rate limit service and its answer back, in the name of the pod that is protected.
 //!
 //! Place in the walk: a small walk of its own, inside that of a request. Must not know: what is asked, why, or what the
 //! answer means.
@@ -34,13 +34,13 @@ use crate::transport::pool::{Connect, Leased, PoolKey, SendError, Wire};
 #[derive(Debug, thiserror::Error)]
 pub(in crate::proxy) enum AskError {
     /// It has no endpoint, or is not known.
-    #[error("the authorizer has no endpoint")]
+    #[error("the service has no endpoint")]
     NoEndpoint,
     /// It must not, or cannot, be reached in the name of the protected pod.
-    #[error("the authorizer cannot be asked by this pod")]
+    #[error("the service cannot be asked by this pod")]
     Refused(#[source] Refusal),
     /// No connection, or it broke.
-    #[error("the authorizer cannot be reached")]
+    #[error("the service cannot be reached")]
     Send(#[from] SendError),
     /// Too slow, or too many wait for it.
     #[error("no decision in time")]
@@ -53,16 +53,40 @@ pub(in crate::proxy) enum AskError {
     Check(#[from] CheckError),
 }
 
-/// Sends `check` to `authorizer` and collects the answer, with its trailers.
+/// A service that is asked about requests.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::proxy) struct Called<'a> {
+    /// Where it is.
+    pub(super) target: &'a AuthorizerTarget,
+    /// Its port.
+    pub(super) port: u16,
+    /// What it speaks.
+    pub(super) spoken: Wire,
+}
+
+impl<'a> From<&'a Authorizer> for Called<'a> {
+    fn from(authorizer: &'a Authorizer) -> Self {
+        Self {
+            target: &authorizer.target,
+            port: authorizer.port,
+            spoken: match authorizer.protocol {
+                CheckProtocol::Grpc => Wire::H2,
+                CheckProtocol::Http(_) => Wire::H1,
+            },
+        }
+    }
+}
+
+/// Sends `check` to a service and collects the answer, with its trailers.
 ///
 /// Waits as long as the caller does. Cancel-safe: the check is given up, its connection stays or is closed.
 pub(in crate::proxy) async fn send(
     mesh: &Arc<Mesh>,
     pod: &Arc<ServedPod>,
-    authorizer: &Authorizer,
+    called: Called<'_>,
     check: Request<Bytes>,
 ) -> Result<(Response<Bytes>, Option<HeaderMap>), AskError> {
-    let way = Way::find(mesh, pod, authorizer)?;
+    let way = Way::find(mesh, pod, called)?;
     let answer = Box::pin(way.carry(mesh, pod, check)).await?;
     let (head, body) = answer.into_parts();
     let body = Limited::new(body, MAX_ANSWER)
@@ -106,10 +130,10 @@ struct Way {
 }
 
 impl Way {
-    fn find(mesh: &Mesh, pod: &ServedPod, authorizer: &Authorizer) -> Result<Self, AskError> {
+    fn find(mesh: &Mesh, pod: &ServedPod, called: Called<'_>) -> Result<Self, AskError> {
         let snapshot = mesh.snapshots.load();
         let like = pod.pod.workload.addrs.first().ok_or(AskError::NoEndpoint)?;
-        let (addr, workload, pick) = match &authorizer.target {
+        let (addr, workload, pick) = match called.target {
             AuthorizerTarget::Service(service) => {
                 let facts = PickFacts {
                     dialled: *like,
@@ -119,7 +143,7 @@ impl Way {
                     now: Instant::now(),
                 };
                 let picked = snapshot
-                    .upstream(service, authorizer.port)
+                    .upstream(service, called.port)
                     .and_then(|upstream| upstream.pick(&facts, &mut rand::rng()).ok())
                     .ok_or(AskError::NoEndpoint)?;
                 (
@@ -129,7 +153,7 @@ impl Way {
                 )
             }
             AuthorizerTarget::Addr(ip) => {
-                let addr = SocketAddr::new(*ip, authorizer.port);
+                let addr = SocketAddr::new(*ip, called.port);
                 (addr, snapshot.workload_at(*ip).cloned(), None)
             }
         };
@@ -138,10 +162,7 @@ impl Way {
             hop: Hop::decide(mesh, &snapshot, workload.as_ref(), addr.port()).map_err(AskError::Refused)?,
             addr,
             own: SocketAddr::new(own, 0),
-            spoken: match authorizer.protocol {
-                CheckProtocol::Grpc => Wire::H2,
-                CheckProtocol::Http(_) => Wire::H1,
-            },
+            spoken: called.spoken,
             _pick: pick,
         })
     }

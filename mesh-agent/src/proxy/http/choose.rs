@@ -1,6 +1,6 @@
-//! Chooses what a request of this node's applications goes to: a route's backend, and an endpoint of it.
+//! Chooses what a request of this node's applications goes to: a route's backend, and then an endpoint of it.
 //!
-//! Place in the walk: the first part of the decision, on the client's side. Must not know: policies, how the endpoint is
+//! Place in the walk: part of both decisions on the client's side. Must not know: policies, how the endpoint is
 //! reached.
 
 use std::net::SocketAddr;
@@ -16,11 +16,11 @@ use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
 use crate::proxy::Ends;
 use crate::proxy::affinity::Affinity;
+use crate::proxy::http::decide::Target;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::routed::{self, Applied};
 use crate::proxy::refusal::Refusal;
-use crate::route::{CompiledAction, Decided};
-use crate::snapshot::{Destination, PickFacts, Snapshot, Upstream};
+use crate::snapshot::{PickFacts, Snapshot, Upstream};
 
 /// An endpoint that was chosen, and what was known when it was.
 pub(super) struct Choice {
@@ -41,26 +41,46 @@ pub(super) enum Routed {
     Answer(Response<Bytes>),
 }
 
-/// An endpoint of `upstream`.
-pub(super) fn pick(
+/// An endpoint of `target`, which is one of the `tried` afterwards.
+pub(super) fn endpoint(
+    target: &Target,
+    ends: Ends,
+    request: &Request<impl Sized>,
+    tried: Option<&mut Vec<SocketAddr>>,
+) -> Result<Choice, Refusal> {
+    match target {
+        Target::Upstream(upstream) => pick(upstream, ends, request, tried),
+        Target::Workload {
+            workload,
+            protocol,
+            service,
+        } => Ok(Choice {
+            addr: ends.original,
+            workload: Some(Arc::clone(workload)),
+            protocol: *protocol,
+            service: service.clone(),
+            pick: None,
+            breakers: None,
+            cookie: None,
+        }),
+    }
+}
+
+fn pick(
     upstream: &Upstream,
     ends: Ends,
     request: &Request<impl Sized>,
+    tried: Option<&mut Vec<SocketAddr>>,
 ) -> Result<Choice, Refusal> {
-    let Affinity { hash, cookie } = upstream
-        .hash_key()
-        .map(|key| Affinity::of_request(key, request, ends.client.ip()))
-        .unwrap_or_default();
-    let facts = PickFacts {
-        dialled: ends.original.ip(),
-        hash,
-        of: Limit::Requests,
-        tried: &[],
-        now: Instant::now(),
-    };
+    let before = tried.as_deref().map_or(&[][..], Vec::as_slice);
+    let (facts, cookie) = pick_facts(upstream, ends, request, before);
     let picked = upstream.pick(&facts, &mut rand::rng())?;
+    let addr = picked.endpoint.addr;
+    if let Some(tried) = tried {
+        tried.push(addr);
+    }
     Ok(Choice {
-        addr: picked.endpoint.addr,
+        addr,
         workload: picked.endpoint.workload.clone(),
         protocol: upstream.protocol,
         service: Some(upstream.service.clone()),
@@ -70,29 +90,25 @@ pub(super) fn pick(
     })
 }
 
-/// What no route acts on.
-pub(super) fn unrouted(destination: Destination, ends: Ends, ledger: &Ledger) -> Result<Choice, Refusal> {
-    match destination {
-        Destination::Workload {
-            workload,
-            protocol,
-            service,
-        } => Ok(Choice {
-            addr: ends.original,
-            workload: Some(workload),
-            protocol,
-            service,
-            pick: None,
-            breakers: None,
-            cookie: None,
-        }),
-        Destination::NoSuchPort(service) => {
-            ledger.service(&service);
-            Err(Refusal::NoSuchPort)
-        }
-        // The Service vanished while the connection lived on.
-        Destination::Unknown | Destination::Service(_) => Err(Refusal::NoEndpoint),
-    }
+/// What an endpoint of `upstream` is picked by, and the cookie that the client is given for it.
+pub(super) fn pick_facts<'t>(
+    upstream: &Upstream,
+    ends: Ends,
+    request: &Request<impl Sized>,
+    tried: &'t [SocketAddr],
+) -> (PickFacts<'t>, Option<HeaderValue>) {
+    let Affinity { hash, cookie } = upstream
+        .hash_key()
+        .map(|key| Affinity::of_request(key, request, ends.client.ip()))
+        .unwrap_or_default();
+    let facts = PickFacts {
+        dialled: ends.original.ip(),
+        hash,
+        of: Limit::Requests,
+        tried,
+        now: Instant::now(),
+    };
+    (facts, cookie)
 }
 
 /// Applies the routes that are attached to the dialled Service, if any.
@@ -109,34 +125,16 @@ pub(super) fn routed(
     };
     let facts = routed::facts_of(request, authority, dialled.port, client);
     let decided = routes.decide(&facts).ok_or(Refusal::NoRoute)?;
-    let Decided { rule, prefix } = &decided;
-    ledger.route(&rule.route);
-    if let Some(response) = rule
-        .cors
-        .as_ref()
-        .and_then(|cors| routed::preflight(cors, request))
-    {
-        return Ok(Routed::Answer(response));
+    ledger.route(&decided.rule.route);
+    if let Some(answer) = routed::own_answer(&decided, request, authority, dialled.port)? {
+        return Ok(Routed::Answer(answer));
     }
-    match &rule.action {
-        CompiledAction::Redirect(redirect) => routed::redirect(
-            redirect,
-            request.uri(),
-            authority,
-            dialled.port,
-            prefix.as_deref(),
-        )
-        .map(Routed::Answer),
-        CompiledAction::Respond(response) => Ok(Routed::Answer(routed::respond(response))),
-        CompiledAction::Forward(shares) => {
-            let backend = shares.choose(&mut rand::rng()).ok_or(Refusal::InvalidBackend)?;
-            let upstream = snapshot.upstream(&backend.service, backend.port);
-            let upstream = Arc::clone(upstream.ok_or(Refusal::InvalidBackend)?);
-            let backend = Arc::clone(backend);
-            Ok(Routed::To(
-                upstream,
-                Some(Applied::new(decided, backend, request.headers())),
-            ))
-        }
-    }
+    let backend = decided.rule.backends().choose(&mut rand::rng());
+    let backend = Arc::clone(backend.ok_or(Refusal::InvalidBackend)?);
+    let upstream = snapshot.backend(&backend);
+    let upstream = Arc::clone(upstream.ok_or(Refusal::InvalidBackend)?);
+    Ok(Routed::To(
+        upstream,
+        Some(Applied::new(decided, backend, request.headers())),
+    ))
 }

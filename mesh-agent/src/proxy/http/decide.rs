@@ -1,106 +1,119 @@
-//! Decides where a request goes, before anything is done: facts in, one plain value out.
+//! Decides what a request of this node's applications goes to: once for a request, however often it is tried.
+//!
+//! Place in the walk: the first decision on the client's side; an endpoint is chosen for each attempt by [`super::plan`].
+//! Must not know: endpoints, policies of the destination, connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::uri::Authority;
-use http::{HeaderValue, Request, Response, Version};
+use http::{Request, Response};
 use tokio::time::Instant;
 
-use crate::balance::{Breakers, Pick};
-use crate::external::HeaderChange;
-use crate::mesh::identity::SpiffeId;
-use crate::mesh::service::AppProtocol;
-use crate::policy::authentication::Claims;
-use crate::proxy::arrival::Visit;
-use crate::proxy::hop::Hop;
-use crate::proxy::http::authenticate::authenticate;
-use crate::proxy::http::choose::{Routed, pick, routed, unrouted};
-use crate::proxy::http::headers::{ORIGINAL_VERSION, authority};
-use crate::proxy::http::ledger::Ledger;
+use crate::mesh::service::{AppProtocol, ServiceName};
+use crate::mesh::workload::Workload;
+use crate::proxy::http::choose::{Routed, routed};
+use crate::proxy::http::headers::authority;
+use crate::proxy::http::plan::Caller;
 use crate::proxy::http::routed::Applied;
 use crate::proxy::http::{Connection, Side};
-use crate::proxy::inbound::{destination_flow, visit};
-use crate::proxy::outbound::{same_node, source_flow};
-use crate::proxy::pods::ServedPod;
+use crate::proxy::inbound::destination_flow;
+use crate::proxy::outbound::source_flow;
 use crate::proxy::refusal::Refusal;
-use crate::proxy::{Ends, Mesh};
-use crate::snapshot::{Destination, Snapshot};
-use crate::telemetry::{FlowLabels, PathTaken, PeerLabels, Reporter, Security};
-use crate::transport::pool::Wire;
+use crate::snapshot::{Destination, Upstream};
+use crate::telemetry::{FlowLabels, Security};
 
-/// Where a request goes and how.
-#[derive(Debug)]
-pub(super) struct Plan {
-    /// The way to the endpoint.
-    pub(super) hop: Hop,
-    /// The endpoint.
-    pub(super) addr: SocketAddr,
-    /// The pod in whose name the connection is made.
-    pub(super) via: Arc<ServedPod>,
-    /// The client that the application is shown.
-    pub(super) client: SocketAddr,
-    /// What the application at the end is spoken to in.
-    pub(super) wire: Wire,
-    /// The authority that the client named.
+/// Where a request goes, before an endpoint is chosen.
+#[derive(Debug, Clone)]
+pub(super) struct Course {
+    /// What may answer it.
+    pub(super) target: Target,
+    /// The authority that the application is shown.
     pub(super) authority: Authority,
     /// The route that the request took, if one did.
     pub(super) route: Option<Applied>,
     /// When the whole transaction must be over.
     pub(super) deadline: Option<Instant>,
-    /// When the response must have begun.
-    pub(super) attempt_deadline: Option<Instant>,
-    /// Counts the request as active at its endpoint, and is told what became of it.
-    pub(super) pick: Option<Pick>,
-    /// What may be under way to the upstream.
-    pub(super) breakers: Option<Breakers>,
-    /// What the response sets so that the client's next request finds the same endpoint.
-    pub(super) cookie: Option<HeaderValue>,
-    /// The arrival at a pod of this node, for as long as the request is under way.
-    pub(super) visit: Option<Visit>,
-    /// What the request's token claims, as the policies of that pod asked for it.
-    pub(super) token: Option<Claims>,
-    /// The extension provider that must let the request in before the other policies are asked.
-    pub(super) ask: Option<Arc<str>>,
-    /// What it wants written into the response's headers.
-    pub(super) on_response: Vec<HeaderChange>,
 }
 
-impl Plan {
-    /// When the response must have begun.
-    pub(super) fn first_deadline(&self) -> Option<Instant> {
-        self.deadline.into_iter().chain(self.attempt_deadline).min()
-    }
+/// What may answer a request.
+#[derive(Debug, Clone)]
+pub(super) enum Target {
+    /// Any endpoint of a Service port.
+    Upstream(Arc<Upstream>),
+    /// The pod whose own address the client dialled.
+    Workload {
+        /// The pod.
+        workload: Arc<Workload>,
+        /// What is known to be spoken on the port.
+        protocol: AppProtocol,
+        /// The Service whose endpoint it is, if any.
+        service: Option<ServiceName>,
+    },
 }
 
 /// What becomes of a request.
 #[derive(Debug)]
 pub(super) enum Decision {
     /// It is sent on.
-    Forward(Box<Plan>),
+    Forward(Course),
     /// A route answers it.
     Answer(Response<Bytes>),
 }
 
-/// Takes the decision for one request, which is changed as its route says; what is learned on the way is noted in
-/// `ledger`.
-pub(super) fn decide(
-    mesh: &Mesh,
-    side: &Side,
-    request: &mut Request<impl Sized>,
-    ledger: &Ledger,
-) -> Result<Decision, Refusal> {
-    match side {
-        Side::Outbound { source, ends } => outbound(mesh, source, *ends, request, ledger),
-        Side::Inbound { pod, ends, peer } => {
-            if peer.is_none() {
-                ledger.path_taken(PathTaken::Plain);
+/// Takes the decision for one request, which is changed as its route says; what is learned on the way is noted.
+pub(super) fn decide(caller: &Caller<'_>, request: &mut Request<impl Sized>) -> Result<Decision, Refusal> {
+    let Caller {
+        mesh,
+        source,
+        ends,
+        ledger,
+    } = *caller;
+    let snapshot = mesh.snapshots.load();
+    let mut authority = authority_or(request, ends.original)?;
+    let began = Instant::now();
+    let (target, route) = match snapshot.destination(ends.original) {
+        Destination::Service(dialled) => {
+            ledger.service(&dialled.service);
+            let client = &source.pod.workload;
+            match routed(&snapshot, client, dialled, request, &authority, ledger)? {
+                Routed::Answer(response) => return Ok(Decision::Answer(response)),
+                Routed::To(upstream, route) => {
+                    ledger.service(&upstream.service);
+                    if let Some(route) = &route {
+                        route.edit_request(request, &mut authority, snapshot.path_form())?;
+                    }
+                    (Target::Upstream(upstream), route)
+                }
             }
-            let plan = inbound(mesh, pod, *ends, peer.as_ref(), request)?;
-            Ok(Decision::Forward(Box::new(plan)))
         }
-    }
+        Destination::Workload {
+            workload,
+            protocol,
+            service,
+        } => {
+            let target = Target::Workload {
+                workload,
+                protocol,
+                service,
+            };
+            (target, None)
+        }
+        Destination::NoSuchPort(service) => {
+            ledger.service(&service);
+            return Err(Refusal::NoSuchPort);
+        }
+        // The Service vanished while the connection lived on.
+        Destination::Unknown => return Err(Refusal::NoEndpoint),
+    };
+    let limit = route.as_ref().and_then(|route| route.limits().request);
+    Ok(Decision::Forward(Course {
+        target,
+        authority,
+        route,
+        deadline: limit.map(|limit| began + limit),
+    }))
 }
 
 /// The labels that a request is opened with; the outbound walk learns the destination later.
@@ -111,185 +124,10 @@ pub(super) fn first_flow(connection: &Connection) -> FlowLabels {
     }
 }
 
-fn outbound(
-    mesh: &Mesh,
-    source: &Arc<ServedPod>,
-    ends: Ends,
-    request: &mut Request<impl Sized>,
-    ledger: &Ledger,
-) -> Result<Decision, Refusal> {
-    let snapshot = mesh.snapshots.load();
-    let mut authority = authority_or(request, ends.original)?;
-    let began = Instant::now();
-    let (choice, route) = match snapshot.destination(ends.original) {
-        Destination::Service(dialled) => {
-            ledger.service(&dialled.service);
-            match routed(
-                &snapshot,
-                &source.pod.workload,
-                dialled,
-                request,
-                &authority,
-                ledger,
-            )? {
-                Routed::Answer(response) => return Ok(Decision::Answer(response)),
-                Routed::To(upstream, route) => {
-                    ledger.service(&upstream.service);
-                    if let Some(route) = &route {
-                        route.edit_request(request, &mut authority, snapshot.path_form())?;
-                    }
-                    (pick(&upstream, ends, request)?, route)
-                }
-            }
-        }
-        other @ (Destination::Workload { .. } | Destination::NoSuchPort(_) | Destination::Unknown) => {
-            (unrouted(other, ends, ledger)?, None)
-        }
-    };
-    if let Some(service) = &choice.service {
-        ledger.service(service);
-    }
-    let hop = Hop::decide(mesh, &snapshot, choice.workload.as_ref(), choice.addr.port())?;
-    if matches!(hop, Hop::SameNode(_)) {
-        let flow = source_flow(
-            source,
-            choice.workload.as_deref(),
-            choice.service.clone(),
-            hop.security(),
-        );
-        ledger.also(FlowLabels {
-            reporter: Reporter::Destination,
-            ..flow
-        });
-    }
-    let destination = Arc::new(
-        choice
-            .workload
-            .as_deref()
-            .map_or_else(PeerLabels::unknown, PeerLabels::of),
-    );
-    for record in ledger.records() {
-        record.destination(Arc::clone(&destination));
-        record.security(hop.security());
-        record.upstream(choice.addr);
-    }
-    ledger.path_taken(hop.path());
-    let visit = same_node(&hop, source, ends, choice.addr);
-    let (token, ask) = match &visit {
-        Some(visit) => admit(mesh, &snapshot, visit, request, &authority)?,
-        None => (None, None),
-    };
-    let limits = route.as_ref().map(Applied::limits).unwrap_or_default();
-    Ok(Decision::Forward(Box::new(Plan {
-        hop,
-        addr: choice.addr,
-        via: Arc::clone(source),
-        client: ends.client,
-        wire: wire_for(choice.protocol, request.version()),
-        authority,
-        route,
-        deadline: limits.request.map(|limit| began + limit),
-        attempt_deadline: limits.attempt.map(|limit| began + limit),
-        pick: choice.pick,
-        breakers: choice.breakers,
-        cookie: choice.cookie,
-        visit,
-        token,
-        ask,
-        on_response: Vec::new(),
-    })))
-}
-
-fn inbound(
-    mesh: &Mesh,
-    pod: &Arc<ServedPod>,
-    ends: Ends,
-    peer: Option<&SpiffeId>,
-    request: &mut Request<impl Sized>,
-) -> Result<Plan, Refusal> {
-    let snapshot = mesh.snapshots.load();
-    let authority = authority_or(request, ends.original)?;
-    // Asked for each request: the policy may have changed since the connection was accepted.
-    let visit = visit(pod, ends, peer);
-    let (token, ask) = admit(mesh, &snapshot, &visit, request, &authority)?;
-    let from_agent = peer.is_some();
-    let port = snapshot.inbound(&pod.pod.workload, ends.original.port());
-    let original_version = request.headers().get(ORIGINAL_VERSION).filter(|_| from_agent);
-    let version = match original_version.map(HeaderValue::as_bytes) {
-        Some(b"1") => Version::HTTP_11,
-        Some(_) | None => request.version(),
-    };
-    Ok(Plan {
-        hop: Hop::SameNode(Arc::clone(pod)),
-        addr: ends.original,
-        via: Arc::clone(pod),
-        client: ends.client,
-        wire: wire_for(port.protocol, version),
-        authority,
-        route: None,
-        deadline: None,
-        attempt_deadline: None,
-        pick: None,
-        breakers: None,
-        cookie: None,
-        visit: Some(visit),
-        token,
-        ask,
-        on_response: Vec::new(),
-    })
-}
-
-/// What the policies of the pod that is reached say: its tokens first, since authorization asks for what they claim.
-/// Returns what the token claims, and the extension provider that must be asked before the other policies are.
-fn admit(
-    mesh: &Mesh,
-    snapshot: &Snapshot,
-    visit: &Visit,
-    request: &mut Request<impl Sized>,
-    authority: &Authority,
-) -> Result<(Option<Claims>, Option<Arc<str>>), Refusal> {
-    let arrival = visit.arrival();
-    arrival
-        .judge_plaintext(snapshot)
-        .inspect_err(|refusal| arrival.refused(mesh, refusal))?;
-    let token = authenticate(mesh, snapshot, &arrival, request, authority)?;
-    let ask = arrival.admit_request(mesh, snapshot, request, authority, token.as_ref())?;
-    Ok((token, ask))
-}
-
-/// A port that declares HTTP/2 gets it; any other is spoken to as the client spoke.
-fn wire_for(protocol: AppProtocol, spoken: Version) -> Wire {
-    match protocol {
-        AppProtocol::Http2 | AppProtocol::Grpc => Wire::H2,
-        AppProtocol::Http | AppProtocol::Tcp | AppProtocol::Detect if spoken == Version::HTTP_2 => Wire::H2,
-        AppProtocol::Http | AppProtocol::Tcp | AppProtocol::Detect => Wire::H1,
-    }
-}
-
 /// An HTTP/1.0 client may name no authority: what it dialled stands in for it.
 pub(super) fn authority_or(request: &Request<impl Sized>, dialled: SocketAddr) -> Result<Authority, Refusal> {
     match authority(request)? {
         Some(authority) => Ok(authority),
         None => dialled.to_string().parse().map_err(|_invalid| Refusal::Malformed),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn http_2_is_spoken_where_it_is_declared_or_was_spoken() {
-        for (protocol, spoken, expected) in [
-            (AppProtocol::Http, Version::HTTP_11, Wire::H1),
-            (AppProtocol::Http, Version::HTTP_10, Wire::H1),
-            (AppProtocol::Http, Version::HTTP_2, Wire::H2),
-            (AppProtocol::Http2, Version::HTTP_11, Wire::H2),
-            (AppProtocol::Grpc, Version::HTTP_2, Wire::H2),
-            (AppProtocol::Detect, Version::HTTP_11, Wire::H1),
-            (AppProtocol::Detect, Version::HTTP_2, Wire::H2),
-        ] {
-            assert_eq!(wire_for(protocol, spoken), expected, "{protocol:?} {spoken:?}");
-        }
     }
 }

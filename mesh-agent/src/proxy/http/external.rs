@@ -16,19 +16,31 @@ use crate::mesh::policy::external::Authorizer;
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
 use crate::proxy::http::check::{self, AskError};
-use crate::proxy::http::decide::Plan;
 use crate::proxy::http::headers::ORIGINAL_VERSION;
-use crate::proxy::http::inflow::Inflow;
+use crate::proxy::http::plan::Plan;
+use crate::proxy::http::upload::Upload;
 use crate::proxy::refusal::{Refusal, Unapproved};
 use crate::snapshot::Snapshot;
 use crate::telemetry::CheckResult;
 
-/// Has `provider` decide, changes the request as it says, and asks the other policies about what became of it.
+/// Asks the provider that a plan names, if it names one, and the other policies about what became of the request.
 ///
 /// Waits as long as the provider's timeout and the route's deadline allow. Cancel-safe: the check is given up.
 pub(super) async fn admit(
     mesh: &Arc<Mesh>,
-    request: &mut Request<Inflow>,
+    request: &mut Request<Upload>,
+    plan: &mut Plan,
+) -> Result<(), Refusal> {
+    match plan.ask.take() {
+        Some(provider) => Box::pin(ask(mesh, request, plan, provider)).await,
+        None => Ok(()),
+    }
+}
+
+/// Has `provider` decide, changes the request as it says, and asks the other policies about what became of it.
+async fn ask(
+    mesh: &Arc<Mesh>,
+    request: &mut Request<Upload>,
     plan: &mut Plan,
     provider: Arc<str>,
 ) -> Result<(), Refusal> {
@@ -90,7 +102,7 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    async fn about(&self, request: &mut Request<Inflow>, plan: &Plan) -> Outcome {
+    async fn about(&self, request: &mut Request<Upload>, plan: &Plan) -> Outcome {
         // Before the permit: a client that is slow must not keep others from being asked about.
         let shown = self.shown(request.body_mut()).await?;
         let permit = timeout(self.authorizer.timeout, self.visit.pod.checks.acquire()).await;
@@ -115,7 +127,7 @@ impl Asked<'_> {
         check::undecided(&self.visit.pod, self.authorizer, error).map(|()| None)
     }
 
-    async fn shown(&self, body: &mut Inflow) -> Result<Option<Shown>, Refusal> {
+    async fn shown(&self, body: &mut Upload) -> Result<Option<Shown>, Refusal> {
         let Some(checked) = self.authorizer.body else {
             return Ok(None);
         };
@@ -135,7 +147,7 @@ impl Asked<'_> {
 
     async fn decision(
         &self,
-        request: &Request<Inflow>,
+        request: &Request<Upload>,
         plan: &Plan,
         shown: Option<Shown>,
     ) -> Result<Decision, AskError> {
@@ -143,14 +155,15 @@ impl Asked<'_> {
             let snapshot = self.mesh.snapshots.load();
             external::check(self.authorizer, &self.question(&snapshot, request, plan, shown))?
         };
-        let (answer, trailers) = check::send(self.mesh, &self.visit.pod, self.authorizer, check).await?;
+        let (answer, trailers) =
+            check::send(self.mesh, &self.visit.pod, self.authorizer.into(), check).await?;
         Ok(external::decide(self.authorizer, answer, trailers.as_ref())?)
     }
 
     fn question<'q>(
         &'q self,
         snapshot: &Snapshot,
-        request: &'q Request<Inflow>,
+        request: &'q Request<Upload>,
         plan: &'q Plan,
         body: Option<Shown>,
     ) -> Question<'q> {
@@ -187,7 +200,7 @@ impl Asked<'_> {
 }
 
 /// Changes the query, if the authorizer wants it.
-fn changed_target(request: &mut Request<Inflow>, changes: &Changes) -> Result<(), CheckError> {
+fn changed_target(request: &mut Request<Upload>, changes: &Changes) -> Result<(), CheckError> {
     let Some(target) = request.uri().path_and_query() else {
         return Ok(());
     };

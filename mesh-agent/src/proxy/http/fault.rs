@@ -5,13 +5,14 @@
 
 use http::Request;
 
-use crate::mesh::route::Drawn;
+use crate::mesh::route::{Drawn, Fault};
 use crate::proxy::Mesh;
 use crate::proxy::http::Side;
 use crate::proxy::http::decide::authority_or;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::routed;
 use crate::proxy::refusal::Refusal;
+use crate::route::CompiledRule;
 use crate::snapshot::Destination;
 use crate::telemetry::ResponseFlag;
 
@@ -65,14 +66,7 @@ fn draw(mesh: &Mesh, side: &Side, request: &Request<impl Sized>, ledger: &Ledger
         return Ok(Drawn::default());
     };
     let rule = &decided.rule;
-    // A preflight that the agent answers is no request to the application, and never fails.
-    let is_preflight = |cors| routed::preflight(cors, request).is_some();
-    if rule.cors.as_ref().is_some_and(is_preflight) {
-        return Ok(Drawn::default());
-    }
-    let drawn = rule
-        .fault
-        .as_ref()
+    let drawn = of(rule, request)
         .map(|fault| fault.draw(&mut rand::rng()))
         .unwrap_or_default();
     if drawn != Drawn::default() {
@@ -80,4 +74,12 @@ fn draw(mesh: &Mesh, side: &Side, request: &Request<impl Sized>, ledger: &Ledger
         ledger.route(&rule.route);
     }
     Ok(drawn)
+}
+
+/// The faults of a rule that may befall a request: a preflight that the agent answers is none to the application, and never
+/// fails.
+pub(super) fn of<'r>(rule: &'r CompiledRule, request: &Request<impl Sized>) -> Option<&'r Fault> {
+    let is_preflight = |cors| routed::preflight(cors, request).is_some();
+    let is_spared = rule.cors.as_ref().is_some_and(is_preflight);
+    rule.fault.as_ref().filter(|_| !is_spared)
 }

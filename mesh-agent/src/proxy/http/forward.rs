@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use http::header::{HeaderName, HeaderValue, SET_COOKIE};
+use http::header::{HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
@@ -14,11 +14,11 @@ use crate::proxy::Mesh;
 use crate::proxy::breaker::limited;
 use crate::proxy::conduct;
 use crate::proxy::hop::Hop;
-use crate::proxy::http::body::{RequestBody, ResponseBody, Watch};
-use crate::proxy::http::decide::Plan;
+use crate::proxy::http::body::{ResponseBody, Watch};
 use crate::proxy::http::headers::{ORIGINAL_VERSION, prepare, prepare_response};
-use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
+use crate::proxy::http::plan::Plan;
+use crate::proxy::http::upload::Upload;
 use crate::proxy::refusal::Refusal;
 use crate::transport::http::Body;
 use crate::transport::pool::{Connect, Leased, PoolKey, Wire};
@@ -26,22 +26,33 @@ use crate::transport::pool::{Connect, Leased, PoolKey, Wire};
 /// Carries one request over a pooled connection.
 pub(super) async fn carry(
     mesh: &Arc<Mesh>,
-    request: Request<Inflow>,
+    request: Request<Upload>,
     mut plan: Plan,
     ledger: &Arc<Ledger>,
 ) -> Result<Response<Body>, Refusal> {
+    let response = send(mesh, request, &mut plan, ledger).await?;
+    Ok(answer(mesh, response, plan, ledger))
+}
+
+/// Sends a request over a pooled connection, and waits for the head of its response.
+pub(super) async fn send(
+    mesh: &Arc<Mesh>,
+    request: Request<Upload>,
+    plan: &mut Plan,
+    ledger: &Ledger,
+) -> Result<Response<Leased>, Refusal> {
     let (pool, key) = match &plan.hop {
         Hop::SameNode(pod) => {
             let client = plan.via.client_like(plan.client, plan.addr).ip();
-            (&pod.pool, key_of(&plan, Some(client), plan.wire))
+            (&pod.pool, key_of(plan, Some(client), plan.wire))
         }
-        Hop::OtherNode { .. } => (&plan.via.pool, key_of(&plan, None, Wire::H2)),
-        Hop::Plain { .. } => (&plan.via.pool, key_of(&plan, None, plan.wire)),
+        Hop::OtherNode { .. } => (&plan.via.pool, key_of(plan, None, Wire::H2)),
+        Hop::Plain { .. } => (&plan.via.pool, key_of(plan, None, plan.wire)),
     };
     if request.body().is_end_stream() {
         ledger.request_is_whole();
     }
-    let request = ready(request, &plan, key.wire, ledger)?;
+    let request = ready(request, plan, key.wire)?;
     let connect: Connect = {
         let (mesh, via, hop) = (Arc::clone(mesh), Arc::clone(&plan.via), plan.hop.clone());
         let (client, addr) = (plan.client, plan.addr);
@@ -50,22 +61,16 @@ pub(super) async fn carry(
         })
     };
     let sent = within(plan.first_deadline(), pool.send(&key, request, connect)).await;
-    let response = sent
-        .and_then(|sent| sent.map_err(Refusal::from))
-        .inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
+    let sent = sent.and_then(|sent| sent.map_err(Refusal::from));
+    let response = sent.inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Refusal::NoAnswer);
     }
-    Ok(answer(mesh, response, plan, ledger))
+    Ok(response)
 }
 
 /// Makes the request what the next connection must see.
-pub(super) fn ready(
-    mut request: Request<Inflow>,
-    plan: &Plan,
-    wire: Wire,
-    ledger: &Arc<Ledger>,
-) -> Result<Request<Body>, Refusal> {
+pub(super) fn ready(mut request: Request<Upload>, plan: &Plan, wire: Wire) -> Result<Request<Body>, Refusal> {
     prepare(&mut request, wire, &plan.authority)?;
     request.headers_mut().remove(ORIGINAL_VERSION);
     if matches!(plan.hop, Hop::OtherNode { .. }) && plan.wire == Wire::H1 {
@@ -73,12 +78,17 @@ pub(super) fn ready(
             .headers_mut()
             .insert(ORIGINAL_VERSION, HeaderValue::from_static("1"));
     }
-    if !request.headers().contains_key(REQUEST_ID)
+    identify(request.headers_mut());
+    Ok(request.map(BodyExt::boxed_unsync))
+}
+
+/// Gives a request without one an id that joins the log lines of both agents and of the application.
+pub(super) fn identify(headers: &mut HeaderMap) {
+    if !headers.contains_key(REQUEST_ID)
         && let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string())
     {
-        request.headers_mut().insert(REQUEST_ID, id);
+        headers.insert(REQUEST_ID, id);
     }
-    Ok(request.map(|body| RequestBody::new(body, Arc::clone(ledger)).boxed_unsync()))
 }
 
 /// Notes the response and lets its body hold what must live as long.
@@ -89,9 +99,7 @@ pub(super) fn answer(
     ledger: &Arc<Ledger>,
 ) -> Response<Body> {
     conduct::answered(plan.pick.as_mut(), &response, ledger.is_grpc());
-    for record in ledger.records() {
-        record.respond(response.status().as_u16());
-    }
+    ledger.each(|record| record.respond(response.status().as_u16()));
     ledger.grpc_status_in(response.headers());
     prepare_response(response.headers_mut());
     if let Some(route) = &plan.route {
@@ -130,5 +138,4 @@ fn key_of(plan: &Plan, client: Option<std::net::IpAddr>, wire: Wire) -> PoolKey 
     }
 }
 
-/// Joins the log lines of both agents and of the application.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

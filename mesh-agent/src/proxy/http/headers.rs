@@ -18,6 +18,10 @@ use crate::transport::pool::Wire;
 /// shown to, an application.
 pub(super) const ORIGINAL_VERSION: HeaderName = HeaderName::from_static("x-mesh-agent-http-version");
 
+/// Says in a response of the destination's agent how its own attempt ended. Never accepted from, nor shown to, an
+/// application.
+pub(super) const UNSERVED: HeaderName = HeaderName::from_static("x-mesh-agent-unserved");
+
 /// The authority that the client named: the request target's, else `Host`.
 ///
 /// Errors: several `Host` lines, none where HTTP/1.1 demands one (RFC 9112 section 3.2), or user information, which
@@ -148,6 +152,7 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
 
 /// As [`remove_hop_by_hop`], for a response; `Trailer` announces fields that go on.
 pub(super) fn prepare_response(headers: &mut HeaderMap) {
+    headers.remove(UNSERVED);
     let trailer = headers.remove(TRAILER);
     remove_hop_by_hop(headers);
     if let Some(trailer) = trailer {

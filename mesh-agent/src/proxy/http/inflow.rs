@@ -1,80 +1,115 @@
-//! The body of a client's request, of which the beginning may have been looked at before it is sent on.
+//! The body of a request as it is read from whoever sends it: counted, copied for mirrors, and given once more where its
+//! beginning was looked at before it is sent on.
+//!
+//! Place in the walk: under the body of every request. Must not know: where the request goes, how often.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-/// A request body that gives what was read of it once more.
+use crate::proxy::http::copied::{CopiedBody, Feeds};
+use crate::proxy::http::ledger::Ledger;
+use crate::proxy::http::strict::clean_trailers;
+use crate::transport::http::BodyError;
+
+/// A request body that gives what was looked at of it once more.
 #[derive(Debug)]
-pub(super) struct Inflow {
+pub(super) struct Inflow<B = Incoming> {
+    rest: B,
+    ledger: Arc<Ledger>,
+    feeds: Feeds,
+    /// What was looked at and is still to be given.
     read: VecDeque<Frame<Bytes>>,
-    rest: Incoming,
     /// The body ended, or failed, while it was looked at.
-    end: Option<Result<(), hyper::Error>>,
+    end: Option<Result<(), BodyError>>,
 }
 
-impl From<Incoming> for Inflow {
-    fn from(rest: Incoming) -> Self {
+impl<B> Inflow<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    /// What `ledger` is told of.
+    pub(super) fn new(rest: B, ledger: Arc<Ledger>) -> Self {
         Self {
-            read: VecDeque::new(),
             rest,
+            ledger,
+            feeds: Feeds::default(),
+            read: VecDeque::new(),
             end: None,
         }
     }
-}
 
-impl Inflow {
-    /// Reads until `limit` bytes are known or the body ends; the first `limit` bytes, and whether there are more.
-    ///
-    /// Waits for the client as long as the caller does. Cancel-safe: what was read stays.
-    pub(super) async fn peek(&mut self, limit: usize) -> (Bytes, bool) {
+    /// A copy of a body of which nothing was read yet.
+    pub(super) fn copy(&mut self) -> CopiedBody {
+        self.feeds.copy(&self.rest)
+    }
+
+    /// Reads until more than `limit` bytes are known or the body ends. Cancel-safe: what was read stays.
+    pub(super) fn poll_peek(&mut self, limit: usize, cx: &mut Context<'_>) -> Poll<()> {
         while self.end.is_none() && self.known() <= limit {
-            match self.rest.frame().await {
+            match ready!(self.poll_rest(cx)) {
                 Some(Ok(frame)) => self.read.push_back(frame),
                 Some(Err(error)) => self.end = Some(Err(error)),
                 None => self.end = Some(Ok(())),
             }
         }
-        let mut peeked = BytesMut::new();
-        for data in self.read.iter().filter_map(Frame::data_ref) {
-            peeked.extend_from_slice(data);
-        }
-        let is_more = peeked.len() > limit;
-        peeked.truncate(limit);
-        (peeked.freeze(), is_more)
+        Poll::Ready(())
+    }
+
+    /// What was looked at and is still to be given.
+    pub(super) fn peeked(&self) -> impl Iterator<Item = &Bytes> {
+        self.read.iter().filter_map(Frame::data_ref)
     }
 
     fn known(&self) -> usize {
-        self.read.iter().filter_map(Frame::data_ref).map(Bytes::len).sum()
+        self.peeked().map(Bytes::len).sum()
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut frame = ready!(Pin::new(&mut self.rest).poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame {
+            if let Some(trailers) = frame.trailers_mut() {
+                clean_trailers(trailers);
+            }
+            let len = frame.data_ref().map_or(0, Bytes::len);
+            self.ledger.request_bytes(u64::try_from(len).unwrap_or(u64::MAX));
+            self.feeds.pass_on(frame);
+        }
+        if frame.is_none() || self.rest.is_end_stream() {
+            self.ledger.request_is_whole();
+            self.feeds.end();
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 }
 
-impl Body for Inflow {
+impl<B> Body for Inflow<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(frame) = self.read.pop_front() {
             return Poll::Ready(Some(Ok(frame)));
         }
         match self.end.take() {
-            Some(Ok(())) => {
+            Some(end) => {
                 self.end = Some(Ok(()));
-                Poll::Ready(None)
+                Poll::Ready(end.err().map(Err))
             }
-            Some(Err(error)) => {
-                self.end = Some(Ok(()));
-                Poll::Ready(Some(Err(error)))
-            }
-            None => Pin::new(&mut self.rest).poll_frame(cx),
+            None => self.poll_rest(cx),
         }
     }
 
@@ -91,15 +126,28 @@ impl Body for Inflow {
         match &self.end {
             Some(Ok(())) => SizeHint::with_exact(read),
             Some(Err(_)) => SizeHint::default(),
-            None => {
-                let rest = self.rest.size_hint();
-                let mut hint = SizeHint::new();
-                hint.set_lower(rest.lower().saturating_add(read));
-                if let Some(upper) = rest.upper() {
-                    hint.set_upper(upper.saturating_add(read));
-                }
-                hint
-            }
+            None => longer(&self.rest.size_hint(), read),
         }
     }
+}
+
+/// `hint` for so many bytes more.
+pub(super) fn longer(hint: &SizeHint, more: u64) -> SizeHint {
+    let mut longer = SizeHint::new();
+    longer.set_lower(hint.lower().saturating_add(more));
+    if let Some(upper) = hint.upper() {
+        longer.set_upper(upper.saturating_add(more));
+    }
+    longer
+}
+
+/// The first `limit` bytes of `parts`, and whether there are more.
+pub(super) fn beginning<'b>(parts: impl Iterator<Item = &'b Bytes>, limit: usize) -> (Bytes, bool) {
+    let mut beginning = BytesMut::new();
+    for part in parts {
+        beginning.extend_from_slice(part);
+    }
+    let is_more = beginning.len() > limit;
+    beginning.truncate(limit);
+    (beginning.freeze(), is_more)
 }

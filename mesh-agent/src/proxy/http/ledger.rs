@@ -1,14 +1,17 @@
 //! The records of one request: one for each reporter that this agent is.
 
 use std::borrow::Cow;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::time::Instant;
 
 use http::HeaderMap;
 use http::header::HeaderValue;
+use parking_lot::Mutex;
 
 use crate::mesh::service::ServiceName;
 use crate::proxy::http::half_closed::Turn;
 use crate::proxy::refusal::Refusal;
+use crate::telemetry::plain::clipped;
 use crate::telemetry::{FlowLabels, HttpRecord, HttpStart, PathTaken, ResponseFlag, Telemetry};
 
 /// Shared by the walk and by both bodies; whoever drops it last closes the records.
@@ -16,8 +19,10 @@ use crate::telemetry::{FlowLabels, HttpRecord, HttpStart, PathTaken, ResponseFla
 pub(super) struct Ledger {
     telemetry: Telemetry,
     start: HttpStart,
-    first: HttpRecord,
-    second: OnceLock<HttpRecord>,
+    /// None for a mirror's request: whoever called made one request.
+    first: Option<HttpRecord>,
+    /// Of the attempt that is under way at a pod of this node.
+    second: Mutex<Option<HttpRecord>>,
     is_grpc: bool,
     turn: Turn,
 }
@@ -37,20 +42,45 @@ impl Ledger {
         Arc::new(Self {
             telemetry: telemetry.clone(),
             start,
-            first,
-            second: OnceLock::new(),
+            first: Some(first),
+            second: Mutex::default(),
             is_grpc,
             turn,
         })
     }
 
+    /// Of a copy of the request: only a destination on this node reports it.
+    pub(super) fn of_copy(&self, authority: &str) -> Arc<Self> {
+        Arc::new(Self {
+            telemetry: self.telemetry.clone(),
+            start: HttpStart {
+                authority: clipped(authority),
+                started: Instant::now(),
+                ..self.start.clone()
+            },
+            first: None,
+            second: Mutex::default(),
+            is_grpc: self.is_grpc,
+            turn: Turn::new(Arc::default()),
+        })
+    }
+
     /// This agent is the destination's too: a second record is kept from now on.
     pub(super) fn also(&self, flow: FlowLabels) {
-        let record = self
-            .second
-            .get_or_init(|| self.telemetry.http(flow, self.start.clone()));
+        let record = self.telemetry.http(flow, self.start.clone());
         if self.is_grpc {
             record.request_is_grpc();
+        }
+        let before = self.second.lock().replace(record);
+        drop(before);
+    }
+
+    /// The attempt that is under way is over, and another one follows: its destination has had a request, the client no
+    /// answer yet.
+    pub(super) fn attempt_is_over(&self, tell: impl FnOnce(&HttpRecord)) {
+        let second = self.second.lock().take();
+        if let Some(record) = second {
+            tell(&record);
         }
     }
 
@@ -64,74 +94,84 @@ impl Ledger {
         self.turn.end();
     }
 
+    /// When the head of the request was complete.
+    pub(super) fn started(&self) -> Instant {
+        self.start.started
+    }
+
     pub(super) fn is_grpc(&self) -> bool {
         self.is_grpc
     }
 
-    /// All records.
-    pub(super) fn records(&self) -> impl Iterator<Item = &HttpRecord> {
-        std::iter::once(&self.first).chain(self.second.get())
+    /// Tells all records.
+    pub(super) fn each(&self, tell: impl Fn(&HttpRecord)) {
+        if let Some(first) = &self.first {
+            tell(first);
+        }
+        if let Some(second) = &*self.second.lock() {
+            tell(second);
+        }
     }
 
     pub(super) fn flag(&self, flag: ResponseFlag, details: impl Into<Cow<'static, str>>) {
         let details = details.into();
-        for record in self.records() {
+        self.each(|record| {
             record.flag(flag);
             record.details(details.clone());
-        }
+        });
     }
 
     pub(super) fn refused(&self, refusal: &Refusal) {
-        self.flag(refusal.flag(), refusal.details());
-        for record in self.records() {
-            record.respond(if self.is_grpc {
-                200
-            } else {
-                refusal.status().as_u16()
-            });
-            if self.is_grpc {
-                record.grpc_status(refusal.grpc_status());
-            }
+        self.each(|record| self.refused_at(record, refusal));
+    }
+
+    /// Notes a refusal on one record.
+    pub(super) fn refused_at(&self, record: &HttpRecord, refusal: &Refusal) {
+        record.flag(refusal.flag());
+        record.details(refusal.details());
+        if self.is_grpc {
+            record.respond(200);
+            record.grpc_status(refusal.grpc_status());
+        } else {
+            record.respond(refusal.status().as_u16());
         }
     }
 
     pub(super) fn service(&self, service: &ServiceName) {
-        self.first.service(service.clone());
+        if let Some(first) = &self.first {
+            first.service(service.clone());
+        }
     }
 
     /// Told once for a request, on the source's record: it is counted.
     pub(super) fn path_taken(&self, path: PathTaken) {
-        self.first.path_taken(path);
+        if let Some(first) = &self.first {
+            first.path_taken(path);
+        }
     }
 
     pub(super) fn route(&self, route: &str) {
-        for record in self.records() {
-            record.route(route);
-        }
+        self.each(|record| record.route(route));
     }
 
     /// Notes the gRPC status that headers or trailers carry, if they do.
     pub(super) fn grpc_status_in(&self, headers: &HeaderMap) {
-        let status = headers
-            .get("grpc-status")
-            .map(HeaderValue::to_str)
-            .and_then(Result::ok);
-        if let Some(code) = status.and_then(|text| text.parse().ok()) {
-            for record in self.records() {
-                record.grpc_status(code);
-            }
+        if let Some(code) = grpc_status(headers) {
+            self.each(|record| record.grpc_status(code));
         }
     }
 
     pub(super) fn request_bytes(&self, count: u64) {
-        for record in self.records() {
-            record.add_request_bytes(count);
-        }
+        self.each(|record| record.add_request_bytes(count));
     }
 
     pub(super) fn response_bytes(&self, count: u64) {
-        for record in self.records() {
-            record.add_response_bytes(count);
-        }
+        self.each(|record| record.add_response_bytes(count));
     }
+}
+
+/// `grpc-status`, of a head or of trailers.
+pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    let text = headers.get("grpc-status").map(HeaderValue::to_str);
+    text.and_then(Result::ok)?.parse().ok()
 }

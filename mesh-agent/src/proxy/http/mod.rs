@@ -1,10 +1,13 @@
 //! The HTTP walk: one connection of a client, request by request.
 
+mod admission;
 mod authenticate;
 mod body;
 pub(super) mod check;
 mod choose;
+mod copied;
 mod decide;
+pub mod explain;
 pub(super) mod external;
 mod fault;
 mod forward;
@@ -13,11 +16,19 @@ mod half_closed;
 mod headers;
 mod inflow;
 mod ledger;
+mod limit;
+mod mirror;
+mod outcome;
 pub(super) mod path;
+mod patience;
+mod plan;
+mod replay;
 mod reply;
 mod routed;
 mod strict;
+mod tries;
 mod upgrade;
+mod upload;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -33,18 +44,22 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::detect::Spoken;
 use crate::mesh::identity::SpiffeId;
+use crate::proxy::http::admission::admit;
 use crate::proxy::http::decide::{Decision, decide};
 use crate::proxy::http::framing::Framed;
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
+use crate::proxy::http::headers::UNSERVED;
 use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
+use crate::proxy::http::plan::Caller;
+use crate::proxy::http::upload::Upload;
 use crate::proxy::inbound::visit;
 use crate::proxy::live::until_newly_refused;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
-use crate::telemetry::HttpStart;
 use crate::telemetry::plain::clipped;
+use crate::telemetry::{HttpStart, PathTaken};
 use crate::transport::ByteStream;
 use crate::transport::http::{
     Body, CONNECTION_WINDOW, MAX_HEAD, MAX_HEAD_BYTES, STREAM_WINDOW, TaskExecutor,
@@ -209,6 +224,11 @@ impl Connection {
                 tracing::debug!(%refusal, cause = ?refusal, "request refused");
                 ledger.refused(&refusal);
                 let mut response = reply::refuse(&refusal, ledger.is_grpc());
+                if let (Side::Inbound { peer: Some(_), .. }, Some(told)) =
+                    (&self.side, outcome::told(&refusal))
+                {
+                    response.headers_mut().insert(UNSERVED, told);
+                }
                 // What follows a request that was not understood may be no request (RFC 9112 section 11.2).
                 if refusal.is_misunderstanding() && version <= Version::HTTP_11 {
                     let headers = response.headers_mut();
@@ -241,18 +261,42 @@ impl Connection {
         ledger: &Arc<Ledger>,
         upgrade: Option<HeaderValue>,
     ) -> Result<Response<Body>, Refusal> {
-        let mut plan = match decide(&self.mesh, &self.side, &mut request, ledger)? {
-            Decision::Forward(plan) => *plan,
-            Decision::Answer(response) => return Ok(reply::whole(response, ledger)),
+        let mesh = &self.mesh;
+        let inflow = |body| Inflow::new(body, Arc::clone(ledger));
+        let (request, mut plan) = match &self.side {
+            Side::Outbound { source, ends } => {
+                let caller = Caller {
+                    mesh,
+                    source,
+                    ends: *ends,
+                    ledger,
+                };
+                let course = match decide(&caller, &mut request)? {
+                    Decision::Forward(course) => course,
+                    Decision::Answer(response) => return Ok(reply::whole(response, ledger)),
+                };
+                let mut request = request.map(inflow);
+                if upgrade.is_none() {
+                    mirror::send(&caller, &course, &mut request);
+                    return tries::carry(&caller, course, request).await;
+                }
+                let plan = plan::outbound(&caller, course, &mut request, None)?;
+                (request, plan)
+            }
+            Side::Inbound { pod, ends, peer } => {
+                if peer.is_none() {
+                    ledger.path_taken(PathTaken::Plain);
+                }
+                let plan = plan::inbound(mesh, pod, *ends, peer.as_ref(), &mut request)?;
+                (request.map(inflow), plan)
+            }
         };
-        let mut request = request.map(Inflow::from);
-        if let Some(provider) = plan.ask.take() {
-            Box::pin(external::admit(&self.mesh, &mut request, &mut plan, provider)).await?;
+        let mut request = request.map(Upload::Once);
+        admit(mesh, &mut request, &mut plan).await?;
+        match upgrade {
+            Some(protocol) => Box::pin(upgrade::carry(mesh, request, plan, ledger, protocol)).await,
+            None => Box::pin(forward::carry(mesh, request, plan, ledger)).await,
         }
-        if let Some(protocol) = upgrade {
-            return Box::pin(upgrade::carry(&self.mesh, request, plan, ledger, protocol)).await;
-        }
-        Box::pin(forward::carry(&self.mesh, request, plan, ledger)).await
     }
 
     fn start_of(&self, request: &Request<Incoming>) -> HttpStart {

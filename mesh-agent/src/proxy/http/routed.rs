@@ -17,11 +17,13 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Uri};
 
 use crate::mesh::mesh_config::PathForm;
-use crate::mesh::route::{Cors, DirectResponse, Filters, PathRewrite, Redirect};
+use crate::mesh::route::{Cors, DirectResponse, Filters, Mirror, PathRewrite, Redirect, RetryPolicy};
 use crate::mesh::workload::Workload;
 use crate::proxy::http::headers::normalise_path;
 use crate::proxy::refusal::Refusal;
-use crate::route::{Asked, Backend, CompiledRule, Decided, Dialled, RequestFacts, location, rewritten};
+use crate::route::{
+    Asked, Backend, CompiledAction, CompiledRule, Decided, Dialled, RequestFacts, location, rewritten,
+};
 
 /// A rule that was chosen for a request, and its backend.
 #[derive(Debug, Clone)]
@@ -61,6 +63,18 @@ impl Applied {
             request: self.rule.request_timeout,
             attempt: self.rule.attempt_timeout,
         }
+    }
+
+    /// When the request is tried again, if ever.
+    pub(super) fn retry(&self) -> Option<&RetryPolicy> {
+        self.rule.retry.as_ref()
+    }
+
+    /// Who may get copies of the request: mirrors of the rule, then those of the backend.
+    pub(super) fn mirrors(&self) -> impl Iterator<Item = &Mirror> {
+        [&self.rule.filters, &self.backend.filters]
+            .into_iter()
+            .flat_map(|filters| &filters.mirrors)
     }
 
     /// Makes the request what the backend must see: the rule's changes first, then those of the backend.
@@ -133,8 +147,29 @@ pub(super) fn facts_of<'a>(
     }
 }
 
+/// What the rule that was chosen answers itself, if it does; `dialled` is the port that the client dialled.
+pub(super) fn own_answer(
+    decided: &Decided,
+    request: &Request<impl Sized>,
+    authority: &Authority,
+    dialled: u16,
+) -> Result<Option<Response<Bytes>>, Refusal> {
+    let Decided { rule, prefix } = decided;
+    let cors = rule.cors.as_ref();
+    if let Some(response) = cors.and_then(|cors| preflight(cors, request)) {
+        return Ok(Some(response));
+    }
+    match &rule.action {
+        CompiledAction::Redirect(to) => {
+            redirect(to, request.uri(), authority, dialled, prefix.as_deref()).map(Some)
+        }
+        CompiledAction::Respond(response) => Ok(Some(respond(response))),
+        CompiledAction::Forward(_) => Ok(None),
+    }
+}
+
 /// Where a redirected client must go; `dialled` is the port that it dialled.
-pub(super) fn redirect(
+fn redirect(
     redirect_to: &Redirect,
     uri: &Uri,
     authority: &Authority,
@@ -155,7 +190,7 @@ pub(super) fn redirect(
 }
 
 /// What a rule answers itself.
-pub(super) fn respond(direct: &DirectResponse) -> Response<Bytes> {
+fn respond(direct: &DirectResponse) -> Response<Bytes> {
     let mut response = Response::new(Bytes::copy_from_slice(&direct.body));
     *response.status_mut() = direct.status;
     response

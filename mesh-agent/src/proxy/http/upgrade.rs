@@ -24,12 +24,12 @@ use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
 use crate::proxy::breaker::limited;
 use crate::proxy::conduct;
-use crate::proxy::http::decide::Plan;
 use crate::proxy::http::forward::{answer, ready, within};
 use crate::proxy::http::headers::prepare_response;
-use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
+use crate::proxy::http::plan::Plan;
 use crate::proxy::http::reply::switching;
+use crate::proxy::http::upload::Upload;
 use crate::proxy::live::until_refused;
 use crate::proxy::refusal::Refusal;
 use crate::snapshot::Snapshot;
@@ -42,14 +42,14 @@ use crate::transport::relay::{Meter, RelayEnd, relay};
 /// Carries a request that asks for `protocol`; when the application agrees, carries the bytes that follow.
 pub(super) async fn carry(
     mesh: &Arc<Mesh>,
-    mut request: Request<Inflow>,
+    mut request: Request<Upload>,
     mut plan: Plan,
     ledger: &Arc<Ledger>,
     protocol: HeaderValue,
 ) -> Result<Response<Body>, Refusal> {
     let client_side = hyper::upgrade::on(&mut request);
     let asked = Asked::of(&request, &plan);
-    let mut request = ready(request, &plan, Wire::H1, ledger)?;
+    let mut request = ready(request, &plan, Wire::H1)?;
     request
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -62,9 +62,7 @@ pub(super) async fn carry(
         return Ok(answer(mesh, response.map(Leased::unpooled), plan, ledger));
     }
     conduct::answered(plan.pick.as_mut(), &response, false);
-    for record in ledger.records() {
-        record.respond(StatusCode::SWITCHING_PROTOCOLS.as_u16());
-    }
+    ledger.each(|record| record.respond(StatusCode::SWITCHING_PROTOCOLS.as_u16()));
     ledger.is_answered();
     let upstream_side = hyper::upgrade::on(&mut response);
     let mut headers = std::mem::take(response.headers_mut());
@@ -136,7 +134,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn of(request: &Request<Inflow>, plan: &Plan) -> Option<Self> {
+    fn of(request: &Request<Upload>, plan: &Plan) -> Option<Self> {
         let visit = plan.visit.clone()?;
         let mut head = Request::new(());
         *head.method_mut() = request.method().clone();

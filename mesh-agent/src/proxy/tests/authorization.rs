@@ -54,7 +54,7 @@ pub(super) fn from(pod: LabPod) -> PolicyRule {
     }
 }
 
-fn to(of: TextAttribute, text: &str) -> PolicyRule {
+pub(super) fn to(of: TextAttribute, text: &str) -> PolicyRule {
     PolicyRule {
         to: vec![vec![is(of, text)]],
         ..PolicyRule::default()

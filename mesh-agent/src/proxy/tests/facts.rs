@@ -90,7 +90,7 @@ impl LabPod {
     }
 }
 
-fn meta(object: String) -> Arc<ObjectMeta> {
+pub(super) fn meta(object: String) -> Arc<ObjectMeta> {
     Arc::new(ObjectMeta {
         origin: "test".into(),
         object: object.into(),
@@ -130,6 +130,8 @@ pub(super) fn endpoint(service: &str, addr: SocketAddr) -> Endpoint {
         workload: None,
         hostname: None,
         place: EndpointPlace::default(),
+        labels: std::collections::BTreeMap::new(),
+        weight: 1,
     }
 }
 
@@ -198,6 +200,7 @@ pub(super) fn destination_rule(service: &str, policy: WrittenPolicy) -> Destinat
         host: HostPattern::Service(name(service)),
         policy,
         ports: Vec::new(),
+        subsets: Vec::new(),
     }
 }
 

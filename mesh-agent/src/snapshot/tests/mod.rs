@@ -7,6 +7,9 @@ mod lookups;
 mod nodes;
 mod places;
 mod rebuilds;
+mod service_entries;
+mod stream_routes;
+mod subsets;
 mod traffic;
 mod virtual_services;
 
@@ -83,6 +86,8 @@ fn endpoint(service: &str, addr: &str, condition: EndpointCondition) -> Endpoint
         workload: None,
         hostname: None,
         place: EndpointPlace::default(),
+        labels: std::collections::BTreeMap::new(),
+        weight: 1,
     }
 }
 

@@ -14,6 +14,7 @@ pub(super) fn rule(name: &str, namespace: &str, host: HostPattern, policy: Writt
         host,
         policy,
         ports: Vec::new(),
+        subsets: Vec::new(),
     }
 }
 
@@ -273,4 +274,56 @@ fn an_endpoint_that_answers_late_is_picked_less_by_peak_ewma() {
     }
     // Only when both draws are the slow one: a quarter.
     assert!((60..140).contains(&times), "{times}");
+}
+
+#[test]
+fn what_is_foreseen_is_picked_and_foreseeing_takes_nothing() {
+    for (is_sticky, hash) in [(false, None), (true, Some(7))] {
+        let mut facts = Facts {
+            destination_rules: vec![rule("a", "shop", web_host(), limited(1))],
+            ..web()
+        };
+        facts.services[0].traffic.has_affinity = is_sticky;
+        let (snapshot, _) = build(&facts);
+        let upstream = upstream(&snapshot);
+        let asked = PickFacts {
+            hash,
+            ..request_to(vip())
+        };
+        for _ in 0..9 {
+            let foreseen = upstream.foresee(&asked, &mut rand::rng()).unwrap().addr;
+            let again = upstream.foresee(&asked, &mut rand::rng()).unwrap();
+            assert_eq!((again.addr, again.active()), (foreseen, 0), "{is_sticky}");
+            let picked = upstream.pick(&asked, &mut rand::rng()).unwrap();
+            assert_eq!(picked.endpoint.addr, foreseen, "{is_sticky}");
+            let full = upstream.foresee(&asked, &mut rand::rng());
+            assert_eq!(full.err(), Some(Unpicked::Overflow), "{is_sticky}");
+        }
+        let overflows = upstream.breakers().vitals().overflows(Limit::Requests);
+        assert_eq!(overflows, 0, "{is_sticky}");
+    }
+}
+
+#[test]
+fn groups_stand_as_they_share_the_traffic() {
+    let facts = Facts {
+        destination_rules: vec![rule("a", "shop", web_host(), ejecting())],
+        ..web()
+    };
+    let (snapshot, _) = build(&facts);
+    let upstream = upstream(&snapshot);
+    let ejected = fail_one(&upstream);
+    let groups = upstream.standings(vip());
+    let shares: f64 = groups.iter().map(|group| group.share_percent).sum();
+    assert!((shares - 100.0).abs() < 1e-9, "{groups:?}");
+    let endpoints = groups.iter().flat_map(|group| &group.endpoints);
+    let out: Vec<_> = endpoints
+        .clone()
+        .filter(|one| one.is_ejected())
+        .map(|one| one.addr)
+        .collect();
+    assert_eq!(
+        (endpoints.count(), out),
+        (upstream.endpoints().len(), vec![ejected])
+    );
 }

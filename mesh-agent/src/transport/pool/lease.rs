@@ -1,11 +1,13 @@
 //! A response body that holds its connection, and gives it back when it was read to the end.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use hyper::body::{Body, Incoming};
 
@@ -17,7 +19,12 @@ use crate::transport::pool::{H1Shelves, PoolKey};
 pub struct Leased {
     body: Incoming,
     lease: Lease,
+    /// What was looked at and is still to be given.
+    first: Option<Box<First>>,
 }
+
+/// The first frame of a body, or that there is none.
+type First = Option<Result<Frame<Bytes>, hyper::Error>>;
 
 #[derive(Debug)]
 enum Lease {
@@ -35,6 +42,7 @@ impl Leased {
         let mut leased = Self {
             body,
             lease: Lease::H1(Some(lease)),
+            first: None,
         };
         if leased.body.is_end_stream() {
             leased.give_back();
@@ -46,6 +54,7 @@ impl Leased {
         Self {
             body,
             lease: Lease::H2 { stream },
+            first: None,
         }
     }
 
@@ -54,7 +63,32 @@ impl Leased {
         Self {
             body,
             lease: Lease::None,
+            first: None,
         }
+    }
+
+    /// Waits for the first frame, which is given once more to whoever reads the body: the trailers, if no message comes
+    /// before them. Cancel-safe.
+    pub async fn trailers_only(&mut self) -> Result<Option<&HeaderMap>, hyper::Error> {
+        if self.first.is_none() {
+            let first = poll_fn(|cx| self.poll_body(cx)).await.transpose()?;
+            self.first = Some(Box::new(first.map(Ok)));
+        }
+        let first = self.first.as_deref().and_then(Option::as_ref);
+        Ok(first.and_then(|frame| frame.as_ref().ok()?.trailers_ref()))
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<First> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let ended = match &frame {
+            None => true,
+            Some(Ok(_)) => self.body.is_end_stream(),
+            Some(Err(_)) => false,
+        };
+        if ended {
+            self.give_back();
+        }
+        Poll::Ready(frame)
     }
 
     fn give_back(&mut self) {
@@ -74,24 +108,22 @@ impl Body for Leased {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        let ended = match &frame {
-            None => true,
-            Some(Ok(_)) => self.body.is_end_stream(),
-            Some(Err(_)) => false,
-        };
-        if ended {
-            self.give_back();
+        match self.first.take() {
+            Some(first) => Poll::Ready(*first),
+            None => self.poll_body(cx),
         }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.first.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        // Of a body that was looked at, the head says it if anybody does.
+        match self.first {
+            Some(_) => SizeHint::default(),
+            None => self.body.size_hint(),
+        }
     }
 }
 

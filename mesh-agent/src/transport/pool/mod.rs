@@ -264,7 +264,7 @@ fn closed_early(error: &hyper::Error) -> bool {
 
 /// Whether an HTTP/2 peer says that it did not begin with the request: its stream is above the last one of a graceful
 /// GOAWAY, or was refused (RFC 9113 sections 6.8 and 8.7: any such request may be sent again).
-fn never_begun(error: &hyper::Error) -> bool {
+pub fn never_begun(error: &hyper::Error) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<h2::Error>() {

@@ -156,6 +156,8 @@ fn facts(protocol: AppProtocol) -> Facts {
         endpoints: vec![crate::mesh::service::Endpoint {
             hostname: None,
             place: EndpointPlace::default(),
+            labels: BTreeMap::new(),
+            weight: 1,
             service: ServiceName::new("shop", "store"),
             meta,
             port_name: "main".into(),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use self::provider::Provider;
+pub(super) use self::provider::{SERVICE_RULE, service_target};
 use super::object::{Object, unknown_fields};
 use crate::control::manifest;
 use crate::mesh::facts::Rejection;

@@ -114,7 +114,8 @@ impl Provider<'_> {
         let over_http: OverHttp = self.object.parse_part(&over_http, &at)?;
         let named = |field: &str| format!("{kind}.{field}");
         Ok(Authorizer {
-            target: target(&common.service).ok_or_else(|| self.wrong(&named("service"), SERVICE_RULE))?,
+            target: service_target(&common.service)
+                .ok_or_else(|| self.wrong(&named("service"), SERVICE_RULE))?,
             port: Some(common.port)
                 .filter(|port| *port > 0)
                 .ok_or_else(|| self.wrong(&named("port"), "a port is not 0"))?,
@@ -211,7 +212,7 @@ impl Provider<'_> {
 
 /// `[NAMESPACE/]HOST`, of which the host is a Service's, or an address. The namespace only tells Services of one name
 /// apart, which a whole host name never needs.
-fn target(text: &str) -> Option<AuthorizerTarget> {
+pub(in crate::control::translate) fn service_target(text: &str) -> Option<AuthorizerTarget> {
     let (namespace, host) = match text.split_once('/') {
         Some((namespace, host)) => (Some(namespace), host),
         None => (None, text),
@@ -281,7 +282,8 @@ const HTTP_FIELDS: [&str; 7] = [
     "headersToDownstreamOnAllow",
     "headersToDownstreamOnDeny",
 ];
-const SERVICE_RULE: &str = "expected the host of a Service, NAME.NAMESPACE.svc.cluster.local, or an address";
+pub(in crate::control::translate) const SERVICE_RULE: &str =
+    "expected the host of a Service, NAME.NAMESPACE.svc.cluster.local, or an address";
 /// Istio's own.
 const DEFAULT_TIMEOUT: Duration = Duration::from_mins(10);
 const MAX_TIMEOUT: Duration = Duration::from_hours(1);

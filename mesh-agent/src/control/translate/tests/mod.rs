@@ -1,6 +1,7 @@
 //! What the translation promises, from manifests to facts.
 
 mod authorization;
+mod backend_traffic_policy;
 mod dns;
 mod fields;
 mod hostile;
@@ -10,6 +11,8 @@ mod probes;
 mod request_authentication;
 mod route_filters;
 mod routes;
+mod service_entries;
+mod stream_routes;
 mod traffic;
 mod virtual_service;
 

@@ -93,7 +93,7 @@ fn a_redirect_excludes_a_rewrite_and_backends() {
 }
 
 #[test]
-fn a_mirror_is_read_and_refused_as_nobody_sends_copies() {
+fn mirrors_are_read_with_their_shares() {
     for (share, expected) in [
         ("", Share::ALL),
         (
@@ -115,11 +115,25 @@ fn a_mirror_is_read_and_refused_as_nobody_sends_copies() {
             "{TO_WEB}, rules: [{{backendRefs: [{{name: a, port: 80}}], filters: [{{
                type: RequestMirror, requestMirror: {{backendRef: {{name: copy, port: 80}}{share}}}}}]}}]"
         ));
-        assert_eq!(fields, ["spec.rules[0].filters[0].requestMirror"]);
+        assert_eq!(fields, Vec::<String>::new());
         let rule = &route.unwrap().rules[0];
         assert_eq!(rule.filters.mirrors[0].share, expected);
-        assert!(rule.backends().is_empty());
+        assert_eq!(rule.backends().len(), 1);
     }
+}
+
+#[test]
+fn several_mirrors_may_stand_in_a_list_and_one_that_cannot_be_is_none() {
+    let mirror = |to: &str| format!("{{type: RequestMirror, requestMirror: {{backendRef: {{{to}}}}}}}");
+    let (route, fields) = route(&format!(
+        "{TO_WEB}, rules: [{{backendRefs: [{{name: a, port: 80}}], filters: [{}, {}, {}]}}]",
+        mirror("name: one, port: 80"),
+        mirror("name: two, port: 80"),
+        mirror("kind: Bucket, name: three"),
+    ));
+    assert_eq!(fields, ["spec.rules[0].filters[2].requestMirror.backendRef.kind"]);
+    let rule = &route.unwrap().rules[0];
+    assert_eq!((rule.filters.mirrors.len(), rule.backends().len()), (3, 1));
 }
 
 #[test]

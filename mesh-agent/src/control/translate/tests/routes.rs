@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{named, read};
-use crate::mesh::route::{BackendTarget, FieldMatch, HttpRoute, PathMatch, ValueMatch};
+use crate::mesh::route::{BackendTarget, FieldMatch, HttpRoute, PathMatch, RetryOn, ValueMatch};
 use crate::mesh::service::ServiceName;
 
 pub(super) const TO_WEB: &str = "parentRefs: [{group: '', kind: Service, name: web}]";
@@ -99,11 +99,11 @@ fn a_route_without_a_service_is_not_ours() {
 #[test]
 fn what_does_not_change_the_backend_is_reported_and_ignored() {
     for (rule, field) in [
-        ("retry: {attempts: 2}", "spec.rules[0].retry"),
         (
             "sessionPersistence: {sessionName: s}",
             "spec.rules[0].sessionPersistence",
         ),
+        ("retry: {unless: Sunday}", "spec.rules[0].retry.unless"),
     ] {
         let (route, fields) = route(&format!(
             "{TO_WEB}, rules: [{{backendRefs: [{{name: a, port: 80}}], {rule}}}]"
@@ -111,6 +111,28 @@ fn what_does_not_change_the_backend_is_reported_and_ignored() {
         assert_eq!(fields, [field]);
         assert_eq!(route.unwrap().rules[0].backends().len(), 1, "{rule}");
     }
+}
+
+#[test]
+fn retries_are_read_with_our_defaults_where_the_api_has_none() {
+    let retry = |written: &str| {
+        let (route, fields) = route(&format!(
+            "{TO_WEB}, rules: [{{backendRefs: [{{name: a, port: 80}}], {written}}}]"
+        ));
+        assert_eq!(fields, Vec::<String>::new(), "{written}");
+        route.unwrap().rules.remove(0).retry
+    };
+    assert_eq!(retry("name: without"), None);
+    let read = retry("retry: {codes: [500, 503], attempts: 3, backoff: 100ms}").unwrap();
+    let status = |code| RetryOn::Status(http::StatusCode::from_u16(code).unwrap());
+    assert_eq!(read.on, [RetryOn::Reset, status(500), status(503)]);
+    let pause = Duration::from_millis(100);
+    assert_eq!((read.attempts, read.backoff, read.least_pause), (3, pause, pause));
+    let by_default = retry("retry: {codes: [500]}").unwrap();
+    assert_eq!(
+        (by_default.attempts, by_default.backoff, by_default.least_pause),
+        (2, Duration::from_millis(25), Duration::ZERO)
+    );
 }
 
 #[test]

@@ -187,7 +187,7 @@ const WRONG: &[(&str, &[&str], bool)] = &[
     ("host: web", &[], false),
     ("host: web, trafficPolicy: {}", &[], false),
     (
-        "host: example.com.org.net, trafficPolicy: {outlierDetection: {}}",
+        "host: w*b.example.com, trafficPolicy: {outlierDetection: {}}",
         &["spec.host"],
         false,
     ),
@@ -202,8 +202,14 @@ const WRONG: &[(&str, &[&str], bool)] = &[
         true,
     ),
     (
-        "host: web, subsets: [], workloadSelector: {}, trafficPolicy: {tls: {mode: DISABLE}, outlierDetection: {}}",
-        &["spec.subsets", "spec.workloadSelector", "spec.trafficPolicy.tls"],
+        "host: web, subsets: [{name: a, colour: red}, {name: a}, {name: ''}], workloadSelector: {}, trafficPolicy: {tls: {mode: DISABLE}, outlierDetection: {}}",
+        &[
+            "spec.workloadSelector",
+            "spec.trafficPolicy.tls",
+            "spec.subsets[0].colour",
+            "spec.subsets[1].name",
+            "spec.subsets[2].name",
+        ],
         true,
     ),
     (
@@ -341,4 +347,29 @@ fn hosts_are_completed_by_the_rules_namespace() {
         HostPattern::Service(crate::mesh::service::ServiceName::new("shop", "web"))
     );
     assert_eq!(&*rule.namespace, "shop");
+}
+
+#[test]
+fn subsets_are_read_with_policies_of_their_own() {
+    let mut reading = reading_of(
+        "",
+        "host: web, subsets: [
+           {name: v1, labels: {version: v1}},
+           {name: v2, labels: {version: v2, tier: a}, trafficPolicy: {
+             loadBalancer: {simple: RANDOM},
+             portLevelSettings: [{port: {number: 80}, connectionPool: {http: {http2MaxRequests: 1}}}]}}]",
+    );
+    assert_eq!(reading.rejections, []);
+    let rule = reading.facts.destination_rules.remove(0);
+    assert_eq!(rule.policy, WrittenPolicy::default());
+    let [first, second] = rule.subsets.as_slice() else {
+        panic!("{rule:?}");
+    };
+    assert_eq!((&*first.name, &first.labels["version"][..]), ("v1", "v1"));
+    assert_eq!(first.policy, WrittenPolicy::default());
+    assert_eq!((&*second.name, second.labels.len()), ("v2", 2));
+    let balancer = second.policy.load_balancer.as_ref();
+    assert_eq!(balancer.unwrap().kind, Some(BalancerKind::Random));
+    assert_eq!(second.ports[0].0, 80);
+    assert_eq!(second.ports[0].1.limits.unwrap().requests, Some(1));
 }

@@ -9,7 +9,7 @@ use super::super::route_rule::Rule;
 use super::super::service::port_number;
 use super::http_route::Context;
 use super::text::{part, share};
-use super::{NO_SERVICE, headers, service_of};
+use super::{NO_SERVICE, headers};
 use crate::mesh::facts::Rejection;
 use crate::mesh::route::{BackendTarget, Mirror, RouteBackend, Share};
 
@@ -99,8 +99,29 @@ fn mirror(
     })
 }
 
-/// A destination at `at`; one that cannot be is reported, and its share of requests answered with 500.
+/// A destination at `at`; one that cannot be is reported and keeps its share.
 fn target(
+    rule: &mut Rule<'_>,
+    at: &str,
+    written: Option<&Value>,
+    context: &Context<'_>,
+) -> Result<BackendTarget, Rejection> {
+    let target = port_of_service(rule, at, written, context)?;
+    let Some(subset) = written.and_then(|written| part(written, "subset")) else {
+        return Ok(target);
+    };
+    let Some(subset) = subset.as_str() else {
+        return Err(rule.malformed(&format!("{at}.subset"), "expected a text"));
+    };
+    Ok(match target {
+        BackendTarget::Service(service, port) if !subset.is_empty() => {
+            BackendTarget::Subset(service, port, subset.into())
+        }
+        other @ (BackendTarget::Service(..) | BackendTarget::Subset(..) | BackendTarget::Invalid) => other,
+    })
+}
+
+fn port_of_service(
     rule: &mut Rule<'_>,
     at: &str,
     written: Option<&Value>,
@@ -109,12 +130,12 @@ fn target(
     let Some(written) = written.filter(|written| written.is_object()) else {
         return Err(rule.malformed(at, "expected a mapping"));
     };
-    let mut unknown = unknown_fields(written, &["host", "port"]);
+    let mut unknown = unknown_fields(written, &["host", "port", "subset"]);
     if let Some(field) = unknown.next() {
         return Ok(refused(rule, at, field, "not supported yet"));
     }
     let host = written.get("host").and_then(Value::as_str).unwrap_or_default();
-    let Some(service) = service_of(host, &rule.object.namespace) else {
+    let Some(service) = context.service_of(host, &rule.object.namespace) else {
         return Ok(refused(rule, at, "host", NO_SERVICE));
     };
     if let Some(port) = part(written, "port") {
@@ -135,7 +156,7 @@ fn target(
 }
 
 fn refused(rule: &mut Rule<'_>, at: &str, field: &str, reason: &str) -> BackendTarget {
-    let reason = format!("{reason}; its share of requests is answered with 500");
+    let reason = format!("{reason}; {}", rule.carried.lost_share());
     let rejection = rule.malformed(&format!("{at}.{field}"), reason);
     rule.rejections.push(rejection);
     BackendTarget::Invalid

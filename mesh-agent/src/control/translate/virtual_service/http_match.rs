@@ -129,7 +129,7 @@ fn query(rule: &Rule<'_>, at: &str, written: &Value) -> Result<Vec<FieldMatch>, 
     parameters.collect()
 }
 
-fn port(rule: &Rule<'_>, at: &str, written: &Value) -> Result<Option<u16>, Rejection> {
+pub(super) fn port(rule: &Rule<'_>, at: &str, written: &Value) -> Result<Option<u16>, Rejection> {
     let Some(port) = part(written, "port") else {
         return Ok(None);
     };
@@ -140,7 +140,11 @@ fn port(rule: &Rule<'_>, at: &str, written: &Value) -> Result<Option<u16>, Rejec
     port_number(rule.object, &format!("{}.{at}.port", rule.at), number).map(Some)
 }
 
-fn source_namespace(rule: &Rule<'_>, at: &str, written: &Value) -> Result<Option<Arc<str>>, Rejection> {
+pub(super) fn source_namespace(
+    rule: &Rule<'_>,
+    at: &str,
+    written: &Value,
+) -> Result<Option<Arc<str>>, Rejection> {
     match part(written, "sourceNamespace") {
         None => Ok(None),
         Some(Value::String(name)) if name.is_empty() => Ok(None),
@@ -149,7 +153,7 @@ fn source_namespace(rule: &Rule<'_>, at: &str, written: &Value) -> Result<Option
     }
 }
 
-fn labels(rule: &Rule<'_>, at: &str, written: &Value) -> Result<Vec<(String, String)>, Rejection> {
+pub(super) fn labels(rule: &Rule<'_>, at: &str, written: &Value) -> Result<Vec<(String, String)>, Rejection> {
     let labels = mapping(rule, at, written, "sourceLabels")?.map(|(name, value)| match value.as_str() {
         Some(value) => Ok((name.clone(), value.to_owned())),
         None => Err(rule.malformed(&format!("{at}.sourceLabels[{name}]"), "expected a text")),

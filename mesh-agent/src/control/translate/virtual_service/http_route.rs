@@ -2,16 +2,16 @@
 //!
 //! Place in the walk: part of [`super`]. Must not know: endpoints.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::super::object::{Object, unknown_fields};
-use super::super::route_rule::Rule;
+use super::super::route_rule::{Carried, Rule};
 use super::text::{duration_at, part};
-use super::{answer, cors, destination, fault, headers, http_match, is_absent, texts};
+use super::{answer, cors, destination, fault, headers, http_match, is_absent, service_of, texts};
 use crate::mesh::facts::Rejection;
 use crate::mesh::route::{HttpMatch, HttpRule, RetryPolicy, RuleAction};
 use crate::mesh::service::{Service, ServiceName};
@@ -20,8 +20,24 @@ use crate::mesh::service::{Service, ServiceName};
 #[derive(Debug)]
 pub(super) struct Context<'a> {
     pub(super) services: HashMap<&'a ServiceName, &'a Service>,
+    /// Hosts of ServiceEntries; the first by namespace of each.
+    pub(super) hosts: BTreeMap<&'a str, &'a ServiceName>,
     /// VirtualServices without hosts, by namespace and name.
     pub(super) delegates: HashMap<(&'a str, &'a str), &'a Object>,
+}
+
+impl Context<'_> {
+    /// The Service that a host names where `namespace` names it: that of a ServiceEntry, of the own namespace first, or
+    /// `NAME` and what may follow it.
+    pub(super) fn service_of(&self, host: &str, namespace: &str) -> Option<ServiceName> {
+        let host = host.to_ascii_lowercase();
+        let own = ServiceName::new(namespace, &host);
+        if own.is_host() && self.services.contains_key(&own) {
+            return Some(own);
+        }
+        let elsewhere = self.hosts.get(host.as_str()).copied().cloned();
+        elsewhere.or_else(|| service_of(&host, namespace))
+    }
 }
 
 /// The rules that one rule stands for: itself, or those of its delegate.
@@ -64,6 +80,7 @@ fn reading<'a>(object: &'a Object, at: &str, rejections: &'a mut Vec<Rejection>)
         at: at.to_owned(),
         rejections,
         is_refused: false,
+        carried: Carried::Requests,
     }
 }
 
@@ -171,10 +188,6 @@ fn one(
         answer::rewrite(reading, rewrite, &mut filters.rewrite)?;
     }
     filters.mirrors = destination::mirrors(reading, rule, context)?;
-    if !filters.mirrors.is_empty() {
-        // Read and checked, but nobody sends copies: the request itself goes where it should.
-        reading.ignore("mirror");
-    }
     let action = action(reading, rule, context)?;
     let (retry, attempt_timeout) = retries(reading, part(rule, "retries"))?;
     let mut translated = HttpRule {
@@ -250,12 +263,11 @@ fn retries(
         rule.rejections.push(rejection);
     }
     let avoids_previous = part(written, "retryIgnorePreviousHosts").and_then(Value::as_bool);
-    // Read and checked, but the walk makes one attempt.
-    rule.ignore("retries");
     let policy = RetryPolicy {
         attempts,
         on,
         backoff: backoff.unwrap_or(DEFAULT_BACKOFF),
+        least_pause: Duration::ZERO,
         avoids_previous: avoids_previous.unwrap_or(true),
     };
     Ok((Some(policy), limit))

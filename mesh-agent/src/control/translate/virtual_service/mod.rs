@@ -1,6 +1,6 @@
 //! Istio's `VirtualService`: which Services it is about, whose requests, and what it delegates to others.
 //!
-//! Place in the walk: becomes a table of rules for each Service port, tried as they are written. Must not know:
+//! Place in the walk: becomes tables of rules for each Service port, tried as they are written. Must not know:
 //! endpoints.
 //!
 //! Only what sidecars of Istio would do is read: a VirtualService for gateways alone has no effect and is not reported.
@@ -12,9 +12,10 @@ mod fault;
 mod headers;
 mod http_match;
 mod http_route;
+mod stream_rule;
 mod text;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -23,7 +24,7 @@ use self::http_route::Context;
 use super::object::{Object, unknown_fields};
 use crate::control::Reading;
 use crate::mesh::facts::Rejection;
-use crate::mesh::route::{Audience, HttpRoute, RouteKind, RouteParent};
+use crate::mesh::route::{Audience, HttpRoute, HttpRule, RouteKind, RouteParent, StreamRoute};
 use crate::mesh::service::{Service, ServiceName};
 
 /// Translates all VirtualServices; all Services are known already.
@@ -31,48 +32,86 @@ pub(super) fn translate_all<'a>(objects: impl Iterator<Item = &'a Object>, readi
     let objects: Vec<_> = objects.filter(|object| object.kind == "VirtualService").collect();
     let context = Context {
         services: by_name(&reading.facts.services),
+        hosts: hosts(&reading.facts.services),
         delegates: objects
             .iter()
             .filter(|object| is_absent(object.spec().get("hosts")))
             .map(|object| ((&*object.namespace, &*object.name), *object))
             .collect(),
     };
-    let mut routes = Vec::new();
+    let (mut http_routes, mut stream_routes) = (Vec::new(), Vec::new());
     for object in objects {
         match translate(object, &context, &mut reading.rejections) {
-            Ok(route) => routes.extend(route),
+            Ok((http, stream)) => {
+                http_routes.extend(http);
+                stream_routes.extend(stream);
+            }
             Err(rejection) => reading.rejections.push(rejection),
         }
     }
-    reading.facts.http_routes.extend(routes);
+    reading.facts.http_routes.extend(http_routes);
+    reading.facts.stream_routes.extend(stream_routes);
 }
 
-/// `None` for one that does nothing to requests between pods, or that waits to be delegated to.
+/// What acts on requests and what on other connections; neither of one that does nothing between pods, or that waits to
+/// be delegated to.
 fn translate(
     object: &Object,
     context: &Context<'_>,
     rejections: &mut Vec<Rejection>,
-) -> Result<Option<HttpRoute>, Rejection> {
+) -> Result<(Option<HttpRoute>, Option<StreamRoute>), Rejection> {
     let spec = object.spec();
-    if is_absent(spec.get("hosts")) || !acts_in_mesh(texts(object, spec, "spec", "gateways")?.as_deref()) {
-        return Ok(None);
+    let has = |part: &&str| !is_absent(spec.get(*part));
+    if is_absent(spec.get("hosts")) {
+        let reason = "a VirtualService without hosts is delegated nothing but http; no effect";
+        let unused = ["tcp", "tls"].into_iter().filter(has);
+        rejections.extend(unused.map(|part| object.reject(&format!("spec.{part}"), reason)));
+        return Ok((None, None));
+    }
+    if !acts_in_mesh(texts(object, spec, "spec", "gateways")?.as_deref()) {
+        return Ok((None, None));
     }
     let known = ["hosts", "gateways", "exportTo", "http", "tcp", "tls"];
-    for field in unknown_fields(spec, &known).chain(
-        ["tcp", "tls"]
-            .into_iter()
-            .filter(|part| !is_absent(spec.get(*part))),
-    ) {
-        rejections.push(object.unsupported(&format!("spec.{field}")));
+    rejections.extend(unknown_fields(spec, &known).map(|field| object.unsupported(&format!("spec.{field}"))));
+    if !["http", "tcp", "tls"].iter().any(has) {
+        return Ok((None, None));
     }
-    let Some(rules) = spec.get("http").filter(|rules| !is_absent(Some(rules))) else {
+    let audience = audience(object)?;
+    let parents = parents(object, context, rejections)?;
+    if parents.is_empty() {
+        return Ok((None, None));
+    }
+    let http = http_rules(object, context, rejections)?.map(|rules| HttpRoute {
+        kind: RouteKind::Virtual,
+        namespace: Arc::clone(&object.namespace),
+        name: Arc::clone(&object.name),
+        meta: Arc::clone(&object.meta),
+        audience: audience.clone(),
+        parents: parents.clone(),
+        rules,
+    });
+    let rules = stream_rule::rules(object, context, rejections)?;
+    let stream = (!rules.is_empty()).then(|| StreamRoute {
+        kind: RouteKind::Virtual,
+        namespace: Arc::clone(&object.namespace),
+        name: Arc::clone(&object.name),
+        meta: Arc::clone(&object.meta),
+        audience,
+        parents,
+        rules,
+    });
+    Ok((http, stream))
+}
+
+/// `http`; `None` without it.
+fn http_rules(
+    object: &Object,
+    context: &Context<'_>,
+    rejections: &mut Vec<Rejection>,
+) -> Result<Option<Vec<HttpRule>>, Rejection> {
+    let Some(rules) = object.spec().get("http").filter(|rules| !is_absent(Some(rules))) else {
         return Ok(None);
     };
-    let audience = audience(object)?;
-    let parents = parents(object, rejections)?;
-    if parents.is_empty() {
-        return Ok(None);
-    }
     let rules = rules
         .as_array()
         .ok_or_else(|| object.reject("spec.http", "expected a list"))?;
@@ -81,15 +120,7 @@ fn translate(
         let at = format!("spec.http[{index}]");
         translated.extend(http_route::translate(object, &at, rule, context, rejections)?);
     }
-    Ok(Some(HttpRoute {
-        kind: RouteKind::Virtual,
-        namespace: Arc::clone(&object.namespace),
-        name: Arc::clone(&object.name),
-        meta: Arc::clone(&object.meta),
-        audience,
-        parents,
-        rules: translated,
-    }))
+    Ok(Some(translated))
 }
 
 /// Without `gateways` it is about the mesh; Gateways are others' business.
@@ -118,12 +149,16 @@ fn audience(object: &Object) -> Result<Audience, Rejection> {
 }
 
 /// The Services that `hosts` name, each once.
-fn parents(object: &Object, rejections: &mut Vec<Rejection>) -> Result<Vec<RouteParent>, Rejection> {
+fn parents(
+    object: &Object,
+    context: &Context<'_>,
+    rejections: &mut Vec<Rejection>,
+) -> Result<Vec<RouteParent>, Rejection> {
     let mut parents: Vec<RouteParent> = Vec::new();
     let hosts = texts(object, object.spec(), "spec", "hosts")?.unwrap_or_default();
     for (index, host) in hosts.into_iter().enumerate() {
         let field = format!("spec.hosts[{index}]");
-        let Some(service) = service_of(host, &object.namespace) else {
+        let Some(service) = context.service_of(host, &object.namespace) else {
             rejections.push(object.reject(&field, NO_SERVICE));
             continue;
         };
@@ -153,6 +188,19 @@ fn by_name(services: &[Service]) -> HashMap<&ServiceName, &Service> {
     services.iter().map(|service| (&service.name, service)).collect()
 }
 
+fn hosts(services: &[Service]) -> BTreeMap<&str, &ServiceName> {
+    let mut hosts = BTreeMap::new();
+    for name in services
+        .iter()
+        .map(|service| &service.name)
+        .filter(|name| name.is_host())
+    {
+        let known = hosts.entry(&*name.name).or_insert(name);
+        *known = name.min(*known);
+    }
+    hosts
+}
+
 fn is_absent(part: Option<&Value>) -> bool {
     part.is_none_or(|part| part.is_null() || part.as_array().is_some_and(Vec::is_empty))
 }
@@ -176,4 +224,4 @@ fn texts<'v>(
     }
 }
 
-const NO_SERVICE: &str = "names no Service; use NAME or NAME.NAMESPACE.svc.cluster.local: wildcards and other hosts have no effect yet";
+const NO_SERVICE: &str = "names no Service and no host of a ServiceEntry; use NAME or NAME.NAMESPACE.svc.cluster.local: wildcards have no effect yet";

@@ -128,6 +128,37 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn a_rule_that_does_not_hold_has_something_unmet_and_one_that_holds_nothing(
+        rule in any_rule(),
+        peer in prop::option::of(("(a|b)", "(a|b)")),
+        asked_path in prop::option::of("/(a|b|c)"),
+        is_allow in any::<bool>(),
+    ) {
+        let action = if is_allow { Allow } else { Deny };
+        let protection = protect(&[shop("p", action, vec![rule])]);
+        let peer = peer.map(|(namespace, account)| id(&namespace, &account));
+        let connection = connection(peer.as_ref());
+        let headers = HeaderMap::new();
+        let request = asked_path.as_ref().map(|path| request("GET", path, &headers));
+        let decided = match &request {
+            Some(request) => protection.of_request(&connection, request, None).map(drop),
+            None => protection.of_bytes(&connection, None).map(drop),
+        };
+        let trials: Vec<_> = protection.trials(&connection, request.as_ref()).collect();
+        let trial = &trials[0].rules[0];
+        // One policy alone: it decides by whether it matches.
+        prop_assert_eq!(decided.is_ok(), trial.matches == is_allow);
+        if trial.unmet.is_empty() || request.is_some() {
+            prop_assert_eq!(trial.matches, trial.unmet.is_empty());
+        } else if trial.matches {
+            // What only a request could tell is held against bytes.
+            prop_assert!(!is_allow && trial.unmet.iter().any(|unmet| unmet.needs_request));
+        }
+    }
+}
+
 #[test]
 fn a_pod_that_the_snapshot_does_not_count_as_local_is_protected_too() {
     let policies = [shop("p", Deny, vec![all()])];

@@ -1,0 +1,144 @@
+//! What was tried again, and what was copied.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+
+use super::mesh::family;
+
+/// Families of further attempts and of mirrors.
+#[derive(Debug)]
+pub struct ResilienceMetrics {
+    retries: [Counter; RetryOutcome::ALL.len()],
+    mirrors: [Counter; MirrorOutcome::ALL.len()],
+}
+
+/// What became of a request whose attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RetryOutcome {
+    /// One more attempt was begun.
+    Begun,
+    /// A further attempt was answered as it should be.
+    Succeeded,
+    /// It was tried as often as its policy says.
+    UsedUp,
+    /// The destination's budget grants no more.
+    OverBudget,
+    /// As many are being tried again as the destination's limits allow.
+    Overflow,
+    /// Its time is over.
+    TooLate,
+    /// Its body is too large to be sent again, or was broken off by the client.
+    BodyGone,
+}
+
+impl RetryOutcome {
+    /// Every outcome, in the order of the variants.
+    pub const ALL: [Self; 7] = [
+        Self::Begun,
+        Self::Succeeded,
+        Self::UsedUp,
+        Self::OverBudget,
+        Self::Overflow,
+        Self::TooLate,
+        Self::BodyGone,
+    ];
+
+    /// The value of label `outcome`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Begun => "begun",
+            Self::Succeeded => "succeeded",
+            Self::UsedUp => "used_up",
+            Self::OverBudget => "over_budget",
+            Self::Overflow => "overflow",
+            Self::TooLate => "too_late",
+            Self::BodyGone => "body_gone",
+        }
+    }
+}
+
+/// What became of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MirrorOutcome {
+    /// The mirror answered it, whatever it was.
+    Answered,
+    /// It was not delivered, or not answered in time.
+    Failed,
+    /// It was not begun: the client's pod has too many under way.
+    Crowded,
+    /// The mirror read too slowly.
+    Behind,
+}
+
+impl MirrorOutcome {
+    /// Every outcome, in the order of the variants.
+    pub const ALL: [Self; 4] = [Self::Answered, Self::Failed, Self::Crowded, Self::Behind];
+
+    /// The value of label `outcome`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::Crowded => "crowded",
+            Self::Behind => "behind",
+        }
+    }
+}
+
+impl ResilienceMetrics {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        Self {
+            retries: family(
+                registry,
+                (
+                    "mesh_retries",
+                    "Further attempts of requests, and why there was none although there was a reason",
+                ),
+                ("outcome", RetryOutcome::ALL.map(RetryOutcome::as_str)),
+            ),
+            mirrors: family(
+                registry,
+                (
+                    "mesh_mirrored_requests",
+                    "Copies of requests by what became of them",
+                ),
+                ("outcome", MirrorOutcome::ALL.map(MirrorOutcome::as_str)),
+            ),
+        }
+    }
+
+    /// An attempt failed, or succeeded after one had.
+    pub fn retried(&self, outcome: RetryOutcome) {
+        let [
+            begun,
+            succeeded,
+            used_up,
+            over_budget,
+            overflow,
+            too_late,
+            body_gone,
+        ] = &self.retries;
+        let counter = match outcome {
+            RetryOutcome::Begun => begun,
+            RetryOutcome::Succeeded => succeeded,
+            RetryOutcome::UsedUp => used_up,
+            RetryOutcome::OverBudget => over_budget,
+            RetryOutcome::Overflow => overflow,
+            RetryOutcome::TooLate => too_late,
+            RetryOutcome::BodyGone => body_gone,
+        };
+        counter.inc();
+    }
+
+    /// A copy was to be made.
+    pub fn mirrored(&self, outcome: MirrorOutcome) {
+        let [answered, failed, crowded, behind] = &self.mirrors;
+        let counter = match outcome {
+            MirrorOutcome::Answered => answered,
+            MirrorOutcome::Failed => failed,
+            MirrorOutcome::Crowded => crowded,
+            MirrorOutcome::Behind => behind,
+        };
+        counter.inc();
+    }
+}
