@@ -4,6 +4,7 @@
 //! transport, telemetry. Must not know: eBPF, where facts come from.
 
 mod affinity;
+mod approval;
 mod arrival;
 mod breaker;
 mod conduct;

@@ -15,6 +15,7 @@ use crate::lifecycle::Stop;
 use crate::mesh::route::Opening;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
+use crate::proxy::approval;
 use crate::proxy::arrival::{Arrival, Visit};
 use crate::proxy::conduct;
 use crate::proxy::dns::{Stream, answer_stream};
@@ -154,12 +155,14 @@ async fn tcp(
         }
     }
     ledger.path_taken(hop.path());
-    let visit = same_node(&hop, source, ends, choice.addr);
-    let arrival = visit.as_ref().map(Visit::arrival);
-    if let Some(Err(refusal)) = arrival.map(|arrival| arrival.admit_bytes(mesh)) {
+    let mut visit = same_node(&hop, source, ends, choice.addr);
+    if let Some(visit) = &mut visit
+        && let Err(refusal) = approval::admit(mesh, visit, ends.client).await
+    {
         ledger.refuse(&refusal);
         return stream.reset_on_close();
     }
+    let arrival = visit.as_ref().map(Visit::arrival);
     match hop
         .connect(mesh, source, ends.client, choice.addr, Alpn::Tcp)
         .await

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use super::mesh_settings::MeshSettings;
 use super::routes::Routes;
 use super::services::Services;
+use super::unasked;
 use super::workloads::Workloads;
 use super::{Snapshot, SnapshotSettings};
 use crate::dns::names::Names;
@@ -64,6 +65,12 @@ impl Snapshot {
             previous.map(|snapshot| &snapshot.authorization),
         );
         rejections.extend(of_policies);
+        rejections.extend(unasked::reports(
+            workloads.on(&settings.node),
+            &services,
+            &mesh_config,
+            &authorization,
+        ));
         let (authentication, of_policies) = Authentication::compile(
             &facts.request_authentications,
             &settings.root_namespace,

@@ -30,6 +30,7 @@ pub(crate) const LAB_PACKAGES: &[&str] = &[
     "redis-server",
     "redis-tools",
     "tcpdump",
+    "testssl.sh",
     "util-linux",
     "wrk",
 ];

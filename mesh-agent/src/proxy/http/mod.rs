@@ -3,12 +3,12 @@
 mod admission;
 mod authenticate;
 mod body;
-mod check;
+pub(super) mod check;
 mod choose;
 mod copied;
 mod decide;
 pub mod explain;
-mod external;
+pub(super) mod external;
 mod fault;
 mod forward;
 mod framing;

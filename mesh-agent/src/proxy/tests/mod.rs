@@ -17,6 +17,7 @@ mod dns;
 mod explain;
 mod explanations;
 mod external;
+mod external_bytes;
 mod faults;
 mod filters;
 mod floods;

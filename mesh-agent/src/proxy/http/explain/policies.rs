@@ -17,6 +17,7 @@ use crate::mesh::policy::MtlsMode;
 use crate::mesh::workload::Workload;
 use crate::policy::authentication::Claims;
 use crate::policy::authorization::{Judgement, PolicyTrial};
+use crate::proxy::approval;
 use crate::proxy::arrival::Arrival;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::{authenticate, path};
@@ -57,12 +58,19 @@ impl Trip<'_> {
         let Some((workload, peer)) = self.judged_by(hop, end) else {
             return Ok(sent());
         };
-        let arrival = self.arrival(workload, peer, end);
+        let mut arrival = self.arrival(workload, peer, end);
         let policies = way.policies.insert(self.policies(&arrival));
         "only requests have tokens".clone_into(&mut policies.token);
         self.hold_against(&arrival, None, policies);
-        arrival.judge_bytes(self.snapshot)?;
-        Ok(sent())
+        match arrival.judge_opaque(self.snapshot)? {
+            Judgement::Allowed => Ok(sent()),
+            Judgement::Ask(ask) => {
+                let (provider, _) = approval::whom(self.snapshot, &arrival, ask)?;
+                arrival.approved = Some(&provider);
+                arrival.judge_bytes(self.snapshot)?;
+                Ok(asked(&provider))
+            }
+        }
     }
 
     /// The pod whose policies are asked, and who they see; none for what an application takes itself.
