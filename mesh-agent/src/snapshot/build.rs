@@ -18,6 +18,12 @@ use crate::policy::authentication::Authentication;
 use crate::policy::authorization::{Authorization, widened};
 use crate::policy::rate_limit::RateLimits;
 
+/// The addresses of the node that the snapshot is built for.
+fn own_node(facts: &Facts, settings: &SnapshotSettings) -> impl Iterator<Item = IpAddr> {
+    let own = facts.nodes.iter().filter(|node| node.name == settings.node);
+    own.flat_map(|node| node.addrs.iter().map(IpAddr::to_canonical))
+}
+
 impl Snapshot {
     /// Indexes `facts`, leaves out and names what contradicts itself, and takes over from `previous` what must
     /// survive: the loads of endpoints, the turn of a round robin, what is left of limits, and the identity of unchanged
@@ -87,10 +93,6 @@ impl Snapshot {
             previous.map(|snapshot| &snapshot.rate_limits),
         );
         rejections.extend(of_policies);
-        let own_node = facts.nodes.iter().filter(|node| node.name == settings.node);
-        let own_node = own_node
-            .flat_map(|node| node.addrs.iter().map(IpAddr::to_canonical))
-            .collect();
         rejections.sort();
         rejections.dedup();
         let version = previous.map_or(1, |snapshot| snapshot.version + 1);
@@ -106,7 +108,7 @@ impl Snapshot {
                 rate_limits,
                 mesh_config,
                 names: Names::index(facts),
-                own_node,
+                own_node: own_node(facts, settings).collect(),
             },
             rejections,
         )
