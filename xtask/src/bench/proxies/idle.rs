@@ -22,18 +22,18 @@ pub(crate) fn sample(lab: &Running, way: &Way) -> Result<f64> {
     // Threads and pools that any traffic brings are no part of it.
     let done = Load::KeepAlive.run(lab, &way.client, &way.url(Load::KeepAlive), Amount::Requests(640))?;
     ensure!(done.errors == 0, "{} of the first requests failed", done.errors);
-    thread::sleep(QUIET);
-    let before = memory(way)?;
+    let before = settled(way)?;
     let held = Held::open(lab, way)?;
-    thread::sleep(QUIET);
-    let after = memory(way)?;
+    let after = settled(way);
     held.end()?;
+    let after = after?;
     Ok((after - before) / f64::from(CONNECTIONS))
 }
 
-/// Ends the agents and starts them again.
+/// Ends the agents and starts them again; without the trial of the splice, which uses memory and gives it back later.
 pub(crate) fn fresh_agents(lab: &Running) -> Result<()> {
-    let arguments = Input::read(&lab.state.input)?.lab.agent;
+    let mut arguments = Input::read(&lab.state.input)?.lab.agent;
+    arguments.extend(["--splice", "off"].map(str::to_owned));
     for node in [NEAR, FAR] {
         lab.end_agent(node, Signal::SIGTERM)?;
         lab.start_agent_with(node, &arguments)?;
@@ -89,6 +89,23 @@ impl Held {
     }
 }
 
+/// What the proxies hold once that changes no more, or after half a minute: allocators give back late what is no longer used.
+fn settled(way: &Way) -> Result<f64> {
+    let (mut last, mut calm) = (memory(way)?, 0);
+    let settled = process::wait_until(SETTLE_LIMIT, || {
+        thread::sleep(PAUSE);
+        let now = memory(way)?;
+        calm = if (now - last).abs() <= last * SAME {
+            calm + 1
+        } else {
+            0
+        };
+        last = now;
+        Ok((calm == CALM).then_some(now))
+    })?;
+    Ok(settled.unwrap_or(last))
+}
+
 fn memory(way: &Way) -> Result<f64> {
     way.proxies.iter().map(|proxy| anonymous(*proxy)).sum()
 }
@@ -106,5 +123,10 @@ fn anonymous(process: ProcessId) -> Result<f64> {
 
 /// How many are held.
 pub(crate) const CONNECTIONS: u32 = 2000;
-/// What allocators have to give back what is no longer used; both sides have the same.
-const QUIET: Duration = Duration::from_secs(1);
+/// Time between two readings of memory.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Two readings are the same when they differ by no more than this share.
+const SAME: f64 = 0.002;
+/// How many readings in a row have to be the same.
+const CALM: u32 = 5;
+const SETTLE_LIMIT: Duration = Duration::from_secs(30);

@@ -25,6 +25,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::interrupt;
 use mesh_tests::lab::{self, Lab, Options};
+use mesh_tests::process;
 use mesh_tests::running::Running;
 use mesh_tests::site::Site;
 use serde_json::{Value, json};
@@ -208,7 +209,22 @@ impl<'l> Bench<'l> {
         if self.is_quick { 1 } else { 2 }
     }
 
+    /// The agents try the splice for some seconds when they start; that is no request's cost.
+    fn wait_for_trials(&self) -> Result<()> {
+        for node in self.lab.state.nodes.keys() {
+            let ended = process::wait_until(Duration::from_mins(1), || {
+                let status = self.lab.status(node)?;
+                let state = status.pointer("/splice/state").and_then(Value::as_str);
+                let state = state.with_context(|| format!("no splice in the status of {node}"))?;
+                Ok((state != "trying").then_some(()))
+            })?;
+            ended.with_context(|| format!("the trial of the splice on {node} does not end"))?;
+        }
+        Ok(())
+    }
+
     fn measure(&mut self, peers: &[Peer]) -> Result<Vec<Row>> {
+        self.wait_for_trials()?;
         line(&format!(
             "  samples of {} s, ours by theirs: median [least to most] of the blocks\n",
             self.seconds()
