@@ -65,12 +65,8 @@ impl Snapshot {
             previous.map(|snapshot| &snapshot.authorization),
         );
         rejections.extend(of_policies);
-        rejections.extend(unasked::reports(
-            workloads.on(&settings.node),
-            &services,
-            &mesh_config,
-            &authorization,
-        ));
+        let local = workloads.on(&settings.node);
+        rejections.extend(unasked::reports(local, &services, &mesh_config, &authorization));
         let (authentication, of_policies) = Authentication::compile(
             &facts.request_authentications,
             &settings.root_namespace,

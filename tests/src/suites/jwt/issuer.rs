@@ -1,4 +1,4 @@
-//! An issuer of tokens that nobody here wrote: PyJWT signs, Python or `OpenSSL` publishes the keys.
+//! An issuer of tokens that nobody here wrote: `PyJWT` signs, Python or `OpenSSL` publishes the keys.
 
 use std::process::{Child, Stdio};
 
