@@ -39,17 +39,15 @@ impl PolicyTrial<'_> {
 }
 
 impl Protection {
-    /// How each policy fares with a request, or without one with bytes that are no HTTP.
+    /// How each policy fares with a request, or without one with bytes that are no HTTP; each when its turn comes.
     pub fn trials<'p>(
         &'p self,
-        connection: &Connection<'_>,
-        request: Option<&Request<'_>>,
-    ) -> Vec<PolicyTrial<'p>> {
+        connection: &'p Connection<'_>,
+        request: Option<&'p Request<'_>>,
+    ) -> impl Iterator<Item = PolicyTrial<'p>> {
         let content = request.map_or(Content::Opaque, Content::Http);
-        let sources = self.sources();
-        sources
-            .map(|(policy, ports)| trial(policy, ports, connection, content))
-            .collect()
+        self.sources()
+            .map(move |(policy, ports)| trial(policy, ports, connection, content))
     }
 }
 

@@ -135,7 +135,7 @@ proptest! {
             Some(request) => protection.of_request(&connection, request, None).map(drop),
             None => protection.of_bytes(&connection),
         };
-        let trials = protection.trials(&connection, request.as_ref());
+        let trials: Vec<_> = protection.trials(&connection, request.as_ref()).collect();
         let trial = &trials[0].rules[0];
         // One policy alone: it decides by whether it matches.
         prop_assert_eq!(decided.is_ok(), trial.matches == is_allow);

@@ -214,7 +214,12 @@ impl Trip<'_> {
     fn refused(&self, refusal: &Refusal) -> Verdict {
         Verdict {
             outcome: Outcome::Refused,
-            status: Some(refusal.status().as_u16()),
+            // What a gRPC client is told stands in a field of its own.
+            status: Some(if self.is_grpc {
+                200
+            } else {
+                refusal.status().as_u16()
+            }),
             grpc_status: self.is_grpc.then(|| refusal.grpc_status()),
             flag: Some(refusal.flag().as_str().to_owned()),
             details: Some(refusal.details().into_owned()),
@@ -314,11 +319,10 @@ fn pod_name(workload: &Workload) -> String {
     format!("{}/{}", workload.namespace, workload.pod_name)
 }
 
-/// The first of `lines` that are shown, and how many are not.
-fn bounded<T>(mut lines: Vec<T>) -> (Vec<T>, usize) {
-    let left_out = lines.len().saturating_sub(MOST_LINES);
-    lines.truncate(MOST_LINES);
-    (lines, left_out)
+/// The first of `all` as they are shown, and how many are not.
+fn bounded<T, L>(mut all: impl Iterator<Item = T>, line: impl Fn(T) -> L) -> (Vec<L>, usize) {
+    let lines = all.by_ref().take(MOST_LINES).map(line).collect();
+    (lines, all.count())
 }
 
 /// Matches, endpoints or policies that one answer shows, of each: whoever asks reads them.

@@ -118,21 +118,19 @@ impl Trip<'_> {
             return;
         };
         let connection = arrival.connection(self.snapshot);
-        let trials = match content {
-            None => protection.trials(&connection, None),
-            Some((request, authority, token)) => {
-                let mut asked = arrival.asked(request, authority, token);
-                let refused = path::readings(request.uri().path()).find(|reading| {
-                    asked.path.clone_from(reading);
-                    protection.of_request(&connection, &asked, None).is_err()
-                });
-                let refused = refused.filter(|reading| reading != request.uri().path());
-                policies.read_as = refused.as_deref().map(str::to_owned);
-                asked.path = refused.unwrap_or(Cow::Borrowed(request.uri().path()));
-                protection.trials(&connection, Some(&asked))
-            }
-        };
-        (policies.authorization, policies.left_out) = bounded(trials.iter().map(policy_line).collect());
+        let mut asked = content.map(|(request, authority, token)| arrival.asked(request, authority, token));
+        if let (Some(asked), Some((request, ..))) = (&mut asked, content) {
+            let sent = request.uri().path();
+            let refused = path::readings(sent).find(|reading| {
+                asked.path.clone_from(reading);
+                protection.of_request(&connection, asked, None).is_err()
+            });
+            let refused = refused.filter(|reading| reading != sent);
+            policies.read_as = refused.as_deref().map(str::to_owned);
+            asked.path = refused.unwrap_or(Cow::Borrowed(sent));
+        }
+        let trials = protection.trials(&connection, asked.as_ref());
+        (policies.authorization, policies.left_out) = bounded(trials, |trial| policy_line(&trial));
     }
 }
 

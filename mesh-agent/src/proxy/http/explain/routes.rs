@@ -10,14 +10,14 @@ use http::uri::Authority;
 use http::{Request, Response};
 
 use super::report::{ChosenRule, MatchLine, Outcome, Routes, Verdict, Way};
-use super::{MOST_LINES, Told, Trip};
+use super::{Told, Trip, bounded};
 use crate::mesh::route::{Abort, Fault, Filters, PathRewrite, Share};
 use crate::proxy::http::decide::{Target, authority_or};
 use crate::proxy::http::headers::{normalise_path, remove_named_by_connection};
 use crate::proxy::http::routed::{self, Applied};
 use crate::proxy::http::{fault, strict};
 use crate::proxy::refusal::Refusal;
-use crate::route::{Decided, RequestFacts, RouteTable, Trial};
+use crate::route::{Decided, Trial};
 use crate::snapshot::{Destination, Upstream};
 
 impl Trip<'_> {
@@ -64,20 +64,16 @@ impl Trip<'_> {
             return Ok(together(&told.ways));
         };
         let facts = routed::facts_of(&request, &authority, dialled.port, client);
-        let (matches, position) = lines(table, &facts);
-        let shown = matches.len().min(MOST_LINES);
+        let (matches, left_out) = bounded(table.trials(&facts), |trial| line(&trial));
+        let position = matches.iter().position(|line| line.holds);
         let routes = told.routes.insert(Routes {
-            left_out: matches.len() - shown,
-            matches: matches.into_iter().take(shown).collect(),
+            matches,
+            left_out,
             chosen: None,
         });
         let decided = table.decide(&facts).ok_or(Refusal::NoRoute)?;
         let faults = fault::of(&decided.rule, &request);
-        routes.chosen = Some(chosen(
-            &decided,
-            position.filter(|position| *position < shown),
-            faults,
-        ));
+        routes.chosen = Some(chosen(&decided, position, faults));
         if let Some((abort, share)) = faults.and_then(|faults| faults.abort)
             && share.is_all()
         {
@@ -141,13 +137,6 @@ fn copy(request: &Request<()>) -> Request<()> {
     copy.uri_mut().clone_from(request.uri());
     copy.headers_mut().clone_from(request.headers());
     copy
-}
-
-/// All matches, and which of them is the first that holds.
-fn lines(table: &RouteTable, facts: &RequestFacts<'_>) -> (Vec<MatchLine>, Option<usize>) {
-    let lines: Vec<_> = table.trials(facts).map(|trial| line(&trial)).collect();
-    let position = lines.iter().position(|line| line.holds);
-    (lines, position)
 }
 
 fn line(trial: &Trial<'_>) -> MatchLine {

@@ -142,29 +142,31 @@ fn endpoints(
     facts: &PickFacts<'_>,
     picked: Option<SocketAddr>,
 ) -> (Vec<EndpointLine>, usize) {
-    let mut lines = Vec::new();
-    for (position, group) in upstream.standings(facts.dialled).into_iter().enumerate() {
-        for endpoint in group.endpoints {
-            let place = &endpoint.locality;
-            let own_node = endpoint.workload.as_ref().map(|pod| &pod.node);
-            let text = |part: Option<&Arc<str>>| part.map(ToString::to_string);
-            lines.push(EndpointLine {
-                addr: endpoint.addr,
-                pod: endpoint.workload.as_deref().map(pod_name),
-                node: text(place.node.as_ref().or(own_node)),
-                zone: text(place.zone.as_ref()),
-                region: text(place.region.as_ref()),
-                under_way: endpoint.active(),
-                is_ejected: endpoint.is_ejected(),
-                group: position,
-                group_share_percent: group.share_percent,
-                is_picked: Some(endpoint.addr) == picked,
-            });
-        }
-    }
+    let groups = upstream.standings(facts.dialled).into_iter().enumerate();
+    let all = groups.flat_map(|(position, group)| {
+        let share = group.share_percent;
+        let endpoints = group.endpoints.into_iter();
+        endpoints.map(move |endpoint| (position, share, endpoint))
+    });
     // Whatever is left out, the one that is picked is shown.
-    lines.sort_by_key(|line| (!line.is_picked, line.group));
-    bounded(lines)
+    let (first, others): (Vec<_>, Vec<_>) = all.partition(|(.., endpoint)| Some(endpoint.addr) == picked);
+    bounded(first.into_iter().chain(others), |(group, share, endpoint)| {
+        let place = &endpoint.locality;
+        let own_node = endpoint.workload.as_ref().map(|pod| &pod.node);
+        let text = |part: Option<&Arc<str>>| part.map(ToString::to_string);
+        EndpointLine {
+            addr: endpoint.addr,
+            pod: endpoint.workload.as_deref().map(pod_name),
+            node: text(place.node.as_ref().or(own_node)),
+            zone: text(place.zone.as_ref()),
+            region: text(place.region.as_ref()),
+            under_way: endpoint.active(),
+            is_ejected: endpoint.is_ejected(),
+            group,
+            group_share_percent: share,
+            is_picked: Some(endpoint.addr) == picked,
+        }
+    })
 }
 
 fn balancer(kind: &BalancerKind) -> &'static str {
