@@ -41,13 +41,14 @@ use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
 use crate::proxy::dns::PodDns;
-pub use crate::proxy::http::explain;
 use crate::proxy::pods::{Handshakes, MAX_CHECKS, MAX_CONNECTIONS, MAX_MIRRORS, ServedPod, ServedPods};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::{self, Telemetry};
 use crate::transport::ByteStream;
 use crate::transport::handshakes::Workshop;
 use crate::transport::pool::HttpPool;
+
+pub use self::http::explain;
 
 /// Everything a walk needs besides the connection.
 #[derive(Debug)]

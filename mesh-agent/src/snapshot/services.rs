@@ -57,7 +57,8 @@ impl Services {
         let traffic = Traffic::index(facts, &settings.node, &settings.root_namespace, rejections);
         let mut by_service = group(&facts.endpoints);
         let mut eldest_first: Vec<_> = facts.services.iter().collect();
-        eldest_first.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
+        // Whoever writes a ServiceEntry takes no address from a Service, however old the entry is.
+        eldest_first.sort_by_key(|service| (service.name.is_host(), service.meta.seniority()));
         let mut indexing = Indexing {
             index: Self::default(),
             workloads,
@@ -180,8 +181,10 @@ impl Indexing<'_> {
                 let of_subset = subsets.entry(Arc::clone(&subset.name)).or_default();
                 of_subset.insert(port.port, Arc::new(upstream));
             }
-            let upstream = self.upstream(service, port, None, candidates);
-            upstreams.insert(port.port, Arc::new(upstream));
+            upstreams.insert(
+                port.port,
+                Arc::new(self.upstream(service, port, None, candidates)),
+            );
         }
         for (port_name, orphans) in by_port_name {
             let why = format!(
@@ -198,21 +201,27 @@ impl Indexing<'_> {
         self.index.by_name.insert(service.name.clone(), known);
     }
 
+    /// A ServiceEntry takes no address from a pod: it would lead the pod's traffic elsewhere.
     fn claim_vips(&mut self, service: &Service) {
+        let is_host = service.name.is_host();
         for vip in &service.vips {
-            match self.index.by_vip.entry(vip.to_canonical()) {
-                Entry::Vacant(vacant) => {
+            let pod = self.workloads.at(*vip).filter(|_| is_host);
+            let owner = match (self.index.by_vip.entry(vip.to_canonical()), pod) {
+                (Entry::Occupied(elder), _) if *elder.get() == service.name => continue,
+                (Entry::Occupied(elder), _) => format!("Service {}", elder.get()),
+                (Entry::Vacant(_), Some(pod)) => pod.meta.object.to_string(),
+                (Entry::Vacant(vacant), None) => {
                     vacant.insert(service.name.clone());
+                    continue;
                 }
-                Entry::Occupied(elder) if elder.get() == &service.name => {}
-                Entry::Occupied(elder) => self.rejections.push(service.meta.reject(
-                    "spec.clusterIPs",
-                    format!(
-                        "{vip} belongs to Service {} already; traffic to it goes there",
-                        elder.get()
-                    ),
-                )),
-            }
+            };
+            let field = if is_host {
+                "spec.addresses"
+            } else {
+                "spec.clusterIPs"
+            };
+            let reason = format!("{vip} belongs to {owner} already; traffic to it goes there");
+            self.rejections.push(service.meta.reject(field, reason));
         }
     }
 

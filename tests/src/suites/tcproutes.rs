@@ -1,19 +1,22 @@
 //! Routes of connections: TCPRoute, TLSRoute, `tls` and `tcp` of a VirtualService, and subsets.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::ask::{curl, equal, python};
+use super::ask::{addresses, curl, equal, get, python, until};
 use super::{Claim, claims};
 use crate::running::Running;
 
 pub(super) const CLAIMS: &[Claim] = claims![
     connections_are_split_by_weight,
-    the_share_of_a_back_end_that_is_not_there_is_refused,
+    the_share_of_a_back_end_without_endpoints_is_refused,
     redis_answers_behind_a_route,
     the_name_of_a_tls_handshake_chooses_the_server_and_its_certificate_arrives,
     a_virtual_service_chooses_by_name_and_then_by_the_clients_labels,
     subsets_are_the_pods_with_the_version,
+    a_host_of_a_service_entry_is_reached_at_its_endpoints,
 ];
 
 const CLIENT: &str = "shop/client";
@@ -44,7 +47,7 @@ fn connections_are_split_by_weight(lab: &Running) -> Result<()> {
     Ok(())
 }
 
-fn the_share_of_a_back_end_that_is_not_there_is_refused(lab: &Running) -> Result<()> {
+fn the_share_of_a_back_end_without_endpoints_is_refused(lab: &Running) -> Result<()> {
     let pods = who(lab, CLIENT, "7200", 200)?;
     let (near, refused) = (pods("shape-near"), pods("refused"));
     equal("connections", near + refused, 200)?;
@@ -139,3 +142,34 @@ fn subsets_are_the_pods_with_the_version(lab: &Running) -> Result<()> {
     );
     Ok(())
 }
+
+fn a_host_of_a_service_entry_is_reached_at_its_endpoints(lab: &Running) -> Result<()> {
+    let [plain, _] = addresses(lab, "outside/plain")?;
+    let [near, _] = addresses(lab, "shop/near")?;
+    let entry = format!(
+        "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: e, namespace: shop}}, spec: {{hosts: \
+         [api.example.com], addresses: [192.0.2.77], resolution: STATIC, ports: [{{number: 80, name: http, targetPort: \
+         8080}}], endpoints: [{{address: {plain}, weight: 1}}, {{address: {near}, weight: 3}}]}}}}"
+    );
+    lab.put_manifest("service-entry.yaml", &entry)?;
+    let reached = until(PATIENCE, "the host is reached", || {
+        Ok(get(lab, CLIENT, "http://192.0.2.77/")?.status == 200)
+    });
+    let served = reached.and_then(|_| {
+        let asked = (0..80).map(|_| get(lab, CLIENT, "http://192.0.2.77/")?.says("version"));
+        asked.collect::<Result<Vec<_>>>()
+    });
+    lab.remove_manifest("service-entry.yaml")?;
+    let served = served?;
+    let near = served.iter().filter(|one| *one == "near").count();
+    let plain = served.iter().filter(|one| *one == "plain").count();
+    equal("answers", near + plain, 80)?;
+    // Three of four: five standard deviations are 19.
+    ensure!(
+        (41..=79).contains(&near),
+        "of 80 requests {near} went to the endpoint of weight 3"
+    );
+    Ok(())
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);

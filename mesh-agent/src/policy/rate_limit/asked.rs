@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 
@@ -65,7 +66,7 @@ impl Asked<'_> {
         Some(text).filter(|text| !text.is_empty())
     }
 
-    fn claim(&self, claim: &[std::sync::Arc<str>]) -> Option<String> {
+    fn claim(&self, claim: &[Arc<str>]) -> Option<String> {
         self.token?.scalar(claim)
     }
 

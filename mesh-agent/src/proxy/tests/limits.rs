@@ -1,5 +1,6 @@
 //! `RateLimitPolicy` on both paths and in plaintext: who is refused, and what they are told.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +11,7 @@ use tokio::net::TcpStream;
 use super::app::App;
 use super::authorization::{from, policy as authorization};
 use super::client::{H1, H2, call, get};
-use super::facts::{BANK, CART, LabPod, PAY, WEB};
+use super::facts::{BANK, CART, LEGACY, LabPod, PAY, WEB, node};
 use super::lab::Lab;
 use crate::mesh::facts::{Facts, ObjectMeta};
 use crate::mesh::policy::authorization::{PolicyAction, PolicyTarget};
@@ -124,6 +125,31 @@ async fn plaintext_counts_and_has_no_identity() {
         assert_eq!(reply.status, status);
     }
     assert_eq!(statuses(&lab, WEB, vip, &["/", "/"]).await, [200, 429]);
+}
+
+#[tokio::test]
+async fn the_own_nodes_probes_are_not_counted() {
+    let lab = Lab::start().await;
+    let kubelet: IpAddr = "127.0.1.99".parse().unwrap();
+    let app = App::says(&lab, CART, "alive").await;
+    lab.change(set(policy(vec![hourly(1, vec![])])));
+    lab.change(|facts| {
+        facts.nodes.push(node("node-a", kubelet));
+        let cart = facts.workloads.iter_mut().find(|pod| pod.addrs == [CART.ip]);
+        cart.unwrap().probe_ports.insert(app.addr.port());
+    });
+    for (client, expected) in [
+        (kubelet, [200, 200]),
+        (LEGACY.ip, [200, 429]),
+        (kubelet, [200, 200]),
+    ] {
+        let gate = lab.steer(app.addr, client).await;
+        for status in expected {
+            let stream = TcpStream::connect(gate).await.unwrap();
+            let reply = H1::on(&lab, stream).await.fetch(get("/")).await;
+            assert_eq!(reply.status, status, "{client}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -105,3 +105,29 @@ fn a_destination_rule_finds_the_host_and_subsets_its_endpoints_labels() {
         );
     }
 }
+
+#[test]
+fn a_host_takes_no_address_from_a_service_or_a_pod() {
+    let mut facts = web();
+    let mut thief = service(
+        "a.example.com",
+        &["10.96.0.1", "10.0.0.1", "192.0.2.1"],
+        AppProtocol::Http,
+    );
+    thief.meta = meta("ServiceEntry shop/thief", 0);
+    for service in &mut facts.services {
+        service.meta = meta("Service shop/web", 9);
+    }
+    facts.services.push(thief);
+    let (snapshot, rejections) = build(&facts);
+    let named = ("ServiceEntry shop/thief", "spec.addresses");
+    assert_eq!(fields(&rejections), [named, named]);
+    let owner = |addr: &str| match snapshot.destination(addr.parse().unwrap()) {
+        Destination::Service(upstream) => upstream.service.name.to_string(),
+        Destination::Workload { workload, .. } => workload.pod_name.to_string(),
+        other @ (Destination::NoSuchPort(_) | Destination::Unknown) => format!("{other:?}"),
+    };
+    assert_eq!(owner("10.96.0.1:80"), "web");
+    assert_eq!(owner("10.0.0.1:80"), "web-1");
+    assert_eq!(owner("192.0.2.1:80"), "a.example.com");
+}

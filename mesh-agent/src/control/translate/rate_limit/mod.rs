@@ -8,7 +8,7 @@
 #[cfg(test)]
 mod schema_tests;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod written;
 
 use std::sync::Arc;

@@ -17,7 +17,7 @@ use crate::mesh::route::ValueMatch;
 use crate::mesh::service::ServiceName;
 
 /// Every field once.
-pub(super) const WHOLE: &str = "
+pub(in crate::control::translate) const WHOLE: &str = "
 apiVersion: mesh-agent.dev/v1alpha1
 kind: RateLimitPolicy
 metadata: { name: p, namespace: shop }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{SHOP, translate};
 use crate::control::manifest::{Document, documents};
+use crate::control::translate::rate_limit::tests::WHOLE as LIMITS;
 use crate::snapshot::{Snapshot, SnapshotSettings};
 
 /// Values that are often where they should not be.
@@ -70,6 +71,11 @@ fn arbitrary_field() -> impl Strategy<Value = String> {
         "ownerReferences",
         "creationTimestamp",
         "items",
+        "limits",
+        "key",
+        "local",
+        "requests",
+        "unit",
     ];
     prop_oneof![9 => prop::sample::select(known).prop_map(str::to_owned), 1 => any::<String>()]
 }
@@ -94,6 +100,7 @@ fn arbitrary_object() -> impl Strategy<Value = Value> {
         ("security.istio.io/v1", "PeerAuthentication"),
         ("networking.istio.io/v1", "DestinationRule"),
         ("gateway.networking.x-k8s.io/v1alpha1", "XBackendTrafficPolicy"),
+        ("mesh-agent.dev/v1alpha1", "RateLimitPolicy"),
     ];
     (
         prop::sample::select(types),
@@ -172,6 +179,13 @@ proptest! {
         let (mut shop, _) = documents("f", SHOP, false);
         damage(&mut shop[which].value, &mut choice, &with);
         build(shop);
+    }
+
+    #[test]
+    fn a_damaged_rate_limit_becomes_facts_or_rejections(mut choice: u64, with in arbitrary_value()) {
+        let (mut limits, _) = documents("f", LIMITS, false);
+        damage(&mut limits[0].value, &mut choice, &with);
+        build(limits);
     }
 
     #[test]

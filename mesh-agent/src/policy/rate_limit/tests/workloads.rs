@@ -62,6 +62,16 @@ fn a_policy_with_a_target_limits_the_ports_behind_it_and_an_unknown_one_is_named
 }
 
 #[test]
+fn a_pod_on_its_way_out_is_counted_in_the_same_buckets() {
+    let one = policy("shop", "p", vec![limit(local(1, 1), vec![])]);
+    let (cart, gone) = (pod("shop", "cart"), pod("shop", "gone"));
+    let (compiled, _) = RateLimits::compile(&[one], "mesh-system", std::iter::once(&cart), |_| None, None);
+    let (request, now) = (Request::new("/"), Instant::now());
+    assert!(request.passes(&compiled.of(&cart).unwrap(), now));
+    assert!(!request.passes(&compiled.of(&gone).unwrap(), now));
+}
+
+#[test]
 fn a_match_says_what_is_counted() {
     let header = |value| {
         let name = HeaderName::from_static("x-tier");
