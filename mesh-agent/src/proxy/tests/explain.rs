@@ -14,7 +14,8 @@ use crate::mesh::facts::Facts;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::policy::authorization::{PolicyAction, TextAttribute};
 use crate::mesh::route::{
-    Abort, DirectResponse, Fault, FieldMatch, HttpMatch, HttpRule, Redirect, RuleAction, Share, ValueMatch,
+    Abort, DirectResponse, Fault, FieldMatch, Filters, HttpMatch, HttpRule, PathRewrite, Redirect, Rewrite,
+    RuleAction, Share, ValueMatch,
 };
 use crate::mesh::service::AppProtocol;
 use crate::policy::authentication::testing::{Signer, inline, policy as jwt_policy, rule as jwt_rule};
@@ -124,8 +125,19 @@ pub(super) fn routes(name: &'static str) -> Vec<HttpRule> {
         }),
         ..to_shop("/abort")
     };
+    let rewriting = HttpRule {
+        filters: Filters {
+            rewrite: Rewrite {
+                authority: None,
+                path: Some(PathRewrite::Full("/open/secret".into())),
+            },
+            ..Filters::default()
+        },
+        ..to_shop("/rewritten")
+    };
     vec![
         to_shop("/open"),
+        rewriting,
         with_header("x-canary", "yes", to_shop("/")),
         rule("/nobody", &[("nobody", 1)], None),
         rule("/empty", &[("empty", 1)], None),
@@ -136,8 +148,9 @@ pub(super) fn routes(name: &'static str) -> Vec<HttpRule> {
     ]
 }
 
-const REQUESTS: [&str; 15] = [
+const REQUESTS: [&str; 16] = [
     "/open",
+    "/rewritten",
     "/open/x?a=b",
     "POST /open",
     "/opened",
