@@ -55,7 +55,7 @@ impl Shop {
     }
 
     /// The status, and how many requests came to the application.
-    async fn sent(&self, lab: &Lab, request: &str) -> (u16, usize) {
+    pub(super) async fn sent(&self, lab: &Lab, request: &str) -> (u16, usize) {
         let (method, url, headers) = self.asked(request);
         let path = url.strip_prefix(&format!("http://{}", self.name)).unwrap();
         let mut sent = Request::builder()
