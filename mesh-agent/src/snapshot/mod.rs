@@ -4,6 +4,7 @@
 //! Must not know: where facts come from, sockets, or who asks.
 
 mod build;
+mod candidate;
 mod cell;
 mod direct;
 mod ejected;

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use super::candidate::{Candidate, Front, Spread};
 use super::slices::{EndpointsOfPorts, group};
 use super::traffic::Traffic;
-use super::upstream::{Candidate, Front, Spread, Upstream};
+use super::upstream::Upstream;
 use super::workloads::Workloads;
 use super::{InboundPort, SnapshotSettings};
 use crate::balance::Load;
