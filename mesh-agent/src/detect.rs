@@ -106,6 +106,14 @@ impl<S> Prefixed<S> {
     pub fn inner(&self) -> &S {
         &self.inner
     }
+
+    /// The same bytes in front of what `to` makes of the stream.
+    pub fn map<T>(self, to: impl FnOnce(S) -> T) -> Prefixed<T> {
+        Prefixed {
+            first: self.first,
+            inner: to(self.inner),
+        }
+    }
 }
 
 impl<S> Prefixed<Prefixed<S>> {

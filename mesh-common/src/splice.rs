@@ -61,7 +61,7 @@ impl SocketEnds {
 pub struct Writer {
     /// Cookie of the socket itself.
     pub own: u64,
-    /// Cookie of the socket that reads; 0 until it can be spliced to.
+    /// Cookie of the socket that reads; 0 until it can be spliced to, which at the agent's ends the agent decides.
     pub reader: u64,
     /// Bytes that were spliced.
     pub spliced: u64,
@@ -69,6 +69,14 @@ pub struct Writer {
     pub is_client: u32,
     /// Always zero: keeps the size a multiple of eight.
     pub reserved: u32,
+}
+
+impl Writer {
+    /// How many bytes wait in the splice, when `reader` is what it splices to. `None` when the counts contradict each other.
+    #[inline(always)]
+    pub const fn unread(&self, reader: &Reader) -> Option<u64> {
+        self.spliced.checked_sub(reader.spliced)
+    }
 }
 
 /// What is known of a socket that reads; key: its cookie.
@@ -89,17 +97,26 @@ pub struct Reader {
     pub habit: HabitKey,
 }
 
-/// Sockets that one application of a pod reads: those that it accepts at an end, or those that it dials to one.
+/// Sockets in a pod's namespace that are read alike: those that its application accepts at an end, those that it dials to
+/// one, or the agent's ends of either.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HabitKey {
     /// The pod's netns cookie.
     pub netns: u64,
-    /// The accepting end, in this pod or in another one.
+    /// The accepting end, in this pod or in another one; as it was dialled, where the agent relays.
     pub server: Endpoint,
-    /// 1 when the pod dials, 0 when it accepts.
-    pub is_client: u32,
+    /// Who reads: [`ACCEPTS`], [`DIALS`] or [`RELAYS`].
+    pub role: u32,
 }
+
+/// The application of the pod, of what it accepted.
+pub const ACCEPTS: u32 = 0;
+/// The application of the pod, of what it dialled.
+pub const DIALS: u32 = 1;
+/// The agent, at its end of a connection with the application of the pod. Such a habit exists only where the agent said that
+/// it relays bytes there: other connections with it are left to TCP.
+pub const RELAYS: u32 = 2;
 
 /// How such sockets are read. Only what never blocks in a read may be joined: the kernel ends a blocking read of a joined
 /// socket with `EAGAIN` whenever anything wakes it.
@@ -206,7 +223,7 @@ mod tests {
             addr: Addr([0; 4]),
             port: 1,
         },
-        is_client: 0,
+        role: ACCEPTS,
     };
 
     #[test]
@@ -294,6 +311,23 @@ mod tests {
             ..READ
         };
         assert_eq!(wrapping.spliced_of(10, 3), 6);
+    }
+
+    #[test]
+    fn what_was_spliced_and_not_read_waits() {
+        let writer = Writer {
+            own: 1,
+            reader: 2,
+            spliced: 1010,
+            is_client: 0,
+            reserved: 0,
+        };
+        assert_eq!(writer.unread(&READ), Some(10));
+        let wrong = Writer {
+            spliced: 999,
+            ..writer
+        };
+        assert_eq!(wrong.unread(&READ), None);
     }
 
     #[test]

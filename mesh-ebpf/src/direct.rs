@@ -6,6 +6,7 @@
 use mesh_common::counter::Counter;
 use mesh_common::direct::{Chosen, DirectKey, EndStats, Ends, Flow};
 use mesh_common::layout::Endpoint;
+use mesh_common::map::MapName;
 
 use aya_ebpf::bindings::{BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB_FLAG};
 use aya_ebpf::bindings::{BPF_TCP_CLOSE_WAIT, BPF_TCP_ESTABLISHED};
@@ -54,6 +55,18 @@ pub(crate) fn register(event: &SockEvent) -> bool {
         maps::count(Counter::DirectLost);
     }
     true
+}
+
+/// A socket whose connect neither went to the agent nor is known to go direct. One that dials an enrolled pod all the same was
+/// either left alone, or its entry was evicted: that is counted, since the agent of the server will refuse it.
+#[inline(never)]
+pub(crate) fn note_lost(event: &SockEvent) {
+    let (netns, remote) = (event.netns(), event.remote());
+    let is_to_a_pod = maps::pod_addr(&remote.addr).is_some_and(|pod| pod.netns != netns);
+    if is_to_a_pod && !maps::is_excluded_outbound(netns, &remote) && !maps::is_agent_dead() {
+        maps::overflowed(MapName::DirectByCookie);
+        maps::count(Counter::DirectLost);
+    }
 }
 
 #[inline(always)]

@@ -13,6 +13,7 @@ mod direct;
 mod dns;
 mod flow;
 mod getpeername;
+mod legs;
 mod maps;
 mod message;
 mod pipes;
@@ -86,6 +87,13 @@ fn mesh_recvmsg6(ctx: SockAddrContext) -> i32 {
 #[sock_ops]
 fn mesh_sock_ops(ctx: SockOpsContext) -> u32 {
     sock_ops::on_event(&SockEvent::new(ctx));
+    ctx::SOCK_OPS_DONE
+}
+
+/// Events of the agent's own TCP sockets.
+#[sock_ops]
+fn mesh_leg_ops(ctx: SockOpsContext) -> u32 {
+    legs::on_agents_event(&SockEvent::new(ctx));
     ctx::SOCK_OPS_DONE
 }
 

@@ -134,7 +134,7 @@ static DIRECT: HashMap<DirectKey, Verdict> = HashMap::with_max_entries(MAX_VERDI
 ///
 /// Writer: connect, taken by `sock_ops`. Reader: `sock_ops`, getpeername. Size: `max_flows` / 16. Evicts: least recently
 /// used, as a connect that never sends its SYN leaves an entry behind. Full: a connection whose entry was evicted is
-/// steered to the agent of the server, for which it is plaintext.
+/// steered to the agent of the server, for which it is plaintext, and counted here by `sock_ops`.
 #[map]
 static DIRECT_BY_COOKIE: LruHashMap<u64, Chosen> = LruHashMap::with_max_entries(16_384, 0);
 

@@ -26,21 +26,22 @@ static SPLICE: SockHash<SocketEnds> = SockHash::with_max_entries(65_536, 0);
 
 /// Sockets that may splice, by their ends, and to which reader.
 ///
-/// Writer: `sock_ops`, and `sk_msg` of the socket itself. Reader: `sk_msg`. Size: `max_flows` / 4. Evicts: least recently
+/// Writer: `sock_ops`, `sk_msg` of the socket itself; agent, which opens those between an application and itself. Reader:
+/// `sk_msg`, agent. Size: `max_flows` / 4. Evicts: least recently
 /// used. Full: the socket stays with TCP, as does one that is evicted.
 #[map]
 static WRITERS: LruHashMap<SocketEnds, Writer> = LruHashMap::with_max_entries(65_536, 0);
 
 /// What sockets read, by cookie.
 ///
-/// Writer: `sock_ops`, and the reads of the socket itself. Reader: `sk_msg` of the other end. Size: `max_flows` / 4.
+/// Writer: `sock_ops`, and the reads of the socket itself. Reader: `sk_msg` of the other end, agent. Size: `max_flows` / 4.
 /// Evicts: least recently used. Full: the socket stays with TCP, as does one that is evicted.
 #[map]
 static READERS: LruHashMap<u64, Reader> = LruHashMap::with_max_entries(65_536, 0);
 
-/// How the sockets of an application are read.
+/// How the sockets of an application are read, and those of the agent where it relays bytes.
 ///
-/// Writer: the reads of sockets. Reader: `sock_ops`. Size: `max_flows` / 16. Evicts: least recently used. Full: what is
+/// Writer: the reads of sockets; agent, which says where it relays. Reader: `sock_ops`. Size: `max_flows` / 16. Evicts: least recently used. Full: what is
 /// evicted is found out again.
 #[map]
 static HABITS: LruHashMap<HabitKey, Habit> = LruHashMap::with_max_entries(16_384, 0);
@@ -104,6 +105,10 @@ pub(crate) fn add_reader(cookie: u64, reader: &Reader) -> Result<(), i32> {
 
 pub(crate) fn has_good_habit(key: &HabitKey) -> bool {
     copy(HABITS.get_ptr(key)).is_some_and(|habit| habit.is_good())
+}
+
+pub(crate) fn has_habit(key: &HabitKey) -> bool {
+    HABITS.get_ptr(key).is_some()
 }
 
 pub(crate) fn reader(cookie: u64) -> Option<Reader> {

@@ -1,4 +1,4 @@
-//! What the sockets of direct flows send: past TCP where that can change neither their order nor what a reader sees.
+//! What joined sockets send: past TCP where that can change neither their order nor what a reader sees.
 //!
 //! Whatever is in doubt takes TCP: a message is never refused here.
 
@@ -23,6 +23,10 @@ pub(crate) fn route(message: &Message) {
     let may_get = reader.may_get(size, writer.spliced, write_seq, pipes::is_on());
     if may_get && message.splice(pipes::sockets(), ends.turned()) {
         pipes::count_spliced(&ends, u64::from(size));
+        // Both ends of what the agent relays lie on the pod's own address: it is no direct flow.
+        if ends.local.addr.is(&ends.remote.addr) {
+            return;
+        }
         let side = if writer.is_client == 0 {
             Side::Server
         } else {

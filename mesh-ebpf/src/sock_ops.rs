@@ -1,5 +1,5 @@
 //! TCP events: files a captured socket's original destination before its SYN leaves, and forgets it on close; tells
-//! `crate::direct` of the sockets of direct flows.
+//! `crate::direct` of the sockets of direct flows, and `crate::legs` of those with the agent.
 
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTT_CB,
@@ -10,7 +10,7 @@ use mesh_common::layout::SocketKey;
 use mesh_common::map::MapName;
 
 use crate::ctx::SockEvent;
-use crate::{direct, maps, splice};
+use crate::{direct, legs, maps, splice};
 
 #[inline(always)]
 pub(crate) fn on_event(event: &SockEvent) {
@@ -19,10 +19,12 @@ pub(crate) fn on_event(event: &SockEvent) {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
             direct::on_connected(event);
             splice::join_client(event);
+            legs::on_dialled(event);
         }
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
             direct::on_accepted(event);
             splice::join_server(event);
+            legs::on_accepted(event);
         }
         BPF_SOCK_OPS_RTT_CB => direct::on_round_trip(event),
         BPF_SOCK_OPS_STATE_CB if event.new_state() == BPF_TCP_CLOSE => {
@@ -48,6 +50,8 @@ fn before_syn(event: &SockEvent) {
         if event.dials_agent() {
             maps::overflowed(MapName::OriginalByCookie);
             maps::count(Counter::Lost);
+        } else {
+            direct::note_lost(event);
         }
         return;
     };

@@ -1,10 +1,11 @@
-//! Joins the sockets of direct flows, so that their messages may be spliced, and parts them.
+//! Joins the sockets of direct flows, so that their messages may be spliced, and parts them; those of connections between
+//! an application and the agent are chosen in [`crate::legs`].
 //!
 //! A socket that cannot be joined (MPTCP, TLS of the kernel, a full map) stays with TCP, and so does
 //! one whose application was seen to block in reads or was not seen yet. Must not know: messages.
 
 use mesh_common::layout::Endpoint;
-use mesh_common::splice::{HabitKey, Reader, SocketEnds, Writer};
+use mesh_common::splice::{ACCEPTS, DIALS, HabitKey, Reader, SocketEnds, Writer};
 
 use crate::ctx::SockEvent;
 use crate::flow::{LiveFlow, Side};
@@ -16,8 +17,12 @@ use crate::{maps, pipes};
 pub(crate) fn join_client(event: &SockEvent) {
     let ends = ends(event);
     let is_direct = LiveFlow::of_socket(&ends.of_flow(true), Side::Client, event.cookie()).is_some();
-    if is_direct && watch(event, ends.remote, 1) && will_join(&ends.remote) {
-        join(event, &ends, 0);
+    if is_direct
+        && pipes::is_on()
+        && watch(event, &habit(event, ends.remote, DIALS))
+        && will_join(&ends.remote)
+    {
+        join(event, &ends, Side::Client, NOBODY);
     }
 }
 
@@ -30,7 +35,7 @@ fn will_join(server: &Endpoint) -> bool {
     pipes::has_good_habit(&HabitKey {
         netns: pod.netns,
         server: *server,
-        is_client: 0,
+        role: ACCEPTS,
     })
 }
 
@@ -38,14 +43,15 @@ fn will_join(server: &Endpoint) -> bool {
 #[inline(never)]
 pub(crate) fn join_server(event: &SockEvent) {
     let ends = ends(event);
-    if LiveFlow::find(&ends.of_flow(false)).is_none() || !watch(event, ends.local, 0) {
+    let is_direct = LiveFlow::find(&ends.of_flow(false)).is_some();
+    if !is_direct || !pipes::is_on() || !watch(event, &habit(event, ends.local, ACCEPTS)) {
         return;
     }
     let client_ends = ends.turned();
     let Some(client) = pipes::writer(&client_ends) else {
         return;
     };
-    if join(event, &ends, client.own) {
+    if join(event, &ends, Side::Server, client.own) {
         pipes::open(&client_ends, event.cookie());
     }
 }
@@ -58,26 +64,19 @@ pub(crate) fn part(event: &SockEvent) {
 
 /// Has the reads of a socket counted; whether sockets like it may be joined.
 #[inline(always)]
-fn watch(event: &SockEvent, server: Endpoint, is_client: u32) -> bool {
-    let habit = HabitKey {
-        netns: event.netns(),
-        server,
-        is_client,
-    };
-    pipes::is_on()
-        && pipes::add_reader(event.cookie(), &Reader::new(habit)).is_ok()
-        && pipes::has_good_habit(&habit)
+pub(crate) fn watch(event: &SockEvent, habit: &HabitKey) -> bool {
+    pipes::add_reader(event.cookie(), &Reader::new(*habit)).is_ok() && pipes::has_good_habit(habit)
 }
 
-/// Whether the socket is joined now. It may splice to the socket `reader` unless that is 0.
+/// Whether the socket is joined now. It may splice to the socket `reader` unless that is [`NOBODY`].
 #[inline(always)]
-fn join(event: &SockEvent, ends: &SocketEnds, reader: u64) -> bool {
+pub(crate) fn join(event: &SockEvent, ends: &SocketEnds, side: Side, reader: u64) -> bool {
     let own = event.cookie();
     let writer = Writer {
         own,
         reader,
         spliced: 0,
-        is_client: u32::from(reader == 0),
+        is_client: u32::from(side == Side::Client),
         reserved: 0,
     };
     let is_joined = pipes::add_writer(ends, &writer).is_ok() && event.join(pipes::sockets(), *ends);
@@ -88,9 +87,21 @@ fn join(event: &SockEvent, ends: &SocketEnds, reader: u64) -> bool {
 }
 
 #[inline(always)]
-fn ends(event: &SockEvent) -> SocketEnds {
+fn habit(event: &SockEvent, server: Endpoint, role: u32) -> HabitKey {
+    HabitKey {
+        netns: event.netns(),
+        server,
+        role,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn ends(event: &SockEvent) -> SocketEnds {
     SocketEnds {
         local: event.local(),
         remote: event.remote(),
     }
 }
+
+/// No socket's cookie.
+pub(crate) const NOBODY: u64 = 0;

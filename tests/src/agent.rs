@@ -22,12 +22,7 @@ pub const ADMIN_ADDR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
-/// Starts the agent of a node.
-pub fn start(site: &Site, node: &str, binary: &Path) -> Result<Child> {
-    start_with(site, node, binary, &[])
-}
-
-/// As [`start`], with more arguments.
+/// Starts the agent of a node, with `more` arguments than the lab's own.
 pub fn start_with(site: &Site, node: &str, binary: &Path, more: &[String]) -> Result<Child> {
     let state = site.agent_state(node);
     for dir in [&state, &site.ca_dir()] {

@@ -27,6 +27,9 @@ pub struct LabFile {
     pub kind: Option<String>,
     /// The nodes, each with an agent; the first has subnet 1.
     pub nodes: Vec<String>,
+    /// Arguments of every agent, beside those that the lab gives it.
+    #[serde(default)]
+    pub agent: Vec<String>,
     /// What runs in which pod. A pod of the manifests that is not named here only idles.
     #[serde(default)]
     pub pods: Vec<Program>,

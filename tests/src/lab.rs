@@ -133,7 +133,7 @@ impl Lab {
         self.running.state.nodes = input.lab.nodes.iter().map(|node| (node.clone(), None)).collect();
         self.running.state.save(&site)?;
         if let Some(binary) = &options.agent {
-            self.start_agents(binary, tell)?;
+            self.start_agents(binary, &input.lab.agent, tell)?;
         }
         self.start_programs(input, tell)
     }
@@ -180,7 +180,7 @@ impl Lab {
         Ok(())
     }
 
-    fn start_agents(&mut self, binary: &Path, tell: &dyn Fn(&str)) -> Result<()> {
+    fn start_agents(&mut self, binary: &Path, more: &[String], tell: &dyn Fn(&str)) -> Result<()> {
         let site = self.running.site.clone();
         let own = site.agent_binary();
         fs::copy(binary, &own).with_context(|| format!("copy the agent {}", binary.display()))?;
@@ -193,7 +193,7 @@ impl Lab {
                 .success()
                 .context("mount a BPF file system: the kernel needs CONFIG_BPF_SYSCALL")?;
             cgroup::create(&site.agent_cgroup(node))?;
-            let child = agent::start(&site, node, &binary)?;
+            let child = agent::start_with(&site, node, &binary, more)?;
             let id = ProcessId::of(child.id())?;
             self.children.push(child);
             agents.insert(node.clone(), Some(id));

@@ -9,7 +9,7 @@
 //! | `site` | where a lab lives on this machine: run directory, cgroup, namespace names |
 //! | `input` | `lab.yaml` and the manifests, as the user wrote them |
 //! | `manifest`, `kubelet`, `nodes`, `addresses`, `endpoints`, `hosts` | the manifests, as a cluster would have completed them (pure) |
-//! | `cgroup`, `network`, `netns`, `sandbox`, `process` | what the kernel gives |
+//! | `cgroup`, `cpu`, `network`, `netns`, `sandbox`, `process` | what the kernel gives |
 //! | `agent`, `metrics`, `http` | one agent a node, and its pages |
 //! | `state`, `lab`, `running` | up, down, and what can be done in between; also after a crash |
 //! | `kubernetes` | a real API server, for what asks one |
@@ -21,6 +21,7 @@ pub mod addresses;
 pub mod agent;
 pub mod authority;
 pub mod cgroup;
+pub mod cpu;
 pub mod endpoints;
 pub mod guest;
 pub mod hosts;

@@ -232,6 +232,30 @@ impl<'l> Spire<'l> {
         Ok(id.to_owned())
     }
 
+    /// Gives the server the bundle of another trust domain, and an entry on each node that federates with it: without
+    /// one, SPIRE's agents do not have it.
+    pub fn federate(&self, trust_domain: &str, bundle: &Path) -> Result<()> {
+        let id = format!("spiffe://{trust_domain}");
+        let path = bundle.display().to_string();
+        self.server(&["bundle", "set", "-format", "pem", "-id", &id, "-path", &path])?;
+        let entry = |node: &String| {
+            json!({
+                "parent_id": node_id(node),
+                "spiffe_id": federating(),
+                "selectors": [{ "type": "k8s", "value": "ns:nobody" }],
+                "federates_with": [id],
+            })
+        };
+        self.create(&self.lab.state.nodes.keys().map(entry).collect::<Vec<_>>())
+    }
+
+    /// Takes that back: entries and bundle.
+    pub fn part(&self, trust_domain: &str) -> Result<()> {
+        self.deregister(&federating())?;
+        let id = format!("spiffe://{trust_domain}");
+        self.server(&["bundle", "delete", "-id", &id]).map(drop)
+    }
+
     /// Runs a command of `spire-server` against this server.
     fn server(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(self.programs.join("spire-server"));
@@ -294,6 +318,11 @@ fn wait_healthy(check: impl Fn() -> Result<String>, log: &Path) -> Result<()> {
 /// Who the mesh's agents are in SPIRE.
 pub fn delegate() -> String {
     format!("{TRUST_DOMAIN}/mesh-agent")
+}
+
+/// Nobody's identity, whose entries name the trust domains that the nodes federate with.
+fn federating() -> String {
+    format!("{TRUST_DOMAIN}/federating")
 }
 
 fn server_address() -> Ipv4Addr {

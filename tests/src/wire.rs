@@ -36,12 +36,25 @@ pub struct Capture {
 impl Capture {
     /// Starts to capture all TCP between nodes; returns once packets are being seen.
     pub fn start(lab: &Running, name: &str) -> Result<Self> {
+        Self::begin(lab, name, "tcp")
+    }
+
+    /// As [`Capture::start`], only of connections from and to one address.
+    pub fn of(lab: &Running, name: &str, address: Ipv4Addr) -> Result<Self> {
+        Self::begin(lab, name, &format!("tcp and host {address}"))
+    }
+
+    fn begin(lab: &Running, name: &str, what: &str) -> Result<Self> {
         let file = lab.site.run_dir().join(format!("{name}.pcap"));
         let log = lab.site.logs().join(format!("tcpdump-{name}.log"));
+        if log.exists() {
+            // Or "listening" would be what an earlier capture of this name has said.
+            fs::remove_file(&log).with_context(|| format!("remove {}", log.display()))?;
+        }
         let node = lab.state.nodes.keys().next().context("the lab has no node")?;
         let node = Site::netns_path(&lab.site.node_netns(node));
         let place = sandbox::observer(&lab.site, &lab.site.fabric_netns());
-        let filter = format!("tcp or udp dst port {END_PORT}");
+        let filter = format!("({what}) or udp dst port {END_PORT}");
         // A buffer of 64 MiB: at full load nothing may be missed.
         let program = format!("tcpdump -i br0 -n -Z root -B 65536 -U -w {}", file.display());
         let mut program: Vec<_> = program.split(' ').map(str::to_owned).collect();
@@ -112,6 +125,8 @@ pub struct Wire {
     pub ports: BTreeSet<u16>,
     /// Addresses that connections were begun from.
     pub sources: BTreeSet<IpAddr>,
+    /// Cipher suites that servers chose, by their number (RFC 8446, B.4).
+    pub suites: BTreeSet<u16>,
     /// The first bytes of packets that are not TLS, a few of them, to be looked at.
     pub plaintext_samples: Vec<String>,
     /// Payload of all packets, for [`Wire::contains`].
@@ -205,6 +220,7 @@ fn judge_stream(stream: &Stream, wire: &mut Wire) {
         }
     }
     let tls = tls_length(&bytes);
+    wire.suites.extend(suite(&bytes));
     for (&distance, copies) in &stream.segments {
         let start = usize::try_from(distance).unwrap_or(usize::MAX);
         for copy in copies {
@@ -251,6 +267,18 @@ fn tls_length(bytes: &[u8]) -> usize {
     }
 }
 
+/// The cipher suite that the `ServerHello` at the start of a stream names (RFC 8446, 4.1.3).
+fn suite(bytes: &[u8]) -> Option<u16> {
+    const SERVER_HELLO: u8 = 2;
+    // Behind the heads of record and message, a version, and 32 random bytes: the session's id, then the suite.
+    const SESSION: usize = 5 + 4 + 2 + 32;
+    let [22, 3, _, _, _, SERVER_HELLO, ..] = *bytes else {
+        return None;
+    };
+    let at = SESSION + 1 + usize::from(*bytes.get(SESSION)?);
+    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,6 +313,26 @@ mod tests {
         let wire = connection(&[b"\x16\x03\x01\x00\x04ab", b"cd\x17\x03", b"\x03\x00\x02xy\x17"]);
         assert_eq!((wire.tls_packets, wire.plaintext_packets), (3, 0));
         assert_eq!(wire.ports, BTreeSet::from([80]));
+    }
+
+    #[test]
+    fn the_suite_is_the_one_that_the_server_chose() {
+        let hello = |kind: u8| {
+            let body = [
+                &[kind, 0, 0, 0, 3, 3],
+                [7; 32].as_slice(),
+                &[2, 9, 9, 0x13, 0x02, 0],
+            ]
+            .concat();
+            let length = u8::try_from(body.len()).unwrap();
+            [&[22, 3, 3, 0, length], body.as_slice()].concat()
+        };
+        assert_eq!(connection(&[&hello(2)]).suites, BTreeSet::from([0x1302]));
+        assert!(connection(&[&hello(1)]).suites.is_empty(), "what a client offers");
+        assert!(
+            connection(&[&hello(2)[..40]]).suites.is_empty(),
+            "a head that was cut"
+        );
     }
 
     #[test]

@@ -45,9 +45,8 @@ enum Command {
     },
     /// Unit and in-process tests, then every claim in labs with the real kernel; needs root
     Test(test::Arguments),
-    /// What the mesh costs and saves, against the same pods without it
-    #[command(subcommand)]
-    Bench(bench::Command),
+    /// What requests cost, against nginx, HAProxy and Envoy; `bench fastpath`: against no mesh; needs root
+    Bench(bench::Arguments),
     /// Suites that judge protocols, through both agents: h2spec, smuggled requests, gRPC, WebSocket; needs root
     Conformance(conformance::Arguments),
     /// Check that the agent's rooms import only what is below them
@@ -69,7 +68,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::run(),
         Command::Check { report } => check::run(&report),
         Command::Test(arguments) => test::run(&arguments),
-        Command::Bench(command) => bench::run(&command),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Conformance(arguments) => conformance::run(&arguments),
         Command::Layers => layers::run(),
         Command::VmTest(arguments) => vm_test::run(&arguments),
@@ -82,5 +81,28 @@ fn main() -> ExitCode {
             say(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn bench_alone_is_the_one_against_other_proxies() {
+        let parses = |words: &str| Arguments::try_parse_from(words.split(' ')).is_ok();
+        assert!(parses(
+            "xtask bench --quick --peer nginx --peer envoy --workload W3"
+        ));
+        assert!(parses("xtask bench fastpath --quick"));
+        assert!(!parses("xtask bench --workload W9"));
+        assert!(!parses("xtask bench --peer traefik"));
     }
 }

@@ -1,8 +1,11 @@
 //! Finds out at start whether flows may be spliced on this kernel, and switches it on; flows go direct without it meanwhile.
 
+use std::sync::Arc;
+
 use crate::config::SpliceMode;
 use crate::kernel::ebpf::EbpfKernel;
 use crate::kernel::error::KernelError;
+use crate::kernel::splice::legs::Legs;
 use crate::kernel::splice::{SpliceBoard, SpliceState, SpliceStatus, SpliceSwitch, trial};
 use crate::lifecycle::Tasks;
 use crate::telemetry::Telemetry;
@@ -26,7 +29,11 @@ pub(super) fn start(
                     state: SpliceState::Trying,
                     ..SpliceStatus::default()
                 });
-                tasks.spawn("splice-trial", decide(switch, board.clone(), telemetry.clone()));
+                let legs = kernel.attach_legs();
+                tasks.spawn(
+                    "splice-trial",
+                    decide(switch, legs, board.clone(), telemetry.clone()),
+                );
             }
             Err(error) => {
                 tracing::warn!(%error, "flows are not spliced");
@@ -38,7 +45,12 @@ pub(super) fn start(
 }
 
 /// Runs the trial on a thread of its own: it blocks for some seconds at most.
-async fn decide(switch: SpliceSwitch, board: SpliceBoard, telemetry: Telemetry) {
+async fn decide(
+    switch: SpliceSwitch,
+    legs: Result<Arc<Legs>, KernelError>,
+    board: SpliceBoard,
+    telemetry: Telemetry,
+) {
     let tried = tokio::task::spawn_blocking(trial::run).await;
     let status = tried.unwrap_or_else(|error| SpliceStatus::off(format!("the trial panicked: {error}")));
     let status = match (status.state, switch.set(status.state == SpliceState::On)) {
@@ -50,11 +62,24 @@ async fn decide(switch: SpliceSwitch, board: SpliceBoard, telemetry: Telemetry) 
         },
     };
     let is_on = status.state == SpliceState::On;
+    let legs = match legs {
+        Ok(legs) if is_on => {
+            legs.allow(telemetry.mesh().leg_bytes());
+            String::new()
+        }
+        Ok(_) => String::new(),
+        Err(error) => error.to_string(),
+    };
+    let status = SpliceStatus { legs, ..status };
     telemetry.mesh().splice(is_on);
     if is_on {
-        tracing::info!(checks = status.checks.len(), "direct flows are spliced");
+        tracing::info!(
+            checks = status.checks.len(),
+            why_not_legs = status.legs,
+            "flows are spliced"
+        );
     } else {
-        tracing::warn!(why = status.why, "direct flows are not spliced");
+        tracing::warn!(why = status.why, "flows are not spliced");
     }
     for check in &status.checks {
         let failure = check.failure.as_deref();

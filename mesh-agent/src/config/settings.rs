@@ -99,8 +99,8 @@ pub(super) struct Settings {
     /// Whether connections between pods of this node that need no HTTP go past the agent: `auto` or `off`.
     #[arg(long, env = "MESH_DIRECT")]
     direct: Option<DirectMode>,
-    /// Whether connections that go past the agent may also go past TCP: `auto`, where a trial at start finds no harm on
-    /// this kernel, or `off`.
+    /// Whether connections that go past the agent, and opaque ones with it, may also go past TCP: `auto`, where a trial at
+    /// start finds no harm on this kernel, or `off`.
     #[arg(long, env = "MESH_SPLICE")]
     splice: Option<SpliceMode>,
     /// Whether the kernel refuses the agent system calls that it never makes: `auto` or `off`.

@@ -51,7 +51,16 @@ pub struct Question<'a> {
     pub now: SystemTime,
 }
 
-/// One end of the connection that a request came over.
+/// A connection of bytes that are no HTTP, which somebody must let in.
+#[derive(Debug)]
+pub struct Contact<'a> {
+    /// Who dialled.
+    pub source: End<'a>,
+    /// The protected workload.
+    pub destination: End<'a>,
+}
+
+/// One end of a connection.
 #[derive(Debug)]
 pub struct End<'a> {
     /// Its address.
@@ -100,6 +109,17 @@ pub struct Reply {
     pub body: Bytes,
 }
 
+impl Reply {
+    /// To a client that can be told nothing.
+    pub fn none() -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        }
+    }
+}
+
 impl std::fmt::Debug for Reply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Reply")
@@ -140,6 +160,20 @@ pub fn check(authorizer: &Authorizer, question: &Question<'_>) -> Result<Request
         CheckProtocol::Grpc => over_grpc::check(authorizer, question),
         CheckProtocol::Http(how) => over_http::check(how, question),
     }
+}
+
+/// Makes the request by which a gRPC authorizer is asked about a connection: what Envoy's network filter asks. The other
+/// protocol has no words for it.
+pub fn check_connection(
+    authorizer: &Authorizer,
+    contact: &Contact<'_>,
+) -> Result<Request<Bytes>, CheckError> {
+    over_grpc::check_connection(authorizer, contact)
+}
+
+/// Whether the answer to [`check_connection`] lets the connection in; what it says of requests has no meaning.
+pub fn lets_in(answer: &Response<Bytes>, trailers: Option<&HeaderMap>) -> Result<bool, CheckError> {
+    over_grpc::lets_in(answer, trailers)
 }
 
 /// Reads the answer, of which the whole body, at most [`MAX_ANSWER`] bytes, and the trailers were collected.

@@ -12,21 +12,43 @@ use super::proto::{
     Address, AskedRequest, AttributeContext, CheckRequest, CheckResponse, DeniedResponse, HeaderValueOption,
     HttpRequest, HttpResponse, OkResponse, Peer, SocketAddress, Timestamp,
 };
-use super::{Changes, CheckError, Decision, End, PARTIAL_BODY, Question, Reply, is_internal, unary};
+use super::{Changes, CheckError, Contact, Decision, End, PARTIAL_BODY, Question, Reply, is_internal, unary};
 use crate::mesh::policy::external::Authorizer;
 
 pub(super) fn check(authorizer: &Authorizer, question: &Question<'_>) -> Result<Request<Bytes>, CheckError> {
-    let host = format!("{}:{}", authorizer.target.host(), authorizer.port);
     let as_bytes = authorizer.body.is_some_and(|body| body.as_bytes);
-    let message = CheckRequest {
-        attributes: Some(AttributeContext {
+    call(
+        authorizer,
+        AttributeContext {
             source: Some(peer(&question.source)),
             destination: Some(peer(&question.destination)),
             request: Some(AskedRequest {
                 time: Some(time(question)),
                 http: Some(request(question, as_bytes)),
             }),
-        }),
+        },
+    )
+}
+
+/// As Envoy's network filter asks: who and whom, and no word of a request.
+pub(super) fn check_connection(
+    authorizer: &Authorizer,
+    contact: &Contact<'_>,
+) -> Result<Request<Bytes>, CheckError> {
+    call(
+        authorizer,
+        AttributeContext {
+            source: Some(peer(&contact.source)),
+            destination: Some(peer(&contact.destination)),
+            request: None,
+        },
+    )
+}
+
+fn call(authorizer: &Authorizer, attributes: AttributeContext) -> Result<Request<Bytes>, CheckError> {
+    let host = format!("{}:{}", authorizer.target.host(), authorizer.port);
+    let message = CheckRequest {
+        attributes: Some(attributes),
     };
     unary::call((&host, METHOD), authorizer.timeout, &message)
 }
@@ -108,13 +130,20 @@ fn text(bytes: &[u8]) -> String {
 
 pub(super) fn decide(answer: &Response<Bytes>, trailers: Option<&HeaderMap>) -> Result<Decision, CheckError> {
     let answer: CheckResponse = unary::message(answer, trailers)?;
-    let is_ok = answer.status.is_none_or(|status| status.code == 0);
-    match (is_ok, answer.http_response) {
+    match (is_ok(&answer), answer.http_response) {
         (true, Some(HttpResponse::Ok(ok))) => allowed(ok),
         (true, None | Some(HttpResponse::Denied(_))) => Ok(Decision::Allowed(Changes::default())),
         (false, Some(HttpResponse::Denied(reply))) => denied(reply),
         (false, None | Some(HttpResponse::Ok(_))) => denied(DeniedResponse::default()),
     }
+}
+
+pub(super) fn lets_in(answer: &Response<Bytes>, trailers: Option<&HeaderMap>) -> Result<bool, CheckError> {
+    unary::message(answer, trailers).map(|answer: CheckResponse| is_ok(&answer))
+}
+
+fn is_ok(answer: &CheckResponse) -> bool {
+    answer.status.as_ref().is_none_or(|status| status.code == 0)
 }
 
 fn allowed(ok: OkResponse) -> Result<Decision, CheckError> {

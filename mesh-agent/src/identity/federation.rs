@@ -19,7 +19,7 @@ use super::pem::{self, PemError};
 use crate::mesh::identity::SpiffeId;
 
 /// The roots of foreign trust domains, by their names.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Federation(Arc<BTreeMap<Box<str>, Vec<TrustAnchor<'static>>>>);
 
 /// Why bundles cannot be used. One that is wrong spoils all: a mesh is never half federated without a word.
@@ -97,6 +97,24 @@ impl Federation {
         Ok(Self(Arc::new(bundles)))
     }
 
+    /// Bundles that an issuer names: by the name of their trust domain, in DER. One that cannot be used is left out, and
+    /// named in the second value; nobody is trusted by it.
+    pub(super) fn pushed(
+        bundles: impl IntoIterator<Item = (Box<str>, Vec<CertificateDer<'static>>)>,
+    ) -> (Self, Vec<Box<str>>) {
+        let (mut usable, mut others) = (BTreeMap::new(), Vec::new());
+        for (trust_domain, roots) in bundles {
+            let anchors: Result<Vec<_>, _> = roots.iter().map(anchor).collect();
+            match anchors {
+                Ok(anchors) if !anchors.is_empty() && is_trust_domain(&trust_domain) => {
+                    usable.insert(trust_domain, anchors);
+                }
+                Ok(_) | Err(_) => others.push(trust_domain),
+            }
+        }
+        (Self(Arc::new(usable)), others)
+    }
+
     /// The trust domains that are federated with, in order.
     pub fn trust_domains(&self) -> impl ExactSizeIterator<Item = &str> {
         self.0.keys().map(AsRef::as_ref)
@@ -120,9 +138,17 @@ fn trust_domain_of(path: &Path) -> Result<String, FederationError> {
         .unwrap_or_default();
     let trust_domain = name.strip_suffix(".pem").or_else(|| name.strip_suffix(".json"));
     trust_domain
-        .filter(|trust_domain| SpiffeId::new(trust_domain, "any", "any").is_ok())
+        .filter(|trust_domain| is_trust_domain(trust_domain))
         .map(str::to_owned)
         .ok_or_else(|| FederationError::Name(path.to_owned()))
+}
+
+fn is_trust_domain(name: &str) -> bool {
+    SpiffeId::new(name, "any", "any").is_ok()
+}
+
+fn anchor(root: &CertificateDer<'_>) -> Result<TrustAnchor<'static>, webpki::Error> {
+    anchor_from_trusted_cert(root).map(|anchor| anchor.to_owned())
 }
 
 fn anchors(path: &Path) -> Result<Vec<TrustAnchor<'static>>, FederationError> {
@@ -140,9 +166,7 @@ fn anchors(path: &Path) -> Result<Vec<TrustAnchor<'static>>, FederationError> {
         path: path.to_owned(),
         source,
     })?;
-    let anchors = roots
-        .iter()
-        .map(|root| anchor_from_trusted_cert(root).map(|anchor| anchor.to_owned()));
+    let anchors = roots.iter().map(anchor);
     anchors
         .collect::<Result<_, _>>()
         .map_err(|source| FederationError::Anchor {

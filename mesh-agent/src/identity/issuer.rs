@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::issue_failure::IssueFailure;
 use super::spire::SpireError;
 use super::svid::{InvalidSvid, Svid};
-use super::{Roots, TlsError};
+use super::{Federation, Roots, TlsError};
 use crate::mesh::identity::SpiffeId;
 
 /// Signs one certificate for one identity on request.
@@ -25,6 +25,12 @@ pub trait Issuer: Send + Sync + Debug {
 
     /// The certificates that peers' chains must end in; a change reaches every live configuration.
     fn roots(&self) -> watch::Receiver<Roots>;
+
+    /// The bundles of other trust domains, where the issuer knows some; a change reaches every live configuration. Called
+    /// once; must not block.
+    fn federation(&self) -> Option<watch::Receiver<Federation>> {
+        None
+    }
 
     /// How long an answer may be kept before asking again, where the issuer has news before half a life: for
     /// instance a file that somebody else renews.

@@ -23,8 +23,8 @@ impl Source {
         }
     }
 
-    /// The newest certificate, which is for nobody else, under what is trusted now.
-    pub(super) async fn issue(&mut self, news: &mut TrustNews) -> Result<WorkloadTls, IssueError> {
+    /// The newest certificate, which is for nobody else, under what is trusted now; and whether that is news.
+    pub(super) async fn issue(&mut self, news: &mut TrustNews) -> Result<(WorkloadTls, bool), IssueError> {
         let svid = match &mut self.subscription {
             Some(subscription) => subscription.issue().await?,
             None => self.issuer.issue(&self.identity).await?,
@@ -32,8 +32,9 @@ impl Source {
         if *svid.identity() != self.identity {
             return Err(IssueError::OtherIdentity(svid.identity().clone()));
         }
+        let is_news = news.is_pending();
         let (roots, rules) = news.take();
-        Ok(WorkloadTls::new(&svid, &roots, &rules)?)
+        Ok((WorkloadTls::new(&svid, &roots, &rules)?, is_news))
     }
 
     /// Returns when something newer was pushed than was issued last; never, where nothing is pushed. Cancel-safe.

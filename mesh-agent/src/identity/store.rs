@@ -105,7 +105,7 @@ impl Certificates {
         clock: Clock,
     ) -> Self {
         let shared = Shared {
-            news: TrustNews::new(issuer.roots(), rules),
+            news: TrustNews::new(&*issuer, rules),
             issuer,
             tasks: tasks.child(),
             clock,
@@ -231,7 +231,7 @@ async fn renew(shared: Arc<Shared>, kept: Arc<Kept>) {
             outcome = tokio::time::timeout(ISSUE_TIMEOUT, issuing) => outcome,
         };
         let pause = match outcome.unwrap_or(Err(IssueError::Timeout)) {
-            Ok(tls) => shared.install(&kept, tls),
+            Ok((tls, is_news)) => shared.install(&kept, tls, is_news),
             Err(error) => shared.put_off(&kept, &error),
         };
         if !wait(&shared, &kept, pause, (&mut news, &mut source)).await {
@@ -295,8 +295,8 @@ fn trust_anew(kept: &Kept, news: &mut TrustNews) -> bool {
 }
 
 impl Shared {
-    /// Puts a new certificate to use; how long until the next.
-    fn install(&self, kept: &Kept, tls: WorkloadTls) -> Duration {
+    /// Puts a new certificate to use, or one that is known under `is_news` of whom to trust; how long until the next.
+    fn install(&self, kept: &Kept, tls: WorkloadTls, is_news: bool) -> Duration {
         let remaining = tls
             .not_after()
             .duration_since((self.clock)())
@@ -314,6 +314,9 @@ impl Shared {
             .as_ref()
             .is_some_and(|old| old.serial() == tls.serial());
         if is_known {
+            if is_news {
+                kept.tls.store(Some(Arc::new(tls)));
+            }
             return pause;
         }
         tracing::info!(
@@ -390,7 +393,6 @@ const ISSUE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a waiting task compares its plan with the wall clock.
 const LOOK_AT_CLOCK: Duration = Duration::from_mins(1);
-
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

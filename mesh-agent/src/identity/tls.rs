@@ -168,6 +168,16 @@ impl WorkloadTls {
         self.trust.is_same(found, expected)
     }
 
+    /// Whether `other` would believe this certificate of one that dials it.
+    #[cfg(test)]
+    pub(super) fn is_accepted_by(&self, other: &Self) -> bool {
+        let [leaf, above @ ..] = &*self.chain else {
+            return false;
+        };
+        let verified = other.trust.verify(leaf, above, Role::Client, UnixTime::now());
+        verified.is_ok()
+    }
+
     /// For dialling `expected`, and nobody else. The same pair gets the same configuration, whose sessions are
     /// resumed by the address that is dialled.
     ///

@@ -28,6 +28,8 @@ pub struct TrustRules {
     pub revoked: Revoked,
     /// Other meshes whose workloads may call, each verified against its own roots only.
     pub federation: Federation,
+    /// Those that the issuer names besides; of a mesh that is in both, this bundle does not count.
+    pub pushed: Federation,
 }
 
 /// Which role the holder of a certificate plays in a handshake.
@@ -46,6 +48,7 @@ pub(super) struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
     revoked: Vec<CertRevocationList<'static>>,
     federation: Federation,
+    pushed: Federation,
     provider: Arc<CryptoProvider>,
 }
 
@@ -69,6 +72,7 @@ impl Trust {
             anchors: anchors.collect::<Result<_, _>>()?,
             revoked: rules.revoked.lists().iter().cloned().map(Into::into).collect(),
             federation: rules.federation.clone(),
+            pushed: rules.pushed.clone(),
             provider,
         })
     }
@@ -124,6 +128,7 @@ impl Trust {
     fn foreign(&self, claimed: &SpiffeId) -> Option<&[TrustAnchor<'static>]> {
         let trust_domain = claimed.trust_domain();
         let bundle = self.federation.anchors_of(trust_domain);
+        let bundle = bundle.or_else(|| self.pushed.anchors_of(trust_domain));
         bundle.filter(|_| !self.is_ours(trust_domain))
     }
 
@@ -182,6 +187,7 @@ impl fmt::Debug for Trust {
             .field("anchors", &self.anchors.len())
             .field("revoked", &self.revoked.len())
             .field("federation", &self.federation)
+            .field("pushed", &self.pushed)
             .finish_non_exhaustive()
     }
 }

@@ -23,6 +23,7 @@ use crate::kernel::pod_maps::PodMaps;
 use crate::kernel::preflight::Preflight;
 use crate::kernel::pulse::EbpfPulse;
 use crate::kernel::site::Site;
+use crate::kernel::splice::legs::Legs;
 use crate::kernel::splice::{self, SpliceSwitch};
 use crate::kernel::{Entry, Exceptions, Kernel, Orphan, Part, Pulse};
 use crate::mesh::workload::{FailMode, Placement};
@@ -40,6 +41,7 @@ pub struct EbpfKernel {
     exceptions: ExceptionMaps,
     dns: DnsMaps,
     flows: Arc<EbpfFlows>,
+    legs: Arc<Legs>,
     direct: Arc<EbpfDirect>,
     pulse: Arc<EbpfPulse>,
     overflows: Arc<Overflows>,
@@ -61,7 +63,8 @@ impl EbpfKernel {
         let pins = Pins::make(bpf_dir, node)?;
         let mut programs = Programs::load(&found, &pins, capacity)?;
         let overflows = Arc::new(Overflows::default());
-        let flows = Arc::new(EbpfFlows::open(&mut programs, &overflows)?);
+        let legs = Arc::new(Legs::open(&mut programs)?);
+        let flows = Arc::new(EbpfFlows::open(&mut programs, &legs, &overflows)?);
         let direct = Arc::new(EbpfDirect::open(&mut programs, &overflows, capacity)?);
         let pulse = Arc::new(EbpfPulse::open(&mut programs)?);
         let maps = PodMaps::open(&mut programs)?;
@@ -76,6 +79,7 @@ impl EbpfKernel {
             exceptions,
             dns,
             flows,
+            legs,
             direct,
             pulse,
             overflows,
@@ -97,6 +101,15 @@ impl EbpfKernel {
     /// Errors: this kernel cannot splice, and why.
     pub fn attach_splice(&mut self) -> Result<(), KernelError> {
         splice::attach(&self.found, self.programs.object()).map(drop)
+    }
+
+    /// Attaches what joins the connections between applications and this agent, likewise. After
+    /// [`attach_splice`](Self::attach_splice).
+    ///
+    /// Errors: they cannot be told from others, and why.
+    pub fn attach_legs(&mut self) -> Result<Arc<Legs>, KernelError> {
+        splice::legs::attach(&self.found, self.programs.object())?;
+        Ok(Arc::clone(&self.legs))
     }
 }
 

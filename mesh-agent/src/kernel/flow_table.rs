@@ -19,7 +19,9 @@ use crate::kernel::capacity::Overflows;
 use crate::kernel::dns::RESOLVERS;
 use crate::kernel::error::{KernelError, is_full};
 use crate::kernel::loader::Programs;
+use crate::kernel::splice::legs::Legs;
 use crate::pod::flows::FlowTable;
+use crate::pod::legs::{Backlog, LegEnds};
 use crate::pod::netns::NetnsCookie;
 
 type Ends = HashMap<MapData, SocketKey, Endpoint>;
@@ -30,6 +32,7 @@ pub struct EbpfFlows {
     closed: Ends,
     true_peer: Handles,
     resolvers: HashMap<MapData, SocketKey, Addr>,
+    legs: Arc<Legs>,
     overflows: Arc<Overflows>,
 }
 
@@ -37,6 +40,7 @@ impl EbpfFlows {
     /// Takes the maps over that hold flows; what finds no room in them is counted in `overflows`.
     pub(in crate::kernel) fn open(
         programs: &mut Programs,
+        legs: &Arc<Legs>,
         overflows: &Arc<Overflows>,
     ) -> Result<Self, KernelError> {
         Ok(Self {
@@ -44,6 +48,7 @@ impl EbpfFlows {
             closed: programs.map("ORIGINAL_OF_CLOSED")?,
             true_peer: Handles::open(programs, "TRUE_PEER")?,
             resolvers: programs.hash_map_handle(RESOLVERS)?,
+            legs: Arc::clone(legs),
             overflows: Arc::clone(overflows),
         })
     }
@@ -100,6 +105,10 @@ impl FlowTable for EbpfFlows {
     fn forget_true_peer(&self, netns: NetnsCookie, bound: SocketAddr) -> io::Result<()> {
         let key = SocketKey::new(netns.0, bound);
         absent_is_fine(self.true_peer.writer(bound.port()).remove(&key)).map_err(plain)
+    }
+
+    fn splice(&self, netns: NetnsCookie, leg: LegEnds) -> io::Result<Option<Box<dyn Backlog>>> {
+        self.legs.splice(netns, leg)
     }
 }
 

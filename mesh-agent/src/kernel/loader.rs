@@ -52,6 +52,7 @@ impl Programs {
             programs.verify(hook)?;
         }
         programs.verify_refuser()?;
+        programs.verify_joiner()?;
         Ok(programs)
     }
 
@@ -112,18 +113,7 @@ impl Programs {
         &self,
         name: &'static str,
     ) -> Result<HashMap<MapData, K, V>, KernelError> {
-        let Some(Map::HashMap(data)) = self.object.map(name) else {
-            return Err(KernelError::NoSuchPart(name));
-        };
-        let open = || -> Result<HashMap<MapData, K, V>, MapError> {
-            let again = MapData::from_fd(data.fd().as_fd().try_clone_to_owned()?)?;
-            HashMap::try_from(Map::HashMap(again))
-        };
-        open().map_err(|source| KernelError::Map {
-            operation: "open",
-            map: name,
-            source,
-        })
+        hash_map_handle(&self.object, name)
     }
 
     /// The program of `hook`, of the kind that the hook takes.
@@ -147,6 +137,12 @@ impl Programs {
         program.load().map_err(|error| error::refused(REFUSER, error))
     }
 
+    /// While its maps are still in the object.
+    fn verify_joiner(&mut self) -> Result<(), KernelError> {
+        let program: &mut SockOps = self.named(JOINER)?.try_into().map_err(unseen(JOINER))?;
+        program.load().map_err(|error| error::refused(JOINER, error))
+    }
+
     fn verify(&mut self, hook: Hook) -> Result<(), KernelError> {
         let verified = match hook {
             Hook::SkLookup => self.program::<SkLookup>(hook)?.load(),
@@ -162,6 +158,25 @@ impl Programs {
         };
         verified.map_err(|error| error::refused(hook.program(), error))
     }
+}
+
+/// Another handle on a hash map of the object, with a descriptor of its own; before the map is taken out.
+pub(in crate::kernel) fn hash_map_handle<K: Pod, V: Pod>(
+    object: &Ebpf,
+    name: &'static str,
+) -> Result<HashMap<MapData, K, V>, KernelError> {
+    let Some(Map::HashMap(data) | Map::LruHashMap(data)) = object.map(name) else {
+        return Err(KernelError::NoSuchPart(name));
+    };
+    let open = || -> Result<HashMap<MapData, K, V>, MapError> {
+        let again = MapData::from_fd(data.fd().as_fd().try_clone_to_owned()?)?;
+        HashMap::try_from(Map::HashMap(again))
+    };
+    open().map_err(|source| KernelError::Map {
+        operation: "open",
+        map: name,
+        source,
+    })
 }
 
 /// The maps that the object declares and that are to be pinned: all but its constants. Their sizes are the configured
@@ -252,6 +267,9 @@ fn unseen(program: &'static str) -> impl FnOnce(ProgramError) -> KernelError {
         source,
     }
 }
+
+/// Joins connections between applications and the agent; attached to the agent's own cgroup.
+pub(in crate::kernel) const JOINER: &str = "mesh_leg_ops";
 
 /// Takes the place of the `sk_lookup` program of a pod whose address means another.
 pub(in crate::kernel) const REFUSER: &str = "mesh_sk_refuse";

@@ -6,6 +6,7 @@
 mod readiness;
 mod stop;
 mod tasks;
+mod turns;
 
 pub use readiness::{Readiness, ReadyGuard};
 pub use stop::Stop;

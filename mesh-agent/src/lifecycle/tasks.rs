@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Stop;
+use super::turns::Turns;
 
 /// A group of tasks that are stopped and joined together.
 ///
@@ -28,32 +29,50 @@ struct Group {
     tracker: TaskTracker,
     token: CancellationToken,
     panics: Arc<AtomicU64>,
+    turns: Option<Arc<Turns>>,
 }
 
 impl Tasks {
     /// A group with no tasks and no parent.
     pub fn new() -> Self {
-        Self::with(None, CancellationToken::new(), Arc::default())
+        Self::with(None, CancellationToken::new(), Arc::default(), None)
     }
 
     /// A group with a stop of its own that the parent's stop triggers too: for instance one for each pod.
     #[must_use]
     pub fn child(&self) -> Self {
+        self.child_with(self.group.turns.clone())
+    }
+
+    /// The same, whose tasks together get no larger share of the runtime's threads than those of any other such group.
+    #[must_use]
+    pub fn fair_child(&self) -> Self {
+        self.child_with(Some(Arc::new(Turns::new())))
+    }
+
+    fn child_with(&self, turns: Option<Arc<Turns>>) -> Self {
         let parent = &self.group;
         Self::with(
             Some(Arc::clone(parent)),
             parent.token.child_token(),
             Arc::clone(&parent.panics),
+            turns,
         )
     }
 
-    fn with(parent: Option<Arc<Group>>, token: CancellationToken, panics: Arc<AtomicU64>) -> Self {
+    fn with(
+        parent: Option<Arc<Group>>,
+        token: CancellationToken,
+        panics: Arc<AtomicU64>,
+        turns: Option<Arc<Turns>>,
+    ) -> Self {
         Self {
             group: Arc::new(Group {
                 parent,
                 tracker: TaskTracker::new(),
                 token,
                 panics,
+                turns,
             }),
         }
     }
@@ -66,10 +85,16 @@ impl Tasks {
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let membership = self.group.membership();
         let panics = Arc::clone(&self.group.panics);
+        let turns = self.group.turns.clone();
         let handle = tokio::spawn(async move {
             // Held until the very end, so that `joined` also covers the log line below.
             let _membership = membership;
-            if let Err(payload) = AssertUnwindSafe(task).catch_unwind().await {
+            let task = AssertUnwindSafe(task).catch_unwind();
+            let ended = match turns {
+                Some(turns) => turns.run(task).await,
+                None => task.await,
+            };
+            if let Err(payload) = ended {
                 panics.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
                     task = name,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use crate::pod::legs::{Backlog, LegEnds};
 use crate::pod::netns::NetnsCookie;
 
 /// The kernel's memory of captured flows.
@@ -38,4 +39,12 @@ pub trait FlowTable: Send + Sync + fmt::Debug {
 
     /// Forgets what was filed for `bound`; forgetting twice is not an error.
     fn forget_true_peer(&self, netns: NetnsCookie, bound: SocketAddr) -> io::Result<()>;
+
+    /// The agent relays the bytes of `leg`, a connection with an application of `netns`, unread: later ones like it may be
+    /// joined, and this one is spliced from now on if it was. Then the caller must read until nothing is left, must not write
+    /// more than the splice takes, and is given what tells how much that is. A table that cannot splice does nothing.
+    fn splice(&self, netns: NetnsCookie, leg: LegEnds) -> io::Result<Option<Box<dyn Backlog>>> {
+        let _ = (netns, leg);
+        Ok(None)
+    }
 }

@@ -4,6 +4,7 @@
 //! its flow table. Must not know: programs and maps, protocols, policies.
 
 pub mod flows;
+pub mod legs;
 pub mod netns;
 
 use std::net::IpAddr;

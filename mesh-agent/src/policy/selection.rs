@@ -85,20 +85,39 @@ impl Selection {
         (index, rejections)
     }
 
+    /// The policies of `workload`.
     pub(super) fn of(&self, workload: &Workload) -> Selected {
+        let mut selected = self.alone(workload);
+        selected.extend(self.everybody(&workload.namespace));
+        // A policy has one kind of target, a root namespace is no other, and a label has one value: none comes twice.
+        selected.sort_by_key(|(policy, _)| *policy);
+        selected
+    }
+
+    /// The policies of every workload of a namespace.
+    pub(super) fn of_namespace(&self, namespace: &str) -> Selected {
+        let mut selected: Selected = self.everybody(namespace).collect();
+        selected.sort_by_key(|(policy, _)| *policy);
+        selected
+    }
+
+    /// The policies of `workload` that are not those of its whole namespace: they name its labels, or a Service before
+    /// it.
+    pub(super) fn alone(&self, workload: &Workload) -> Selected {
         let by_pod = self.by_pod.get(&workload.uid).into_iter().flatten();
         let mut selected: Selected = by_pod
             .map(|(policy, ports)| (*policy, Some(ports.clone())))
             .collect();
-        let scopes = [
-            Some(&self.scopes.mesh),
-            self.scopes.namespaces.get(&workload.namespace),
-        ];
-        let by_selector = scopes.into_iter().flatten().flat_map(|scope| scope.of(workload));
-        // A policy has one kind of target, a root namespace is no other, and a label has one value: none comes twice.
-        selected.extend(by_selector.map(|policy| (policy, None)));
+        let by_label = self.scopes.of(&workload.namespace);
+        let by_label = by_label.flat_map(|scope| scope.of_labels(workload));
+        selected.extend(by_label.map(|policy| (policy, None)));
         selected.sort_by_key(|(policy, _)| *policy);
         selected
+    }
+
+    fn everybody(&self, namespace: &str) -> impl Iterator<Item = (usize, Option<BTreeSet<u16>>)> {
+        let scopes = self.scopes.of(namespace);
+        scopes.flat_map(|scope| scope.everybody.iter().map(|policy| (*policy, None)))
     }
 
     fn add_pods(&mut self, policy: usize, pods: Vec<(WorkloadUid, u16)>) {
@@ -126,6 +145,13 @@ impl Scopes {
         }
         index
     }
+
+    /// Where policies of workloads of `namespace` are.
+    fn of(&self, namespace: &str) -> impl Iterator<Item = &Scope> {
+        [Some(&self.mesh), self.namespaces.get(namespace)]
+            .into_iter()
+            .flatten()
+    }
 }
 
 impl Scope {
@@ -142,13 +168,12 @@ impl Scope {
         }
     }
 
-    fn of<'s>(&'s self, workload: &'s Workload) -> impl Iterator<Item = usize> + 's {
+    fn of_labels<'s>(&'s self, workload: &'s Workload) -> impl Iterator<Item = usize> + 's {
         let labels = workload.labels.iter();
-        let by_label = labels
+        labels
             .filter_map(|(key, value)| self.by_label.get(&(key.clone(), value.clone())))
             .flatten()
             .filter(|selective| selects(&selective.selector, workload))
-            .map(|selective| selective.policy);
-        self.everybody.iter().copied().chain(by_label)
+            .map(|selective| selective.policy)
     }
 }

@@ -16,14 +16,14 @@ use crate::mesh::policy::MtlsMode;
 use crate::mesh::workload::Workload;
 use crate::policy::authentication::{Claims, Guard};
 use crate::policy::authorization::{
-    self, Connection, DryRun, Host, Judgement, Protection, Recorded, Verdict,
+    self, Ask, Connection, DryRun, Host, Judgement, Protection, Recorded, Verdict,
 };
 use crate::policy::rate_limit::Limits;
 use crate::proxy::Mesh;
 use crate::proxy::http::path;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{InboundPort, Snapshot};
 
 /// Who arrives where.
 #[derive(Debug, Clone, Copy)]
@@ -78,12 +78,21 @@ impl Arrival<'_> {
     }
 
     /// Whether bytes that are no HTTP are let in.
+    ///
+    /// Those about which somebody must be asked first, and was not, are not.
     pub(super) fn judge_bytes(&self, snapshot: &Snapshot) -> Result<(), Refusal> {
+        match self.judge_opaque(snapshot)? {
+            Judgement::Allowed => Ok(()),
+            Judgement::Ask(ask) => Err(Refusal::Denied(ask.unanswered)),
+        }
+    }
+
+    pub(super) fn judge_opaque(&self, snapshot: &Snapshot) -> Result<Judgement, Refusal> {
         let Some(protection) = self.protection(snapshot)? else {
-            return Ok(());
+            return Ok(Judgement::Allowed);
         };
         protection
-            .of_bytes(&self.connection(snapshot))
+            .of_bytes(&self.connection(snapshot), self.approved)
             .map_err(Refusal::Denied)
     }
 
@@ -145,14 +154,24 @@ impl Arrival<'_> {
         Ok(Judgement::Allowed)
     }
 
-    /// Lets bytes that are no HTTP in or not, and counts what policies want counted.
-    pub(super) fn admit_bytes(&self, mesh: &Mesh) -> Result<(), Refusal> {
+    /// Lets bytes that are no HTTP in or not, and counts what policies want counted; or says who must let them in first.
+    pub(super) fn admit_bytes(&self, mesh: &Mesh) -> Result<Option<Ask>, Refusal> {
         let snapshot = mesh.snapshots.load();
+        let judged = self.judge_opaque(&snapshot);
+        if let Ok(Judgement::Ask(ask)) = judged {
+            return Ok(Some(ask));
+        }
         if let Ok(Some(protection)) = self.protection(&snapshot) {
             self.record(mesh, protection.recorded(&self.connection(&snapshot), None));
         }
-        self.judge_bytes(&snapshot)
+        judged
+            .map(|_allowed| None)
             .inspect_err(|refusal| self.refused(mesh, refusal))
+    }
+
+    /// What is known of the port that is reached.
+    pub(super) fn port(&self, snapshot: &Snapshot) -> InboundPort {
+        snapshot.inbound(self.pod, self.addr.port())
     }
 
     /// Lets a request in or not, and counts what policies want counted; or names the extension provider that must let it

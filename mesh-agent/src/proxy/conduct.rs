@@ -69,6 +69,7 @@ fn is_endpoints_fault(refusal: &Refusal) -> bool {
         | Refusal::InvalidBackend
         | Refusal::NoEndpoint
         | Refusal::Overloaded
+        | Refusal::Crowded
         | Refusal::OverBudget
         | Refusal::NoSuchPort
         | Refusal::NotEnrolled

@@ -115,7 +115,12 @@ impl Hop {
             };
             let stream: Box<dyn ByteStream> = match hop {
                 Self::SameNode(pod) => {
-                    Box::new(deliver(&pod.pod, addr, source.client_like(client, addr), limit).await?)
+                    let client = source.client_like(client, addr);
+                    let delivery = deliver(&pod.pod, addr, client, limit).await?;
+                    Box::new(match alpn {
+                        Alpn::Tcp => delivery.relayed(&pod.pod, addr),
+                        Alpn::H1 | Alpn::H2 => delivery,
+                    })
                 }
                 Self::OtherNode { expected, .. } => {
                     let ours = mesh

@@ -13,6 +13,7 @@ use crate::identity::{Alpn, HandshakeFailure, Shown, WorkloadTls};
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::service::AppProtocol;
+use crate::proxy::approval;
 use crate::proxy::arrival::Visit;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::{Side, serve_http};
@@ -192,12 +193,12 @@ async fn tcp(
 ) {
     let (peer, revoked) = proved.unzip();
     let ledger = tcp_ledger(mesh, pod, ends, peer);
-    let visit = visit(pod, ends, peer);
-    let arrival = visit.arrival();
-    if let Err(refusal) = arrival.admit_bytes(mesh) {
+    let mut visit = visit(pod, ends, peer);
+    if let Err(refusal) = approval::admit(mesh, &mut visit, ends.client).await {
         ledger.refuse(&refusal);
         return stream.reset_on_close();
     }
+    let arrival = visit.arrival();
     let hop = Hop::SameNode(Arc::clone(pod));
     match hop
         .connect(mesh, pod, ends.client, ends.original, Alpn::Tcp)

@@ -4,6 +4,7 @@
 //! transport, telemetry. Must not know: eBPF, where facts come from.
 
 mod affinity;
+mod approval;
 mod arrival;
 mod breaker;
 mod conduct;
@@ -42,7 +43,9 @@ use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
 use crate::proxy::dns::PodDns;
-use crate::proxy::pods::{Handshakes, MAX_CHECKS, MAX_CONNECTIONS, MAX_MIRRORS, ServedPod, ServedPods};
+use crate::proxy::pods::{
+    Handshakes, MAX_CHECKS, MAX_CONNECTIONS, MAX_MIRRORS, MAX_REQUESTS, ServedPod, ServedPods,
+};
 use crate::snapshot::SnapshotCell;
 use crate::telemetry::{self, Telemetry};
 use crate::transport::ByteStream;
@@ -137,7 +140,7 @@ impl Proxy {
 impl PodHost for Proxy {
     fn joined(&self, pod: LocalPod, listeners: PodListeners) -> io::Result<()> {
         let _on_data = self.data.enter();
-        let tasks = self.mesh.tasks.child();
+        let tasks = self.mesh.tasks.fair_child();
         let doors = listeners.into_doors(&pod)?;
         let served = Arc::new(ServedPod {
             pod,
@@ -145,6 +148,7 @@ impl PodHost for Proxy {
             tasks,
             cut: CancellationToken::new(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
             handshakes: Handshakes::new(self.mesh.settings.handshake_rate),
             checks: Semaphore::new(MAX_CHECKS),
             bodies: Semaphore::new(MAX_CHECKS),
@@ -208,8 +212,7 @@ fn serve(mesh: &Arc<Mesh>, served: &Arc<ServedPod>, captured: Captured) {
     let direction = captured.direction;
     mesh.telemetry.mesh().captured(counted(direction));
     let Ok(permit) = Arc::clone(&served.connections).try_acquire_owned() else {
-        tracing::debug!(pod = %served.pod.workload.pod_name, limit = MAX_CONNECTIONS, "too many connections of one pod");
-        mesh.telemetry.mesh().denied("connection_limit");
+        served.crowded_by(mesh, counted(direction), "connections");
         return captured.stream.reset_on_close();
     };
     let (mesh, pod) = (Arc::clone(mesh), Arc::clone(served));

@@ -15,6 +15,7 @@ use crate::lifecycle::Stop;
 use crate::mesh::route::Opening;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
+use crate::proxy::approval;
 use crate::proxy::arrival::{Arrival, Visit};
 use crate::proxy::conduct;
 use crate::proxy::dns::{Stream, answer_stream};
@@ -29,6 +30,7 @@ use crate::proxy::{Ends, Mesh};
 use crate::route::Need;
 use crate::telemetry::{FlowLabels, PeerLabels, Reporter, Security, TcpStart};
 use crate::transport::ByteStream;
+use crate::transport::leg::Leg;
 
 /// Carries one captured connection to its end.
 pub(super) async fn serve(mesh: Arc<Mesh>, source: Arc<ServedPod>, captured: Captured) {
@@ -153,12 +155,14 @@ async fn tcp(
         }
     }
     ledger.path_taken(hop.path());
-    let visit = same_node(&hop, source, ends, choice.addr);
-    let arrival = visit.as_ref().map(Visit::arrival);
-    if let Some(Err(refusal)) = arrival.map(|arrival| arrival.admit_bytes(mesh)) {
+    let mut visit = same_node(&hop, source, ends, choice.addr);
+    if let Some(visit) = &mut visit
+        && let Err(refusal) = approval::admit(mesh, visit, ends.client).await
+    {
         ledger.refuse(&refusal);
         return stream.reset_on_close();
     }
+    let arrival = visit.as_ref().map(Visit::arrival);
     match hop
         .connect(mesh, source, ends.client, choice.addr, Alpn::Tcp)
         .await
@@ -169,6 +173,7 @@ async fn tcp(
                 pick.done(Outcome::Good, Instant::now());
             }
             let revoked = upstream.revoked();
+            let stream = stream.map(|stream| Leg::over_tcp(stream).relayed(&source.pod, ends.original));
             tokio::select! {
                 () = carry(stream, upstream, mesh.settings.idle_timeout, &ledger) => {}
                 () = revoked => ledger.refuse(&Refusal::Revoked),

@@ -34,6 +34,8 @@ pub struct ServedPod {
     /// One permit for each captured connection, so that a pod, or who dials it, takes no descriptors from its
     /// neighbours.
     pub connections: Arc<Semaphore>,
+    /// One permit for each HTTP request that is under way, so that streams without number take no memory from them either.
+    pub(super) requests: Arc<Semaphore>,
     /// Its mTLS handshakes, so that no storm of them makes its neighbours wait.
     pub(super) handshakes: Handshakes,
     /// One permit for each request about which somebody is asked: what an authorizer that is slow can make it hold.
@@ -67,6 +69,10 @@ impl Handshakes {
 /// Captured connections that one pod may have at a time, both directions together; more are reset and counted.
 pub(super) const MAX_CONNECTIONS: usize = 16_384;
 
+/// HTTP requests of one pod, and to it, that may be under way at a time, both directions together; more are answered with
+/// 503 and counted. With the 64 KiB that HTTP/2 may hold of each that is a GiB at the worst.
+pub(super) const MAX_REQUESTS: usize = 16_384;
+
 /// Requests of one pod about which an authorizer is asked at a time, and bodies that are read for one; more wait.
 pub(super) const MAX_CHECKS: usize = 1024;
 
@@ -95,6 +101,14 @@ impl ServedPod {
         mesh.telemetry
             .mesh()
             .handshake_refused(direction, &labels, too_many.as_str());
+    }
+
+    /// Counts what one pod has too much of.
+    pub(super) fn crowded_by(&self, mesh: &Mesh, direction: Direction, limit: &'static str) {
+        let snapshot = mesh.snapshots.load();
+        let labels = PeerLabels::of(self.as_known(&snapshot));
+        tracing::debug!(pod = %self.pod.workload.pod_name, limit, "the pod has too many");
+        mesh.telemetry.mesh().pod_limit_refused(direction, &labels, limit);
     }
 
     /// `client` in the address family of `to`, so that the application can be shown it: the pod's own address of

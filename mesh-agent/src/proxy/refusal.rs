@@ -30,6 +30,9 @@ pub enum Refusal {
     /// As many requests or connections are under way as the Service's traffic policy allows.
     #[error("as many are under way as the traffic policy allows")]
     Overloaded,
+    /// The pod has as many requests under way as one may have.
+    #[error("the pod has too many requests under way")]
+    Crowded,
     /// The Service's policy grants no more attempts, and the last one failed.
     #[error("no further attempt is granted")]
     OverBudget,
@@ -196,6 +199,7 @@ impl Refusal {
             Self::Aborted(Abort::Grpc(_)) => StatusCode::OK,
             Self::NoEndpoint
             | Self::Overloaded
+            | Self::Crowded
             | Self::OverBudget
             | Self::NoSuchPort
             | Self::NotEnrolled
@@ -212,6 +216,7 @@ impl Refusal {
             Self::InvalidBackend => ResponseFlag::Nc,
             Self::NoEndpoint | Self::NotEnrolled => ResponseFlag::Uh,
             Self::Overloaded => ResponseFlag::Uo,
+            Self::Crowded => ResponseFlag::Om,
             Self::OverBudget => ResponseFlag::Urx,
             Self::Unreachable(_) => ResponseFlag::Uf,
             Self::Broken(_) | Self::NoAnswer => ResponseFlag::Uc,
@@ -246,6 +251,7 @@ impl Refusal {
             Self::InvalidBackend => "backend_invalid",
             Self::NoEndpoint => "no_healthy_upstream",
             Self::Overloaded => "overflow",
+            Self::Crowded => "too_many_requests_of_pod",
             Self::OverBudget => "retry_budget_exceeded",
             Self::NoSuchPort => "service_port_not_found",
             Self::NotEnrolled => "destination_not_enrolled",
@@ -299,6 +305,7 @@ impl Refusal {
             Self::Aborted(Abort::Http(status)) => of_status(*status),
             Self::NoEndpoint
             | Self::Overloaded
+            | Self::Crowded
             | Self::OverBudget
             | Self::NoSuchPort
             | Self::NotEnrolled

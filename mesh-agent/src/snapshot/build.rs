@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use super::mesh_settings::MeshSettings;
 use super::routes::Routes;
 use super::services::Services;
+use super::unasked;
 use super::workloads::Workloads;
 use super::{Snapshot, SnapshotSettings};
 use crate::dns::names::Names;
@@ -16,6 +17,12 @@ use crate::policy::MtlsPolicy;
 use crate::policy::authentication::Authentication;
 use crate::policy::authorization::{Authorization, widened};
 use crate::policy::rate_limit::RateLimits;
+
+/// The addresses of the node that the snapshot is built for.
+fn own_node(facts: &Facts, settings: &SnapshotSettings) -> impl Iterator<Item = IpAddr> {
+    let own = facts.nodes.iter().filter(|node| node.name == settings.node);
+    own.flat_map(|node| node.addrs.iter().map(IpAddr::to_canonical))
+}
 
 impl Snapshot {
     /// Indexes `facts`, leaves out and names what contradicts itself, and takes over from `previous` what must
@@ -64,6 +71,12 @@ impl Snapshot {
             previous.map(|snapshot| &snapshot.authorization),
         );
         rejections.extend(of_policies);
+        rejections.extend(unasked::reports(
+            workloads.on(&settings.node),
+            &services,
+            &mesh_config,
+            &authorization,
+        ));
         let (authentication, of_policies) = Authentication::compile(
             &facts.request_authentications,
             &settings.root_namespace,
@@ -80,10 +93,6 @@ impl Snapshot {
             previous.map(|snapshot| &snapshot.rate_limits),
         );
         rejections.extend(of_policies);
-        let own_node = facts.nodes.iter().filter(|node| node.name == settings.node);
-        let own_node = own_node
-            .flat_map(|node| node.addrs.iter().map(IpAddr::to_canonical))
-            .collect();
         rejections.sort();
         rejections.dedup();
         let version = previous.map_or(1, |snapshot| snapshot.version + 1);
@@ -99,7 +108,7 @@ impl Snapshot {
                 rate_limits,
                 mesh_config,
                 names: Names::index(facts),
-                own_node,
+                own_node: own_node(facts, settings).collect(),
             },
             rejections,
         )

@@ -4,6 +4,7 @@
 //! Must not know: where facts come from, sockets, or who asks.
 
 mod build;
+mod candidate;
 mod cell;
 mod direct;
 mod ejected;
@@ -12,7 +13,9 @@ mod mesh_settings;
 mod outlook;
 mod routes;
 mod services;
+mod slices;
 mod traffic;
+mod unasked;
 mod upstream;
 mod workloads;
 
@@ -40,7 +43,7 @@ use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::policy::MtlsPolicy;
 use crate::policy::authentication::{Authentication, Guard, WantedKeys};
-use crate::policy::authorization::{Authorization, Connection, Protection, Verdict};
+use crate::policy::authorization::{Authorization, Connection, Judgement, Protection, Verdict};
 use crate::policy::rate_limit::{Limits, RateLimits};
 use crate::route::{Backend, RouteTable, StreamTable};
 
@@ -284,7 +287,8 @@ impl Snapshot {
         verdict
     }
 
-    /// Whether AuthorizationPolicy lets bytes that are no HTTP into a pod's own port; as [`Self::l4_verdict`].
+    /// Whether AuthorizationPolicy lets bytes that are no HTTP into a pod's own port, and nobody need be asked about them;
+    /// as [`Self::l4_verdict`].
     pub fn lets_bytes_in(
         &self,
         source: Option<&SpiffeId>,
@@ -294,7 +298,10 @@ impl Snapshot {
     ) -> bool {
         let source = self.proven(source, destination, port);
         let connection = connection(source, source_ip, destination, port);
-        self.protection(destination).of_bytes(&connection).is_ok()
+        matches!(
+            self.protection(destination).of_bytes(&connection, None),
+            Ok(Judgement::Allowed)
+        )
     }
 
     /// What is known of a pod's port.

@@ -12,13 +12,15 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use super::candidate::{Candidate, Front, Spread};
+use super::slices::{EndpointsOfPorts, group};
 use super::traffic::Traffic;
-use super::upstream::{Candidate, Front, Spread, Upstream};
+use super::upstream::Upstream;
 use super::workloads::Workloads;
 use super::{InboundPort, SnapshotSettings};
 use crate::balance::Load;
-use crate::mesh::facts::{Facts, Rejection, Seniority};
-use crate::mesh::service::{AppProtocol, Endpoint, EndpointCondition, Service, ServiceName, ServicePort};
+use crate::mesh::facts::{Facts, Rejection};
+use crate::mesh::service::{AppProtocol, Endpoint, Service, ServiceName, ServicePort};
 use crate::mesh::traffic::Subset;
 use crate::mesh::workload::{Workload, WorkloadUid};
 
@@ -42,9 +44,6 @@ pub(super) struct KnownService {
 
 /// A new pod at an old address begins with no load.
 type LoadKey = (SocketAddr, Option<WorkloadUid>);
-
-/// The endpoints of one Service by port name, each address once.
-type EndpointsOfPorts<'a> = HashMap<&'a str, BTreeMap<SocketAddr, &'a Endpoint>>;
 
 impl Services {
     pub(super) fn index(
@@ -175,16 +174,17 @@ impl Indexing<'_> {
             let of_port = by_port_name.remove(port.name.as_ref()).unwrap_or_default();
             let candidates = self.candidates(service, port, of_port);
             for subset in self.traffic.subsets(&service.name) {
-                let carry = |one: &&Candidate<'_>| one.carries(&subset.labels);
-                let chosen = candidates.iter().filter(carry).cloned().collect();
+                let chosen = candidates
+                    .iter()
+                    .filter(|one| one.carries(&subset.labels))
+                    .cloned()
+                    .collect();
                 let upstream = self.upstream(service, port, Some(subset), chosen);
                 let of_subset = subsets.entry(Arc::clone(&subset.name)).or_default();
                 of_subset.insert(port.port, Arc::new(upstream));
             }
-            upstreams.insert(
-                port.port,
-                Arc::new(self.upstream(service, port, None, candidates)),
-            );
+            let whole = self.upstream(service, port, None, candidates);
+            upstreams.insert(port.port, Arc::new(whole));
         }
         for (port_name, orphans) in by_port_name {
             let why = format!(
@@ -353,43 +353,6 @@ impl Indexing<'_> {
         self.rejections
             .extend(metas.into_iter().map(|meta| meta.reject("ports", why)));
     }
-}
-
-/// Slices may hold an address twice while endpoints move between them: the better condition counts.
-fn group(endpoints: &[Endpoint]) -> HashMap<&ServiceName, EndpointsOfPorts<'_>> {
-    let mut by_service: HashMap<&ServiceName, EndpointsOfPorts<'_>> = HashMap::new();
-    for endpoint in endpoints {
-        let addr = SocketAddr::new(endpoint.addr.ip().to_canonical(), endpoint.addr.port());
-        let of_port = by_service
-            .entry(&endpoint.service)
-            .or_default()
-            .entry(&endpoint.port_name)
-            .or_default();
-        of_port
-            .entry(addr)
-            .and_modify(|known| {
-                if preference(endpoint) < preference(known) {
-                    *known = endpoint;
-                }
-            })
-            .or_insert(endpoint);
-    }
-    by_service
-}
-
-/// Smaller is better; the order of the facts must not matter.
-fn preference(endpoint: &Endpoint) -> (u8, bool, Seniority<'_>, Option<&WorkloadUid>) {
-    let condition = match endpoint.condition {
-        EndpointCondition::Ready => 0,
-        EndpointCondition::ServingTerminating => 1,
-        EndpointCondition::NotServing => 2,
-    };
-    (
-        condition,
-        endpoint.workload.is_none(),
-        endpoint.meta.seniority(),
-        endpoint.workload.as_ref(),
-    )
 }
 
 /// A round robin's start: the same for one node and port, so that building is pure, and another on other nodes.

@@ -3,17 +3,17 @@
 //! Place in the walk: what a destination or a route's backend leads to; it picks the pod. Must not know: routes,
 //! policies, how endpoints were read.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use rand::RngCore;
 
+use super::candidate::{Candidate, Front, Spread, usable};
 use crate::balance::locality::{Place, Wishes, arrange};
 use crate::balance::{Asked, Breakers, Limit, Load, Member, Pick, Policy, Roster, Standing, Vitals, Watch};
-use crate::mesh::service::{AppProtocol, EndpointCondition, ServiceName, ServicePort};
-use crate::mesh::traffic::{BalancerKind, EndpointPlace, HashKey, Locality, Nearest, TrafficPolicy};
+use crate::mesh::service::{AppProtocol, ServiceName};
+use crate::mesh::traffic::{BalancerKind, HashKey, Locality, TrafficPolicy};
 use crate::mesh::workload::Workload;
 
 /// A port of a Service.
@@ -86,51 +86,6 @@ pub enum Unpicked {
     /// As many are under way as the policy allows.
     #[error("as many are under way as the policy allows")]
     Overflow,
-}
-
-/// What stands in front of some endpoints.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Front<'f> {
-    pub(super) service: &'f ServiceName,
-    pub(super) port: &'f ServicePort,
-    pub(super) subset: Option<&'f Arc<str>>,
-}
-
-/// An endpoint of the facts, its pod found and its load taken over.
-#[derive(Debug, Clone)]
-pub(super) struct Candidate<'f> {
-    pub(super) addr: SocketAddr,
-    pub(super) condition: EndpointCondition,
-    pub(super) workload: Option<Arc<Workload>>,
-    pub(super) load: Arc<Load>,
-    pub(super) locality: Locality,
-    pub(super) slice: &'f EndpointPlace,
-    /// Besides those of its pod.
-    pub(super) labels: &'f BTreeMap<String, String>,
-    pub(super) weight: u32,
-}
-
-impl Candidate<'_> {
-    /// Whether it, or its pod, has all these labels.
-    pub(super) fn carries(&self, labels: &BTreeMap<String, String>) -> bool {
-        let of_pod = self.workload.as_ref().map(|workload| &workload.labels);
-        labels.iter().all(|(name, value)| {
-            let mut own = of_pod.into_iter().chain([self.labels]);
-            own.any(|own| own.get(name) == Some(value))
-        })
-    }
-}
-
-/// How the endpoints of a port are spread, and seen from where.
-#[derive(Debug)]
-pub(super) struct Spread<'f> {
-    pub(super) policy: TrafficPolicy,
-    pub(super) nearest: Option<Nearest>,
-    /// Only endpoints of the own node count.
-    pub(super) is_local_only: bool,
-    /// A client reaches the address that it dialled.
-    pub(super) keeps_dialled: bool,
-    pub(super) own: &'f Locality,
 }
 
 impl Upstream {
@@ -396,22 +351,4 @@ fn standing(candidate: &Candidate<'_>, previous: Option<&Upstream>) -> Arc<Stand
         .filter(|known| uid(&known.workload) == uid(&candidate.workload))
         .and_then(|known| known.standing.clone())
         .unwrap_or_default()
-}
-
-/// Ready endpoints; when there is none, those that still serve while they terminate (KEP-1669).
-fn usable<'f>(mut candidates: Vec<Candidate<'f>>, spread: &Spread<'_>) -> Vec<Candidate<'f>> {
-    if spread.is_local_only {
-        candidates.retain(|candidate| candidate.locality.node == spread.own.node);
-    }
-    let is_any_ready = candidates
-        .iter()
-        .any(|candidate| candidate.condition == EndpointCondition::Ready);
-    let wanted = if is_any_ready {
-        EndpointCondition::Ready
-    } else {
-        EndpointCondition::ServingTerminating
-    };
-    candidates.retain(|candidate| candidate.condition == wanted);
-    candidates.sort_by_key(|candidate| candidate.addr);
-    candidates
 }

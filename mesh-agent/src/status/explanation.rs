@@ -197,6 +197,17 @@ fn write_policies(text: &mut String, policies: &Policies, own_node: &str) -> Res
     for line in &policies.authorization {
         write_policy(text, line)?;
     }
+    for line in &policies.rate_limits {
+        let trial = if line.is_dry_run { ", only on trial," } else { "" };
+        let counts = [&line.local, &line.service].into_iter().flatten();
+        let counts: Vec<&str> = counts.map(String::as_str).collect();
+        writeln!(
+            text,
+            "    RateLimitPolicy {}{trial} counts it: {}",
+            line.policy,
+            counts.join("; ")
+        )?;
+    }
     if policies.left_out > 0 {
         writeln!(text, "    {} more policies are not shown", policies.left_out)?;
     }

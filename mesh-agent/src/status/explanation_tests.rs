@@ -1,7 +1,7 @@
 //! What people read.
 
 use super::*;
-use crate::proxy::explain::report::{DialledPlace, RuleLine, SourcePod};
+use crate::proxy::explain::report::{DialledPlace, RateLimitLine, RuleLine, SourcePod};
 
 fn refused() -> Verdict {
     Verdict {
@@ -108,6 +108,12 @@ fn way() -> Way {
                 }],
             }],
             left_out: 0,
+            rate_limits: vec![RateLimitLine {
+                policy: "shop/few".to_owned(),
+                is_dry_run: false,
+                local: Some("10 in 60s, 20 at once".to_owned()),
+                service: Some("limits.shop:8081".to_owned()),
+            }],
             read_as: None,
         }),
         verdict: refused(),
@@ -146,6 +152,7 @@ BACKEND: shop/pay:80, 100.0 %
     AuthorizationPolicy ALLOW shop/bank does not match
       rule 0: no
         from[0]: not so: namespaces is one of bank
+    RateLimitPolicy shop/few counts it: 10 in 60s, 20 at once; limits.shop:8081
   verdict: REFUSED with 403, flag UAEX (rbac): RBAC: access denied
 
 VERDICT: REFUSED with 403, flag UAEX (rbac): RBAC: access denied

@@ -151,6 +151,13 @@ fn write_splice(text: &mut String, splice: &SpliceStatus) -> std::fmt::Result {
     if !splice.why.is_empty() {
         writeln!(text, "  ! {}", splice.why)?;
     }
+    if !splice.legs.is_empty() {
+        writeln!(
+            text,
+            "  ! not between applications and this agent: {}",
+            splice.legs
+        )?;
+    }
     for check in &splice.checks {
         match &check.failure {
             None => writeln!(text, "  {} ({} ms)", check.claim, check.took_ms)?,

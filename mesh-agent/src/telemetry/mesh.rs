@@ -11,8 +11,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
+use super::crowding::CrowdingMetrics;
 use super::handshakes::HandshakeMetrics;
 use super::labels::{PathTaken, PeerLabels};
+use super::legs::LegBytes;
 use super::policy::PolicyMetrics;
 
 /// Families that engines write. Values of labels are `&'static str`: words of the program, never of a peer.
@@ -27,7 +29,9 @@ pub struct MeshMetrics {
     pods_enrolled: Gauge,
     hooks: HookMetrics,
     splice: Gauge,
+    pub(super) legs: LegBytes,
     handshakes: HandshakeMetrics,
+    crowding: CrowdingMetrics,
     captured: [Counter; 2],
     uncaptured: [Counter; 2],
     pub(super) policy: PolicyMetrics,
@@ -113,7 +117,9 @@ impl MeshMetrics {
                     "Whether direct flows are spliced past TCP: 1 when the trial on this kernel passed",
                 ),
             ),
+            legs: LegBytes::register(registry),
             handshakes: HandshakeMetrics::register(registry),
+            crowding: CrowdingMetrics::register(registry),
             captured: family(
                 registry,
                 (
@@ -204,7 +210,12 @@ impl MeshMetrics {
 
     /// A pod of this node had too many TLS handshakes to begin another one, for `reason`, a word of a closed enum.
     pub fn handshake_refused(&self, direction: Direction, pod: &PeerLabels, reason: &'static str) {
-        self.handshakes.refused(direction, pod, reason);
+        self.crowding.handshake(direction, pod, reason);
+    }
+
+    /// A pod of this node had as many of `limit`, a word of a closed enum, as it may have: one more was refused.
+    pub fn pod_limit_refused(&self, direction: Direction, pod: &PeerLabels, limit: &'static str) {
+        self.crowding.limit(direction, pod, limit);
     }
 
     /// The agent accepted a captured connection.

@@ -8,12 +8,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::pod::LocalPod;
 use crate::pod::flows::FlowTable;
 use crate::pod::netns::NetnsCookie;
 use crate::transport::dial::{connect, open};
+use crate::transport::leg::Leg;
 use crate::transport::{ByteStream, DialError};
 
 /// Connects to the application of `pod` at `to`, an address of the pod, as if `client` had.
@@ -44,7 +44,7 @@ pub async fn deliver(
     let stream = connect(socket, to, limit).await?;
     Ok(Delivery {
         _filed: filed,
-        stream,
+        stream: Leg::over_tcp(stream),
     })
 }
 
@@ -53,7 +53,18 @@ pub async fn deliver(
 pub struct Delivery {
     /// Dropped first, while the port is still taken: afterwards it may be another delivery's, with its own entry.
     _filed: TruePeer,
-    stream: TcpStream,
+    stream: Leg,
+}
+
+impl Delivery {
+    /// The same when its bytes are relayed unread: they may be spliced. `to` is where it was delivered in `pod`.
+    #[must_use]
+    pub fn relayed(self, pod: &LocalPod, to: SocketAddr) -> Self {
+        Self {
+            stream: self.stream.relayed(pod, to),
+            ..self
+        }
+    }
 }
 
 impl ByteStream for Delivery {

@@ -7,6 +7,7 @@ pub mod dial;
 pub mod fetch;
 pub mod handshakes;
 pub mod http;
+pub mod leg;
 pub mod pool;
 pub mod relay;
 pub mod tls;

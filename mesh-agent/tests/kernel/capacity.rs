@@ -11,10 +11,12 @@ use mesh_agent::capture::Direction;
 use mesh_agent::capture::listeners::PodPorts;
 use mesh_agent::kernel::Kernel;
 use mesh_agent::kernel::capacity::Capacity;
+use mesh_agent::kernel::direct::verdict;
 use mesh_agent::kernel::enrolment::Enrolment;
 use mesh_agent::kernel::pins::Pins;
 use mesh_agent::kernel::status::Change;
-use mesh_common::layout::{Endpoint, Pod, SocketKey};
+use mesh_common::direct::{Chosen, DirectKey};
+use mesh_common::layout::{Addr, Endpoint, Pod, PodAddr, SocketKey};
 use mesh_common::map::MapName;
 use nix::errno::Errno;
 
@@ -140,8 +142,8 @@ fn a_pod_that_finds_the_map_full_is_not_enrolled_and_says_what_to_raise() {
         let kernel = lab.kernel_of(SMALL)?;
         let mut pods: HashMap<_, u64, Pod> = Map::HashMap(lab.pinned(MapName::Pods)?).try_into()?;
         let nobody = Pod {
-            v4: mesh_common::layout::Addr([0; 4]),
-            v6: mesh_common::layout::Addr([0; 4]),
+            v4: Addr([0; 4]),
+            v6: Addr([0; 4]),
             fails_open: 0,
             reserved: 0,
         };
@@ -177,6 +179,42 @@ fn a_connect_whose_entry_was_evicted_before_its_syn_is_refused_and_counted() {
         assert_eq!(client.reply, None, "{client:?}");
         assert_eq!(bench.relay.take(), []);
         assert_eq!(overflows(&bench.enrolment, MapName::OriginalByCookie), 1);
+        Ok(())
+    });
+}
+
+/// As far as the map goes, the server's pod is enrolled: its agent would refuse the connection.
+#[test]
+fn a_direct_connect_whose_entry_was_evicted_before_its_syn_is_counted() {
+    in_lab(async || {
+        let bench = Bench::enrolled_in("evicted-direct", SMALL)?;
+        let server = bench.lab.server(Side::Peer, PEER[0])?;
+        let own = bench.enrolment.present().first().unwrap().netns.cookie().0;
+        let service: SocketAddr = "10.96.7.7:80".parse()?;
+        let key = DirectKey {
+            netns: own,
+            dialled: service.into(),
+            reserved: 0,
+        };
+        let verdict = verdict(&[server.addr]).unwrap();
+        bench.enrolment.direct().allow(&[(key, verdict)].into())?;
+        let pods = Map::HashMap(bench.lab.pinned(MapName::PodAddrs)?);
+        let mut pods: HashMap<_, Addr, PodAddr> = pods.try_into()?;
+        let other = PodAddr {
+            netns: own + 1,
+            fails_open: 0,
+            reserved: 0,
+        };
+        pods.insert(Addr::from(server.addr.ip()), other, 0)?;
+        let held = bench.lab.held_client(Side::Pod, service)?;
+        let pinned = Map::LruHashMap(bench.lab.pinned(MapName::DirectByCookie)?);
+        let mut by_cookie: HashMap<_, u64, Chosen> = pinned.try_into()?;
+        let cookies = by_cookie.keys().collect::<std::result::Result<Vec<_>, _>>()?;
+        assert_eq!(cookies.len(), 1, "the SYN is held back");
+        by_cookie.remove(&cookies[0])?;
+        held.release()?;
+        server.stop()?;
+        assert_eq!(overflows(&bench.enrolment, MapName::DirectByCookie), 1);
         Ok(())
     });
 }

@@ -2,9 +2,12 @@
 
 usage: authorizer.py PORT
 
-What it decides is the last part of the path: /…/allow, /…/deny, /…/hang, /…/fail, /…/garbage, /…/huge, /…/empty.
+What it decides is the last part of the path: /…/allow, /…/deny, /…/hang, /…/fail, /…/garbage, /…/huge, /…/empty. Of a
+connection without a request it is the word in $SCRATCH/connections, and what was asked lies in $SCRATCH/asked.json.
 """
 import json
+import os
+import pathlib
 import sys
 import threading
 from concurrent import futures
@@ -47,9 +50,18 @@ def empty(_request):
     return external_auth_pb2.CheckResponse(status=status_pb2.Status(code=16))
 
 
+def word_of(request):
+    if request.attributes.request.HasField("http"):
+        return request.attributes.request.http.path.split("?")[0].rsplit("/", 1)[-1]
+    scratch = pathlib.Path(os.environ["SCRATCH"])
+    asked = json_format.MessageToDict(request.attributes, preserving_proto_field_name=True)
+    (scratch / "asked.json").write_text(json.dumps(asked))
+    return (scratch / "connections").read_text()
+
+
 class Authorization(external_auth_pb2_grpc.AuthorizationServicer):
     def Check(self, request, context):
-        word = request.attributes.request.http.path.split("?")[0].rsplit("/", 1)[-1]
+        word = word_of(request)
         if word == "hang":
             threading.Event().wait(5)
         if word == "fail":

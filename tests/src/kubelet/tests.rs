@@ -33,6 +33,7 @@ fn cluster() -> Cluster {
             api_version: None,
             kind: None,
             nodes: vec!["a".to_owned(), "b".to_owned()],
+            agent: Vec::new(),
             pods: Vec::new(),
         },
         manifests: vec![ManifestFile {

@@ -33,6 +33,7 @@ mod spire;
 mod splice;
 mod talker;
 mod tcproutes;
+mod testssl;
 mod tls;
 
 use std::path::Path;
@@ -136,9 +137,15 @@ pub const SPIRE: Suite = Suite {
     claims: spire::CLAIMS,
 };
 
-/// Suites that run only when they are asked for by name, since what they need takes long to build.
+/// The suite that runs testssl.sh.
+pub const TESTSSL: Suite = Suite {
+    name: "testssl",
+    claims: testssl::CLAIMS,
+};
+
+/// Suites that run only when they are asked for by name, since they, or what they need, take long.
 pub fn on_request() -> Vec<Suite> {
-    vec![KUBERNETES, SPIRE]
+    vec![KUBERNETES, SPIRE, TESTSSL]
 }
 
 /// Runs the claims of a suite that `only` picks, in a lab made for them. What was logged is kept in `logs_to`.

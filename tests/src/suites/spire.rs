@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::ask::{addresses, equal, get, number, python, text, until};
+use super::tls::rogue::{ROGUE, call, certify, failures as handshake_failures, scratch};
 use super::{Claim, claims};
 use crate::running::Running;
 use crate::spire::{LIFE, Spire, delegate};
@@ -20,6 +21,7 @@ pub(super) const CLAIMS: &[Claim] = claims![
     openssl_verifies_a_workload_against_spires_bundle,
     svids_of_half_a_minute_rotate_under_load_and_no_request_fails,
     spires_own_key_is_rotated_under_load_and_no_request_fails,
+    who_spire_federates_with_may_call_until_that_is_withdrawn,
     an_entry_that_is_taken_away_is_named_and_only_its_identity_suffers,
     an_agent_that_is_no_authorized_delegate_is_told_so,
     while_the_spire_agent_is_stopped_traffic_goes_on_until_expiry_and_comes_back_with_it,
@@ -101,6 +103,34 @@ fn spires_own_key_is_rotated_under_load_and_no_request_fails(lab: &Running) -> R
     equal("roots", now.matches("BEGIN CERTIFICATE").count(), 1)?;
     ensure!(now != before, "SPIRE has the same root as before");
     openssl_verifies_a_workload_against_spires_bundle(lab)
+}
+
+fn who_spire_federates_with_may_call_until_that_is_withdrawn(lab: &Running) -> Result<()> {
+    let spire = Spire::of(lab)?;
+    python(lab, ROGUE, "tls_peer.py", &["root", "neighbour"])?;
+    let neighbour = scratch(lab, ROGUE)?.join("neighbour.pem");
+    let identity = "spiffe://far.example/ns/shop/sa/client";
+    certify(lab, ROGUE, &neighbour, "neighbour-client", "good", identity)?;
+    // By a root that vouches for nobody of this mesh.
+    let ours = "spiffe://cluster.local/ns/shop/sa/client";
+    certify(lab, ROGUE, &neighbour, "usurper", "good", ours)?;
+    let is_let_in = |name| Ok::<_, anyhow::Error>(call(lab, name)?.contains("200 OK"));
+    let untrusted = || handshake_failures(lab, "node-b", "server", "untrusted");
+    let before = untrusted()?;
+    ensure!(!is_let_in("neighbour-client")?, "a stranger is let in");
+    ensure!(untrusted()? > before, "it was refused for another reason");
+
+    spire.federate("far.example", &scratch(lab, ROGUE)?.join("neighbour.crt"))?;
+    until(LIFE * 2, "the neighbour is let in", || {
+        is_let_in("neighbour-client")
+    })?;
+    ensure!(!is_let_in("usurper")?, "a root of another mesh vouches for ours");
+
+    spire.part("far.example")?;
+    until(LIFE * 4, "the neighbour is a stranger again", || {
+        Ok(!is_let_in("neighbour-client")?)
+    })?;
+    equal("our own", get(lab, CLIENT, "http://far/")?.status, 200)
 }
 
 fn an_entry_that_is_taken_away_is_named_and_only_its_identity_suffers(lab: &Running) -> Result<()> {

@@ -32,30 +32,73 @@ pub(crate) struct Comparison {
     pub(crate) theirs: f64,
 }
 
-/// Runs `count` blocks.
-pub(crate) fn compare(count: usize, mut sample: impl FnMut(Side) -> Result<f64>) -> Result<Comparison> {
-    let (mut ratios, mut ours, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..count {
-        interrupt::check()?;
-        let (first, second) = (sample(Side::Ours)?, sample(Side::Theirs)?);
-        let (third, fourth) = (sample(Side::Theirs)?, sample(Side::Ours)?);
-        ratios.push((first + fourth) / (second + third));
-        ours.extend([first, fourth]);
-        theirs.extend([second, third]);
-    }
-    let smallest = ratios.iter().copied().min_by(f64::total_cmp);
-    let largest = ratios.iter().copied().max_by(f64::total_cmp);
-    Ok(Comparison {
-        blocks: ratios.len(),
-        min: smallest.context("no blocks")?,
-        max: largest.context("no blocks")?,
-        ratio: median(ratios).context("no blocks")?,
-        ours: median(ours).context("no samples")?,
-        theirs: median(theirs).context("no samples")?,
-    })
+/// Four samples: ours, theirs, theirs, ours.
+#[derive(Debug)]
+pub(crate) struct Block<T> {
+    ours: [T; 2],
+    theirs: [T; 2],
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
+impl<T> Block<T> {
+    /// Takes the four samples, and none after one that cannot be had.
+    pub(crate) fn take<E>(
+        mut sample: impl FnMut(Side) -> std::result::Result<T, E>,
+    ) -> std::result::Result<Self, E> {
+        let (first, second) = (sample(Side::Ours)?, sample(Side::Theirs)?);
+        let (third, fourth) = (sample(Side::Theirs)?, sample(Side::Ours)?);
+        Ok(Self {
+            ours: [first, fourth],
+            theirs: [second, third],
+        })
+    }
+
+    /// The samples of one side, in the order in which they were taken.
+    pub(crate) fn of(&self, side: Side) -> &[T; 2] {
+        match side {
+            Side::Ours => &self.ours,
+            Side::Theirs => &self.theirs,
+        }
+    }
+}
+
+impl Comparison {
+    /// Compares one figure of all samples; `None` without blocks.
+    pub(crate) fn of<T>(blocks: &[Block<T>], figure: impl Fn(&T) -> f64) -> Option<Self> {
+        let figures = |side| blocks.iter().map(move |block| block.of(side));
+        let ours = figures(Side::Ours).map(|samples| samples.each_ref().map(&figure));
+        let theirs = figures(Side::Theirs).map(|samples| samples.each_ref().map(&figure));
+        Self::of_pairs(&ours.zip(theirs).collect::<Vec<_>>())
+    }
+
+    fn of_pairs(blocks: &[([f64; 2], [f64; 2])]) -> Option<Self> {
+        let sum = |samples: &[f64; 2]| samples.iter().sum::<f64>();
+        let ratios: Vec<f64> = blocks
+            .iter()
+            .map(|(ours, theirs)| sum(ours) / sum(theirs))
+            .collect();
+        Some(Self {
+            blocks: ratios.len(),
+            min: ratios.iter().copied().min_by(f64::total_cmp)?,
+            max: ratios.iter().copied().max_by(f64::total_cmp)?,
+            ratio: median(ratios)?,
+            ours: median(blocks.iter().flat_map(|(ours, _)| *ours).collect())?,
+            theirs: median(blocks.iter().flat_map(|(_, theirs)| *theirs).collect())?,
+        })
+    }
+}
+
+/// Runs `count` blocks of samples that are one figure.
+pub(crate) fn compare(count: usize, mut sample: impl FnMut(Side) -> Result<f64>) -> Result<Comparison> {
+    let mut blocks = Vec::new();
+    for _ in 0..count {
+        interrupt::check()?;
+        blocks.push(Block::take(&mut sample)?);
+    }
+    Comparison::of(&blocks, |figure| *figure).context("no blocks")
+}
+
+/// The value in the middle; `None` of nothing.
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let upper = values.get(values.len() / 2).copied()?;
     if values.len() % 2 == 1 {

@@ -1,23 +1,35 @@
-//! `cargo xtask bench`: what the mesh costs, and what it saves, against the same pods without it.
+//! `cargo xtask bench`: what the mesh costs, and what it saves, against other proxies and against no mesh at all.
 //!
 //! A bench prints what it measured and never judges a time: it fails only where bytes were wrong or something broke.
 
 mod blocks;
 mod fastpath;
+mod proxies;
 
 use anyhow::Result;
 use clap::Subcommand;
 
 /// Which bench.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+#[group(skip)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    proxies: proxies::Arguments,
+}
+
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+enum Command {
     /// Two pods of one node whose connections go past the agent, against two pods outside of the mesh; needs root
     Fastpath(fastpath::Arguments),
 }
 
 /// Runs it.
-pub(crate) fn run(command: &Command) -> Result<()> {
-    match command {
-        Command::Fastpath(arguments) => fastpath::run(arguments),
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    match &arguments.command {
+        None => proxies::run(&arguments.proxies),
+        Some(Command::Fastpath(arguments)) => fastpath::run(arguments),
     }
 }

@@ -30,9 +30,13 @@ pub(crate) const LAB_PACKAGES: &[&str] = &[
     "redis-server",
     "redis-tools",
     "tcpdump",
+    "testssl.sh",
     "util-linux",
     "wrk",
 ];
+
+/// Proxies to measure against, beside what the lab has.
+pub(crate) const BENCH_PACKAGES: &[&str] = &["haproxy", "nginx-light|nginx", "openssl"];
 
 /// What virtual machines are made of, and run by.
 pub(crate) const VM_PACKAGES: &[&str] = &[

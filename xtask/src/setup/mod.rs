@@ -3,6 +3,7 @@
 //! It must not build or run anything of the mesh. What is installed is listed in the files of this folder.
 
 mod apt;
+mod envoy;
 mod kernel_toolchain;
 mod python;
 mod spire;
@@ -12,6 +13,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::cgroup;
 
+pub(crate) use envoy::program as envoy;
 pub(crate) use kernel_toolchain::has_nightly_with_source;
 pub(crate) use spire::VERSION as SPIRE_VERSION;
 
@@ -36,6 +38,15 @@ pub(crate) fn for_virtual_machines() -> Result<()> {
 /// Makes a real SPIRE ready, which only the suite `spire` needs: it takes longer to build than all else together.
 pub(crate) fn for_spire() -> Result<()> {
     spire::install()
+}
+
+/// Installs proxies to measure against; Envoy alone is no Debian package.
+pub(crate) fn for_bench(with_envoy: bool) -> Result<()> {
+    apt::install(apt::BENCH_PACKAGES)?;
+    if with_envoy {
+        envoy::install()?;
+    }
+    Ok(())
 }
 
 /// Installs what conformance suites of others are built and run by.

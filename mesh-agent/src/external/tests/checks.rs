@@ -49,6 +49,64 @@ fn partial(bytes: &'static [u8]) -> Shown {
 }
 
 #[test]
+fn a_check_of_a_connection_says_who_dials_whom_and_nothing_of_a_request() {
+    let contact = Contact {
+        source: End {
+            addr: "[::ffff:10.0.0.1]:1234".parse().unwrap(),
+            principal: None,
+            service: None,
+        },
+        destination: End {
+            addr: "10.0.0.2:6379".parse().unwrap(),
+            principal: Some("spiffe://cluster.local/ns/shop/sa/redis".into()),
+            service: Some("redis.shop.svc.cluster.local".to_owned()),
+        },
+    };
+    let check = check_connection(&authorizer(CheckProtocol::Grpc), &contact).unwrap();
+    assert_eq!(check.headers()["grpc-timeout"], "1500m");
+    let message: CheckRequest = crate::grpc::unframe(check.body()).unwrap();
+    let attributes = message.attributes.unwrap();
+    let (source, destination) = (attributes.source.unwrap(), attributes.destination.unwrap());
+    let of = |peer: &proto::Peer| {
+        let addr = peer.address.clone().unwrap().socket_address.unwrap();
+        (addr.address, addr.port_value.unwrap())
+    };
+    assert_eq!(of(&source), ("10.0.0.1".to_owned(), 1234));
+    assert_eq!(of(&destination), ("10.0.0.2".to_owned(), 6379));
+    assert_eq!(source.principal, "");
+    assert_eq!(destination.principal, "spiffe://cluster.local/ns/shop/sa/redis");
+    assert_eq!(destination.service, "redis.shop.svc.cluster.local");
+    assert!(attributes.request.is_none());
+}
+
+#[test]
+fn only_the_status_of_an_answer_about_a_connection_counts() {
+    let trailers = headers(&[("grpc-status", "0")]);
+    let unsendable = OkResponse {
+        headers: vec![option("x-user", "a\nb")],
+        ..OkResponse::default()
+    };
+    for (code, response, is_in) in [
+        (0, None, true),
+        (0, Some(HttpResponse::Ok(unsendable)), true),
+        (0, Some(HttpResponse::Denied(DeniedResponse::default())), true),
+        (7, None, false),
+        (16, Some(HttpResponse::Ok(OkResponse::default())), false),
+    ] {
+        let message = CheckResponse {
+            status: Some(Status { code }),
+            http_response: response,
+        };
+        let answer = Response::new(crate::grpc::frame(&message));
+        assert_eq!(lets_in(&answer, Some(&trailers)).unwrap(), is_in, "{message:?}");
+        assert!(lets_in(&answer, None).is_err(), "no status is no decision");
+    }
+    let refused = headers(&[("grpc-status", "14")]);
+    let answer = Response::new(crate::grpc::frame(&CheckResponse::default()));
+    assert!(lets_in(&answer, Some(&refused)).is_err());
+}
+
+#[test]
 fn a_grpc_check_says_who_asks_whom_for_what() {
     let check = asked(&authorizer(CheckProtocol::Grpc), Some(partial(b"\xffbody")));
     assert_eq!(

@@ -1,4 +1,4 @@
-//! The roots of the mesh's trust domain, as SPIRE pushes them.
+//! The roots of the mesh's trust domain and the bundles of those that it federates with, as SPIRE pushes them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use rand::random;
 use rustls::pki_types::CertificateDer;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
@@ -14,13 +15,14 @@ use super::messages::{BundlesRequest, BundlesResponse, SUBSCRIBE_TO_BUNDLES};
 use super::{SpireError, SpireSettings, connect};
 use crate::grpc::Answers;
 use crate::identity::renewal::retry_delay;
-use crate::identity::{Roots, error_chain};
+use crate::identity::{Federation, Roots, error_chain};
 use crate::lifecycle::Stop;
 
-/// Keeps the roots as SPIRE has them. While SPIRE cannot be asked, the last ones stay.
+/// Keeps roots and bundles as SPIRE has them. While SPIRE cannot be asked, the last ones stay.
 pub(super) struct BundleFollower {
     pub(super) settings: Arc<SpireSettings>,
     pub(super) roots: watch::Sender<Roots>,
+    pub(super) federation: watch::Sender<Federation>,
     /// Somebody has just reached SPIRE: it is worth trying again at once.
     pub(super) reached: Arc<Notify>,
 }
@@ -61,35 +63,76 @@ impl BundleFollower {
 
     /// Returns when there is nothing more to come, with the reason.
     async fn follow(&self, failures: &mut u32) -> SpireError {
-        match self.take_all(failures).await {
-            Ok(()) => SpireError::Broken {
-                path: self.settings.socket.clone(),
-                source: None,
-            },
-            Err(error) => error,
+        loop {
+            match self.take_all(failures).await {
+                Ok(End::Stale) => {}
+                Ok(End::OfCall) => {
+                    return SpireError::Broken {
+                        path: self.settings.socket.clone(),
+                        source: None,
+                    };
+                }
+                Err(error) => return error,
+            }
         }
     }
 
-    async fn take_all(&self, failures: &mut u32) -> Result<(), SpireError> {
+    async fn take_all(&self, failures: &mut u32) -> Result<End, SpireError> {
         let path = &self.settings.socket;
         let of_call = |error| SpireError::of_call(path.clone(), error);
         let stream = connect(path).await?;
         let asked = Box::pin(Answers::ask(stream, SUBSCRIBE_TO_BUNDLES, &BundlesRequest {}));
         let mut answers: Answers<UnixStream, BundlesResponse> = asked.await.map_err(of_call)?;
-        while let Some(answer) = answers.next().await.map_err(of_call)? {
+        let stale = Instant::now() + STALE;
+        loop {
+            let has_others = self.federation.borrow().trust_domains().len() > 0;
+            let answer = tokio::select! {
+                answer = answers.next() => answer.map_err(of_call)?,
+                () = tokio::time::sleep_until(stale), if has_others => return Ok(End::Stale),
+            };
+            let Some(answer) = answer else {
+                return Ok(End::OfCall);
+            };
             let roots = own_roots(&answer, &self.settings.trust_domain)?;
             *failures = 0;
-            self.roots.send_if_modified(|known| {
-                let is_news = **known != *roots;
-                if is_news {
-                    tracing::info!(roots = roots.len(), "spire names other roots");
-                    *known = roots.into();
-                }
-                is_news
-            });
+            self.put_in_force(roots, others(&answer, &self.settings.trust_domain));
         }
-        Ok(())
     }
+
+    fn put_in_force(
+        &self,
+        roots: Vec<CertificateDer<'static>>,
+        (others, unusable): (Federation, Vec<Box<str>>),
+    ) {
+        self.roots.send_if_modified(|known| {
+            let is_news = **known != *roots;
+            if is_news {
+                tracing::info!(roots = roots.len(), "spire names other roots");
+                *known = roots.into();
+            }
+            is_news
+        });
+        self.federation.send_if_modified(|known| {
+            let is_news = *known != others;
+            if is_news {
+                tracing::info!(trust_domains = ?others, "spire federates with other trust domains");
+                *known = others;
+            }
+            is_news
+        });
+        if !unusable.is_empty() {
+            tracing::warn!(trust_domains = ?unusable, "bundles of spire cannot be used; nobody is trusted by them");
+        }
+    }
+}
+
+/// How a call for bundles ended.
+enum End {
+    /// By SPIRE.
+    OfCall,
+    /// A bundle that is withdrawn is not taken back within a call (`SubscribeToX509Bundles` of SPIRE 1.13.3 only adds),
+    /// so while there are any it is asked anew.
+    Stale,
 }
 
 /// The roots of one trust domain; at least one.
@@ -97,12 +140,26 @@ fn own_roots(
     answer: &BundlesResponse,
     trust_domain: &str,
 ) -> Result<Vec<CertificateDer<'static>>, SpireError> {
-    // The published proto says names, SPIRE sends ids.
-    let named = |name: &str| name.strip_prefix("spiffe://").unwrap_or(name) == trust_domain;
-    let bundle = answer.bundles.iter().find(|(name, _)| named(name));
+    let bundle = answer.bundles.iter().find(|(name, _)| bare(name) == trust_domain);
     let missing = || SpireError::NoBundle(trust_domain.to_owned());
     let (_, der) = bundle.filter(|(_, der)| !der.is_empty()).ok_or_else(missing)?;
     cas(der)
+}
+
+/// The bundles of all other trust domains, and the names of those that cannot be used.
+fn others(answer: &BundlesResponse, trust_domain: &str) -> (Federation, Vec<Box<str>>) {
+    let others = answer.bundles.iter().map(|(name, der)| (bare(name), der));
+    Federation::pushed(
+        others
+            .filter(|(name, _)| *name != trust_domain)
+            // Without a root nobody is trusted.
+            .map(|(name, der)| (name.into(), cas(der).unwrap_or_default())),
+    )
+}
+
+/// The published proto says names, SPIRE sends ids.
+fn bare(name: &str) -> &str {
+    name.strip_prefix("spiffe://").unwrap_or(name)
 }
 
 /// Certificates of CAs in DER, one after the other; the same one twice counts once.
@@ -131,6 +188,8 @@ fn cas(mut der: &[u8]) -> Result<Vec<CertificateDer<'static>>, SpireError> {
 }
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+/// After so long a bundle that SPIRE has withdrawn is not trusted any more.
+const STALE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
@@ -143,6 +202,25 @@ mod tests {
         BundlesResponse {
             bundles: HashMap::from([(name.to_owned(), parts.concat())]),
         }
+    }
+
+    #[test]
+    fn bundles_of_other_trust_domains_are_taken_and_what_is_none_is_named() {
+        let far = TestCa::of("far.example");
+        let root = &far.roots()[0];
+        let mut answer = bundles("spiffe://cluster.local", &[&TestCa::new().roots()[0]]);
+        for (name, der) in [
+            ("spiffe://far.example", root.to_vec()),
+            ("spiffe://broken.example", root[1..].to_vec()),
+            ("spiffe://empty.example", Vec::new()),
+            ("spiffe://No Domain", root.to_vec()),
+        ] {
+            answer.bundles.insert(name.to_owned(), der);
+        }
+        let (federation, mut unusable) = others(&answer, "cluster.local");
+        unusable.sort();
+        assert_eq!(federation.trust_domains().collect::<Vec<_>>(), ["far.example"]);
+        assert_eq!(unusable.concat(), "No Domainbroken.exampleempty.example");
     }
 
     #[test]

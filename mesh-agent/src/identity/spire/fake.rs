@@ -174,6 +174,8 @@ async fn answer(
     let body = grpc::collect(&mut body, 4096).await.unwrap().unwrap();
     // As SPIRE's server does: nothing is sent before there is something to say.
     let mut out: Option<SendStream<Bytes>> = None;
+    // Nor does it ever take a bundle back within a call.
+    let mut bundles = HashMap::new();
     loop {
         let now = entries.borrow_and_update().clone();
         if let Some(why) = now.denied {
@@ -186,7 +188,9 @@ async fn answer(
             }
             SUBSCRIBE_TO_BUNDLES => {
                 let _: BundlesRequest = grpc::unframe(&body).unwrap();
-                grpc::frame(&BundlesResponse { bundles: now.bundles })
+                bundles.extend(now.bundles);
+                let bundles = bundles.clone();
+                grpc::frame(&BundlesResponse { bundles })
             }
             other => panic!("{other}"),
         };

@@ -26,7 +26,7 @@ pub use self::selector::{InvalidSelectors, SelectorTemplates};
 
 use self::bundle::BundleFollower;
 use self::subscription::SpireSubscription;
-use super::{IssueError, Issuer, Roots, Subscription, Svid};
+use super::{Federation, IssueError, Issuer, Roots, Subscription, Svid};
 use crate::lifecycle::Tasks;
 use crate::mesh::identity::SpiffeId;
 
@@ -45,6 +45,7 @@ pub struct SpireSettings {
 pub struct SpireIssuer {
     settings: Arc<SpireSettings>,
     roots: watch::Receiver<Roots>,
+    federation: watch::Receiver<Federation>,
     reached: Arc<Notify>,
 }
 
@@ -53,16 +54,19 @@ impl SpireIssuer {
     pub fn start(settings: SpireSettings, tasks: &Tasks) -> Self {
         let settings = Arc::new(settings);
         let (sender, roots) = watch::channel(Roots::from([]));
+        let (other_meshes, federation) = watch::channel(Federation::default());
         let reached = Arc::new(Notify::new());
         let follower = BundleFollower {
             settings: Arc::clone(&settings),
             roots: sender,
+            federation: other_meshes,
             reached: Arc::clone(&reached),
         };
         tasks.spawn("spire-bundles", follower.run(tasks.stop()));
         Self {
             settings,
             roots,
+            federation,
             reached,
         }
     }
@@ -84,6 +88,10 @@ impl Issuer for SpireIssuer {
 
     fn roots(&self) -> watch::Receiver<Roots> {
         self.roots.clone()
+    }
+
+    fn federation(&self) -> Option<watch::Receiver<Federation>> {
+        Some(self.federation.clone())
     }
 
     fn subscribe(&self, identity: &SpiffeId) -> Option<Box<dyn Subscription>> {

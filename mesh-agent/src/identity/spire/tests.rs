@@ -78,6 +78,45 @@ async fn roots_that_spire_pushes_reach_the_mesh_and_those_of_other_trust_domains
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_spire_federates_with_is_trusted_and_not_any_more_once_that_is_withdrawn() {
+    let (spire, tasks) = (FakeSpire::start(), Tasks::new());
+    spire.enter(&WEB, &id("web"));
+    let store = Certificates::new(Arc::new(issuer(&spire, &tasks)), &tasks);
+    store.want([id("web")]);
+    store.ready().await;
+    let far = TestCa::of("far.example");
+    let caller = SpiffeId::new("far.example", "shop", "web").unwrap();
+    let is_let_in = || {
+        let (ours, theirs) = (store.tls(&id("web")).unwrap(), far.tls(&caller));
+        theirs.is_accepted_by(&ours)
+    };
+    assert!(!is_let_in());
+    spire.entries.send_modify(|entries| {
+        let roots = far.roots()[0].to_vec();
+        entries.bundles.insert("spiffe://far.example".into(), roots);
+    });
+    until("the bundle is in force", is_let_in).await;
+
+    spire.entries.send_modify(|entries| {
+        entries.bundles.remove("spiffe://far.example");
+    });
+    until("the bundle is forgotten", || !is_let_in()).await;
+    until("the call that was given up is closed", || spire.open_calls() == 2).await;
+    assert_eq!(store.counts().failed, 0);
+}
+
+/// Time is paused: it passes while sockets are still to be read.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..10_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("never: {what}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_the_entry_of_exactly_the_wanted_identity_counts() {
     let (spire, tasks) = (FakeSpire::start(), Tasks::new());
     // Matches every workload of the namespace, and comes first.

@@ -23,13 +23,14 @@ use crate::kernel::splice::ends_of_life::{
     ends_after_the_last_byte, half_closes, reads_before_the_reset, refuses_after_shutdown,
     shows_an_end_to_a_late_reader,
 };
+use crate::kernel::splice::relays::{reads_what_lies_in_both, waits_for_who_reads_short};
 use crate::kernel::splice::trial::{Failure, Pair, TIMEOUT, Trial, failure};
 
 /// A check, and what it claims.
 pub(super) type Check = (&'static str, fn(&mut Trial) -> Result<(), Failure>);
 
 /// Every check.
-pub(super) const CHECKS: [Check; 16] = [
+pub(super) const CHECKS: [Check; 18] = [
     ("100 MB of mixed sizes arrive whole and in order", moves_100_mb),
     (
         "a reader that stops makes the writer wait",
@@ -61,6 +62,14 @@ pub(super) const CHECKS: [Check; 16] = [
         reads_before_the_reset,
     ),
     ("a write after shutdown fails", refuses_after_shutdown),
+    (
+        "an agent that waits leaves nothing behind a short read",
+        waits_for_who_reads_short,
+    ),
+    (
+        "an agent that reads until nothing is left gets all",
+        reads_what_lies_in_both,
+    ),
 ];
 
 /// Some messages are spliced, some are too large, some find the window full: all ways between splice and TCP are taken.

@@ -1,4 +1,5 @@
-//! The splice: messages of direct flows go from socket to socket, past TCP, where a trial on this kernel found no harm.
+//! The splice: messages of direct flows, and those between applications and the agent, go from socket to socket, past TCP,
+//! where a trial on this kernel found no harm.
 //!
 //! Place in the walk: none; it shortens the way of flows that go past the agent. Must not know: which flows those are,
 //! who allowed them.
@@ -6,8 +7,10 @@
 mod bytes;
 mod checks;
 mod ends_of_life;
+pub mod legs;
 pub mod offsets;
 mod patient;
+mod relays;
 pub mod trial;
 
 use std::fmt;
@@ -90,6 +93,9 @@ pub struct SpliceStatus {
     pub state: SpliceState,
     /// Why it is off, or not yet on; empty while it is on.
     pub why: String,
+    /// Why connections between applications and the agent stay with TCP even so; empty when nothing keeps them there.
+    #[serde(default)]
+    pub legs: String,
     /// Every check of the trial, in the order in which they ran.
     pub checks: Vec<Outcome>,
 }
@@ -100,6 +106,7 @@ impl SpliceStatus {
         Self {
             state: SpliceState::Off,
             why: why.into(),
+            legs: String::new(),
             checks: Vec::new(),
         }
     }

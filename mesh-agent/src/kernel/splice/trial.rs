@@ -5,12 +5,13 @@
 use std::io;
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, HashMap, MapData, SockHash};
+use aya::maps::{Array, MapData, SockHash};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::layout::{Addr, Endpoint};
-use mesh_common::splice::{HabitKey, READS_BEFORE, Reader, SocketEnds, Writer};
+use mesh_common::splice::{ACCEPTS, HabitKey, READS_BEFORE, Reader, SocketEnds, Writer};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -18,8 +19,10 @@ use crate::kernel::error::KernelError;
 use crate::kernel::loader::embedded;
 use crate::kernel::preflight::Preflight;
 use crate::kernel::splice::checks::CHECKS;
+use crate::kernel::splice::legs::{Tables, Waiting};
 use crate::kernel::splice::patient::Patient;
 use crate::kernel::splice::{SWITCH, SpliceState, SpliceStatus, attach, map};
+use crate::telemetry::LegBytes;
 
 /// How one check ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,8 +47,7 @@ pub fn run() -> SpliceStatus {
 /// The programs in maps of their own. Dropped, all of it goes.
 pub(super) struct Trial {
     sockets: SockHash<MapData, SocketEnds>,
-    writers: HashMap<MapData, SocketEnds, Writer>,
-    readers: HashMap<MapData, u64, Reader>,
+    tables: Arc<Tables>,
     _object: Ebpf,
 }
 
@@ -78,8 +80,7 @@ impl Trial {
         })?;
         Ok(Self {
             sockets,
-            writers: map(&mut object, "WRITERS")?,
-            readers: map(&mut object, "READERS")?,
+            tables: Arc::new(Tables::open(&object)?),
             _object: object,
         })
     }
@@ -113,6 +114,7 @@ impl Trial {
             } else {
                 format!("on this kernel it does not hold that {}", why.join(", nor that "))
             },
+            legs: String::new(),
             checks: outcomes,
         }
     }
@@ -143,10 +145,12 @@ impl Trial {
                 is_client: u32::from(own == client),
                 reserved: 0,
             };
-            self.writers
+            let mut writers = self.tables.writers.writer();
+            writers
                 .insert(ends, writer, 0)
                 .map_err(failure("file a writer"))?;
-            self.readers
+            let mut readers = self.tables.readers.writer();
+            readers
                 .insert(own, Reader::new(NOBODY), 0)
                 .map_err(failure("file a reader"))?;
             self.sockets
@@ -170,11 +174,18 @@ impl Trial {
 
     /// How many bytes that socket spliced.
     pub(super) fn spliced(&self, socket: &TcpStream) -> Result<u64, Failure> {
-        let writer = self
-            .writers
-            .get(&ends(socket)?, 0)
-            .map_err(failure("find a writer"))?;
+        let writer = self.tables.writers.look_up(&ends(socket)?);
+        let writer = writer.map_err(failure("find a writer"))?;
+        let writer = writer.ok_or_else(|| Failure("the writer is not known any more".into()))?;
         Ok(writer.spliced)
+    }
+
+    /// What an agent whose end of a pair is `socket` knows of it. Nothing may be under way.
+    pub(super) fn backlog(&self, socket: &TcpStream) -> Result<Waiting, Failure> {
+        let tables = Arc::clone(&self.tables);
+        let waiting = Waiting::open(tables, ends(socket)?, LegBytes::default());
+        let waiting = waiting.map_err(failure("open a leg"))?;
+        waiting.ok_or_else(|| Failure("the pair is not joined any more".into()))
     }
 }
 
@@ -253,7 +264,7 @@ const NOBODY: HabitKey = HabitKey {
         addr: Addr([0; 4]),
         port: 0,
     },
-    is_client: 0,
+    role: ACCEPTS,
 };
 /// How long one operation on a socket may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);

@@ -43,6 +43,18 @@ pub(super) fn rule(
     parts.into_iter().fold(Match::Yes, and)
 }
 
+/// Whether a connection to `port` might match `rule`, whoever it is of and whatever it carries.
+pub(super) fn may_concern(rule: &PolicyRule, port: u16) -> bool {
+    let is_open = |conditions: &[Condition]| {
+        conditions.iter().all(|condition| match condition {
+            Condition::Port(values) => admits(values, |wanted| *wanted == port),
+            Condition::Text { .. } | Condition::Address { .. } | Condition::Unknowable => true,
+        })
+    };
+    let to = rule.to.is_empty() || rule.to.iter().any(|operation| is_open(operation));
+    to && is_open(&rule.when)
+}
+
 /// A condition that keeps a rule from holding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unmet<'p> {

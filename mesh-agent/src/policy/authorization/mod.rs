@@ -5,6 +5,8 @@
 
 mod aliases;
 mod asked;
+mod compiler;
+mod layer;
 mod matcher;
 mod protection;
 mod rules;
@@ -19,6 +21,7 @@ use std::sync::Arc;
 
 pub use self::aliases::widened;
 pub use self::asked::{Connection, Host, Request};
+use self::compiler::{Compiled, Compiler};
 pub use self::matcher::Unmet;
 pub use self::protection::Protection;
 pub use self::shown::Shown;
@@ -27,7 +30,7 @@ use crate::mesh::facts::Rejection;
 use crate::mesh::policy::authorization::{AuthorizationPolicy, PolicyAction};
 use crate::mesh::service::ServiceName;
 use crate::mesh::workload::{Workload, WorkloadUid};
-use crate::policy::selection::{Selected, Selection, Targeted};
+use crate::policy::selection::{Selection, Targeted};
 
 /// All AuthorizationPolicies, and those of each workload of this node.
 #[derive(Debug, Default)]
@@ -45,8 +48,8 @@ impl Authorization {
     /// services that are declared.
     ///
     /// What has not changed since `previous`, which was compiled for the same root namespace, is taken over: policies,
-    /// their index, and, as long as the same providers are declared, the list of each workload that the same policies
-    /// protect.
+    /// their index, and, as long as the same providers are declared, the lists of each namespace and of each workload that
+    /// the same policies protect.
     pub fn compile<'w>(
         policies: &[AuthorizationPolicy],
         root_namespace: &str,
@@ -70,25 +73,17 @@ impl Authorization {
                 .filter_map(|policy| undeclared(policy, &providers)),
         );
         let same = previous.filter(|previous| previous.providers == providers);
-        let mut shared: HashMap<Selected, Arc<Protection>> = HashMap::new();
-        let mut of_workload = HashMap::new();
-        for workload in local {
-            // Pods of one Deployment have one list, and so have all that have none.
-            let protection = shared.entry(selection.of(workload)).or_insert_with_key(|selected| {
-                let known = same.and_then(|previous| previous.known(workload, selected, &policies));
-                let protection = known
-                    .unwrap_or_else(|| Arc::new(Protection::compile(selected, &policies, &providers)));
-                rejections.extend(protection.rivals().iter().map(|policy| {
-                    policy.meta.reject(
-                        "spec.provider.name",
-                        "another CUSTOM policy of a pod that it selects names another provider, and that one counts; \
-                         here, what its rules match is refused",
-                    )
-                }));
-                protection
-            });
-            of_workload.insert(workload.uid.clone(), Arc::clone(protection));
-        }
+        let mut compiler = Compiler {
+            policies: &policies,
+            providers: &providers,
+            selection: &selection,
+            previous: same.map(|previous| &previous.of_workload),
+            compiled: Compiled::default(),
+        };
+        let of_workload = local
+            .map(|workload| (workload.uid.clone(), compiler.protection(workload)))
+            .collect();
+        rejections.append(&mut compiler.compiled.rejections);
         let compiled = Self {
             policies,
             selection,
@@ -98,26 +93,20 @@ impl Authorization {
         (compiled, rejections)
     }
 
-    /// What was compiled from these very policies for `workload`, or for another one.
-    fn known(
-        &self,
-        workload: &Workload,
-        selected: &Selected,
-        policies: &[Arc<AuthorizationPolicy>],
-    ) -> Option<Arc<Protection>> {
-        let own = self.of_workload.get(&workload.uid);
-        let mut all = own.into_iter().chain(self.of_workload.values());
-        all.find(|known| known.is_of(selected, policies)).map(Arc::clone)
-    }
-
     /// The policies that protect `workload`; compiled for the occasion for one that the snapshot does not count as this
     /// node's, so that a connection to a pod on its way out is not judged by no policy.
     pub fn of(&self, workload: &Workload) -> Arc<Protection> {
         if let Some(known) = self.of_workload.get(&workload.uid) {
             return Arc::clone(known);
         }
-        let selected = self.selection.of(workload);
-        Arc::new(Protection::compile(&selected, &self.policies, &self.providers))
+        let mut compiler = Compiler {
+            policies: &self.policies,
+            providers: &self.providers,
+            selection: &self.selection,
+            previous: Some(&self.of_workload),
+            compiled: Compiled::default(),
+        };
+        compiler.protection(workload)
     }
 }
 
@@ -179,11 +168,11 @@ pub enum Verdict {
     Allowed,
     /// Whatever is sent on it, it may not.
     Denied(Denial),
-    /// Each HTTP request on it must be asked about; bytes that are no HTTP are refused.
+    /// What is sent on it decides: each HTTP request must be asked about, or the bytes that are no HTTP.
     NeedsRequests,
 }
 
-/// What they say of a request that they do not refuse.
+/// What they say of a request, or of bytes that are no HTTP, which they do not refuse.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub enum Judgement {
@@ -193,7 +182,7 @@ pub enum Judgement {
     Ask(Ask),
 }
 
-/// Who must let a request in.
+/// Who must let a request in, or a connection of other bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
     /// The extension provider, one that is declared.

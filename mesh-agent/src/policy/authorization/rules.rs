@@ -23,6 +23,10 @@ pub(super) struct Rules {
     ports: BTreeSet<u16>,
 }
 
+/// The rules of one action of a workload: its namespace's, and its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Both<'r>(pub(super) [&'r Rules; 2]);
+
 /// One rule.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -83,7 +87,8 @@ impl Rules {
 
     pub(super) fn find(&self, connection: &Connection<'_>, content: Content<'_>, doubt: Doubt) -> Found<'_> {
         let mut first: [Option<usize>; 2] = [None, None];
-        let of_peer = connection.peer.as_ref().map(keys_of_peer);
+        let peer = connection.peer.as_ref().filter(|_| !self.by_source.is_empty());
+        let of_peer = peer.map(keys_of_peer);
         let lists = of_peer.iter().flatten().filter_map(|key| self.by_source.get(key));
         for list in lists.chain([&self.anybody]) {
             let [holds, might] = self.first_of(list, connection, content, doubt);
@@ -129,7 +134,52 @@ impl Rules {
     }
 }
 
+impl<'r> Both<'r> {
+    /// Whether a policy acts on `port`, be it one without a rule.
+    pub(super) fn act_on(&self, port: u16) -> bool {
+        self.0.iter().any(|rules| rules.act_on(port))
+    }
+
+    /// Whether there is no policy at all.
+    pub(super) fn are_none(&self) -> bool {
+        self.0.iter().all(|rules| rules.are_none())
+    }
+
+    /// All of them, in no order.
+    pub(super) fn entries(self) -> impl Iterator<Item = &'r Entry> {
+        self.0.into_iter().flat_map(|rules| &rules.entries)
+    }
+
+    /// What one list of all of them would find.
+    pub(super) fn find(&self, connection: &Connection<'_>, content: Content<'_>, doubt: Doubt) -> Found<'r> {
+        let [a, b] = self.0.map(|rules| rules.find(connection, content, doubt));
+        Found {
+            holds: first_of_both(a.holds, b.holds),
+            might: first_of_both(a.might, b.might),
+        }
+    }
+}
+
+fn first_of_both<'r>(a: Option<&'r Entry>, b: Option<&'r Entry>) -> Option<&'r Entry> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if b.place() < a.place() { b } else { a }),
+        (a, b) => a.or(b),
+    }
+}
+
 impl Entry {
+    /// Sorts as the policies of a workload are sorted.
+    fn place(&self) -> (&str, &str, usize) {
+        (&self.policy.namespace, &self.policy.name, self.rule)
+    }
+
+    /// Whether a connection to `port` might match.
+    pub(super) fn may_concern(&self, port: u16) -> bool {
+        let acts = self.ports.as_ref().is_none_or(|ports| ports.contains(&port));
+        let rule = self.policy.rules.get(self.rule).filter(|_| acts);
+        rule.is_some_and(|rule| matcher::may_concern(rule, port))
+    }
+
     fn matches(&self, connection: &Connection<'_>, content: Content<'_>, doubt: Doubt) -> Match {
         let acts = self
             .ports

@@ -22,7 +22,7 @@ use self::table::Owner;
 use super::selection::{Selected, Selection, Targeted};
 use crate::mesh::facts::Rejection;
 use crate::mesh::policy::rate_limit::{
-    DescriptorEntry, DescriptorValue, GlobalLimit, GrpcRefusal, RateLimitPolicy,
+    DescriptorEntry, DescriptorValue, GlobalLimit, GrpcRefusal, RateLimit, RateLimitPolicy,
 };
 use crate::mesh::service::ServiceName;
 use crate::mesh::workload::{Workload, WorkloadUid};
@@ -228,6 +228,16 @@ impl Limits {
             taken += 1;
         }
         (None, taken > 0)
+    }
+
+    /// The limits that would count a request, those in earnest first; no token is taken.
+    pub fn concerning<'s>(
+        &'s self,
+        asked: &'s Asked<'_>,
+    ) -> impl Iterator<Item = (&'s RateLimitPolicy, &'s RateLimit)> {
+        let all = [false, true].into_iter();
+        all.flat_map(move |on_trial| self.meant(asked, on_trial))
+            .map(|(policy, limit)| (&policy.declared, &limit.declared))
     }
 
     fn meant<'s>(

@@ -19,12 +19,12 @@ use http_body_util::{BodyExt, Full, Limited};
 use crate::balance::{Limit, Pick};
 use crate::external::{CheckError, MAX_ANSWER};
 use crate::identity::Alpn;
-use crate::mesh::policy::external::{Authorizer, AuthorizerTarget, CheckProtocol};
+use crate::mesh::policy::external::{Authorizer, AuthorizerTarget, CheckProtocol, OnError};
 use crate::proxy::hop::Hop;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, prepare};
 use crate::proxy::outbound::same_node;
 use crate::proxy::pods::ServedPod;
-use crate::proxy::refusal::Refusal;
+use crate::proxy::refusal::{Refusal, Unapproved};
 use crate::proxy::{Ends, Mesh};
 use crate::snapshot::PickFacts;
 use crate::transport::http::Body;
@@ -32,7 +32,7 @@ use crate::transport::pool::{Connect, Leased, PoolKey, SendError, Wire};
 
 /// Why there is no decision.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AskError {
+pub(in crate::proxy) enum AskError {
     /// It has no endpoint, or is not known.
     #[error("the service has no endpoint")]
     NoEndpoint,
@@ -55,7 +55,7 @@ pub(super) enum AskError {
 
 /// A service that is asked about requests.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Called<'a> {
+pub(in crate::proxy) struct Called<'a> {
     /// Where it is.
     pub(super) target: &'a AuthorizerTarget,
     /// Its port.
@@ -80,7 +80,7 @@ impl<'a> From<&'a Authorizer> for Called<'a> {
 /// Sends `check` to a service and collects the answer, with its trailers.
 ///
 /// Waits as long as the caller does. Cancel-safe: the check is given up, its connection stays or is closed.
-pub(super) async fn send(
+pub(in crate::proxy) async fn send(
     mesh: &Arc<Mesh>,
     pod: &Arc<ServedPod>,
     called: Called<'_>,
@@ -95,6 +95,26 @@ pub(super) async fn send(
         .map_err(AskError::Answer)?;
     let trailers = body.trailers().cloned();
     Ok((Response::from_parts(head, body.to_bytes()), trailers))
+}
+
+/// What becomes of that about which nobody decided. Logged here, since with an authorizer that fails open nobody else
+/// hears of it.
+pub(in crate::proxy) fn undecided(
+    pod: &ServedPod,
+    authorizer: &Authorizer,
+    error: &AskError,
+) -> Result<(), Refusal> {
+    tracing::debug!(
+        %error,
+        cause = ?error,
+        pod = %pod.pod.workload.pod_name,
+        authorizer = %authorizer.target.host(),
+        "an authorizer gave no decision"
+    );
+    match authorizer.on_error {
+        OnError::Allow => Ok(()),
+        OnError::Refuse(status) => Err(Refusal::External(Unapproved::Unanswered(status))),
+    }
 }
 
 /// The way to one endpoint of an authorizer.

@@ -12,7 +12,7 @@ use http::{HeaderValue, Request, StatusCode, Version};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::external::{self, Changes, CheckError, Decision, End, Question, Shown};
-use crate::mesh::policy::external::{Authorizer, OnError};
+use crate::mesh::policy::external::Authorizer;
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
 use crate::proxy::http::check::{self, AskError};
@@ -83,7 +83,8 @@ async fn ask(
 /// `None`: let in without an answer.
 type Outcome = Result<Option<Changes>, Refusal>;
 
-fn result_of(outcome: &Outcome) -> CheckResult {
+/// How an outcome is counted; `None` is a request or connection that is let in without an answer.
+pub(in crate::proxy) fn result_of<T>(outcome: &Result<Option<T>, Refusal>) -> CheckResult {
     match outcome {
         Ok(Some(_)) => CheckResult::Allowed,
         Ok(None) => CheckResult::FailedOpen,
@@ -122,19 +123,8 @@ impl Asked<'_> {
         }
     }
 
-    /// Logged here, since with an authorizer that fails open nobody else hears of it.
     fn unanswered(&self, error: &AskError) -> Outcome {
-        tracing::debug!(
-            %error,
-            cause = ?error,
-            pod = %self.visit.pod.pod.workload.pod_name,
-            authorizer = %self.authorizer.target.host(),
-            "an authorizer gave no decision"
-        );
-        match self.authorizer.on_error {
-            OnError::Allow => Ok(None),
-            OnError::Refuse(status) => Err(Refusal::External(Unapproved::Unanswered(status))),
-        }
+        check::undecided(&self.visit.pod, self.authorizer, error).map(|()| None)
     }
 
     async fn shown(&self, body: &mut Upload) -> Result<Option<Shown>, Refusal> {

@@ -1,12 +1,13 @@
 //! The records of one request: one for each reporter that this agent is.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use http::HeaderMap;
 use http::header::HeaderValue;
 use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::mesh::service::ServiceName;
 use crate::proxy::http::half_closed::Turn;
@@ -25,6 +26,8 @@ pub(super) struct Ledger {
     second: Mutex<Option<HttpRecord>>,
     is_grpc: bool,
     turn: Turn,
+    /// Among the requests that the pod may have.
+    place: OnceLock<OwnedSemaphorePermit>,
 }
 
 impl Ledger {
@@ -46,6 +49,7 @@ impl Ledger {
             second: Mutex::default(),
             is_grpc,
             turn,
+            place: OnceLock::new(),
         })
     }
 
@@ -62,7 +66,14 @@ impl Ledger {
             second: Mutex::default(),
             is_grpc: self.is_grpc,
             turn: Turn::new(Arc::default()),
+            place: OnceLock::new(),
         })
+    }
+
+    /// Holds `place` for as long as the request is under way.
+    pub(super) fn hold(&self, place: OwnedSemaphorePermit) {
+        // Taken once for a request.
+        drop(self.place.set(place));
     }
 
     /// This agent is the destination's too: a second record is kept from now on.

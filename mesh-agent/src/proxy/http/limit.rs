@@ -11,14 +11,16 @@ use http::Request;
 use tokio::time::{Instant as Deadline, timeout_at};
 
 use crate::external::quota::{self, Answer, Reply};
+use crate::policy::authentication::Claims;
 use crate::policy::rate_limit::{Asked, Exceeded, Quota};
 use crate::proxy::Mesh;
-use crate::proxy::arrival::Visit;
+use crate::proxy::arrival::{Arrival, Visit};
 use crate::proxy::http::check::{self, AskError, Called};
 use crate::proxy::http::path;
 use crate::proxy::http::plan::Plan;
 use crate::proxy::http::upload::Upload;
 use crate::proxy::refusal::{Limited, Limiter, Refusal};
+use crate::snapshot::Snapshot;
 use crate::telemetry::QuotaResult;
 use crate::transport::pool::Wire;
 
@@ -48,16 +50,7 @@ fn count(mesh: &Mesh, request: &Request<Upload>, plan: &Plan) -> Result<Vec<Quot
     let Some(limits) = arrival.limits(&snapshot) else {
         return Ok(Vec::new());
     };
-    let path = request.uri().path();
-    let asked = Asked {
-        port: arrival.addr.port(),
-        source: arrival.proven(&snapshot),
-        method: request.method().as_str(),
-        path,
-        other_readings: path::readings(path).skip(1).collect(),
-        headers: request.headers(),
-        token: plan.token.as_ref(),
-    };
+    let asked = asked(&arrival, &snapshot, request, plan.token.as_ref());
     let counted = limits.count(&asked, Instant::now());
     let metrics = mesh.telemetry.mesh();
     metrics.rate_limit_crowded(counted.crowded);
@@ -70,11 +63,30 @@ fn count(mesh: &Mesh, request: &Request<Upload>, plan: &Plan) -> Result<Vec<Quot
         return Err(refusal);
     }
     // Nobody is asked whether somebody may be asked: that might go round for ever.
-    Ok(if path == quota::METHOD {
+    Ok(if asked.path == quota::METHOD {
         Vec::new()
     } else {
         counted.ask
     })
+}
+
+/// What limits are asked about a request that arrives.
+pub(super) fn asked<'r>(
+    arrival: &'r Arrival<'_>,
+    snapshot: &'r Snapshot,
+    request: &'r Request<impl Sized>,
+    token: Option<&'r Claims>,
+) -> Asked<'r> {
+    let path = request.uri().path();
+    Asked {
+        port: arrival.addr.port(),
+        source: arrival.proven(snapshot),
+        method: request.method().as_str(),
+        path,
+        other_readings: path::readings(path).skip(1).collect(),
+        headers: request.headers(),
+        token,
+    }
 }
 
 /// Seconds are rounded up: who comes back then finds a token.

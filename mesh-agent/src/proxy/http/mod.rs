@@ -3,12 +3,12 @@
 mod admission;
 mod authenticate;
 mod body;
-mod check;
+pub(super) mod check;
 mod choose;
 mod copied;
 mod decide;
 pub mod explain;
-mod external;
+pub(super) mod external;
 mod fault;
 mod forward;
 mod framing;
@@ -59,7 +59,7 @@ use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
 use crate::telemetry::plain::clipped;
-use crate::telemetry::{HttpStart, PathTaken};
+use crate::telemetry::{Direction, HttpStart, PathTaken};
 use crate::transport::ByteStream;
 use crate::transport::http::{
     Body, CONNECTION_WINDOW, MAX_HEAD, MAX_HEAD_BYTES, STREAM_WINDOW, TaskExecutor,
@@ -244,6 +244,7 @@ impl Connection {
         mut request: Request<Incoming>,
         ledger: &Arc<Ledger>,
     ) -> Result<Response<Body>, Refusal> {
+        self.take_place(ledger)?;
         strict::check(&request)?;
         headers::normalise_path(&mut request, self.mesh.snapshots.load().path_form())?;
         let upgrade = headers::upgrade_of(&request);
@@ -253,6 +254,20 @@ impl Connection {
         let response = Box::pin(self.send_on(request, ledger, upgrade)).await?;
         delayed.note(ledger);
         Ok(response)
+    }
+
+    /// A pod has so many requests under way, wherever they come from.
+    fn take_place(&self, ledger: &Ledger) -> Result<(), Refusal> {
+        let (pod, direction) = match &self.side {
+            Side::Outbound { source, .. } => (source, Direction::Outbound),
+            Side::Inbound { pod, .. } => (pod, Direction::Inbound),
+        };
+        let Ok(place) = Arc::clone(&pod.requests).try_acquire_owned() else {
+            pod.crowded_by(&self.mesh, direction, "requests");
+            return Err(Refusal::Crowded);
+        };
+        ledger.hold(place);
+        Ok(())
     }
 
     async fn send_on(

@@ -36,6 +36,7 @@ pub(super) fn of_refusal(refusal: &Refusal) -> Option<Attempt<'static>> {
         | Refusal::InvalidBackend
         | Refusal::NoEndpoint
         | Refusal::Overloaded
+        | Refusal::Crowded
         | Refusal::OverBudget
         | Refusal::NoSuchPort
         | Refusal::Plaintext

@@ -215,7 +215,7 @@ async fn an_opaque_connection_more_than_allowed_is_reset() {
     drop(first);
 }
 
-fn hashing(key: HashKey) -> WrittenPolicy {
+pub(super) fn hashing(key: HashKey) -> WrittenPolicy {
     WrittenPolicy {
         load_balancer: Some(WrittenBalancer {
             kind: Some(BalancerKind::ConsistentHash(ConsistentHash {

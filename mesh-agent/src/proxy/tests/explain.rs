@@ -14,7 +14,8 @@ use crate::mesh::facts::Facts;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::policy::authorization::{PolicyAction, TextAttribute};
 use crate::mesh::route::{
-    Abort, DirectResponse, Fault, FieldMatch, HttpMatch, HttpRule, Redirect, RuleAction, Share, ValueMatch,
+    Abort, DirectResponse, Fault, FieldMatch, Filters, HttpMatch, HttpRule, PathRewrite, Redirect, Rewrite,
+    RuleAction, Share, ValueMatch,
 };
 use crate::mesh::service::AppProtocol;
 use crate::policy::authentication::testing::{Signer, inline, policy as jwt_policy, rule as jwt_rule};
@@ -54,7 +55,7 @@ impl Shop {
     }
 
     /// The status, and how many requests came to the application.
-    async fn sent(&self, lab: &Lab, request: &str) -> (u16, usize) {
+    pub(super) async fn sent(&self, lab: &Lab, request: &str) -> (u16, usize) {
         let (method, url, headers) = self.asked(request);
         let path = url.strip_prefix(&format!("http://{}", self.name)).unwrap();
         let mut sent = Request::builder()
@@ -124,8 +125,19 @@ pub(super) fn routes(name: &'static str) -> Vec<HttpRule> {
         }),
         ..to_shop("/abort")
     };
+    let rewriting = HttpRule {
+        filters: Filters {
+            rewrite: Rewrite {
+                authority: None,
+                path: Some(PathRewrite::Full("/open/secret".into())),
+            },
+            ..Filters::default()
+        },
+        ..to_shop("/rewritten")
+    };
     vec![
         to_shop("/open"),
+        rewriting,
         with_header("x-canary", "yes", to_shop("/")),
         rule("/nobody", &[("nobody", 1)], None),
         rule("/empty", &[("empty", 1)], None),
@@ -136,8 +148,9 @@ pub(super) fn routes(name: &'static str) -> Vec<HttpRule> {
     ]
 }
 
-const REQUESTS: [&str; 15] = [
+const REQUESTS: [&str; 16] = [
     "/open",
+    "/rewritten",
     "/open/x?a=b",
     "POST /open",
     "/opened",

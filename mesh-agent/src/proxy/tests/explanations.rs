@@ -4,6 +4,7 @@ use super::authorization::{from, policy, set, to};
 use super::explain::{Shop, routes};
 use super::facts::{BANK, PAY, WEB, mesh_wide, route, rule};
 use super::lab::Lab;
+use super::limits;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::policy::authorization::{PolicyAction, TextAttribute};
 use crate::mesh::workload::{Membership, WorkloadUid};
@@ -79,9 +80,9 @@ async fn why_others_do_not_match_is_said() {
         .iter()
         .map(|line| (line.rule, line.mismatch.as_deref()))
         .collect();
-    let other_paths = [2, 3, 4, 5, 7, 6].map(|rule| (rule, Some("path")));
+    let other_paths = [1, 3, 4, 5, 6, 7, 8].map(|rule| (rule, Some("path")));
     assert!(other_paths.iter().all(|line| lines.contains(line)), "{lines:?}");
-    assert!(lines.contains(&(1, Some("header"))), "{lines:?}");
+    assert!(lines.contains(&(2, Some("header"))), "{lines:?}");
     let chosen = routes.chosen.unwrap();
     assert_eq!((chosen.rule, lines[chosen.position.unwrap()]), (0, (0, None)));
 
@@ -99,6 +100,24 @@ async fn why_others_do_not_match_is_said() {
             "to[0]: not so: methods is one of PUT"
         ]
     );
+}
+
+#[tokio::test]
+async fn limits_that_would_count_are_named_and_give_no_token() {
+    let lab = Lab::start().await;
+    lab.change(limits::set(limits::policy(vec![limits::hourly(1, vec![])])));
+    let shop = Shop::open(&lab, "cart").await;
+    for _ in 0..3 {
+        let explanation = shop.explained(&lab, "/");
+        let lines = &explanation.ways[0].policies.as_ref().unwrap().rate_limits;
+        let told: Vec<_> = lines
+            .iter()
+            .map(|line| (line.policy.as_str(), line.local.as_deref()))
+            .collect();
+        assert_eq!(told, [("shop/p", Some("1 in 3600s, 1 at once"))]);
+    }
+    assert_eq!(shop.sent(&lab, "/").await, (200, 1), "the only token is there");
+    assert_eq!(shop.sent(&lab, "/").await, (429, 0));
 }
 
 #[tokio::test]

@@ -13,11 +13,13 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::app::{App, full, heard, speaks, streamed};
+use super::balance::hashing;
 use super::client::{H1, H2, HOST, Reply, get, post};
-use super::facts::{CART, LabPod, PAY, WEB, route, rule};
+use super::facts::{CART, LabPod, PAY, WEB, destination_rule, route, rule};
 use super::lab::{Lab, eventually};
 use crate::mesh::route::{HttpRule, RetryPolicy};
 use crate::mesh::service::AppProtocol;
+use crate::mesh::traffic::HashKey;
 use crate::transport::http::Body;
 
 /// So many further attempts for these reasons, at once.
@@ -214,7 +216,7 @@ async fn a_reset_is_a_reason_on_either_node() {
 }
 
 #[tokio::test]
-async fn another_endpoint_is_asked_before_one_is_asked_twice() {
+async fn another_endpoint_is_asked_before_one_is_asked_twice_unless_the_policy_does_not_care() {
     let lab = Lab::start().await;
     let apps = [
         fails(&lab, CART, 99, UNAVAILABLE).await,
@@ -223,17 +225,32 @@ async fn another_endpoint_is_asked_before_one_is_asked_twice() {
     ];
     let addrs: Vec<_> = apps.iter().map(|app| app.addr).collect();
     let vip = lab.service("cart", AppProtocol::Http, &addrs).await;
-    retrying(&lab, "cart", &again(2, "503"));
+    // Whatever this client asks would go to one and the same.
+    lab.change(|facts| facts.destination_rules = vec![destination_rule("cart", hashing(HashKey::SourceIp))]);
     let mut client = H1::dial(&lab, WEB, vip).await;
-    for turn in 1..=5 {
-        client.fetch(get("/")).await;
-        let seen: Vec<_> = apps.iter().map(|app| app.seen().len()).collect();
-        assert_eq!(seen, [turn; 3]);
-    }
-    // When all were asked, any will do.
-    retrying(&lab, "cart", &again(4, "503"));
+    let asked = |before: [usize; 3]| {
+        let now = [0, 1, 2].map(|at| apps[at].seen().len() - before[at]);
+        (now, [0, 1, 2].map(|at| before[at] + now[at]))
+    };
+    retrying(&lab, "cart", &again(2, "503"));
     client.fetch(get("/")).await;
-    assert_eq!(apps.iter().map(|app| app.seen().len()).sum::<usize>(), 15 + 5);
+    let (each, before) = asked([0; 3]);
+    assert_eq!(each, [1, 1, 1]);
+    // When all were asked, any will do.
+    retrying(&lab, "cart", &again(3, "503"));
+    client.fetch(get("/")).await;
+    let (each, before) = asked(before);
+    assert_eq!(each.iter().sum::<usize>(), 4, "{each:?}");
+    assert!(each.iter().all(|count| *count > 0), "{each:?}");
+    let careless = RetryPolicy {
+        avoids_previous: false,
+        ..again(2, "503")
+    };
+    retrying(&lab, "cart", &careless);
+    client.fetch(get("/")).await;
+    let (mut each, _) = asked(before);
+    each.sort_unstable();
+    assert_eq!(each, [0, 0, 3]);
 }
 
 #[tokio::test]

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::mesh::mesh_config::{MeshConfig, PathForm};
 use crate::mesh::policy::authorization::{
     AuthorizationPolicy, Condition, PolicyAction, PolicyRule, PolicyTarget, TextAttribute, TextMatch, Values,
 };
+use crate::mesh::policy::external::{Authorizer, AuthorizerTarget, CheckProtocol, OnError};
 use crate::mesh::policy::{MtlsMode, PeerAuthentication};
 
 pub(super) fn policy(action: PolicyAction, of: TextAttribute, text: &str) -> AuthorizationPolicy {
@@ -105,6 +107,76 @@ fn no_policy_sees_a_principal_where_mtls_is_switched_off() {
             (allow, deny),
             "{mode:?}"
         );
+    }
+}
+
+/// A mesh whose provider `opa` speaks `protocol`.
+pub(super) fn asking(protocol: CheckProtocol) -> MeshConfig {
+    let authorizer = Authorizer {
+        target: AuthorizerTarget::Addr("10.9.9.9".parse().unwrap()),
+        port: 9000,
+        timeout: Duration::from_secs(1),
+        on_error: OnError::Allow,
+        body: None,
+        protocol,
+    };
+    MeshConfig {
+        namespace: settings().root_namespace,
+        meta: meta("ConfigMap istio", 0),
+        authorizers: BTreeMap::from([("opa".into(), Arc::new(authorizer))]),
+        path_form: PathForm::Base,
+    }
+}
+
+/// Asks `opa` about all.
+pub(super) fn custom() -> AuthorizationPolicy {
+    AuthorizationPolicy {
+        provider: Some("opa".into()),
+        rules: vec![PolicyRule::default()],
+        ..policy(PolicyAction::Custom, TextAttribute::Path, "/")
+    }
+}
+
+#[test]
+fn a_provider_that_cannot_be_asked_about_connections_is_named_where_there_are_some() {
+    let http = || CheckProtocol::Http(Box::default());
+    let on_port = |port| {
+        let mut policy = custom();
+        let values = Values {
+            any: vec![port],
+            none: vec![],
+        };
+        policy.rules[0].to = vec![vec![Condition::Port(values)]];
+        policy
+    };
+    for (what, protocol, declared, policy, is_named) in [
+        ("http", http(), AppProtocol::Tcp, custom(), true),
+        ("grpc", CheckProtocol::Grpc, AppProtocol::Tcp, custom(), false),
+        ("requests", http(), AppProtocol::Http, custom(), false),
+        ("unsaid", http(), AppProtocol::Detect, custom(), false),
+        ("that port", http(), AppProtocol::Tcp, on_port(8080), true),
+        ("another port", http(), AppProtocol::Tcp, on_port(81), false),
+    ] {
+        let mut facts = web();
+        for workload in &mut facts.workloads {
+            workload.node = settings().node;
+        }
+        facts.services[0].ports[0].protocol = declared;
+        facts.authorization_policies = vec![policy];
+        facts.mesh_configs = vec![asking(protocol)];
+        let (_, rejections) = build(&facts);
+        let named: Vec<_> = rejections
+            .iter()
+            .filter(|one| one.field == "spec.provider.name")
+            .collect();
+        assert_eq!(named.len(), usize::from(is_named), "{what}: {rejections:?}");
+        if is_named {
+            assert_eq!(named[0].object, "AuthorizationPolicy shop/p", "{what}");
+            assert!(
+                named[0].reason.contains("port 8080 of pod shop/web-1"),
+                "{what}: {named:?}"
+            );
+        }
     }
 }
 

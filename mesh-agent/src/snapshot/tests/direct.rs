@@ -236,6 +236,23 @@ fn verdicts_that_find_no_room_are_counted_and_not_made() {
 }
 
 #[test]
+fn a_custom_policy_takes_a_pair_off_the_fast_path_and_ends_what_is_on_it() {
+    use super::authorization::{asking, custom};
+    use crate::mesh::policy::external::CheckProtocol;
+
+    let mut facts = store(Tcp);
+    assert_eq!(of_client(&facts), BOTH);
+    facts.mesh_configs = vec![asking(CheckProtocol::Grpc)];
+    facts.authorization_policies = vec![custom()];
+    assert!(of_client(&facts).is_empty());
+    let (snapshot, _) = build(&facts);
+    let [client, store] =
+        ["10.0.0.1", "10.0.0.2"].map(|addr| snapshot.workload_at(addr.parse().unwrap()).unwrap());
+    let passage = snapshot.may_go_direct(client, store, 7000);
+    assert_eq!(passage, Passage::Forbidden("authorization"));
+}
+
+#[test]
 fn a_pair_may_where_authorization_lets_its_bytes_in_and_has_nothing_to_record() {
     use super::authorization::{on_trial, policy};
     use crate::mesh::policy::authorization::{PolicyAction, TextAttribute};

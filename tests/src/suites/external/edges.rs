@@ -51,23 +51,6 @@ pub(super) fn a_grpc_client_is_told_in_trailers(lab: &Running) -> Result<()> {
     })
 }
 
-pub(super) fn bytes_that_are_no_http_are_refused(lab: &Running) -> Result<()> {
-    let all = |app| {
-        protect(app, "CUSTOM", "[{}]").replace("action: CUSTOM", "action: CUSTOM, provider: { name: grpc }")
-    };
-    with(
-        lab,
-        &(mesh_config("", "") + &all("greeter") + &all("greeter-near")),
-        || {
-            for server in ["greeter", "greeter-near"] {
-                let said = python(lab, CLIENT, "tcp_client.py", &["--send", "x", server, "7000"])?;
-                equal(server, text(&said, "received")?, "")?;
-            }
-            Ok(())
-        },
-    )
-}
-
 pub(super) fn what_the_authorizer_lets_in_is_still_judged(lab: &Running) -> Result<()> {
     let rules = "[{to: [{operation: {paths: ['/asked/*']}}], when: [{key: 'request.headers[x-user]', values: [USER]}]}]";
     for (user, status) in [("alice", 200), ("mallory", 403)] {

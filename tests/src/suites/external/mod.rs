@@ -1,15 +1,22 @@
 //! External authorization: CUSTOM policies whose decision is that of programs which know nothing of this mesh, a gRPC
 //! server over Envoy's published messages and an nginx; for servers on both nodes.
 
+mod connections;
 mod edges;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use self::connections::{
+    a_connection_is_asked_about_before_the_application_hears_of_it,
+    a_live_direct_connection_ends_when_somebody_must_be_asked_about_it,
+    an_http_provider_is_not_asked_about_connections_and_is_named,
+    without_a_decision_the_provider_says_what_becomes_of_a_connection,
+};
 use self::edges::{
     a_grpc_client_is_told_in_trailers, a_provider_that_is_not_declared_refuses_and_is_named,
-    bytes_that_are_no_http_are_refused, refusals_are_counted_and_logged_as_those_of_an_authorizer,
-    slashes_are_merged_where_the_mesh_asks_for_it, what_the_authorizer_lets_in_is_still_judged,
+    refusals_are_counted_and_logged_as_those_of_an_authorizer, slashes_are_merged_where_the_mesh_asks_for_it,
+    what_the_authorizer_lets_in_is_still_judged,
     without_a_decision_the_provider_says_what_becomes_of_a_request,
 };
 use super::ask::{addresses, curl, equal, get, text, url};
@@ -27,7 +34,10 @@ pub(super) const CLAIMS: &[Claim] = claims![
     a_body_is_shown_and_sent_on_whole,
     without_a_decision_the_provider_says_what_becomes_of_a_request,
     a_grpc_client_is_told_in_trailers,
-    bytes_that_are_no_http_are_refused,
+    a_connection_is_asked_about_before_the_application_hears_of_it,
+    without_a_decision_the_provider_says_what_becomes_of_a_connection,
+    an_http_provider_is_not_asked_about_connections_and_is_named,
+    a_live_direct_connection_ends_when_somebody_must_be_asked_about_it,
     what_the_authorizer_lets_in_is_still_judged,
     slashes_are_merged_where_the_mesh_asks_for_it,
     a_provider_that_is_not_declared_refuses_and_is_named,

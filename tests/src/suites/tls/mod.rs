@@ -4,7 +4,8 @@
 //! The claims follow each other: the first gives both agents their lists and bundles, the others leave them in force.
 
 mod callee;
-mod rogue;
+mod conversations;
+pub(super) mod rogue;
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use self::callee::each_bad_certificate_of_a_callee_is_refused_for_its_own_reason;
+use self::conversations::conversations_end_as_rfc_8446_wants;
 use self::rogue::{
     BAD, CLIENT, LIMIT, NODES, ROGUE, call, certify, failures, is_logged, mesh_root, revoke, scratch,
 };
@@ -31,6 +33,7 @@ pub(super) const CLAIMS: &[Claim] = claims![
     a_revoked_caller_is_refused,
     a_revocation_ends_the_live_connections_of_that_certificate_and_the_workload_gets_another,
     hostile_handshakes_leave_the_agent_serving_and_small,
+    conversations_end_as_rfc_8446_wants,
     each_bad_certificate_of_a_callee_is_refused_for_its_own_reason,
 ];
 

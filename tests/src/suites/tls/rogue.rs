@@ -11,9 +11,9 @@ use crate::running::Running;
 use crate::suites::ask::{addresses, python, text};
 
 pub(super) const NODES: [&str; 2] = ["node-a", "node-b"];
-pub(super) const CLIENT: &str = "shop/client";
+pub(in crate::suites) const CLIENT: &str = "shop/client";
 /// Outside the mesh, on the other node than `shop/far`.
-pub(super) const ROGUE: &str = "outside/stranger";
+pub(in crate::suites) const ROGUE: &str = "outside/stranger";
 pub(super) const FAR: &str = "shop/far";
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
@@ -28,15 +28,15 @@ pub(super) const BAD: [(&str, &str); 7] = [
     ("self_signed", "self_signed"),
 ];
 
-pub(super) fn mesh_root(lab: &Running) -> PathBuf {
+pub(in crate::suites) fn mesh_root(lab: &Running) -> PathBuf {
     lab.site.ca_dir().join("root.pem")
 }
 
-pub(super) fn scratch(lab: &Running, pod: &str) -> Result<PathBuf> {
+pub(in crate::suites) fn scratch(lab: &Running, pod: &str) -> Result<PathBuf> {
     Ok(lab.site.scratch(&pod.parse()?))
 }
 
-pub(super) fn certify(
+pub(in crate::suites) fn certify(
     lab: &Running,
     pod: &str,
     root: &Path,
@@ -64,7 +64,7 @@ pub(super) fn revoke(lab: &Running, certificate: &str) -> Result<()> {
 }
 
 /// What `shop/far` answers to a caller with this certificate; nothing when it is refused.
-pub(super) fn call(lab: &Running, certificate: &str) -> Result<String> {
+pub(in crate::suites) fn call(lab: &Running, certificate: &str) -> Result<String> {
     let far = addresses(lab, FAR)?[0].to_string();
     let said = python(
         lab,
@@ -75,7 +75,7 @@ pub(super) fn call(lab: &Running, certificate: &str) -> Result<String> {
     Ok(text(&said, "received")?.to_owned())
 }
 
-pub(super) fn failures(lab: &Running, node: &str, side: &str, reason: &str) -> Result<f64> {
+pub(in crate::suites) fn failures(lab: &Running, node: &str, side: &str, reason: &str) -> Result<f64> {
     let labels = [("side", side), ("reason", reason)];
     Ok(lab.metrics(node)?.sum("mesh_handshake_failures_total", &labels))
 }

@@ -97,14 +97,64 @@ fn of_two_providers_for_one_workload_the_first_counts_and_the_other_refuses() {
     assert!(judged(&protection, "/b", None).is_err());
 }
 
-#[test]
-fn a_connection_waits_for_its_requests_and_bytes_that_are_none_are_refused() {
+/// What bytes that are no HTTP get: who is asked, or whether they are let in.
+fn of_bytes(protection: &Protection, approved: Option<&str>) -> Result<Option<Arc<str>>, Denial> {
     let client = id("shop", "client");
-    for rule in [all(), on_path("/a")] {
-        let (protection, _) = compiled(&[custom("c", Some("opa"), vec![rule])], &["opa"]);
+    let connection = connection(Some(&client));
+    assert_eq!(protection.of_connection(&connection), Verdict::NeedsRequests);
+    Ok(match protection.of_bytes(&connection, approved)? {
+        Judgement::Allowed => None,
+        Judgement::Ask(ask) => Some(ask.provider),
+    })
+}
+
+#[test]
+fn somebody_is_asked_about_bytes_that_are_no_http_and_only_where_no_request_is_needed_to_tell() {
+    let (asks, _) = compiled(&[custom("c", Some("opa"), vec![all()])], &["opa"]);
+    assert_eq!(of_bytes(&asks, None), Ok(Some("opa".into())));
+    assert_eq!(of_bytes(&asks, Some("opa")), Ok(None));
+    assert_eq!(of_bytes(&asks, Some("other")), Ok(Some("opa".into())));
+
+    let (refuses, _) = compiled(&[custom("c", Some("opa"), vec![on_path("/a")])], &["opa"]);
+    for approved in [None, Some("opa")] {
+        assert!(of_bytes(&refuses, approved).is_err(), "{approved:?}");
+    }
+}
+
+#[test]
+fn bytes_that_somebody_let_in_are_judged_by_the_other_policies() {
+    for (policy, what) in [
+        (shop("d", Deny, vec![all()]), "DENY"),
+        (shop("d", Allow, vec![on_path("/a")]), "ALLOW"),
+    ] {
+        let (protection, _) = compiled(&[custom("c", Some("opa"), vec![all()]), policy], &["opa"]);
+        let client = id("shop", "client");
         let connection = connection(Some(&client));
-        assert_eq!(protection.of_connection(&connection), Verdict::NeedsRequests);
-        assert!(protection.of_bytes(&connection).is_err());
+        assert!(protection.of_bytes(&connection, Some("opa")).is_err(), "{what}");
+    }
+}
+
+#[test]
+fn whom_a_port_concerns_is_told_by_ports_alone() {
+    let on = |port| {
+        Condition::Port(Values {
+            any: vec![port],
+            none: vec![],
+        })
+    };
+    let when = PolicyRule {
+        when: vec![on(6379)],
+        ..PolicyRule::default()
+    };
+    for (rule, concerns) in [
+        (all(), true),
+        (on_path("/a"), true),
+        (to(on(80)), false),
+        (to(on(6379)), true),
+        (when, true),
+    ] {
+        let (protection, _) = compiled(&[custom("c", Some("opa"), vec![rule.clone()])], &["opa"]);
+        assert_eq!(protection.asking_about(6379).count() == 1, concerns, "{rule:?}");
     }
 }
 

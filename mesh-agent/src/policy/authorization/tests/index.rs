@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::policy::authorization::asked::Content;
 use crate::policy::authorization::matcher::Doubt;
-use crate::policy::authorization::rules::{Entry, Rules};
+use crate::policy::authorization::rules::{Both, Entry, Rules};
 
 /// Prints what a decision costs; a machine that is busy must not fail it.
 #[test]
@@ -90,16 +90,19 @@ fn any_rule() -> impl Strategy<Value = PolicyRule> {
 proptest! {
     #[test]
     fn the_index_finds_what_asking_all_rules_finds(
-        policies in prop::collection::vec(prop::collection::vec(any_rule(), 0..4), 0..6),
+        policies in prop::collection::vec((any::<bool>(), prop::collection::vec(any_rule(), 0..4)), 0..6),
         peer in prop::option::of(("(a|b)", "(a|b)")),
         asked_path in prop::option::of("/(a|b|c)"),
         port in prop_oneof![Just(80_u16), Just(81)],
         ports in prop::option::of(prop::collection::btree_set(80_u16..83, 0..2)),
         fails in any::<bool>(),
     ) {
-        let mut rules = Rules::default();
-        for (index, declared) in policies.into_iter().enumerate() {
-            rules.add(&Arc::new(shop(&format!("p{index}"), Allow, declared)), ports.as_ref());
+        let [mut rules, mut shared, mut own] = <[Rules; 3]>::default();
+        for (index, (is_own, declared)) in policies.into_iter().enumerate() {
+            let policy = Arc::new(shop(&format!("p{index}"), Allow, declared));
+            rules.add(&policy, ports.as_ref());
+            let layer = if is_own { &mut own } else { &mut shared };
+            layer.add(&policy, ports.as_ref());
         }
         let peer = peer.map(|(namespace, account)| id(&namespace, &account));
         let connection = Connection::new(peer.as_ref(), [10, 0, 0, 1].into(), [10, 0, 0, 2].into(), port);
@@ -114,6 +117,14 @@ proptest! {
         if naive.holds.is_none() {
             prop_assert_eq!(place(fast.might), place(naive.might));
         }
+        // What a namespace shares and what is a pod's own are one list to who asks.
+        let both = Both([&shared, &own]);
+        let layered = both.find(&connection, content, doubt);
+        prop_assert_eq!(place(layered.holds), place(fast.holds));
+        if naive.holds.is_none() {
+            prop_assert_eq!(place(layered.might), place(fast.might));
+        }
+        prop_assert_eq!((both.are_none(), both.act_on(port)), (rules.are_none(), rules.act_on(port)));
     }
 }
 
@@ -133,7 +144,7 @@ proptest! {
         let request = asked_path.as_ref().map(|path| request("GET", path, &headers));
         let decided = match &request {
             Some(request) => protection.of_request(&connection, request, None).map(drop),
-            None => protection.of_bytes(&connection),
+            None => protection.of_bytes(&connection, None).map(drop),
         };
         let trials: Vec<_> = protection.trials(&connection, request.as_ref()).collect();
         let trial = &trials[0].rules[0];
@@ -152,5 +163,5 @@ proptest! {
 fn a_pod_that_the_snapshot_does_not_count_as_local_is_protected_too() {
     let policies = [shop("p", Deny, vec![all()])];
     let (compiled, _) = Authorization::compile(&policies, ROOT, NOBODY, std::iter::empty(), |_| None, None);
-    assert!(compiled.of(&web()).of_bytes(&connection(None)).is_err());
+    assert!(compiled.of(&web()).of_bytes(&connection(None), None).is_err());
 }

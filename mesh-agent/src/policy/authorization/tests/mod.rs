@@ -160,13 +160,11 @@ fn request<'a>(method: &'a str, path: &'a str, headers: &'a HeaderMap) -> Reques
 fn asked(policies: &[AuthorizationPolicy]) -> (Verdict, bool, bool) {
     let client = id("shop", "client");
     let (connection, headers) = (connection(Some(&client)), HeaderMap::new());
-    let protection = protect(policies);
+    let (protection, request) = (protect(policies), request("GET", "/info", &headers));
     (
         protection.of_connection(&connection),
-        protection.of_bytes(&connection).is_ok(),
-        protection
-            .of_request(&connection, &request("GET", "/info", &headers), None)
-            .is_ok(),
+        protection.of_bytes(&connection, None).is_ok(),
+        protection.of_request(&connection, &request, None).is_ok(),
     )
 }
 
@@ -251,7 +249,11 @@ fn plaintext_has_no_name_that_could_match() {
         (lies(AddressAttribute::Source, "10.0.1.7/32"), true),
     ] {
         let protection = protect(&[shop("p", Allow, vec![from(condition.clone())])]);
-        assert_eq!(protection.of_bytes(&connection).is_ok(), matches, "{condition:?}");
+        assert_eq!(
+            protection.of_bytes(&connection, None).is_ok(),
+            matches,
+            "{condition:?}"
+        );
     }
 }
 
@@ -386,13 +388,13 @@ fn a_policy_for_a_service_protects_the_ports_of_its_pods_and_no_others() {
     };
     let (web, other) = (web(), pod("shop", "other"));
     let pods = |service: &ServiceName| (*service == name).then(|| vec![(web.uid.clone(), 8080)]);
-    let (compiled, wrong) =
-        Authorization::compile(&[policy], ROOT, NOBODY, [&web, &other].into_iter(), pods, None);
+    let both = [&web, &other].into_iter();
+    let (compiled, wrong) = Authorization::compile(&[policy], ROOT, NOBODY, both, pods, None);
     assert_eq!(wrong.len(), 1);
     assert!(wrong[0].reason.contains("shop/gone"), "{wrong:?}");
     for (workload, port, is_refused) in [(&web, 8080, true), (&web, 81, false), (&other, 8080, false)] {
         let connection = Connection::new(None, [10, 0, 0, 1].into(), [10, 0, 0, 2].into(), port);
-        let answer = compiled.of(workload).of_bytes(&connection);
+        let answer = compiled.of(workload).of_bytes(&connection, None);
         assert_eq!(answer.is_err(), is_refused, "{} {port}", workload.pod_name);
     }
 }

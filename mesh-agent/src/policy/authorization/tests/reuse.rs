@@ -56,9 +56,34 @@ fn a_change_is_in_force_for_those_it_concerns_and_leaves_the_others_alone() {
         let second = after(&policies, &pods, Some(&first));
         assert!(!Arc::ptr_eq(&first.of(&pods[0]), &second.of(&pods[0])));
         assert!(Arc::ptr_eq(&first.of(&pods[1]), &second.of(&pods[1])));
-        let refused = second.of(&pods[0]).of_bytes(&connection(None)).is_err();
+        let refused = second.of(&pods[0]).of_bytes(&connection(None), None).is_err();
         assert_eq!(refused, refuses_web, "{policies:?}");
     }
+}
+
+#[test]
+fn what_a_namespace_shares_is_compiled_once_and_again_only_when_it_changes() {
+    let (mut policies, mut pods) = two_apps();
+    policies.push(shop("of-all", Allow, vec![from(of_client(exact("somebody")))]));
+    pods.push(pod("elsewhere", "far-1"));
+    let first = after(&policies, &pods, None);
+    let [web, cart, far] = [0, 1, 2].map(|index| first.of(&pods[index]));
+    assert!(Arc::ptr_eq(&web.shared, &cart.shared));
+    assert!(!Arc::ptr_eq(&web.shared, &far.shared));
+
+    policies[0].rules.clear();
+    let second = after(&policies, &pods, Some(&first));
+    assert!(Arc::ptr_eq(&web.shared, &second.of(&pods[0]).shared));
+    assert!(!Arc::ptr_eq(&web.own, &second.of(&pods[0]).own));
+
+    policies[2].rules.clear();
+    let third = after(&policies, &pods, Some(&second));
+    for index in [0, 1] {
+        let (before, now) = (second.of(&pods[index]), third.of(&pods[index]));
+        assert!(!Arc::ptr_eq(&before.shared, &now.shared));
+        assert!(Arc::ptr_eq(&before.own, &now.own));
+    }
+    assert!(Arc::ptr_eq(&far, &third.of(&pods[2])));
 }
 
 #[test]
@@ -83,8 +108,8 @@ fn pods_behind_a_service_that_change_are_seen_although_no_policy_did() {
     };
     let first = compile(8080, None);
     let second = compile(9090, Some(&first));
-    assert!(first.of(&pods[0]).of_bytes(&connection(None)).is_err());
-    assert!(second.of(&pods[0]).of_bytes(&connection(None)).is_ok());
+    assert!(first.of(&pods[0]).of_bytes(&connection(None), None).is_err());
+    assert!(second.of(&pods[0]).of_bytes(&connection(None), None).is_ok());
 }
 
 /// Prints what 10,000 policies cost: `cargo test --release -p mesh-agent --lib ten_thousand_policies_again -- --ignored

@@ -108,7 +108,10 @@ fn a_token_is_in_no_bytes_that_are_no_http() {
                 Verdict::NeedsRequests,
                 "{what}"
             );
-            assert!(protection.of_bytes(&connection).is_err(), "{what} {action:?}");
+            assert!(
+                protection.of_bytes(&connection, None).is_err(),
+                "{what} {action:?}"
+            );
         }
     }
 }

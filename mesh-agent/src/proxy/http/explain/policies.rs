@@ -9,17 +9,19 @@ use std::sync::Arc;
 use http::Request;
 use http::uri::Authority;
 
-use super::report::{Outcome, Policies, PolicyLine, RuleLine, Verdict, Way};
+use super::report::{Outcome, Policies, PolicyLine, RateLimitLine, RuleLine, Verdict, Way};
 use super::way::End;
 use super::{Trip, bounded, pod_name};
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::policy::MtlsMode;
+use crate::mesh::policy::rate_limit::{RateLimit, RateLimitPolicy};
 use crate::mesh::workload::Workload;
 use crate::policy::authentication::Claims;
 use crate::policy::authorization::{Judgement, PolicyTrial};
+use crate::proxy::approval;
 use crate::proxy::arrival::Arrival;
 use crate::proxy::hop::Hop;
-use crate::proxy::http::{authenticate, path};
+use crate::proxy::http::{authenticate, limit, path};
 use crate::proxy::refusal::Refusal;
 
 impl Trip<'_> {
@@ -42,7 +44,9 @@ impl Trip<'_> {
         policies.token = token_line(policies, &token);
         let token = token?;
         self.hold_against(&arrival, Some((&request, authority, token.as_ref())), policies);
-        match arrival.judge(self.snapshot, &request, authority, token.as_ref())? {
+        let judged = arrival.judge(self.snapshot, &request, authority, token.as_ref())?;
+        policies.rate_limits = self.limits(&arrival, &request, token.as_ref());
+        match judged {
             Judgement::Allowed => Ok(sent()),
             Judgement::Ask(ask) => {
                 arrival.approved = Some(&ask.provider);
@@ -57,12 +61,19 @@ impl Trip<'_> {
         let Some((workload, peer)) = self.judged_by(hop, end) else {
             return Ok(sent());
         };
-        let arrival = self.arrival(workload, peer, end);
+        let mut arrival = self.arrival(workload, peer, end);
         let policies = way.policies.insert(self.policies(&arrival));
         "only requests have tokens".clone_into(&mut policies.token);
         self.hold_against(&arrival, None, policies);
-        arrival.judge_bytes(self.snapshot)?;
-        Ok(sent())
+        match arrival.judge_opaque(self.snapshot)? {
+            Judgement::Allowed => Ok(sent()),
+            Judgement::Ask(ask) => {
+                let (provider, _) = approval::whom(self.snapshot, &arrival, ask)?;
+                arrival.approved = Some(&provider);
+                arrival.judge_bytes(self.snapshot)?;
+                Ok(asked(&provider))
+            }
+        }
     }
 
     /// The pod whose policies are asked, and who they see; none for what an application takes itself.
@@ -103,8 +114,34 @@ impl Trip<'_> {
             token: "not looked at".to_owned(),
             authorization: Vec::new(),
             left_out: 0,
+            rate_limits: Vec::new(),
             read_as: None,
         }
+    }
+
+    /// The limits that would count the request.
+    fn limits(
+        &self,
+        arrival: &Arrival<'_>,
+        request: &Request<()>,
+        token: Option<&Claims>,
+    ) -> Vec<RateLimitLine> {
+        let Some(limits) = arrival.limits(self.snapshot) else {
+            return Vec::new();
+        };
+        let asked = limit::asked(arrival, self.snapshot, request, token);
+        let line = |(policy, limit): (&RateLimitPolicy, &RateLimit)| RateLimitLine {
+            policy: format!("{}/{}", policy.namespace, policy.name),
+            is_dry_run: policy.is_dry_run,
+            local: limit.local.map(|local| {
+                let (requests, span) = (local.requests, local.unit.duration());
+                format!("{requests} in {span:?}, {} at once", local.burst)
+            }),
+            service: (limit.global.as_ref())
+                .map(|global| format!("{}:{}", global.target.host(), global.port)),
+        };
+        let (lines, _) = bounded(limits.concerning(&asked), line);
+        lines
     }
 
     /// Holds each policy against what arrives: a request in the form for which it is refused, if it is.

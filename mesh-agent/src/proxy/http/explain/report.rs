@@ -218,8 +218,23 @@ pub struct Policies {
     pub authorization: Vec<PolicyLine>,
     /// Further ones, which are not shown.
     pub left_out: usize,
+    /// The limits of RateLimitPolicy that would count it; what is left of them is not looked at.
+    pub rate_limits: Vec<RateLimitLine>,
     /// The form of the path for which they refuse, where it is another than the one that is sent.
     pub read_as: Option<String>,
+}
+
+/// One limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimitLine {
+    /// `NAMESPACE/NAME` of its policy.
+    pub policy: String,
+    /// Whether it is only on trial.
+    pub is_dry_run: bool,
+    /// What each node lets through: `10 in 60s, 20 at once`.
+    pub local: Option<String>,
+    /// The service that is asked, as `HOST:PORT`.
+    pub service: Option<String>,
 }
 
 /// One AuthorizationPolicy.

@@ -1,6 +1,9 @@
-//! The splice: messages of direct flows go past TCP, and nobody notices but the packet counters.
+//! The splice: messages of direct flows, and of applications with their agents, go past TCP, and nobody notices but the
+//! counters.
 //!
 //! `client-b` and `redis` are pods of `node-b`.
+
+mod legs;
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
@@ -10,6 +13,11 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use self::legs::{
+    a_reset_passes_spliced_legs, a_short_reader_that_falls_far_behind_gets_100_megabytes_each_way,
+    a_spliced_leg_ends_with_its_agent, a_spliced_leg_half_closes, http_between_nodes_is_not_spliced,
+    opaque_bytes_between_nodes_are_spliced_at_both_ends,
+};
 use super::ask::until;
 use super::{Claim, claims};
 use crate::running::Running;
@@ -19,16 +27,25 @@ pub(super) const CLAIMS: &[Claim] = claims![
     redis_answers_without_a_packet,
     values_of_all_sizes_come_back_as_they_were,
     a_spliced_connection_outlives_its_agent,
+    opaque_bytes_between_nodes_are_spliced_at_both_ends,
+    http_between_nodes_is_not_spliced,
+    a_short_reader_that_falls_far_behind_gets_100_megabytes_each_way,
+    a_spliced_leg_half_closes,
+    a_reset_passes_spliced_legs,
+    a_spliced_leg_ends_with_its_agent,
+    told_to_be_off_nothing_is_spliced_and_direct_connections_work,
 ];
 
 const NODE: &str = "node-b";
 const CLIENT: &str = "shop/client-b";
 
 fn every_check_of_the_trial_holds_and_status_says_so(lab: &Running) -> Result<()> {
-    wait_for_splice(lab)?;
+    wait_for_splice(lab, NODE)?;
     let status = lab.status(NODE)?;
     let checks = status.pointer("/splice/checks").and_then(Value::as_array);
     let checks = checks.context("no checks in the status")?;
+    let why_not_legs = status.pointer("/splice/legs").and_then(Value::as_str);
+    ensure!(why_not_legs == Some(""), "legs are not spliced: {why_not_legs:?}");
     ensure!(checks.len() >= 10, "only {} checks", checks.len());
     for check in checks {
         ensure!(check.get("failure") == Some(&Value::Null), "{check}");
@@ -39,7 +56,7 @@ fn every_check_of_the_trial_holds_and_status_says_so(lab: &Running) -> Result<()
 }
 
 fn redis_answers_without_a_packet(lab: &Running) -> Result<()> {
-    wait_for_splice(lab)?;
+    wait_for_splice(lab, NODE)?;
     let pings = format!("{REDIS}{PING}");
     let run = || -> Result<()> {
         let said = lab.exec(CLIENT, &["python3", "-c", &pings])?.success()?.stdout;
@@ -57,7 +74,7 @@ fn redis_answers_without_a_packet(lab: &Running) -> Result<()> {
 
 /// Small values are spliced and large ones are not, on one connection.
 fn values_of_all_sizes_come_back_as_they_were(lab: &Running) -> Result<()> {
-    wait_for_splice(lab)?;
+    wait_for_splice(lab, NODE)?;
     for _ in 0..2 {
         let output = lab.exec(CLIENT, &["python3", "-c", &format!("{REDIS}{COMPARE}")])?;
         let said = output.success()?.stdout;
@@ -67,7 +84,7 @@ fn values_of_all_sizes_come_back_as_they_were(lab: &Running) -> Result<()> {
 }
 
 fn a_spliced_connection_outlives_its_agent(lab: &Running) -> Result<()> {
-    wait_for_splice(lab)?;
+    wait_for_splice(lab, NODE)?;
     let program = ["python3", "-c", &format!("{REDIS}{PING}")].map(str::to_owned);
     let mut command = lab.command(&CLIENT.parse()?, &program, &lab.state.input)?;
     let mut child = command
@@ -89,12 +106,63 @@ fn a_spliced_connection_outlives_its_agent(lab: &Running) -> Result<()> {
     lab.start_agent(NODE)?;
     went_on?;
     ensure!(child.wait()?.success(), "the client failed");
-    wait_for_splice(lab)
+    wait_for_splice(lab, NODE)
 }
 
-fn wait_for_splice(lab: &Running) -> Result<()> {
+fn told_to_be_off_nothing_is_spliced_and_direct_connections_work(lab: &Running) -> Result<()> {
+    lab.end_agent(NODE, Signal::SIGTERM)?;
+    lab.start_agent_with(NODE, &["--splice".to_owned(), "off".to_owned()])?;
+    lab.wait_ready(NODE)?;
+    let went = goes_over_tcp(lab);
+    lab.end_agent(NODE, Signal::SIGTERM)?;
+    lab.start_agent(NODE)?;
+    went?;
+    wait_for_splice(lab, NODE)
+}
+
+/// Pods of a node without the splice, whose programs it would serve.
+fn goes_over_tcp(lab: &Running) -> Result<()> {
+    let status = lab.status(NODE)?;
+    let splice = status.pointer("/splice").context("no splice in the status")?;
+    let said = |key: &str| splice.get(key).and_then(Value::as_str);
+    ensure!(
+        said("state") == Some("off") && said("why") == Some("the settings say so"),
+        "it says {splice}"
+    );
+    ensure!(
+        splice
+            .get("checks")
+            .and_then(Value::as_array)
+            .is_some_and(Vec::is_empty),
+        "it was tried: {splice}"
+    );
+    let enabled = lab.metrics(NODE)?.sum("mesh_splice_enabled", &[]);
+    ensure!(enabled.abs() < 0.5, "mesh_splice_enabled is {enabled}");
+    let pings = format!("{REDIS}{PING}");
+    let mut sent = 0;
+    for _ in 0..2 {
+        let direct = lab
+            .metrics(NODE)?
+            .sum("mesh_connections_path_total", &[("path", "direct")]);
+        let before = packets(lab)?;
+        let said = lab.exec(CLIENT, &["python3", "-c", &pings])?.success()?.stdout;
+        ensure!(said.trim().ends_with("whole"), "the client says {said}");
+        sent = packets(lab)? - before;
+        until(Duration::from_secs(10), "it went direct", || {
+            let now = lab
+                .metrics(NODE)?
+                .sum("mesh_connections_path_total", &[("path", "direct")]);
+            Ok(now - direct > 0.5)
+        })?;
+    }
+    // The second connection would be spliced: each ping is a packet there and one back.
+    ensure!(sent >= 2400, "only {sent} packets for 1200 round trips");
+    Ok(())
+}
+
+fn wait_for_splice(lab: &Running, node: &str) -> Result<()> {
     until(Duration::from_mins(1), "the splice is on", || {
-        let status = lab.status(NODE)?;
+        let status = lab.status(node)?;
         Ok(status.pointer("/splice/state").and_then(Value::as_str) == Some("on"))
     })
     .map(drop)

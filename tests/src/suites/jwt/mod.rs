@@ -1,16 +1,18 @@
 //! Tokens of an issuer that nobody here wrote (PyJWT): believed, refused, rotated, on one node, between two, and in
 //! plaintext.
 
-use std::process::{Child, Stdio};
+mod issuer;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use self::issuer::{ISSUER, Issuer, end};
 use super::ask::{Reply, addresses, curl, equal, python, text, until, url};
 use super::{Claim, claims};
 use crate::agent;
-use crate::process;
 use crate::running::Running;
 
 pub(super) const CLAIMS: &[Claim] = claims![
@@ -19,6 +21,7 @@ pub(super) const CLAIMS: &[Claim] = claims![
     policies_ask_for_the_principal_and_the_claims_of_a_token,
     keys_are_rotated_at_their_server_without_a_restart,
     while_the_server_of_keys_is_gone_the_last_keys_stay,
+    keys_of_a_server_that_speaks_tls_1_2_only_are_fetched,
     a_policy_that_cannot_be_read_refuses_every_request_and_is_named,
 ];
 
@@ -31,9 +34,6 @@ const PATHS: [(&str, &str, &str); 5] = [
     ("outside/stranger", "far", "plaintext to the other node"),
 ];
 const ALICE: &str = r#"{"iss": "lab", "sub": "alice", "aud": ["shop"], "exp": 600, "groups": ["staff", "admin"], "org": {"unit": "it"}}"#;
-/// Where the issuer lives: a pod outside the mesh.
-const ISSUER: &str = "outside/stranger-b";
-const PORT: &str = "8099";
 const NODES: [&str; 2] = ["node-a", "node-b"];
 const IN_FORCE: Duration = Duration::from_secs(10);
 const FILE: &str = "jwt.yaml";
@@ -230,6 +230,34 @@ fn while_the_server_of_keys_is_gone_the_last_keys_stay(lab: &Running) -> Result<
     })
 }
 
+fn keys_of_a_server_that_speaks_tls_1_2_only_are_fetched(lab: &Running) -> Result<()> {
+    let issuer = Issuer::of(lab)?;
+    issuer.publish(&["k=ES256".to_owned()])?;
+    let token = issuer.sign("k", ALICE)?;
+    let root = issuer.certify()?;
+    for node in NODES {
+        lab.end_agent(node, Signal::SIGTERM)?;
+        lab.start_agent_with(node, &["--jwks-root-file".to_owned(), root.clone()])?;
+    }
+    for node in NODES {
+        lab.wait_ready(node)?;
+    }
+    let server = issuer.serve_tls_1_2()?;
+    let url = issuer.url()?.replace("http://", "https://");
+    let judged = with(lab, &rule(&format!("jwksUri: '{url}'")), || {
+        believed(lab, &token, "the keys are fetched")?;
+        for node in NODES {
+            ensure!(
+                keys_of(lab, node)?.contains("\"last_error\":null"),
+                "{node} complains"
+            );
+        }
+        Ok(())
+    });
+    end(server)?;
+    judged
+}
+
 fn a_policy_that_cannot_be_read_refuses_every_request_and_is_named(lab: &Running) -> Result<()> {
     with(lab, &rule("jwks: '{}', audience: [shop]"), || {
         for (client, server, path) in PATHS {
@@ -242,58 +270,6 @@ fn a_policy_that_cannot_be_read_refuses_every_request_and_is_named(lab: &Running
         );
         Ok(())
     })
-}
-
-/// An issuer of tokens, whose keys lie in a directory of a pod outside the mesh.
-struct Issuer<'l> {
-    lab: &'l Running,
-    dir: String,
-}
-
-impl<'l> Issuer<'l> {
-    fn of(lab: &'l Running) -> Result<Self> {
-        let dir = lab.site.scratch(&ISSUER.parse()?).display().to_string();
-        Ok(Self { lab, dir })
-    }
-
-    /// Makes keys, `KID=ALG` each, which replace those that were published; returns the JWK set.
-    fn publish(&self, keys: &[String]) -> Result<String> {
-        let mut arguments = vec!["publish", &self.dir];
-        arguments.extend(keys.iter().map(String::as_str));
-        let said = python(self.lab, ISSUER, "jwt_issuer.py", &arguments)?;
-        Ok(text(&said, "jwks")?.to_owned())
-    }
-
-    fn sign(&self, kid: &str, claims: &str) -> Result<String> {
-        let said = python(
-            self.lab,
-            ISSUER,
-            "jwt_issuer.py",
-            &["sign", &self.dir, kid, claims],
-        )?;
-        Ok(text(&said, "token")?.to_owned())
-    }
-
-    fn url(&self) -> Result<String> {
-        let port = PORT.parse().context("the port of the issuer")?;
-        Ok(url(addresses(self.lab, ISSUER)?[0], port, "/jwks.json"))
-    }
-
-    /// Puts the directory on the web.
-    fn serve(&self) -> Result<Child> {
-        let words = ["python3", "-m", "http.server", PORT, "--directory", &self.dir].map(str::to_owned);
-        let mut command = self
-            .lab
-            .command(&ISSUER.parse()?, &words, &self.lab.state.input)?;
-        // It logs each request.
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        command.spawn().context("start the server of keys")
-    }
-}
-
-fn end(mut server: Child) -> Result<()> {
-    server.kill().context("end the server of keys")?;
-    process::reap(&mut server).map(drop)
 }
 
 /// Waits until the token is believed on every path.
