@@ -162,7 +162,8 @@ impl fmt::Debug for Opening {
     }
 }
 
-/// Idle HTTP/1.1 connections to one destination for one client.
-const MAX_IDLE: usize = 256;
+/// Idle HTTP/1.1 connections to one destination for one client. As many as a burst of requests leaves behind: what is closed
+/// for want of room is opened again by the next burst, and keeps its port for a minute.
+const MAX_IDLE: usize = 1024;
 /// An HTTP/2 connection without streams is closed after this time.
 const STALE: Duration = Duration::from_mins(2);
