@@ -202,16 +202,23 @@ fn a_virtual_service_splits_aborts_and_redirects(lab: &Running) -> Result<()> {
 
 fn a_client_with_a_cookie_jar_stays_at_one_pod(lab: &Running) -> Result<()> {
     const URL: &str = "http://kept/shop";
-    // In the pod's own folder; each first request begins a session, and the jar, anew. Were the cookie not heeded, half of
-    // the requests that show it would go to the other pod.
-    const JAR: &str = "session.jar";
+    // Each first request begins a session, and the jar, anew. Were the cookie not heeded, half of the requests that show it
+    // would go to the other pod.
+    let script = format!(
+        "jar=\"$SCRATCH/session.jar\"; curl -sS -m 10 --cookie-jar \"$jar\" {URL} && echo && \
+         for path in '' /deeper '?x=y'; do curl -sS -m 10 --cookie \"$jar\" \"{URL}$path\" && echo || exit 1; done"
+    );
     for _ in 0..8 {
-        let first = curl(lab, CLIENT, &["--cookie-jar", JAR, URL])?.says("pod")?;
-        for path in ["", "/deeper", "?x=y"] {
-            let url = format!("{URL}{path}");
-            let again = curl(lab, CLIENT, &["--cookie", JAR, &url])?;
-            equal(&url, again.says("pod")?, first.clone())?;
-        }
+        let said = lab.exec(CLIENT, &["sh", "-c", &script])?.success()?.stdout;
+        let replies = said.lines().filter(|line| !line.is_empty()).map(|reply| {
+            let reply: Value = serde_json::from_str(reply)?;
+            let pod = reply.get("pod").and_then(Value::as_str);
+            pod.map(str::to_owned)
+                .with_context(|| format!("no pod in {reply}"))
+        });
+        let pods = replies.collect::<Result<Vec<_>>>()?;
+        let first = pods.first().context("no reply")?;
+        ensure!(pods.len() == 4 && pods.iter().all(|pod| pod == first), "{pods:?}");
     }
     let reply = curl(lab, CLIENT, &["--include", URL])?;
     for attribute in ["set-cookie: cart=", "; Path=/shop", "; HttpOnly; SameSite=Strict"] {
