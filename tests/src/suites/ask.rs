@@ -164,3 +164,20 @@ pub(crate) fn until(
     ensure!(held.is_some(), "not within {limit:?}: {what}");
     Ok(began.elapsed())
 }
+
+/// How many requests succeeded, by what h2load said; fails when one did not.
+pub(super) fn h2load_succeeded(said: &str) -> Result<u32> {
+    let line = |begin: &str| {
+        let found = said.lines().find(|line| line.starts_with(begin));
+        found.with_context(|| format!("no line {begin:?} in {said}"))
+    };
+    let requests = line("requests: ")?;
+    ensure!(requests.contains(" 0 failed, 0 errored, 0 timeout"), "{requests}");
+    let statuses = line("status codes: ")?;
+    ensure!(statuses.contains(" 0 3xx, 0 4xx, 0 5xx"), "{statuses}");
+    let succeeded = statuses.trim_start_matches("status codes: ").split(' ').next();
+    succeeded
+        .unwrap_or_default()
+        .parse()
+        .with_context(|| format!("no number in {statuses}"))
+}

@@ -8,6 +8,7 @@ pub mod authz;
 mod balance;
 mod ca;
 mod capture;
+mod changes;
 mod control;
 mod direct;
 mod direct_counts;
@@ -112,6 +113,7 @@ pub fn all() -> Vec<Suite> {
         ("dns", dns::CLAIMS),
         ("shapes", shapes::CLAIMS),
         ("enrolment", enrolment::CLAIMS),
+        ("changes", changes::CLAIMS),
         ("control", control::CLAIMS),
         ("faults", faults::CLAIMS),
         ("restart", restart::CLAIMS),
