@@ -41,14 +41,18 @@ async fn writes_no_more_than_there_is_room_for_until_the_application_reads() {
     reads.unread.store(WINDOW - 99, Ordering::Relaxed);
     let mut leg = Leg::spliced(agent, Box::new(Arc::clone(&reads)));
     leg.write_all(&[1; 99]).await.unwrap();
+    reads.unread.store(WINDOW, Ordering::Relaxed);
     let began = Instant::now();
     let reading = async {
         sleep(Duration::from_secs(1)).await;
         reads.unread.store(0, Ordering::Relaxed);
     };
-    let (written, ()) = tokio::join!(leg.write_all(&[2; 1]), reading);
-    written.unwrap();
-    assert!(began.elapsed() >= Duration::from_secs(1));
+    let writing = async {
+        leg.write_all(&[2; 1]).await.unwrap();
+        began.elapsed()
+    };
+    let (waited, ()) = tokio::join!(writing, reading);
+    assert!(waited >= Duration::from_secs(1), "{waited:?}");
     let mut bytes = [0; 100];
     application.read_exact(&mut bytes).await.unwrap();
     assert_eq!((bytes[98], bytes[99]), (1, 2));
