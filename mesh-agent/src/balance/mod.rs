@@ -8,6 +8,7 @@
 
 mod bounded;
 pub mod budget;
+mod latency;
 mod least_request;
 mod limits;
 mod load;
@@ -35,6 +36,7 @@ use rand::RngCore;
 
 use self::bounded::Bounded;
 use self::least_request::LeastRequest;
+pub use self::latency::Latency;
 pub use self::limits::{Breakers, Limit, Slot};
 pub use self::load::Load;
 use self::maglev::Maglev;

@@ -6,6 +6,8 @@
 pub mod domain;
 pub mod exclusions;
 pub mod facts;
+pub mod fallback;
+pub mod hedge;
 pub mod identity;
 pub mod mesh_config;
 pub mod node;

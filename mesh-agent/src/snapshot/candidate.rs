@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::balance::Load;
-use crate::mesh::service::{EndpointCondition, ServiceName, ServicePort};
+use crate::mesh::service::{EndpointCondition, Resilience, ServiceName, ServicePort};
 use crate::mesh::traffic::{EndpointPlace, Locality, Nearest, TrafficPolicy};
 use crate::mesh::workload::Workload;
 
@@ -53,6 +53,7 @@ pub(super) struct Spread<'f> {
     pub(super) is_local_only: bool,
     /// A client reaches the address that it dialled.
     pub(super) keeps_dialled: bool,
+    pub(super) resilience: &'f Resilience,
     pub(super) own: &'f Locality,
 }
 

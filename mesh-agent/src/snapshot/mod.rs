@@ -11,6 +11,7 @@ mod ejected;
 mod kept;
 mod mesh_settings;
 mod outlook;
+mod resilience;
 mod routes;
 mod services;
 mod slices;

@@ -282,6 +282,7 @@ impl Indexing<'_> {
             nearest: service.traffic.nearest,
             is_local_only: service.traffic.is_local_only,
             keeps_dialled: service.traffic.keeps_dialled,
+            resilience: &service.resilience,
             own: self.traffic.own(),
         };
         Upstream::assemble(front, spread, candidates, previous.map(AsRef::as_ref), &mut rng)

@@ -12,7 +12,7 @@ use rand::RngCore;
 use super::candidate::{Candidate, Front, Spread, usable};
 use crate::balance::locality::{Place, Wishes, arrange};
 use crate::balance::{Asked, Breakers, Limit, Load, Member, Pick, Policy, Roster, Standing, Vitals, Watch};
-use crate::mesh::service::{AppProtocol, ServiceName};
+use crate::mesh::service::{AppProtocol, Resilience, ServiceName};
 use crate::mesh::traffic::{BalancerKind, HashKey, Locality, TrafficPolicy};
 use crate::mesh::workload::Workload;
 
@@ -36,6 +36,7 @@ pub struct Upstream {
     breakers: Breakers,
     watch: Option<Arc<Watch>>,
     pub(super) keeps_dialled: bool,
+    pub(super) resilience: Resilience,
 }
 
 /// One endpoint that may be used.
@@ -229,6 +230,7 @@ impl Upstream {
             nearest,
             own,
             keeps_dialled,
+            resilience,
             ..
         } = spread;
         let needs_standing = policy.outliers.is_some() || policy.warmup.is_some();
@@ -274,6 +276,7 @@ impl Upstream {
                 .map(|outliers| Arc::new(Watch::new(outliers, Arc::clone(&vitals), endpoints.len()))),
             breakers: Breakers::new(vitals, policy.limits),
             keeps_dialled,
+            resilience: resilience.clone(),
             endpoints,
             policy,
         }

@@ -8,6 +8,7 @@
 //! no request goes where the object did not send it. Security policies are never left out: what cannot be read of them
 //! refuses.
 
+mod annotation;
 mod authorization_policy;
 mod authorization_rule;
 mod backend_traffic_policy;
@@ -16,7 +17,9 @@ mod destination_rule;
 mod duration;
 mod endpoint_slice;
 mod exclusions;
+mod fallback;
 mod grpc_rule;
+mod hedge;
 mod http_route;
 mod http_rule;
 mod locality_setting;
