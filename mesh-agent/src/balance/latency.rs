@@ -83,7 +83,10 @@ impl Latency {
 /// Octave and eighth of it; the first and the last bucket hold all that is shorter or longer.
 fn bucket_of(took: Duration) -> usize {
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    let Some(octave) = micros.checked_ilog2().and_then(|octave| octave.checked_sub(LEAST_OCTAVE)) else {
+    let Some(octave) = micros
+        .checked_ilog2()
+        .and_then(|octave| octave.checked_sub(LEAST_OCTAVE))
+    else {
         return 0;
     };
     let eighth = (micros >> (octave + LEAST_OCTAVE - 3)) & 7;

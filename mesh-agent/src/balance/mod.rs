@@ -35,8 +35,8 @@ use std::sync::Arc;
 use rand::RngCore;
 
 use self::bounded::Bounded;
-use self::least_request::LeastRequest;
 pub use self::latency::Latency;
+use self::least_request::LeastRequest;
 pub use self::limits::{Breakers, Limit, Slot};
 pub use self::load::Load;
 use self::maglev::Maglev;

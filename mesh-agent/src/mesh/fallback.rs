@@ -22,7 +22,7 @@ pub enum FallbackOn {
     /// `unreachable`: no endpoint gave an answer: there is none, or each that was tried could not be reached, broke off or
     /// took too long, or a limit of the Service let no more to it.
     Unreachable,
-    /// `gateway-error`: the last answer is 502, 503 or 504, or says UNAVAILABLE or DEADLINE_EXCEEDED in gRPC.
+    /// `gateway-error`: the last answer is 502, 503 or 504, or says `UNAVAILABLE` or `DEADLINE_EXCEEDED` in gRPC.
     GatewayError,
 }
 

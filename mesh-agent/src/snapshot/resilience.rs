@@ -68,9 +68,13 @@ fn report(one: &Service, services: &Services) -> Option<Rejection> {
         return None;
     };
     let reason = match services.upstream(service, *port) {
-        None => format!("Service {service} with TCP port {port} is not known; for now nothing answers instead"),
+        None => {
+            format!("Service {service} with TCP port {port} is not known; for now nothing answers instead")
+        }
         Some(upstream) if upstream.fallback().is_some() => {
-            format!("Service {service} has a fallback itself, which is not asked: one Service stands in, no further one")
+            format!(
+                "Service {service} has a fallback itself, which is not asked: one Service stands in, no further one"
+            )
         }
         Some(_) => return None,
     };

@@ -73,7 +73,11 @@ fn another(object: &Object, service: &str, written: &Written) -> Result<Fallback
         ("grpcStatus", written.grpc_status.is_some()),
     ];
     if let Some((name, _)) = of_answers.into_iter().find(|(_, is_written)| *is_written) {
-        return Err(wrong(object, name, "another Service answers, or the agent: not both"));
+        return Err(wrong(
+            object,
+            name,
+            "another Service answers, or the agent: not both",
+        ));
     }
     let namespace = written.namespace.as_deref().unwrap_or(&object.namespace);
     if namespace != &*object.namespace {

@@ -37,7 +37,11 @@ pub(super) fn translate(object: &Object) -> Result<Option<Hedge>, Rejection> {
             return Ok(value);
         }
         let (least, most) = allowed.into_inner();
-        Err(wrong(object, name, &format!("{value} is not from {least} to {most}")))
+        Err(wrong(
+            object,
+            name,
+            &format!("{value} is not from {least} to {most}"),
+        ))
     };
     let default = Hedge::default();
     Ok(Some(Hedge {

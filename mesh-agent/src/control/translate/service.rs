@@ -155,7 +155,9 @@ fn resilience(object: &Object, rejections: &mut Vec<Rejection>) -> Resilience {
     let mut report = |rejection| rejections.push(rejection);
     Resilience {
         hedge: hedge::translate(object).map_err(&mut report).unwrap_or_default(),
-        fallback: fallback::translate(object).map_err(&mut report).unwrap_or_default(),
+        fallback: fallback::translate(object)
+            .map_err(&mut report)
+            .unwrap_or_default(),
     }
 }
 

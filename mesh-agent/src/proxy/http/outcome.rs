@@ -66,6 +66,10 @@ pub(super) fn of_broken(error: &hyper::Error) -> Attempt<'static> {
 
 /// What another agent is told of a refusal.
 pub(super) fn told(refusal: &Refusal) -> Option<HeaderValue> {
+    if let Refusal::External(_) = refusal {
+        // Whatever its status, no endpoint failed.
+        return Some(HeaderValue::from_static("policy"));
+    }
     let word = match of_refusal(refusal)? {
         Attempt::NotConnected => "connect",
         Attempt::Refused => "refused",
@@ -94,6 +98,7 @@ mod tests {
 
     use super::*;
     use crate::mesh::route::RetryPolicy;
+    use crate::proxy::refusal::Unapproved;
 
     fn of_dial(error: DialError) -> Refusal {
         error.into()
@@ -161,5 +166,9 @@ mod tests {
         headers.insert(UNSERVED, HeaderValue::from_static("something else"));
         assert!(heard(&headers).is_none());
         assert!(super::told(&Refusal::NoEndpoint).is_none());
+        let unanswered = Unapproved::Unanswered(http::StatusCode::SERVICE_UNAVAILABLE);
+        let of_policy = super::told(&Refusal::External(unanswered)).unwrap();
+        headers.insert(UNSERVED, of_policy);
+        assert!(heard(&headers).is_none(), "another endpoint would say the same");
     }
 }

@@ -19,7 +19,7 @@ use crate::policy::authentication::Claims;
 use crate::proxy::arrival::Visit;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::authenticate::authenticate;
-use crate::proxy::http::choose::{Choice, endpoint};
+use crate::proxy::http::choose::{Choice, Tried, endpoint};
 use crate::proxy::http::decide::{Course, authority_or};
 use crate::proxy::http::headers::ORIGINAL_VERSION;
 use crate::proxy::http::ledger::Ledger;
@@ -53,6 +53,8 @@ pub(super) struct Plan {
     pub(super) hop: Hop,
     /// The endpoint.
     pub(super) addr: SocketAddr,
+    /// What records call whoever is there, where this agent is the source's.
+    pub(super) peer: Option<Arc<PeerLabels>>,
     /// The pod in whose name the connection is made.
     pub(super) via: Arc<ServedPod>,
     /// The client that the application is shown.
@@ -102,6 +104,18 @@ impl Plan {
         }
     }
 
+    /// Tells the source's record of this attempt, where it was told of another one.
+    pub(super) fn tell_source(&self, ledger: &Ledger) {
+        ledger.at_source(|record| {
+            if let Some(peer) = &self.peer {
+                record.destination(Arc::clone(peer));
+            }
+            record.security(self.hop.security());
+            record.upstream(self.addr);
+        });
+        ledger.path_taken(self.hop.path());
+    }
+
     /// When the response must have begun.
     pub(super) fn first_deadline(&self) -> Option<Instant> {
         self.deadline.into_iter().chain(self.attempt_deadline).min()
@@ -116,7 +130,7 @@ pub(super) fn outbound(
     caller: &Caller<'_>,
     course: Course,
     request: &mut Request<impl Sized>,
-    tried: Option<&mut Vec<SocketAddr>>,
+    tried: Option<&mut Tried>,
 ) -> Result<Plan, Refusal> {
     let Caller {
         mesh,
@@ -131,7 +145,7 @@ pub(super) fn outbound(
         ledger.service(service);
     }
     let hop = Hop::decide(mesh, &snapshot, choice.workload.as_ref(), choice.addr.port())?;
-    note(caller, &choice, &hop);
+    let peer = note(caller, &choice, &hop);
     let visit = same_node(&hop, source, ends, choice.addr);
     let (token, ask) = match &visit {
         Some(visit) => admit(mesh, &snapshot, visit, request, &course.authority)?,
@@ -141,6 +155,7 @@ pub(super) fn outbound(
     Ok(Plan {
         hop,
         addr: choice.addr,
+        peer: Some(peer),
         via: Arc::clone(source),
         client: ends.client,
         wire: wire_for(choice.protocol, request.version()),
@@ -160,7 +175,7 @@ pub(super) fn outbound(
 }
 
 /// Tells the records who is asked, and by which way.
-fn note(caller: &Caller<'_>, choice: &Choice, hop: &Hop) {
+fn note(caller: &Caller<'_>, choice: &Choice, hop: &Hop) -> Arc<PeerLabels> {
     let ledger = caller.ledger;
     if matches!(hop, Hop::SameNode(_)) {
         let flow = source_flow(
@@ -186,6 +201,7 @@ fn note(caller: &Caller<'_>, choice: &Choice, hop: &Hop) {
         record.upstream(choice.addr);
     });
     ledger.path_taken(hop.path());
+    destination
 }
 
 /// Plans a request that somebody sent to a pod of this node, if its policies let it in.
@@ -211,6 +227,7 @@ pub(super) fn inbound(
     Ok(Plan {
         hop: Hop::SameNode(Arc::clone(pod)),
         addr: ends.original,
+        peer: None,
         via: Arc::clone(pod),
         client: ends.client,
         wire: wire_for(port.protocol, version),

@@ -37,6 +37,8 @@ pub(super) struct Applied {
     cookie_path: Option<Arc<str>>,
     /// The endpoint at which the client's session is kept.
     kept: Option<SocketAddr>,
+    /// Whether another Service answers than the backend.
+    is_stand_in: bool,
     /// What a script of another origin is told with the response.
     cors: HeaderMap,
 }
@@ -62,6 +64,7 @@ impl Applied {
             prefix: decided.prefix,
             cookie_path: decided.cookie_path,
             kept: None,
+            is_stand_in: false,
         }
     }
 
@@ -69,6 +72,15 @@ impl Applied {
     pub(super) fn kept_at(self, endpoint: SocketAddr) -> Self {
         Self {
             kept: Some(endpoint),
+            ..self
+        }
+    }
+
+    /// For another Service that answers in the backend's place: no session begins there.
+    pub(super) fn standing_in(self) -> Self {
+        Self {
+            kept: None,
+            is_stand_in: true,
             ..self
         }
     }
@@ -85,7 +97,7 @@ impl Applied {
         upstream: &Upstream,
         endpoint: SocketAddr,
     ) -> Option<(HeaderName, HeaderValue)> {
-        let sessions = self.rule.session.as_ref()?;
+        let sessions = self.rule.session.as_ref().filter(|_| !self.is_stand_in)?;
         if self.kept == Some(endpoint) {
             return None;
         }

@@ -95,7 +95,11 @@ fn a_fallback_is_another_service_or_an_answer() {
     );
     assert!(reported.is_empty(), "{reported:?}");
     let fallback = read.fallback.unwrap();
-    assert_eq!(fallback.on, [FallbackOn::Unreachable], "only when there is no answer");
+    assert_eq!(
+        fallback.on,
+        [FallbackOn::Unreachable],
+        "only when there is no answer"
+    );
     let FallbackTo::Answer(answer) = fallback.to else {
         panic!("{:?}", fallback.to);
     };
@@ -141,6 +145,10 @@ fn a_fallback_that_is_wrong_in_a_field_is_none_and_the_field_is_named() {
         ("none", ""),
     ] {
         let (read, reported) = of("fallback", value);
-        assert_eq!((read.fallback, reported), (None, vec![field.to_owned()]), "{value}");
+        assert_eq!(
+            (read.fallback, reported),
+            (None, vec![field.to_owned()]),
+            "{value}"
+        );
     }
 }
