@@ -26,8 +26,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -242,5 +243,13 @@ struct Ends {
 impl<S: ByteStream> ByteStream for Prefixed<S> {
     fn reset_on_close(&self) {
         self.inner().reset_on_close();
+    }
+
+    fn proved_until(&self) -> Option<SystemTime> {
+        self.inner().proved_until()
+    }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        self.inner().revoked()
     }
 }

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::transport::http::TaskExecutor;
+use crate::transport::never;
 
 fn key(wire: Wire) -> PoolKey {
     PoolKey {
@@ -145,6 +146,10 @@ impl ByteStream for Proved {
 
     fn proved_until(&self) -> Option<SystemTime> {
         Some(self.1)
+    }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        never()
     }
 }
 
