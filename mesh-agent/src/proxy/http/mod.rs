@@ -15,6 +15,7 @@ mod framing;
 mod half_closed;
 mod headers;
 mod inflow;
+mod introduce;
 mod ledger;
 mod limit;
 mod mirror;

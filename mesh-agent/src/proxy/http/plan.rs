@@ -22,6 +22,7 @@ use crate::proxy::http::authenticate::authenticate;
 use crate::proxy::http::choose::{Choice, endpoint};
 use crate::proxy::http::decide::{Course, authority_or};
 use crate::proxy::http::headers::ORIGINAL_VERSION;
+use crate::proxy::http::introduce::introduce;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::routed::Applied;
 use crate::proxy::inbound::visit;
@@ -242,6 +243,11 @@ fn admit(
     arrival
         .judge_plaintext(snapshot)
         .inspect_err(|refusal| arrival.refused(mesh, refusal))?;
+    introduce(
+        request.headers_mut(),
+        &arrival.pod.identity,
+        arrival.proven(snapshot),
+    );
     let token = authenticate(mesh, snapshot, &arrival, request, authority)?;
     let ask = arrival.admit_request(mesh, snapshot, request, authority, token.as_ref())?;
     Ok((token, ask))
