@@ -47,7 +47,7 @@ use crate::proxy::pods::{
     Handshakes, MAX_CHECKS, MAX_CONNECTIONS, MAX_MIRRORS, MAX_REQUESTS, ServedPod, ServedPods,
 };
 use crate::snapshot::SnapshotCell;
-use crate::telemetry::{self, Telemetry};
+use crate::telemetry::{self, PeerLabels, Telemetry};
 use crate::transport::ByteStream;
 use crate::transport::handshakes::Workshop;
 use crate::transport::pool::HttpPool;
@@ -143,6 +143,7 @@ impl PodHost for Proxy {
         let tasks = self.mesh.tasks.fair_child();
         let doors = listeners.into_doors(&pod)?;
         let served = Arc::new(ServedPod {
+            labels: Arc::new(PeerLabels::of(&pod.workload)),
             pod,
             pool: HttpPool::new(tasks.clone()),
             tasks,

@@ -274,7 +274,7 @@ mod tests {
     }
 
     fn entry() -> Entry {
-        let peer = Arc::new(PeerLabels::unknown());
+        let peer = PeerLabels::unknown();
         Entry {
             flow: FlowLabels {
                 reporter: Reporter::Source,

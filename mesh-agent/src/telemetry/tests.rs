@@ -102,7 +102,7 @@ fn a_request_has_istios_labels_in_istios_order() {
 #[test]
 fn an_unknown_peer_is_unknown_in_every_label() {
     let telemetry = Telemetry::new();
-    let unknown = Arc::new(PeerLabels::unknown());
+    let unknown = PeerLabels::unknown();
     let flow = FlowLabels {
         source: unknown,
         service: None,
@@ -237,7 +237,7 @@ fn bytes_of_a_connection_are_seen_while_it_lives() {
 #[test]
 fn overflow_series_have_the_labels_of_the_others() {
     let telemetry = Telemetry::new();
-    let unused = Arc::new(PeerLabels::unknown());
+    let unused = PeerLabels::unknown();
     for number in 0..=CAPACITY {
         let source = Arc::new(PeerLabels::of(&workload(&format!("peer-{number}"))));
         let flow = FlowLabels {
