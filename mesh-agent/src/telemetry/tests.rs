@@ -157,8 +157,8 @@ fn the_first_cause_stays_and_the_last_destination_counts() {
     let telemetry = Telemetry::new();
     let record = telemetry.http(flow(Reporter::Source), http_start());
     record.request_is_grpc();
-    record.destination(Arc::new(PeerLabels::of(&workload("cart-v2"))));
-    record.security(Security::InProcess);
+    let callee = Arc::new(PeerLabels::of(&workload("cart-v2")));
+    record.sent_to(callee, Security::InProcess, "10.1.0.2:8080".parse().unwrap());
     record.flag(ResponseFlag::Ut);
     record.flag(ResponseFlag::Dc);
     record.respond(200);

@@ -314,36 +314,43 @@ impl Connection {
         }
     }
 
-    fn start_of(&self, request: &Request<Incoming>) -> HttpStart {
+    fn start_of(&self, request: &Request<Incoming>) -> Arc<HttpStart> {
         let (Side::Outbound { ends, .. } | Side::Inbound { ends, .. }) = &self.side;
-        let text = |name: &str| {
-            request
-                .headers()
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-                .map(clipped)
-        };
-        let authority = request
-            .uri()
-            .authority()
-            .map(|authority| clipped(authority.as_str()))
-            .or_else(|| text("host"));
-        HttpStart {
-            method: short(request.method()),
-            path: request
-                .uri()
-                .path_and_query()
-                .map_or_else(|| "/".to_owned(), |path| clipped(path.as_str())),
-            authority: authority.unwrap_or_default(),
+        let mut start = HttpStart {
+            method: Method::GET,
+            path: String::new(),
+            authority: String::new(),
             protocol: request.version(),
-            user_agent: text("user-agent"),
-            request_id: text("x-request-id"),
-            x_forwarded_for: text("x-forwarded-for"),
+            user_agent: None,
+            request_id: None,
+            x_forwarded_for: None,
             source: ends.client,
             destination: ends.original,
             started: Instant::now(),
+        };
+        if self.mesh.telemetry.access_log().is_on() {
+            note_texts(&mut start, request);
         }
+        Arc::new(start)
     }
+}
+
+/// What only the access log shows.
+fn note_texts(start: &mut HttpStart, request: &Request<impl Sized>) {
+    let text = |name: &str| {
+        let value = request.headers().get(name);
+        value.and_then(|value| value.to_str().ok()).map(clipped)
+    };
+    let uri = request.uri();
+    let authority = uri.authority().map(|authority| clipped(authority.as_str()));
+    start.method = short(request.method());
+    start.path = uri
+        .path_and_query()
+        .map_or_else(|| "/".to_owned(), |path| clipped(path.as_str()));
+    start.authority = authority.or_else(|| text("host")).unwrap_or_default();
+    start.user_agent = text("user-agent");
+    start.request_id = text("x-request-id");
+    start.x_forwarded_for = text("x-forwarded-for");
 }
 
 /// A method as the access log shows it: one longer than any that is registered says nothing.

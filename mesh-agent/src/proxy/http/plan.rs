@@ -179,9 +179,7 @@ fn note(caller: &Caller<'_>, snapshot: &Snapshot, choice: &Choice, hop: &Hop) {
         });
     }
     ledger.each(|record| {
-        record.destination(Arc::clone(&destination));
-        record.security(hop.security());
-        record.upstream(choice.addr);
+        record.sent_to(Arc::clone(&destination), hop.security(), choice.addr);
     });
     ledger.path_taken(hop.path());
 }
