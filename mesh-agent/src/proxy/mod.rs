@@ -22,6 +22,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -39,7 +40,7 @@ use crate::capture::{Direction, Leaving, PodHost};
 use crate::detect::Prefixed;
 use crate::dns::Zone;
 use crate::identity::Certificates;
-use crate::lifecycle::Tasks;
+use crate::lifecycle::{Tasks, seldom};
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
 use crate::proxy::dns::PodDns;
@@ -220,14 +221,22 @@ fn serve(mesh: &Arc<Mesh>, served: &Arc<ServedPod>, captured: Captured) {
     let cut = served.cut.clone();
     match direction {
         Direction::Outbound => served.tasks.spawn("outbound", async move {
-            cut.run_until_cancelled(outbound::serve(mesh, pod, captured))
-                .await;
+            until(cut, outbound::serve(mesh, pod, captured)).await;
             drop(permit);
         }),
         Direction::Inbound => served.tasks.spawn("inbound", async move {
-            cut.run_until_cancelled(inbound::serve(mesh, pod, captured)).await;
+            until(cut, inbound::serve(mesh, pod, captured)).await;
             drop(permit);
         }),
+    }
+}
+
+/// Serves a connection, until it is cut.
+async fn until(cut: CancellationToken, serving: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = seldom(cut.cancelled()) => {}
+        () = serving => {}
     }
 }
 

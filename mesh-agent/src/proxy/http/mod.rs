@@ -13,6 +13,7 @@ mod fault;
 mod forward;
 mod framing;
 mod half_closed;
+mod head_timer;
 mod headers;
 mod inflow;
 mod ledger;
@@ -43,11 +44,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::detect::Spoken;
+use crate::lifecycle::seldom;
 use crate::mesh::identity::SpiffeId;
 use crate::proxy::http::admission::admit;
 use crate::proxy::http::decide::{Decision, decide};
 use crate::proxy::http::framing::Framed;
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
+use crate::proxy::http::head_timer::HeadTimer;
 use crate::proxy::http::headers::UNSERVED;
 use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
@@ -61,6 +64,7 @@ use crate::proxy::{Ends, Mesh};
 use crate::telemetry::plain::clipped;
 use crate::telemetry::{Direction, HttpStart, PathTaken};
 use crate::transport::ByteStream;
+use crate::transport::gathered::Gathered;
 use crate::transport::http::{
     Body, CONNECTION_WINDOW, MAX_HEAD, MAX_HEAD_BYTES, STREAM_WINDOW, TaskExecutor,
 };
@@ -119,7 +123,6 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
         let connection = Arc::clone(&connection);
         async move { Ok::<_, Infallible>(Box::pin(connection.answer(request)).await) }
     });
-    let io = TokioIo::new(stream);
     let serving = async {
         match spoken {
             Spoken::Http2 => {
@@ -133,10 +136,10 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
                     .initial_connection_window_size(CONNECTION_WINDOW)
                     .keep_alive_interval(PING_INTERVAL)
                     .keep_alive_timeout(PING_TIMEOUT);
-                let mut served = std::pin::pin!(builder.serve_connection(io, service));
+                let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
                 tokio::select! {
                     result = served.as_mut() => result,
-                    () = stop.requested() => {
+                    () = seldom(stop.requested()) => {
                         served.as_mut().graceful_shutdown();
                         served.await
                     }
@@ -145,15 +148,19 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
             Spoken::Http1 | Spoken::Opaque => {
                 let mut builder = http1::Builder::new();
                 builder
-                    .timer(TokioTimer::new())
+                    .timer(HeadTimer::default())
                     .auto_date_header(false)
                     .half_close(is_watched)
                     .max_header_size(MAX_HEAD_BYTES)
                     .header_read_timeout(idle);
-                let mut served = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
+                let mut served = std::pin::pin!(
+                    builder
+                        .serve_connection(TokioIo::new(Gathered::new(stream)), service)
+                        .with_upgrades()
+                );
                 tokio::select! {
                     result = served.as_mut() => result,
-                    () = stop.requested() => {
+                    () = seldom(stop.requested()) => {
                         served.as_mut().graceful_shutdown();
                         served.await
                     }
@@ -164,7 +171,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
     let served = tokio::select! {
         served = serving => served,
         // Dropped in the middle: what is under way on it ends too.
-        () = watched.forbidden() => return,
+        () = seldom(watched.forbidden()) => return,
     };
     if let Err(error) = served {
         tracing::debug!(%error, "client connection ended");
