@@ -5,6 +5,7 @@
 pub mod deliver;
 pub mod dial;
 pub mod fetch;
+pub mod gathered;
 pub mod handshakes;
 pub mod http;
 pub mod leg;

@@ -13,6 +13,7 @@ mod fault;
 mod forward;
 mod framing;
 mod half_closed;
+mod head_timer;
 mod headers;
 mod inflow;
 mod introduce;
@@ -44,11 +45,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::detect::Spoken;
+use crate::lifecycle::seldom;
 use crate::mesh::identity::SpiffeId;
 use crate::proxy::http::admission::admit;
 use crate::proxy::http::decide::{Decision, decide};
 use crate::proxy::http::framing::Framed;
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
+use crate::proxy::http::head_timer::HeadTimer;
 use crate::proxy::http::headers::UNSERVED;
 use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
@@ -62,6 +65,7 @@ use crate::proxy::{Ends, Mesh};
 use crate::telemetry::plain::clipped;
 use crate::telemetry::{Direction, HttpStart, PathTaken};
 use crate::transport::ByteStream;
+use crate::transport::gathered::Gathered;
 use crate::transport::http::{
     Body, CONNECTION_WINDOW, MAX_HEAD, MAX_HEAD_BYTES, STREAM_WINDOW, TaskExecutor,
 };
@@ -120,7 +124,6 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
         let connection = Arc::clone(&connection);
         async move { Ok::<_, Infallible>(Box::pin(connection.answer(request)).await) }
     });
-    let io = TokioIo::new(stream);
     let serving = async {
         match spoken {
             Spoken::Http2 => {
@@ -134,10 +137,10 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
                     .initial_connection_window_size(CONNECTION_WINDOW)
                     .keep_alive_interval(PING_INTERVAL)
                     .keep_alive_timeout(PING_TIMEOUT);
-                let mut served = std::pin::pin!(builder.serve_connection(io, service));
+                let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
                 tokio::select! {
                     result = served.as_mut() => result,
-                    () = stop.requested() => {
+                    () = seldom(stop.requested()) => {
                         served.as_mut().graceful_shutdown();
                         served.await
                     }
@@ -146,15 +149,19 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
             Spoken::Http1 | Spoken::Opaque => {
                 let mut builder = http1::Builder::new();
                 builder
-                    .timer(TokioTimer::new())
+                    .timer(HeadTimer::default())
                     .auto_date_header(false)
                     .half_close(is_watched)
                     .max_header_size(MAX_HEAD_BYTES)
                     .header_read_timeout(idle);
-                let mut served = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
+                let mut served = std::pin::pin!(
+                    builder
+                        .serve_connection(TokioIo::new(Gathered::new(stream)), service)
+                        .with_upgrades()
+                );
                 tokio::select! {
                     result = served.as_mut() => result,
-                    () = stop.requested() => {
+                    () = seldom(stop.requested()) => {
                         served.as_mut().graceful_shutdown();
                         served.await
                     }
@@ -165,7 +172,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
     let served = tokio::select! {
         served = serving => served,
         // Dropped in the middle: what is under way on it ends too.
-        () = watched.forbidden() => return,
+        () = seldom(watched.forbidden()) => return,
     };
     if let Err(error) = served {
         tracing::debug!(%error, "client connection ended");
@@ -315,36 +322,43 @@ impl Connection {
         }
     }
 
-    fn start_of(&self, request: &Request<Incoming>) -> HttpStart {
+    fn start_of(&self, request: &Request<Incoming>) -> Arc<HttpStart> {
         let (Side::Outbound { ends, .. } | Side::Inbound { ends, .. }) = &self.side;
-        let text = |name: &str| {
-            request
-                .headers()
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-                .map(clipped)
-        };
-        let authority = request
-            .uri()
-            .authority()
-            .map(|authority| clipped(authority.as_str()))
-            .or_else(|| text("host"));
-        HttpStart {
-            method: short(request.method()),
-            path: request
-                .uri()
-                .path_and_query()
-                .map_or_else(|| "/".to_owned(), |path| clipped(path.as_str())),
-            authority: authority.unwrap_or_default(),
+        let mut start = HttpStart {
+            method: Method::GET,
+            path: String::new(),
+            authority: String::new(),
             protocol: request.version(),
-            user_agent: text("user-agent"),
-            request_id: text("x-request-id"),
-            x_forwarded_for: text("x-forwarded-for"),
+            user_agent: None,
+            request_id: None,
+            x_forwarded_for: None,
             source: ends.client,
             destination: ends.original,
             started: Instant::now(),
+        };
+        if self.mesh.telemetry.access_log().is_on() {
+            note_texts(&mut start, request);
         }
+        Arc::new(start)
     }
+}
+
+/// What only the access log shows.
+fn note_texts(start: &mut HttpStart, request: &Request<impl Sized>) {
+    let text = |name: &str| {
+        let value = request.headers().get(name);
+        value.and_then(|value| value.to_str().ok()).map(clipped)
+    };
+    let uri = request.uri();
+    let authority = uri.authority().map(|authority| clipped(authority.as_str()));
+    start.method = short(request.method());
+    start.path = uri
+        .path_and_query()
+        .map_or_else(|| "/".to_owned(), |path| clipped(path.as_str()));
+    start.authority = authority.or_else(|| text("host")).unwrap_or_default();
+    start.user_agent = text("user-agent");
+    start.request_id = text("x-request-id");
+    start.x_forwarded_for = text("x-forwarded-for");
 }
 
 /// A method as the access log shows it: one longer than any that is registered says nothing.

@@ -132,7 +132,7 @@ pub(super) fn outbound(
         ledger.service(service);
     }
     let hop = Hop::decide(mesh, &snapshot, choice.workload.as_ref(), choice.addr.port())?;
-    note(caller, &choice, &hop);
+    note(caller, &snapshot, &choice, &hop);
     let visit = same_node(&hop, source, ends, choice.addr);
     let (token, ask) = match &visit {
         Some(visit) => admit(mesh, &snapshot, visit, request, &course.authority)?,
@@ -161,12 +161,16 @@ pub(super) fn outbound(
 }
 
 /// Tells the records who is asked, and by which way.
-fn note(caller: &Caller<'_>, choice: &Choice, hop: &Hop) {
+fn note(caller: &Caller<'_>, snapshot: &Snapshot, choice: &Choice, hop: &Hop) {
     let ledger = caller.ledger;
+    let destination = choice
+        .workload
+        .as_deref()
+        .map_or_else(PeerLabels::unknown, |workload| snapshot.labels(workload));
     if matches!(hop, Hop::SameNode(_)) {
         let flow = source_flow(
             caller.source,
-            choice.workload.as_deref(),
+            Some(Arc::clone(&destination)),
             choice.service.clone(),
             hop.security(),
         );
@@ -175,16 +179,8 @@ fn note(caller: &Caller<'_>, choice: &Choice, hop: &Hop) {
             ..flow
         });
     }
-    let destination = Arc::new(
-        choice
-            .workload
-            .as_deref()
-            .map_or_else(PeerLabels::unknown, PeerLabels::of),
-    );
     ledger.each(|record| {
-        record.destination(Arc::clone(&destination));
-        record.security(hop.security());
-        record.upstream(choice.addr);
+        record.sent_to(Arc::clone(&destination), hop.security(), choice.addr);
     });
     ledger.path_taken(hop.path());
 }

@@ -100,10 +100,9 @@ async fn send(
     request: Request<Body>,
     plan: &Plan,
 ) -> Result<(Response<Incoming>, BoxFuture<'static, ()>), Refusal> {
-    let connect = limited(plan.breakers.clone(), {
-        let (mesh, via, hop) = (Arc::clone(mesh), Arc::clone(&plan.via), plan.hop.clone());
-        let (client, addr) = (plan.client, plan.addr);
-        move || hop.connect(&mesh, &via, client, addr, Alpn::H1)
+    let connect = limited(plan.breakers.as_ref(), || {
+        plan.hop
+            .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H1)
     });
     let stream = within(plan.first_deadline(), connect()).await??;
     let revoked = stream.revoked();
