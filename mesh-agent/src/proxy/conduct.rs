@@ -81,6 +81,7 @@ fn is_endpoints_fault(refusal: &Refusal) -> bool {
         | Refusal::RateLimiterFailed
         | Refusal::Revoked
         | Refusal::ConnectMethod
+        | Refusal::ConnectProtocol
         | Refusal::TargetTooLong
         | Refusal::Aborted(_)
         | Refusal::Malformed => false,

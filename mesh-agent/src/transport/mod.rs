@@ -2,6 +2,7 @@
 //!
 //! Place in the walk: after the endpoint was chosen. Must not know: routes, policies, which pod is allowed what.
 
+mod announced;
 pub mod deliver;
 pub mod dial;
 pub mod fetch;

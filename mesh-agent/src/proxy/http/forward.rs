@@ -70,10 +70,12 @@ pub(super) async fn send(
 pub(super) fn ready(mut request: Request<Upload>, plan: &Plan, wire: Wire) -> Result<Request<Body>, Refusal> {
     prepare(&mut request, wire, &plan.authority)?;
     request.headers_mut().remove(ORIGINAL_VERSION);
-    if matches!(plan.hop, Hop::OtherNode { .. }) && plan.wire == Wire::H1 {
-        request
-            .headers_mut()
-            .insert(ORIGINAL_VERSION, HeaderValue::from_static("1"));
+    if matches!(plan.hop, Hop::OtherNode { .. }) && plan.wire != wire {
+        let version = match plan.wire {
+            Wire::H1 => HeaderValue::from_static("1"),
+            Wire::H2 => HeaderValue::from_static("2"),
+        };
+        request.headers_mut().insert(ORIGINAL_VERSION, version);
     }
     identify(request.headers_mut());
     // Most have none: then there is nothing to carry, nor to keep in memory.

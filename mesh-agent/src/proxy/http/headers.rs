@@ -14,8 +14,8 @@ use crate::proxy::http::path;
 use crate::proxy::refusal::Refusal;
 use crate::transport::pool::Wire;
 
-/// Tells the other agent that the client spoke HTTP/1.x, so that it is restored there. Never accepted from, nor
-/// shown to, an application.
+/// Tells the other agent which major version the application is to be spoken to in, where it is not the one between
+/// the agents. Never accepted from, nor shown to, an application.
 pub(super) const ORIGINAL_VERSION: HeaderName = HeaderName::from_static("x-mesh-agent-http-version");
 
 /// Says in a response of the destination's agent how its own attempt ended. Never accepted from, nor shown to, an

@@ -8,6 +8,7 @@ mod choose;
 mod copied;
 mod decide;
 pub mod explain;
+mod extended;
 pub(super) mod external;
 mod fault;
 mod forward;
@@ -19,6 +20,7 @@ mod inflow;
 mod introduce;
 mod ledger;
 mod limit;
+mod line;
 mod mirror;
 mod outcome;
 pub(super) mod path;
@@ -49,6 +51,7 @@ use crate::lifecycle::seldom;
 use crate::mesh::identity::SpiffeId;
 use crate::proxy::http::admission::admit;
 use crate::proxy::http::decide::{Decision, decide};
+use crate::proxy::http::extended::Extended;
 use crate::proxy::http::framing::Framed;
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
 use crate::proxy::http::head_timer::HeadTimer;
@@ -131,6 +134,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
                 builder
                     .timer(TokioTimer::new())
                     .auto_date_header(false)
+                    .enable_connect_protocol()
                     .max_concurrent_streams(MAX_STREAMS)
                     .max_header_list_size(MAX_HEAD)
                     .initial_stream_window_size(STREAM_WINDOW)
@@ -214,14 +218,20 @@ impl Connection {
     }
 
     /// One request, answered by the application or by the agent; never fails.
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Body> {
+        let extended = Extended::of(&mut request);
         let is_grpc = headers::is_grpc(request.headers());
         let start = self.start_of(&request);
         let version = request.version();
         let turn = Turn::new(Arc::clone(&self.answers));
         let flow = decide::first_flow(&self);
         let ledger = Ledger::open(&self.mesh.telemetry, flow, start, is_grpc, turn);
-        match self.carry(request, &ledger).await {
+        let answered = self.carry(request, extended.is_some(), &ledger).await;
+        let answered = match extended {
+            Some(extended) => answered.and_then(|response| extended.answer(response)),
+            None => answered,
+        };
+        match answered {
             Ok(response) => {
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     self.is_other_protocol.store(true, Ordering::Release);
@@ -250,12 +260,17 @@ impl Connection {
     async fn carry(
         &self,
         mut request: Request<Incoming>,
+        is_extended: bool,
         ledger: &Arc<Ledger>,
     ) -> Result<Response<Body>, Refusal> {
         self.take_place(ledger)?;
         strict::check(&request)?;
         headers::normalise_path(&mut request, self.mesh.snapshots.load().path_form())?;
-        let upgrade = headers::upgrade_of(&request);
+        let upgrade = if is_extended {
+            Some(Extended::protocol())
+        } else {
+            headers::upgrade_of(&request)
+        };
         // Before anything is decided by headers: what does not travel on must not count.
         headers::remove_named_by_connection(request.headers_mut());
         let delayed = fault::inject(&self.mesh, &self.side, &request, ledger).await?;

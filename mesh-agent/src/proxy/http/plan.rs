@@ -203,6 +203,7 @@ pub(super) fn inbound(
     let original_version = request.headers().get(ORIGINAL_VERSION).filter(|_| from_agent);
     let version = match original_version.map(HeaderValue::as_bytes) {
         Some(b"1") => Version::HTTP_11,
+        Some(b"2") => Version::HTTP_2,
         Some(_) | None => request.version(),
     };
     Ok(Plan {

@@ -44,3 +44,4 @@ mod streams;
 mod strictness;
 mod tokens;
 mod undecided;
+mod websockets;
