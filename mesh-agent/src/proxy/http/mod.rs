@@ -12,6 +12,7 @@ pub(super) mod external;
 mod fault;
 mod forward;
 mod framing;
+mod gate;
 mod half_closed;
 mod headers;
 mod inflow;
@@ -45,7 +46,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use crate::detect::Spoken;
 use crate::mesh::identity::SpiffeId;
 use crate::proxy::http::admission::admit;
-use crate::proxy::http::decide::{Decision, decide};
+use crate::proxy::http::decide::{Outcome, decide};
 use crate::proxy::http::framing::Framed;
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
 use crate::proxy::http::headers::UNSERVED;
@@ -272,12 +273,12 @@ impl Connection {
 
     async fn send_on(
         &self,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         ledger: &Arc<Ledger>,
         upgrade: Option<HeaderValue>,
     ) -> Result<Response<Body>, Refusal> {
         let mesh = &self.mesh;
-        let inflow = |body| Inflow::new(body, Arc::clone(ledger));
+        let mut request = request.map(|body| Inflow::new(body, Arc::clone(ledger)));
         let (request, mut plan) = match &self.side {
             Side::Outbound { source, ends } => {
                 let caller = Caller {
@@ -286,11 +287,11 @@ impl Connection {
                     ends: *ends,
                     ledger,
                 };
-                let course = match decide(&caller, &mut request)? {
-                    Decision::Forward(course) => course,
-                    Decision::Answer(response) => return Ok(reply::whole(response, ledger)),
+                let decision = decide(&caller, &mut request)?;
+                let course = match gate::pass(&caller, &mut request, decision).await? {
+                    Outcome::Forward(course) => course,
+                    Outcome::Answer(response) => return Ok(reply::whole(response, ledger)),
                 };
-                let mut request = request.map(inflow);
                 if upgrade.is_none() {
                     mirror::send(&caller, &course, &mut request);
                     return tries::carry(&caller, course, request).await;
@@ -303,7 +304,7 @@ impl Connection {
                     ledger.path_taken(PathTaken::Plain);
                 }
                 let plan = plan::inbound(mesh, pod, *ends, peer.as_ref(), &mut request)?;
-                (request.map(inflow), plan)
+                (request, plan)
             }
         };
         let mut request = request.map(Upload::Once);
