@@ -70,7 +70,7 @@ impl<'a> From<&'a Authorizer> for Called<'a> {
             target: &authorizer.target,
             port: authorizer.port,
             spoken: match authorizer.protocol {
-                CheckProtocol::Grpc => Wire::H2,
+                CheckProtocol::Grpc(_) => Wire::H2,
                 CheckProtocol::Http(_) => Wire::H1,
             },
         }

@@ -13,6 +13,7 @@ pub(super) mod external;
 mod fault;
 mod forward;
 mod framing;
+mod gate;
 mod half_closed;
 mod head_timer;
 mod headers;
@@ -50,7 +51,7 @@ use crate::detect::Spoken;
 use crate::lifecycle::seldom;
 use crate::mesh::identity::SpiffeId;
 use crate::proxy::http::admission::admit;
-use crate::proxy::http::decide::{Decision, decide};
+use crate::proxy::http::decide::{Outcome, decide};
 use crate::proxy::http::extended::Extended;
 use crate::proxy::http::framing::Framed;
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
@@ -295,12 +296,12 @@ impl Connection {
 
     async fn send_on(
         &self,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         ledger: &Arc<Ledger>,
         upgrade: Option<HeaderValue>,
     ) -> Result<Response<Body>, Refusal> {
         let mesh = &self.mesh;
-        let inflow = |body| Inflow::new(body, Arc::clone(ledger));
+        let mut request = request.map(|body| Inflow::new(body, Arc::clone(ledger)));
         let (request, mut plan) = match &self.side {
             Side::Outbound { source, ends } => {
                 let caller = Caller {
@@ -309,11 +310,11 @@ impl Connection {
                     ends: *ends,
                     ledger,
                 };
-                let course = match decide(&caller, &mut request)? {
-                    Decision::Forward(course) => course,
-                    Decision::Answer(response) => return Ok(reply::whole(response, ledger)),
+                let decision = decide(&caller, &mut request)?;
+                let course = match gate::pass(&caller, &mut request, decision).await? {
+                    Outcome::Forward(course) => course,
+                    Outcome::Answer(response) => return Ok(reply::whole(response, ledger)),
                 };
-                let mut request = request.map(inflow);
                 if upgrade.is_none() {
                     mirror::send(&caller, &course, &mut request);
                     return tries::carry(&caller, course, request).await;
@@ -326,7 +327,7 @@ impl Connection {
                     ledger.path_taken(PathTaken::Plain);
                 }
                 let plan = plan::inbound(mesh, pod, *ends, peer.as_ref(), &mut request)?;
-                (request.map(inflow), plan)
+                (request, plan)
             }
         };
         let mut request = request.map(Upload::Once);

@@ -21,6 +21,7 @@ mod external_bytes;
 mod faults;
 mod filters;
 mod floods;
+mod gates;
 mod half_closed;
 mod handshakes;
 mod hostile;
