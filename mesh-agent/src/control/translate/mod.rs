@@ -17,6 +17,7 @@ mod duration;
 mod endpoint_slice;
 mod exclusions;
 mod grpc_rule;
+mod health_check;
 mod http_route;
 mod http_rule;
 mod locality_setting;

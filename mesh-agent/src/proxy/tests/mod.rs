@@ -23,6 +23,7 @@ mod filters;
 mod floods;
 mod half_closed;
 mod handshakes;
+mod health;
 mod hostile;
 mod injected;
 mod kept;

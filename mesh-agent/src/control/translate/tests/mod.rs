@@ -4,6 +4,7 @@ mod authorization;
 mod backend_traffic_policy;
 mod dns;
 mod fields;
+mod health_check;
 mod hostile;
 mod nearness;
 mod peer_authentication;
