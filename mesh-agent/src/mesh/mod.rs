@@ -6,6 +6,7 @@
 pub mod domain;
 pub mod exclusions;
 pub mod facts;
+pub mod health_check;
 pub mod identity;
 pub mod mesh_config;
 pub mod node;

@@ -9,6 +9,7 @@ mod arrival;
 mod breaker;
 mod conduct;
 mod dns;
+mod health;
 pub mod hop;
 mod http;
 mod inbound;
@@ -54,6 +55,7 @@ use crate::transport::ByteStream;
 use crate::transport::handshakes::Workshop;
 use crate::transport::pool::HttpPool;
 
+pub use self::health::check_health;
 pub use self::http::explain;
 
 /// Everything a walk needs besides the connection.

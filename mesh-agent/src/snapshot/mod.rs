@@ -6,6 +6,7 @@
 mod build;
 mod candidate;
 mod cell;
+mod checked;
 mod direct;
 mod ejected;
 mod kept;
@@ -24,6 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub use self::cell::SnapshotCell;
+pub use self::checked::{Checked, Unhealthy};
 pub use self::direct::{DirectLimits, DirectVerdict, DirectVerdicts, Passage};
 pub use self::ejected::Ejected;
 use self::mesh_settings::MeshSettings;

@@ -1,4 +1,4 @@
-//! What was tried again, and what was copied.
+//! What was tried again, what was copied, and how endpoints answered health checks.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -10,6 +10,7 @@ use super::mesh::family;
 pub struct ResilienceMetrics {
     retries: [Counter; RetryOutcome::ALL.len()],
     mirrors: [Counter; MirrorOutcome::ALL.len()],
+    checks: [Counter; HealthFinding::ALL.len()],
 }
 
 /// What became of a request whose attempt failed.
@@ -85,6 +86,31 @@ impl MirrorOutcome {
     }
 }
 
+/// What a health check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HealthFinding {
+    /// The answer that is wanted.
+    Passed,
+    /// Another answer.
+    Failed,
+    /// No answer in time, or no connection.
+    NoAnswer,
+}
+
+impl HealthFinding {
+    /// Every result, in the order of the variants.
+    pub const ALL: [Self; 3] = [Self::Passed, Self::Failed, Self::NoAnswer];
+
+    /// The value of label `result`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::NoAnswer => "no_answer",
+        }
+    }
+}
+
 impl ResilienceMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
         Self {
@@ -103,6 +129,14 @@ impl ResilienceMetrics {
                     "Copies of requests by what became of them",
                 ),
                 ("outcome", MirrorOutcome::ALL.map(MirrorOutcome::as_str)),
+            ),
+            checks: family(
+                registry,
+                (
+                    "mesh_health_checks",
+                    "Health checks of endpoints by what they found",
+                ),
+                ("result", HealthFinding::ALL.map(HealthFinding::as_str)),
             ),
         }
     }
@@ -138,6 +172,17 @@ impl ResilienceMetrics {
             MirrorOutcome::Failed => failed,
             MirrorOutcome::Crowded => crowded,
             MirrorOutcome::Behind => behind,
+        };
+        counter.inc();
+    }
+
+    /// A health check ended.
+    pub fn checked(&self, result: HealthFinding) {
+        let [passed, failed, no_answer] = &self.checks;
+        let counter = match result {
+            HealthFinding::Passed => passed,
+            HealthFinding::Failed => failed,
+            HealthFinding::NoAnswer => no_answer,
         };
         counter.inc();
     }

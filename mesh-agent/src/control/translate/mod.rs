@@ -18,6 +18,7 @@ mod endpoint_slice;
 mod exclusions;
 mod external_auth;
 mod grpc_rule;
+mod health_check;
 mod http_route;
 mod http_rule;
 mod locality_setting;

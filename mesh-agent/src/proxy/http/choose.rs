@@ -81,6 +81,7 @@ fn pick(
     let before = tried.as_deref().map_or(&[][..], Vec::as_slice);
     let (mut facts, cookie) = pick_facts(upstream, ends, request, before);
     facts.kept = route.and_then(Applied::kept);
+    upstream.used_by(ends.client.ip(), facts.now);
     let picked = upstream.pick(&facts, &mut rand::rng())?;
     let addr = picked.endpoint.addr;
     if let Some(tried) = tried {

@@ -18,6 +18,7 @@ use crate::proxy::http::body::{ResponseBody, Watch};
 use crate::proxy::http::headers::{ORIGINAL_VERSION, prepare, prepare_response};
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::plan::Plan;
+use crate::proxy::http::reach;
 use crate::proxy::http::upload::Upload;
 use crate::proxy::refusal::Refusal;
 use crate::transport::http::{Body, no_body};
@@ -70,6 +71,8 @@ pub(super) async fn send(
 pub(super) fn ready(mut request: Request<Upload>, plan: &Plan, wire: Wire) -> Result<Request<Body>, Refusal> {
     prepare(&mut request, wire, &plan.authority)?;
     request.headers_mut().remove(ORIGINAL_VERSION);
+    // Only agents ask so.
+    request.headers_mut().remove(reach::ASKED);
     if matches!(plan.hop, Hop::OtherNode { .. }) && plan.wire != wire {
         let version = match plan.wire {
             Wire::H1 => HeaderValue::from_static("1"),

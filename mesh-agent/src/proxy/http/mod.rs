@@ -27,6 +27,8 @@ mod outcome;
 pub(super) mod path;
 mod patience;
 mod plan;
+pub(super) mod probe;
+mod reach;
 mod replay;
 mod reply;
 mod routed;
@@ -325,6 +327,10 @@ impl Connection {
             Side::Inbound { pod, ends, peer } => {
                 if peer.is_none() {
                     ledger.path_taken(PathTaken::Plain);
+                }
+                if reach::is_asked(&request, peer.as_ref()) {
+                    let answer = reach::answer(mesh, pod, *ends, peer.as_ref()).await?;
+                    return Ok(reply::whole(answer, ledger));
                 }
                 let plan = plan::inbound(mesh, pod, *ends, peer.as_ref(), &mut request)?;
                 (request, plan)

@@ -24,6 +24,7 @@ mod floods;
 mod gates;
 mod half_closed;
 mod handshakes;
+mod health;
 mod hostile;
 mod injected;
 mod kept;

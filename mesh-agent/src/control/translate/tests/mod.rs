@@ -5,6 +5,7 @@ mod backend_traffic_policy;
 mod dns;
 mod external_auth;
 mod fields;
+mod health_check;
 mod hostile;
 mod nearness;
 mod peer_authentication;
