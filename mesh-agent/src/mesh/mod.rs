@@ -7,6 +7,7 @@ pub mod domain;
 pub mod exclusions;
 pub mod facts;
 pub mod fallback;
+pub mod health_check;
 pub mod hedge;
 pub mod identity;
 pub mod mesh_config;

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mesh::facts::ObjectMeta;
-use crate::mesh::service::ServiceName;
+use crate::mesh::{facts::ObjectMeta, health_check::HealthCheck, service::ServiceName};
 
 /// What is in force for one port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -372,6 +371,8 @@ pub struct ServiceTraffic {
     pub nearest: Option<Nearest>,
     /// A ServiceEntry's `resolution: NONE`: who dials one of its addresses reaches that one.
     pub keeps_dialled: bool,
+    /// Annotation `mesh-agent.dev/health-check`.
+    pub health_check: Option<Arc<HealthCheck>>,
 }
 
 /// `trafficDistribution`.

@@ -148,7 +148,12 @@ fn write_endpoint(text: &mut String, endpoint: &EndpointLine) -> Result {
     let pod = endpoint.pod.as_deref().unwrap_or("no pod");
     let place = [&endpoint.node, &endpoint.zone, &endpoint.region];
     let place: Vec<&str> = place.into_iter().flatten().map(String::as_str).collect();
-    let ejected = if endpoint.is_ejected { ", EJECTED" } else { "" };
+    let ejected = match (endpoint.is_ejected, endpoint.is_unhealthy) {
+        (true, false) => ", EJECTED",
+        (false, true) => ", UNHEALTHY",
+        (true, true) => ", EJECTED, UNHEALTHY",
+        (false, false) => "",
+    };
     writeln!(
         text,
         "  {mark} {} {pod} ({}), {} under way, group {} with {:.1} %{ejected}",

@@ -1,4 +1,4 @@
-//! What was tried again, what was asked twice, what was copied, and what was answered by another.
+//! What was tried again, asked twice, copied, and answered by another, and how endpoints answered health checks.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -12,6 +12,7 @@ pub struct ResilienceMetrics {
     mirrors: [Counter; MirrorOutcome::ALL.len()],
     hedges: [Counter; HedgeOutcome::ALL.len()],
     fallbacks: [Counter; FallbackOutcome::ALL.len()],
+    checks: [Counter; HealthFinding::ALL.len()],
 }
 
 /// What became of a request whose attempt failed.
@@ -169,6 +170,31 @@ impl FallbackOutcome {
     }
 }
 
+/// What a health check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HealthFinding {
+    /// The answer that is wanted.
+    Passed,
+    /// Another answer.
+    Failed,
+    /// No answer in time, or no connection.
+    NoAnswer,
+}
+
+impl HealthFinding {
+    /// Every result, in the order of the variants.
+    pub const ALL: [Self; 3] = [Self::Passed, Self::Failed, Self::NoAnswer];
+
+    /// The value of label `result`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::NoAnswer => "no_answer",
+        }
+    }
+}
+
 impl ResilienceMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
         Self {
@@ -203,6 +229,14 @@ impl ResilienceMetrics {
                     "Requests that their own Service did not answer, by what became of them",
                 ),
                 ("outcome", FallbackOutcome::ALL.map(FallbackOutcome::as_str)),
+            ),
+            checks: family(
+                registry,
+                (
+                    "mesh_health_checks",
+                    "Health checks of endpoints by what they found",
+                ),
+                ("result", HealthFinding::ALL.map(HealthFinding::as_str)),
             ),
         }
     }
@@ -266,6 +300,17 @@ impl ResilienceMetrics {
             FallbackOutcome::BodyGone => body_gone,
             FallbackOutcome::TooLate => too_late,
             FallbackOutcome::Absent => absent,
+        };
+        counter.inc();
+    }
+
+    /// A health check ended.
+    pub fn checked(&self, result: HealthFinding) {
+        let [passed, failed, no_answer] = &self.checks;
+        let counter = match result {
+            HealthFinding::Passed => passed,
+            HealthFinding::Failed => failed,
+            HealthFinding::NoAnswer => no_answer,
         };
         counter.inc();
     }

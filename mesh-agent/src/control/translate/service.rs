@@ -8,7 +8,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as api;
 
 use super::object::Object;
-use super::{fallback, hedge, protocol};
+use super::{fallback, health_check, hedge, protocol};
 use crate::mesh::facts::Rejection;
 use crate::mesh::service::{Resilience, Service, ServiceName, ServicePort};
 use crate::mesh::traffic::{BalancerKind, Nearest, ServiceTraffic};
@@ -148,6 +148,7 @@ fn traffic(object: &Object, spec: &api::ServiceSpec, rejections: &mut Vec<Reject
         is_local_only,
         nearest,
         keeps_dialled: false,
+        health_check: health_check::of_service(object, rejections).map(Arc::new),
     }
 }
 

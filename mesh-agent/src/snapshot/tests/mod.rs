@@ -3,6 +3,7 @@
 mod authorization;
 mod contradictions;
 mod direct;
+mod health;
 mod lookups;
 mod nodes;
 mod places;

@@ -3,7 +3,9 @@
 mod authorization;
 mod backend_traffic_policy;
 mod dns;
+mod external_auth;
 mod fields;
+mod health_check;
 mod hostile;
 mod nearness;
 mod peer_authentication;

@@ -166,6 +166,9 @@ pub struct EndpointLine {
     pub under_way: usize,
     /// Whether it is left out for its failures.
     pub is_ejected: bool,
+    /// Whether it is left out for its answers to health checks.
+    #[serde(default)]
+    pub is_unhealthy: bool,
     /// Which group of equally near endpoints it is of, from 0.
     pub group: usize,
     /// What part of the traffic that group gets now, in percent.

@@ -167,6 +167,7 @@ fn endpoints(
             region: text(place.region.as_ref()),
             under_way: endpoint.active(),
             is_ejected: endpoint.is_ejected(),
+            is_unhealthy: endpoint.is_unhealthy(),
             group,
             group_share_percent: share,
             is_picked: Some(endpoint.addr) == picked,

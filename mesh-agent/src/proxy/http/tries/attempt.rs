@@ -7,7 +7,7 @@ use http::Response;
 use crate::proxy::conduct;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::ledger::Ledger;
-use crate::proxy::http::outcome;
+use crate::proxy::http::outcome::{self, Heard};
 use crate::proxy::http::plan::Plan;
 use crate::proxy::refusal::Refusal;
 use crate::route::Attempt;
@@ -27,7 +27,7 @@ pub(super) struct Answer {
 
 impl Answer {
     /// What the agent of another node tells of its own attempt.
-    pub(super) fn heard(&self) -> Option<Attempt<'static>> {
+    pub(super) fn heard(&self) -> Option<Heard> {
         let is_agents = matches!(self.plan.hop, Hop::OtherNode { .. });
         is_agents
             .then(|| outcome::heard(self.response.headers()))
@@ -36,7 +36,8 @@ impl Answer {
 }
 
 impl Outcome {
-    /// How it ended, in the words of reasons to try again: that of the endpoint's agent first.
+    /// How it ended, in the words of reasons to try again: that of the endpoint's agent first; nothing where a policy there
+    /// refused it.
     pub(super) fn attempts(&self) -> impl Iterator<Item = Attempt<'_>> {
         let (own, answered) = match self {
             Self::Refused(refusal) => (outcome::of_refusal(refusal), None),
@@ -46,7 +47,11 @@ impl Outcome {
                     headers: answer.response.headers(),
                     grpc: answer.grpc,
                 };
-                (answer.heard(), Some(answered))
+                match answer.heard() {
+                    Some(Heard::Forbidden) => (None, None),
+                    Some(Heard::Failed(attempt)) => (Some(attempt), Some(answered)),
+                    None => (None, Some(answered)),
+                }
             }
         };
         own.into_iter().chain(answered)

@@ -15,7 +15,7 @@ use super::Tries;
 use super::attempt::{Answer, Outcome};
 use crate::mesh::fallback::{Fallback, FallbackOn, FallbackTo, StaticAnswer};
 use crate::proxy::http::decide::{Course, Target};
-use crate::proxy::http::headers::UNSERVED;
+use crate::proxy::http::outcome::Heard;
 use crate::proxy::http::plan::{self, Caller};
 use crate::proxy::http::routed::Applied;
 use crate::proxy::http::{forward, reply};
@@ -41,16 +41,19 @@ impl Cause {
                 flag: Some(refusal.flag()),
                 reason: refusal.reason(),
             }),
-            Outcome::Answered(answer) if answer.heard().is_some() => Some(Self {
-                on: FallbackOn::Unreachable,
-                flag: Some(ResponseFlag::Uf),
-                reason: "upstream_unserved",
-            }),
-            Outcome::Answered(answer) => is_gateway_error(answer).then_some(Self {
-                on: FallbackOn::GatewayError,
-                flag: None,
-                reason: "gateway_error",
-            }),
+            Outcome::Answered(answer) => match answer.heard() {
+                Some(Heard::Failed(_)) => Some(Self {
+                    on: FallbackOn::Unreachable,
+                    flag: Some(ResponseFlag::Uf),
+                    reason: "upstream_unserved",
+                }),
+                Some(Heard::Forbidden) => None,
+                None => is_gateway_error(answer).then_some(Self {
+                    on: FallbackOn::GatewayError,
+                    flag: None,
+                    reason: "gateway_error",
+                }),
+            },
         }
     }
 }
@@ -88,17 +91,15 @@ pub(in crate::proxy::http) fn is_unreachable(refusal: &Refusal) -> bool {
         | Refusal::RateLimiterFailed
         | Refusal::Revoked
         | Refusal::ConnectMethod
+        | Refusal::ConnectProtocol
         | Refusal::TargetTooLong
         | Refusal::Aborted(_)
         | Refusal::Malformed => false,
     }
 }
 
-/// What the agent of another node says in a policy's name is none.
 fn is_gateway_error(answer: &Answer) -> bool {
-    let status = answer.response.status().as_u16();
-    let says = matches!(status, 502..=504) || matches!(answer.grpc, Some(4 | 14));
-    says && !answer.response.headers().contains_key(UNSERVED)
+    matches!(answer.response.status().as_u16(), 502..=504) || matches!(answer.grpc, Some(4 | 14))
 }
 
 impl<'a> Tries<'a> {

@@ -23,6 +23,7 @@ use crate::mesh::hedge::Hedge;
 use crate::proxy::http::choose::Tried;
 use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
+use crate::proxy::http::outcome::Heard;
 use crate::proxy::http::plan::{self, Caller, Plan};
 use crate::proxy::http::replay::Sending;
 use crate::proxy::http::routed::Applied;
@@ -239,7 +240,8 @@ fn is_good(outcome: &Outcome) -> bool {
             let status = answer.response.status();
             let is_refused = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
             // RESOURCE_EXHAUSTED, and what a gateway would say.
-            !is_refused && !matches!(answer.grpc, Some(4 | 8 | 14))
+            let is_forbidden = matches!(answer.heard(), Some(Heard::Forbidden));
+            !is_refused && !is_forbidden && !matches!(answer.grpc, Some(4 | 8 | 14))
         }
     }
 }
