@@ -11,3 +11,7 @@ mod turns;
 pub use readiness::{Readiness, ReadyGuard};
 pub use stop::Stop;
 pub use tasks::Tasks;
+pub use turns::poll_begun;
+
+#[cfg(test)]
+pub(crate) use turns::in_poll_begun;

@@ -16,6 +16,7 @@ use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::lifecycle::Tasks;
+use crate::transport::paced::Paced;
 use crate::transport::{ByteStream, DialError};
 
 /// What a body may fail with.
@@ -65,7 +66,7 @@ pub async fn start_h2(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H2Se
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .handshake::<_, Body>(TokioIo::new(stream))
+        .handshake::<_, Body>(TokioIo::new(Paced::new(stream)))
         .await
         .map_err(DialError::Http)?;
     tasks.spawn("upstream-http2", async move {

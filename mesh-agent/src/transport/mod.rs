@@ -8,6 +8,7 @@ pub mod fetch;
 pub mod handshakes;
 pub mod http;
 pub mod leg;
+pub mod paced;
 pub mod pool;
 pub mod relay;
 pub mod tls;
