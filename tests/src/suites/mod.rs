@@ -18,6 +18,7 @@ mod exceptions;
 mod explain;
 mod external;
 mod faults;
+mod isolation;
 mod issuers;
 mod jwt;
 mod kubernetes;
@@ -119,6 +120,7 @@ pub fn all() -> Vec<Suite> {
         ("restart", restart::CLAIMS),
         ("authority", ca::CLAIMS),
         ("issuers", issuers::CLAIMS),
+        ("isolation", isolation::CLAIMS),
         ("soak", soak::CLAIMS),
     ];
     suites
