@@ -19,6 +19,7 @@ mod explain;
 mod external;
 mod faults;
 mod hedging;
+mod isolation;
 mod issuers;
 mod jwt;
 mod kubernetes;
@@ -121,6 +122,7 @@ pub fn all() -> Vec<Suite> {
         ("restart", restart::CLAIMS),
         ("authority", ca::CLAIMS),
         ("issuers", issuers::CLAIMS),
+        ("isolation", isolation::CLAIMS),
         ("soak", soak::CLAIMS),
     ];
     suites
