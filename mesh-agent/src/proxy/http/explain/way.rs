@@ -65,7 +65,7 @@ impl Trip<'_> {
             Target::Upstream(upstream) => {
                 let (mut facts, _cookie) = pick_facts(upstream, self.ends, &request, &[]);
                 facts.kept = route.and_then(Applied::kept);
-                (endpoint(upstream, &facts, way)?, upstream.protocol)
+                (endpoint(upstream, &facts, way)?, upstream.spoken())
             }
             Target::Workload {
                 workload, protocol, ..
