@@ -12,6 +12,7 @@ mod annotation;
 mod authorization_policy;
 mod authorization_rule;
 mod backend_traffic_policy;
+mod connection_pool;
 mod consistent_hash;
 mod destination_rule;
 mod duration;

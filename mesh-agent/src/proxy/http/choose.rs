@@ -101,7 +101,7 @@ fn pick(
     Ok(Choice {
         addr,
         workload: picked.endpoint.workload.clone(),
-        protocol: upstream.protocol,
+        protocol: upstream.spoken(),
         service: Some(upstream.service.clone()),
         pick: Some(picked.pick),
         breakers: Some(upstream.breakers().clone()),

@@ -10,6 +10,7 @@ mod lab;
 mod authorization;
 mod balance;
 mod bytes;
+mod connection_pool;
 mod cross_node;
 mod crowded;
 mod disabled;

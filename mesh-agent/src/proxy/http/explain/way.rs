@@ -69,7 +69,7 @@ impl Trip<'_> {
                 self.tell_resilience(upstream, request.method(), route, way);
                 let (mut facts, _cookie) = pick_facts(upstream, self.ends, &request, &[]);
                 facts.kept = route.and_then(Applied::kept);
-                (endpoint(upstream, &facts, way)?, upstream.protocol)
+                (endpoint(upstream, &facts, way)?, upstream.spoken())
             }
             Target::Workload {
                 workload, protocol, ..
