@@ -135,7 +135,7 @@ mod tests {
                 ..Limits::default()
             };
             let breakers = Breakers::new(Arc::default(), limits);
-            let connect = limited(Some(breakers.clone()), || Box::pin(late()));
+            let connect = limited(Some(&breakers), || Box::pin(late()));
             let error = connect().await.map(drop).unwrap_err();
             assert_eq!(matches!(error, DialError::TimedOut), is_late, "{seconds:?}");
             assert_eq!(breakers.vitals().under_way(Limit::Connections), 0);
