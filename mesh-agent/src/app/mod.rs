@@ -43,7 +43,7 @@ use crate::lifecycle::{Readiness, Tasks};
 use crate::mesh::facts::Facts;
 use crate::privileges::{self, Privileges};
 use crate::proxy::explain::{self, Question, Unexplained};
-use crate::proxy::{Mesh, Proxy, ProxySettings, check_health};
+use crate::proxy::{Mesh, Proxy, ProxySettings, check_health, watch_departures};
 use crate::snapshot::{Snapshot, SnapshotCell, SnapshotSettings};
 use crate::status::StatusBoard;
 use crate::telemetry::{AccessLog, CertificateFacts, Telemetry};
@@ -179,6 +179,8 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
         let _on_data_threads = data.enter();
         let checking = check_health(Arc::clone(&mesh), tasks.stop());
         tasks.spawn("health-checks", checking);
+        let parting = watch_departures(Arc::clone(&mesh), tasks.stop());
+        tasks.spawn("departures", parting);
     }
     tasks.spawn("sweep-pools", sweep_pools(Arc::clone(&mesh), tasks.stop()));
     let metrics = telemetry.clone();
@@ -317,6 +319,7 @@ fn proxy_settings(config: &Config) -> anyhow::Result<ProxySettings> {
         detect_timeout: config.detect_timeout,
         connect_timeout: config.connect_timeout,
         idle_timeout: config.idle_timeout,
+        endpoint_drain: config.endpoint_drain,
         handshake_rate: config.handshake_rate,
         zone: zone.context("cluster_domain is too long for a name")?,
     })

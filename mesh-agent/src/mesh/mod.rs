@@ -8,6 +8,7 @@ pub mod exclusions;
 pub mod facts;
 pub mod health_check;
 pub mod identity;
+pub mod leaving;
 pub mod mesh_config;
 pub mod node;
 pub mod policy;

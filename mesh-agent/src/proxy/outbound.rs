@@ -28,7 +28,7 @@ use crate::proxy::stream::{self, Choice, choose, protocol_of};
 use crate::proxy::tcp::{TcpLedger, carry};
 use crate::proxy::{Ends, Mesh};
 use crate::route::Need;
-use crate::telemetry::{FlowLabels, PeerLabels, Reporter, Security, TcpStart};
+use crate::telemetry::{FlowLabels, PeerLabels, Reporter, ResponseFlag, Security, TcpStart};
 use crate::transport::ByteStream;
 use crate::transport::leg::Leg;
 
@@ -173,10 +173,12 @@ async fn tcp(
                 pick.done(Outcome::Good, Instant::now());
             }
             let revoked = upstream.revoked();
+            let cut = source.pool.cut_of(hop.uid(), choice.addr);
             let stream = stream.map(|stream| Leg::over_tcp(stream).relayed(&source.pod, ends.original));
             tokio::select! {
                 () = carry(stream, upstream, mesh.settings.idle_timeout, &ledger) => {}
                 () = revoked => ledger.refuse(&Refusal::Revoked),
+                () = cut.cancelled() => ledger.flag(ResponseFlag::Dt, DRAINED),
                 refusal = refused_midway(mesh, arrival) => ledger.refuse(&refusal),
             }
         }
@@ -272,3 +274,6 @@ pub(super) fn source_flow(
         security,
     }
 }
+
+/// Why a connection ended whose endpoint went away and that did not end by itself.
+pub(super) const DRAINED: &str = "endpoint_drained";

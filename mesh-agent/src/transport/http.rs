@@ -16,6 +16,7 @@ use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::lifecycle::Tasks;
+use crate::transport::pool::Cut;
 use crate::transport::{ByteStream, DialError};
 
 /// What a body may fail with.
@@ -32,8 +33,9 @@ pub type H2Sender = http2::SendRequest<Body>;
 
 /// Starts HTTP/1.1 on `stream`; a task drives the connection until either side ends it.
 ///
-/// Ends what is under way too when a certificate of the stream is revoked, until the connection changes protocol.
-pub async fn start_h1(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H1Sender, DialError> {
+/// Ends what is under way too when a certificate of the stream is revoked, or `cut` asks for it, until the connection
+/// changes protocol.
+pub async fn start_h1(tasks: &Tasks, stream: Box<dyn ByteStream>, cut: Cut) -> Result<H1Sender, DialError> {
     let revoked = stream.revoked();
     let (sender, connection) = http1::Builder::new()
         .max_header_size(MAX_HEAD_BYTES)
@@ -46,17 +48,25 @@ pub async fn start_h1(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H1Se
                 tracing::debug!(%error, "upstream HTTP/1.1 connection ended");
             },
             () = revoked => tracing::debug!("upstream HTTP/1.1 connection ended: a certificate was revoked"),
+            () = cut.cancelled() => tracing::debug!("upstream HTTP/1.1 connection ended: its endpoint went away"),
         }
     });
     Ok(sender)
 }
 
 /// Starts HTTP/2 with prior knowledge on `stream`; a task drives the connection and pings an idle peer.
-/// Ends what is under way too when a certificate of the stream is revoked.
-pub async fn start_h2(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H2Sender, DialError> {
-    let executor = UntilRevoked {
+/// Ends what is under way too when a certificate of the stream is revoked, or `cut` asks for it.
+pub async fn start_h2(tasks: &Tasks, stream: Box<dyn ByteStream>, cut: Cut) -> Result<H2Sender, DialError> {
+    let revoked = stream.revoked();
+    let ended = async move {
+        tokio::select! {
+            () = revoked => tracing::debug!("upstream HTTP/2 connection ended: a certificate was revoked"),
+            () = cut.cancelled() => tracing::debug!("upstream HTTP/2 connection ended: its endpoint went away"),
+        }
+    };
+    let executor = UntilEnded {
         executor: TaskExecutor(tasks.clone()),
-        revoked: stream.revoked().shared(),
+        ended: ended.boxed().shared(),
     };
     let (sender, connection) = http2::Builder::new(executor)
         .timer(TokioTimer::new())
@@ -103,21 +113,21 @@ where
 /// Hyper gives the stream itself to a task, which outlives the connection's future as long as something is under way: it
 /// is this task that must end.
 #[derive(Clone)]
-struct UntilRevoked {
+struct UntilEnded {
     executor: TaskExecutor,
-    revoked: Shared<BoxFuture<'static, ()>>,
+    ended: Shared<BoxFuture<'static, ()>>,
 }
 
-impl<F> Executor<F> for UntilRevoked
+impl<F> Executor<F> for UntilEnded
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        let revoked = self.revoked.clone();
+        let ended = self.ended.clone();
         self.executor.execute(async move {
             tokio::select! {
                 () = future => {}
-                () = revoked => tracing::debug!("upstream HTTP/2 connection ended: a certificate was revoked"),
+                () = ended => {}
             }
         });
     }

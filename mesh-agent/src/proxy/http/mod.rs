@@ -46,6 +46,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::detect::Spoken;
 use crate::mesh::identity::SpiffeId;
+use crate::proxy::departing::{begins_to_leave, tell_leaving};
 use crate::proxy::http::admission::admit;
 use crate::proxy::http::decide::{Decision, decide};
 use crate::proxy::http::framing::Framed;
@@ -110,6 +111,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
         Spoken::Http1 | Spoken::Opaque => looked_after(stream, &side, &answers, &is_other_protocol),
         Spoken::Http2 => (false, stream),
     };
+    let leaving = begins_to_leave(&side);
     let connection = Arc::new(Connection {
         mesh,
         side,
@@ -139,6 +141,10 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
                 tokio::select! {
                     result = served.as_mut() => result,
                     () = stop.requested() => {
+                        served.as_mut().graceful_shutdown();
+                        served.await
+                    }
+                    () = leaving => {
                         served.as_mut().graceful_shutdown();
                         served.await
                     }
@@ -215,7 +221,7 @@ impl Connection {
         let turn = Turn::new(Arc::clone(&self.answers));
         let flow = decide::first_flow(&self);
         let ledger = Ledger::open(&self.mesh.telemetry, flow, start, is_grpc, turn);
-        match self.carry(request, &ledger).await {
+        let mut response = match self.carry(request, &ledger).await {
             Ok(response) => {
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     self.is_other_protocol.store(true, Ordering::Release);
@@ -238,7 +244,9 @@ impl Connection {
                 }
                 response
             }
-        }
+        };
+        tell_leaving(&self.side, version, &mut response);
+        response
     }
 
     async fn carry(

@@ -31,12 +31,13 @@ use crate::proxy::http::plan::Plan;
 use crate::proxy::http::reply::switching;
 use crate::proxy::http::upload::Upload;
 use crate::proxy::live::until_refused;
+use crate::proxy::outbound::DRAINED;
 use crate::proxy::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::telemetry::ResponseFlag;
 use crate::transport::ByteStream;
 use crate::transport::http::{Body, frame_for_h1, start_h1};
-use crate::transport::pool::{Leased, Wire};
+use crate::transport::pool::{Cut, Leased, Wire};
 use crate::transport::relay::{Meter, RelayEnd, relay};
 
 /// Carries a request that asks for `protocol`; when the application agrees, carries the bytes that follow.
@@ -56,7 +57,7 @@ pub(super) async fn carry(
     request.headers_mut().insert(UPGRADE, protocol);
     frame_for_h1(&mut request);
     let sent = send(mesh, request, &plan).await;
-    let (mut response, revoked) =
+    let (mut response, revoked, cut) =
         sent.inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(answer(mesh, response.map(Leased::unpooled), plan, ledger));
@@ -87,6 +88,7 @@ pub(super) async fn carry(
         pick: plan.pick,
         asked,
         revoked,
+        cut,
     };
     plan.via.tasks.spawn("upgraded", tunnel.run());
     Ok(switching(headers))
@@ -98,7 +100,7 @@ async fn send(
     mesh: &Arc<Mesh>,
     request: Request<Body>,
     plan: &Plan,
-) -> Result<(Response<Incoming>, BoxFuture<'static, ()>), Refusal> {
+) -> Result<(Response<Incoming>, BoxFuture<'static, ()>, Cut), Refusal> {
     let connect = limited(plan.breakers.clone(), {
         let (mesh, via, hop) = (Arc::clone(mesh), Arc::clone(&plan.via), plan.hop.clone());
         let (client, addr) = (plan.client, plan.addr);
@@ -106,11 +108,12 @@ async fn send(
     });
     let stream = within(plan.first_deadline(), connect()).await??;
     let revoked = stream.revoked();
-    let mut sender = start_h1(&plan.via.tasks, stream).await?;
+    let cut = plan.via.pool.cut_of(plan.hop.uid(), plan.addr);
+    let mut sender = start_h1(&plan.via.tasks, stream, Arc::clone(&cut)).await?;
     let response = within(plan.first_deadline(), sender.send_request(request))
         .await?
         .map_err(Refusal::Broken)?;
-    Ok((response, revoked))
+    Ok((response, revoked, cut))
 }
 
 /// Two connections that changed protocol together.
@@ -123,6 +126,8 @@ struct Tunnel {
     asked: Option<Asked>,
     /// Of the connection that it rests on.
     revoked: BoxFuture<'static, ()>,
+    /// Of the endpoint at its other end.
+    cut: Cut,
 }
 
 /// What was let in at a pod of this node, to be judged again when policies change.
@@ -183,6 +188,10 @@ impl Tunnel {
             ended = relay(client, upstream, idle, &*self.ledger) => ended,
             () = self.revoked => {
                 self.ledger.flag(Refusal::Revoked.flag(), Refusal::Revoked.details());
+                return;
+            }
+            () = self.cut.cancelled() => {
+                self.ledger.flag(ResponseFlag::Dt, DRAINED);
                 return;
             }
             refusal = Asked::forbidden(self.asked.as_ref(), &self.mesh) => {

@@ -12,6 +12,7 @@ mod balance;
 mod bytes;
 mod cross_node;
 mod crowded;
+mod departing;
 mod disabled;
 mod dns;
 mod explain;

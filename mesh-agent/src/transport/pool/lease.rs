@@ -133,15 +133,22 @@ pub(super) struct H1Lease {
     shelves: Arc<H1Shelves>,
     key: PoolKey,
     sender: H1Sender,
+    /// Destinations that had gone away when it was taken.
+    departures: u64,
 }
 
 impl H1Lease {
-    pub(super) fn new(shelves: Arc<H1Shelves>, key: PoolKey, sender: H1Sender) -> Self {
-        Self { shelves, key, sender }
+    pub(super) fn new(shelves: Arc<H1Shelves>, key: PoolKey, sender: H1Sender, departures: u64) -> Self {
+        Self {
+            shelves,
+            key,
+            sender,
+            departures,
+        }
     }
 
     fn give_back(self) {
-        self.shelves.put(self.key, self.sender);
+        self.shelves.put(self.key, self.sender, self.departures);
     }
 }
 
