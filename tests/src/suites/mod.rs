@@ -18,6 +18,7 @@ mod exceptions;
 mod explain;
 mod external;
 mod faults;
+mod health;
 mod issuers;
 mod jwt;
 mod kubernetes;
@@ -102,6 +103,7 @@ pub fn all() -> Vec<Suite> {
         ("tcproutes", tcproutes::CLAIMS),
         ("balance", balance::CLAIMS),
         ("resilience", resilience::CLAIMS),
+        ("health", health::CLAIMS),
         ("security", security::CLAIMS),
         ("tls", tls::CLAIMS),
         ("authz", authz::CLAIMS),

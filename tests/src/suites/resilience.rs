@@ -30,7 +30,7 @@ const REPLICAS: [&str; 5] = [NEAR, "shop/replica-2", "shop/replica-3", FAR, "sho
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A program that a claim started in a pod, ended with it.
-struct Program<'l> {
+pub(super) struct Program<'l> {
     lab: &'l Running,
     pod: &'static str,
     pid: String,
@@ -38,7 +38,7 @@ struct Program<'l> {
 
 impl<'l> Program<'l> {
     /// Starts `script` in `pod`, and waits until it listens on `port`.
-    fn start(lab: &'l Running, pod: &'static str, script: &str, port: u16) -> Result<Self> {
+    pub(super) fn start(lab: &'l Running, pod: &'static str, script: &str, port: u16) -> Result<Self> {
         let script = format!("{script} >\"$SCRATCH/said\" 2>&1 & echo $!");
         let pid = lab.exec(pod, &["sh", "-c", &script])?.success()?.stdout;
         let program = Self {
@@ -53,7 +53,7 @@ impl<'l> Program<'l> {
         Ok(program)
     }
 
-    fn nginx(lab: &'l Running, pod: &'static str) -> Result<Self> {
+    pub(super) fn nginx(lab: &'l Running, pod: &'static str) -> Result<Self> {
         let nginx = "exec nginx -p \"$SCRATCH\" -c \"$PWD/../programs/flaky.conf\"";
         Self::start(lab, pod, nginx, 8085)
     }
@@ -64,7 +64,7 @@ impl<'l> Program<'l> {
         Self::start(lab, pod, recorder, 8086)
     }
 
-    fn signal(&self, signal: &str) -> Result<()> {
+    pub(super) fn signal(&self, signal: &str) -> Result<()> {
         self.lab
             .exec(self.pod, &["kill", signal, &self.pid])?
             .success()
