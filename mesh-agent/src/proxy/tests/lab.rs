@@ -63,8 +63,8 @@ impl Lab {
         let ca = EmbeddedCa::open(dir.path(), "cluster.local", Duration::from_hours(24)).unwrap();
         let ca = Arc::new(ca);
         Self {
-            a: Agent::start("node-a", &ca, &dir).await,
-            b: Agent::start("node-b", &ca, &dir).await,
+            a: Box::pin(Agent::start("node-a", &ca, &dir)).await,
+            b: Box::pin(Agent::start("node-b", &ca, &dir)).await,
             tasks: Tasks::new(),
             ca,
             last: Mutex::default(),
