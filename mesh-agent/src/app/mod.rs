@@ -175,13 +175,7 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
     let watching = watch_direct(direct, snapshots, board.clone(), tasks.stop());
     tasks.spawn("direct", watching);
     tasks.spawn("upstreams", watch_upstreams(Arc::clone(&mesh), tasks.stop()));
-    {
-        let _on_data_threads = data.enter();
-        let checking = check_health(Arc::clone(&mesh), tasks.stop());
-        tasks.spawn("health-checks", checking);
-        let parting = watch_departures(Arc::clone(&mesh), tasks.stop());
-        tasks.spawn("departures", parting);
-    }
+    look_after_endpoints(&mesh, &tasks, data);
     tasks.spawn("sweep-pools", sweep_pools(Arc::clone(&mesh), tasks.stop()));
     let metrics = telemetry.clone();
     admin
@@ -198,6 +192,13 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
     enrolment.lock().stop();
     telemetry.access_log().flush(Duration::from_secs(1));
     Ok(())
+}
+
+/// Asks endpoints how they are, and lets go of those that go away, on the threads that carry the traffic.
+fn look_after_endpoints(mesh: &Arc<Mesh>, tasks: &Tasks, data: &Handle) {
+    let _on_data_threads = data.enter();
+    tasks.spawn("health-checks", check_health(Arc::clone(mesh), tasks.stop()));
+    tasks.spawn("departures", watch_departures(Arc::clone(mesh), tasks.stop()));
 }
 
 /// What would become of requests.

@@ -179,6 +179,13 @@ impl Settings {
         }
     }
 
+    /// What connections have to end: when the agent stops, and when their endpoint goes away.
+    fn drains(&self) -> Result<(Duration, Duration), ConfigError> {
+        let of_agent = ranged("drain_timeout_s", self.drain_timeout_s.unwrap_or(5), 0, 3_600)?;
+        let of_endpoint = ranged("endpoint_drain_s", self.endpoint_drain_s.unwrap_or(45), 0, 3_600)?;
+        Ok((Duration::from_secs(of_agent), Duration::from_secs(of_endpoint)))
+    }
+
     pub(super) fn complete(self, cores: usize) -> Result<Config, ConfigError> {
         let detect = ranged(
             "detect_timeout_ms",
@@ -198,8 +205,7 @@ impl Settings {
             1,
             2_592_000,
         )?;
-        let drain = ranged("drain_timeout_s", self.drain_timeout_s.unwrap_or(5), 0, 3_600)?;
-        let endpoint_drain = ranged("endpoint_drain_s", self.endpoint_drain_s.unwrap_or(45), 0, 3_600)?;
+        let (drain_timeout, endpoint_drain) = self.drains()?;
         let ttl = ranged(
             "certificate_ttl_s",
             self.certificate_ttl_s.unwrap_or(86_400),
@@ -246,8 +252,8 @@ impl Settings {
             detect_timeout: Duration::from_millis(detect),
             connect_timeout: Duration::from_millis(connect),
             idle_timeout: Duration::from_secs(idle),
-            drain_timeout: Duration::from_secs(drain),
-            endpoint_drain: Duration::from_secs(endpoint_drain),
+            drain_timeout,
+            endpoint_drain,
             certificate_ttl: Duration::from_secs(ttl),
             direct: self.direct.unwrap_or_default(),
             splice: self.splice.unwrap_or_default(),

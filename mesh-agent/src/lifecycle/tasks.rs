@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Stop;
-use super::turns::Turns;
+use super::turns::{Rounds, Turns};
 
 /// A group of tasks that are stopped and joined together.
 ///
@@ -29,13 +29,23 @@ struct Group {
     tracker: TaskTracker,
     token: CancellationToken,
     panics: Arc<AtomicU64>,
+    rounds: Arc<Rounds>,
     turns: Option<Arc<Turns>>,
 }
 
 impl Tasks {
     /// A group with no tasks and no parent.
     pub fn new() -> Self {
-        Self::with(None, CancellationToken::new(), Arc::default(), None)
+        Self {
+            group: Arc::new(Group {
+                parent: None,
+                tracker: TaskTracker::new(),
+                token: CancellationToken::new(),
+                panics: Arc::default(),
+                rounds: Arc::default(),
+                turns: None,
+            }),
+        }
     }
 
     /// A group with a stop of its own that the parent's stop triggers too: for instance one for each pod.
@@ -47,31 +57,18 @@ impl Tasks {
     /// The same, whose tasks together get no larger share of the runtime's threads than those of any other such group.
     #[must_use]
     pub fn fair_child(&self) -> Self {
-        self.child_with(Some(Arc::new(Turns::new())))
+        self.child_with(Some(Arc::new(Turns::new(&self.group.rounds))))
     }
 
     fn child_with(&self, turns: Option<Arc<Turns>>) -> Self {
         let parent = &self.group;
-        Self::with(
-            Some(Arc::clone(parent)),
-            parent.token.child_token(),
-            Arc::clone(&parent.panics),
-            turns,
-        )
-    }
-
-    fn with(
-        parent: Option<Arc<Group>>,
-        token: CancellationToken,
-        panics: Arc<AtomicU64>,
-        turns: Option<Arc<Turns>>,
-    ) -> Self {
         Self {
             group: Arc::new(Group {
-                parent,
+                parent: Some(Arc::clone(parent)),
                 tracker: TaskTracker::new(),
-                token,
-                panics,
+                token: parent.token.child_token(),
+                panics: Arc::clone(&parent.panics),
+                rounds: Arc::clone(&parent.rounds),
                 turns,
             }),
         }

@@ -12,19 +12,18 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::balance::{Breakers, Limit, Slot};
-use crate::transport::pool::Connect;
 use crate::transport::{ByteStream, DialError};
 
 /// Makes `connect` ask first: for room among what waits for a connection, and among the connections, which is held for
 /// as long as the connection lives.
 pub(super) fn limited(
-    breakers: Option<Breakers>,
-    connect: impl Fn() -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> + Send + Sync + 'static,
-) -> Connect {
-    let Some(breakers) = breakers else {
-        return Box::new(connect);
-    };
-    Box::new(move || {
+    breakers: Option<&Breakers>,
+    connect: impl Fn() -> Connecting + Send + Sync,
+) -> impl Fn() -> Connecting + Send + Sync {
+    move || {
+        let Some(breakers) = breakers else {
+            return connect();
+        };
         let slots = (breakers.take(Limit::Pending), breakers.take(Limit::Connections));
         let (Some(pending), Some(connection)) = slots else {
             return Box::pin(async { Err(DialError::Overflow) });
@@ -39,8 +38,11 @@ pub(super) fn limited(
             });
             Ok(stream)
         })
-    })
+    }
 }
+
+/// A connection that is being opened.
+type Connecting = BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>>;
 
 /// A connection that is counted while it lives.
 struct Counted {

@@ -51,23 +51,26 @@ impl Mesh {
     }
 }
 
-/// When clients of a pod that goes away are to be told. Whoever comes afterwards knows, and would be told at once without
-/// having been served.
-pub(super) fn begins_to_leave(side: &Side) -> impl Future<Output = ()> + use<> {
+/// When a client of HTTP/2 is to be told to open no more streams: the agent stops, or the pod that it came to goes away.
+/// Whoever comes to such a pod afterwards is served: told at once, it would come again and again.
+pub(super) fn told_to_end(side: &Side, stop: Stop) -> impl Future<Output = ()> + use<> {
     let leaving = match side {
         Side::Inbound { pod, .. } if !pod.leaving.is_cancelled() => Some(pod.leaving.clone()),
         Side::Inbound { .. } | Side::Outbound { .. } => None,
     };
     async move {
         match leaving {
-            Some(leaving) => leaving.cancelled_owned().await,
-            None => std::future::pending().await,
+            Some(leaving) => tokio::select! {
+                () = stop.requested() => {}
+                () = leaving.cancelled() => {}
+            },
+            None => stop.requested().await,
         }
     }
 }
 
 /// Has a client of HTTP/1.1 come back by another connection, which then leads to another pod.
-pub(super) fn tell_leaving<B>(side: &Side, version: Version, response: &mut Response<B>) {
+pub(super) fn tell_leaving<B>(side: &Side, version: Version, mut response: Response<B>) -> Response<B> {
     if let Side::Inbound { pod, .. } = side
         && pod.leaving.is_cancelled()
         && version <= Version::HTTP_11
@@ -76,4 +79,5 @@ pub(super) fn tell_leaving<B>(side: &Side, version: Version, response: &mut Resp
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
+    response
 }

@@ -50,6 +50,7 @@ use crate::policy::authentication::{Authentication, Guard, WantedKeys};
 use crate::policy::authorization::{Authorization, Connection, Judgement, Protection, Verdict};
 use crate::policy::rate_limit::{Limits, RateLimits};
 use crate::route::{Backend, RouteTable, StreamTable};
+use crate::telemetry::PeerLabels;
 
 /// What a snapshot is built for.
 #[derive(Debug, Clone)]
@@ -133,6 +134,11 @@ impl Snapshot {
     /// The pod that owns an address; never one of the host network. An IPv4-mapped address is IPv4.
     pub fn workload_at(&self, addr: IpAddr) -> Option<&Arc<Workload>> {
         self.workloads.at(addr)
+    }
+
+    /// What metrics call a pod; worked out once for each pod of this snapshot.
+    pub fn labels(&self, workload: &Workload) -> Arc<PeerLabels> {
+        self.workloads.labels(workload)
     }
 
     /// Whether an address is the own one of the node that this agent serves; never that of a pod. An IPv4-mapped

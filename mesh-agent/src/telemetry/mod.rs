@@ -134,8 +134,8 @@ impl Telemetry {
     }
 
     /// Opens the record of a request. Its `reporter` says whose side this is.
-    pub fn http(&self, flow: FlowLabels, start: HttpStart) -> HttpRecord {
-        HttpRecord::open(self.clone(), flow, start)
+    pub fn http(&self, flow: FlowLabels, start: impl Into<Arc<HttpStart>>) -> HttpRecord {
+        HttpRecord::open(self.clone(), flow, start.into())
     }
 
     /// Opens the record of an opaque connection, and counts it as opened.

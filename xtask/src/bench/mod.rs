@@ -4,6 +4,7 @@
 
 mod blocks;
 mod fastpath;
+mod isolation;
 mod proxies;
 
 use anyhow::Result;
@@ -24,6 +25,8 @@ pub(crate) struct Arguments {
 enum Command {
     /// Two pods of one node whose connections go past the agent, against two pods outside of the mesh; needs root
     Fastpath(fastpath::Arguments),
+    /// What a storm of one pod costs another pod of its node, with and without the mesh; needs root
+    Isolation(isolation::Arguments),
 }
 
 /// Runs it.
@@ -31,5 +34,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         None => proxies::run(&arguments.proxies),
         Some(Command::Fastpath(arguments)) => fastpath::run(arguments),
+        Some(Command::Isolation(arguments)) => isolation::run(arguments),
     }
 }

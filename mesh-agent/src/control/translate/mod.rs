@@ -16,6 +16,7 @@ mod destination_rule;
 mod duration;
 mod endpoint_slice;
 mod exclusions;
+mod external_auth;
 mod grpc_rule;
 mod health_check;
 mod http_route;

@@ -28,7 +28,7 @@ use crate::proxy::refusal::{Refusal, Unapproved};
 use crate::proxy::{Ends, Mesh};
 use crate::snapshot::PickFacts;
 use crate::transport::http::Body;
-use crate::transport::pool::{Connect, Leased, PoolKey, SendError, Wire};
+use crate::transport::pool::{Leased, PoolKey, SendError, Wire};
 
 /// Why there is no decision.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,7 @@ impl<'a> From<&'a Authorizer> for Called<'a> {
             target: &authorizer.target,
             port: authorizer.port,
             spoken: match authorizer.protocol {
-                CheckProtocol::Grpc => Wire::H2,
+                CheckProtocol::Grpc(_) => Wire::H2,
                 CheckProtocol::Http(_) => Wire::H1,
             },
         }
@@ -195,12 +195,8 @@ impl Way {
             client,
             wire,
         };
-        let connect: Connect = {
-            let (mesh, pod, hop) = (Arc::clone(mesh), Arc::clone(pod), self.hop.clone());
-            let (own, addr) = (self.own, self.addr);
-            Box::new(move || hop.connect(&mesh, &pod, own, addr, Alpn::H2))
-        };
-        Ok(pool.send(&key, check, connect).await?)
+        let connect = || self.hop.connect(mesh, pod, self.own, self.addr, Alpn::H2);
+        Ok(pool.send(&key, check, &connect).await?)
     }
 
     /// The policies of an authorizer on this node are asked here, as nobody else does. One that must itself be asked

@@ -12,6 +12,7 @@ use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Request, Response};
 
 use crate::balance::{Breakers, Limit, Pick};
+use crate::mesh::policy::external::Authorizer;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
 use crate::proxy::Ends;
@@ -40,8 +41,8 @@ pub(super) struct Choice {
 pub(super) enum Routed {
     /// The request goes to one of these endpoints.
     To(Arc<Upstream>, Option<Applied>),
-    /// It is answered.
-    Answer(Response<Bytes>),
+    /// It is answered, when this one has let it in, if there is one.
+    Answer(Response<Bytes>, Option<Arc<Authorizer>>),
 }
 
 /// An endpoint of what the request goes to, which is one of the `tried` afterwards.
@@ -135,8 +136,12 @@ pub(super) fn routed(
     let facts = routed::facts_of(request, authority, dialled.port, client);
     let decided = routes.decide(&facts).ok_or(Refusal::NoRoute)?;
     ledger.route(&decided.rule.route);
+    if let Some(answer) = routed::preflight_answer(&decided, request) {
+        return Ok(Routed::Answer(answer, None));
+    }
     if let Some(answer) = routed::own_answer(&decided, request, authority, dialled.port)? {
-        return Ok(Routed::Answer(answer));
+        let gate = routed::gate_of(&decided.rule.filters).cloned();
+        return Ok(Routed::Answer(answer, gate));
     }
     let sessions = decided.rule.session.as_ref();
     let kept = sessions.and_then(|sessions| session::kept(sessions, snapshot, request.headers()));

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use http::HeaderMap;
-use http::header::HeaderValue;
+use http::header::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -19,7 +19,7 @@ use crate::telemetry::{FlowLabels, HttpRecord, HttpStart, PathTaken, ResponseFla
 #[derive(Debug)]
 pub(super) struct Ledger {
     telemetry: Telemetry,
-    start: HttpStart,
+    start: Arc<HttpStart>,
     /// None for a mirror's request: whoever called made one request.
     first: Option<HttpRecord>,
     /// Of the attempt that is under way at a pod of this node.
@@ -34,11 +34,11 @@ impl Ledger {
     pub(super) fn open(
         telemetry: &Telemetry,
         flow: FlowLabels,
-        start: HttpStart,
+        start: Arc<HttpStart>,
         is_grpc: bool,
         turn: Turn,
     ) -> Arc<Self> {
-        let first = telemetry.http(flow, start.clone());
+        let first = telemetry.http(flow, Arc::clone(&start));
         if is_grpc {
             first.request_is_grpc();
         }
@@ -57,11 +57,11 @@ impl Ledger {
     pub(super) fn of_copy(&self, authority: &str) -> Arc<Self> {
         Arc::new(Self {
             telemetry: self.telemetry.clone(),
-            start: HttpStart {
+            start: Arc::new(HttpStart {
                 authority: clipped(authority),
                 started: Instant::now(),
-                ..self.start.clone()
-            },
+                ..HttpStart::clone(&self.start)
+            }),
             first: None,
             second: Mutex::default(),
             is_grpc: self.is_grpc,
@@ -78,7 +78,7 @@ impl Ledger {
 
     /// This agent is the destination's too: a second record is kept from now on.
     pub(super) fn also(&self, flow: FlowLabels) {
-        let record = self.telemetry.http(flow, self.start.clone());
+        let record = self.telemetry.http(flow, Arc::clone(&self.start));
         if self.is_grpc {
             record.request_is_grpc();
         }
@@ -183,6 +183,8 @@ impl Ledger {
 
 /// `grpc-status`, of a head or of trailers.
 pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    let text = headers.get("grpc-status").map(HeaderValue::to_str);
+    let text = headers.get(GRPC_STATUS).map(HeaderValue::to_str);
     text.and_then(Result::ok)?.parse().ok()
 }
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");

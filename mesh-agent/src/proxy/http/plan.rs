@@ -22,6 +22,7 @@ use crate::proxy::http::authenticate::authenticate;
 use crate::proxy::http::choose::{Choice, endpoint};
 use crate::proxy::http::decide::{Course, authority_or};
 use crate::proxy::http::headers::ORIGINAL_VERSION;
+use crate::proxy::http::introduce::introduce;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::routed::Applied;
 use crate::proxy::inbound::visit;
@@ -131,7 +132,7 @@ pub(super) fn outbound(
         ledger.service(service);
     }
     let hop = Hop::decide(mesh, &snapshot, choice.workload.as_ref(), choice.addr.port())?;
-    note(caller, &choice, &hop);
+    note(caller, &snapshot, &choice, &hop);
     let visit = same_node(&hop, source, ends, choice.addr);
     let (token, ask) = match &visit {
         Some(visit) => admit(mesh, &snapshot, visit, request, &course.authority)?,
@@ -160,12 +161,16 @@ pub(super) fn outbound(
 }
 
 /// Tells the records who is asked, and by which way.
-fn note(caller: &Caller<'_>, choice: &Choice, hop: &Hop) {
+fn note(caller: &Caller<'_>, snapshot: &Snapshot, choice: &Choice, hop: &Hop) {
     let ledger = caller.ledger;
+    let destination = choice
+        .workload
+        .as_deref()
+        .map_or_else(PeerLabels::unknown, |workload| snapshot.labels(workload));
     if matches!(hop, Hop::SameNode(_)) {
         let flow = source_flow(
             caller.source,
-            choice.workload.as_deref(),
+            Some(Arc::clone(&destination)),
             choice.service.clone(),
             hop.security(),
         );
@@ -174,16 +179,8 @@ fn note(caller: &Caller<'_>, choice: &Choice, hop: &Hop) {
             ..flow
         });
     }
-    let destination = Arc::new(
-        choice
-            .workload
-            .as_deref()
-            .map_or_else(PeerLabels::unknown, PeerLabels::of),
-    );
     ledger.each(|record| {
-        record.destination(Arc::clone(&destination));
-        record.security(hop.security());
-        record.upstream(choice.addr);
+        record.sent_to(Arc::clone(&destination), hop.security(), choice.addr);
     });
     ledger.path_taken(hop.path());
 }
@@ -206,6 +203,7 @@ pub(super) fn inbound(
     let original_version = request.headers().get(ORIGINAL_VERSION).filter(|_| from_agent);
     let version = match original_version.map(HeaderValue::as_bytes) {
         Some(b"1") => Version::HTTP_11,
+        Some(b"2") => Version::HTTP_2,
         Some(_) | None => request.version(),
     };
     Ok(Plan {
@@ -242,6 +240,11 @@ fn admit(
     arrival
         .judge_plaintext(snapshot)
         .inspect_err(|refusal| arrival.refused(mesh, refusal))?;
+    introduce(
+        request.headers_mut(),
+        &arrival.pod.identity,
+        arrival.proven(snapshot),
+    );
     let token = authenticate(mesh, snapshot, &arrival, request, authority)?;
     let ask = arrival.admit_request(mesh, snapshot, request, authority, token.as_ref())?;
     Ok((token, ask))

@@ -33,7 +33,7 @@ use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
 use crate::snapshot::{Checked, Snapshot};
 use crate::transport::http::Body;
-use crate::transport::pool::{Connect, Leased, PoolKey, Wire};
+use crate::transport::pool::{Leased, PoolKey, Wire};
 
 /// What an endpoint answered, and in which words.
 #[derive(Debug)]
@@ -216,12 +216,11 @@ impl<'a> Way<'a> {
             client: None,
             wire: carrying,
         };
-        let connect: Connect = {
-            let (mesh, caller, hop) = (Arc::clone(self.mesh), Arc::clone(self.caller), self.hop.clone());
-            let (client, addr) = (self.client, self.addr);
-            Box::new(move || hop.connect(&mesh, &caller, client, addr, Alpn::H2))
+        let connect = || {
+            self.hop
+                .connect(self.mesh, self.caller, self.client, self.addr, Alpn::H2)
         };
-        Ok(pool.send(&key, request, connect).await?)
+        Ok(pool.send(&key, request, &connect).await?)
     }
 
     /// Nobody else asks the policies of a pod of this node.

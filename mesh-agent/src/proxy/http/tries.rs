@@ -20,6 +20,7 @@ use crate::proxy::http::admission::admit;
 use crate::proxy::http::decide::{Course, Target};
 use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::grpc_status;
+use crate::proxy::http::outcome::Heard;
 use crate::proxy::http::plan::{Caller, Plan};
 use crate::proxy::http::replay::{Replay, Sending};
 use crate::proxy::http::routed::Applied;
@@ -179,7 +180,11 @@ impl Tries<'_> {
             Outcome::Answered(answer) => {
                 let headers = answer.response.headers();
                 let is_agents = matches!(answer.plan.hop, Hop::OtherNode { .. });
-                let told = if is_agents { outcome::heard(headers) } else { None };
+                let told = match outcome::heard(headers).filter(|_| is_agents) {
+                    Some(Heard::Forbidden) => return None,
+                    Some(Heard::Failed(attempt)) => Some(attempt),
+                    None => None,
+                };
                 let answered = Attempt::Answered {
                     status: answer.response.status(),
                     headers,

@@ -130,7 +130,9 @@ mod tests {
         };
         let cuts = departures.leave(&Arc::new(leaving));
         let new = departures.cut_of(pod, addr(1));
-        cuts.iter().for_each(|cut| cut.cancel());
+        for cut in &cuts {
+            cut.cancel();
+        }
         assert!(old.is_cancelled());
         assert!(!other.is_cancelled() && !new.is_cancelled());
         drop((old, new));

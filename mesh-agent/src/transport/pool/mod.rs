@@ -17,14 +17,13 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
-use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use parking_lot::Mutex;
 
 use crate::lifecycle::Tasks;
 use crate::mesh::leaving::Leaving;
 use crate::mesh::workload::WorkloadUid;
-use crate::transport::http::{Body, H1Sender, frame_for_h1, start_h1};
+use crate::transport::http::{Body, H1Sender, frame_for_h1, no_body, start_h1};
 use crate::transport::pool::lease::{H1Lease, H2Lease};
 use crate::transport::pool::shelf::{H1Shelf, H2Shelf, Opening};
 use crate::transport::{ByteStream, DialError};
@@ -32,8 +31,9 @@ use crate::transport::{ByteStream, DialError};
 pub use crate::transport::pool::departures::{Cut, Departures};
 pub use crate::transport::pool::lease::Leased;
 
-/// Opens one connection; called once for each connection that is needed.
-pub type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> + Send + Sync>;
+/// Opens one connection; called once for each connection that is needed, which for most requests is none.
+pub type Connect<'c> =
+    &'c (dyn Fn() -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> + Send + Sync);
 
 /// The HTTP version that a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,7 +121,7 @@ impl HttpPool {
         &self,
         key: &PoolKey,
         request: Request<Body>,
-        connect: Connect,
+        connect: Connect<'_>,
     ) -> Result<Response<Leased>, SendError> {
         match key.wire {
             Wire::H1 => self.send_h1(key, request, connect).await,
@@ -149,7 +149,11 @@ impl HttpPool {
         let stop = self.tasks.stop();
         self.tasks.spawn("leave", async move {
             tokio::select! {
-                () = tokio::time::sleep(limit) => cuts.iter().for_each(|cut| cut.cancel()),
+                () = tokio::time::sleep(limit) => {
+                    for cut in &cuts {
+                        cut.cancel();
+                    }
+                }
                 // What is left then has the agent's own time to end.
                 () = stop.requested() => {}
             }
@@ -184,7 +188,7 @@ impl HttpPool {
         &self,
         key: &PoolKey,
         mut request: Request<Body>,
-        connect: Connect,
+        connect: Connect<'_>,
     ) -> Result<Response<Leased>, SendError> {
         frame_for_h1(&mut request);
         let departures = self.h1.departures.count();
@@ -238,10 +242,10 @@ impl HttpPool {
         &self,
         key: &PoolKey,
         mut request: Request<Body>,
-        connect: Connect,
+        connect: Connect<'_>,
     ) -> Result<Response<Leased>, SendError> {
         for _ in 0..MAX_TRIES {
-            let opening = self.h2_connection(key, &connect);
+            let opening = self.h2_connection(key, connect);
             let (mut sender, lease): (_, H2Lease) = opening.wait().await.map_err(SendError::Dial)?;
             let again = copy_without_body(&request);
             match sender.try_send_request(request).await {
@@ -260,7 +264,7 @@ impl HttpPool {
 
     /// A connection with room; a new one when there is none, kept unless the pool is closed: then it ends with what
     /// it was opened for.
-    fn h2_connection(&self, key: &PoolKey, connect: &Connect) -> Opening {
+    fn h2_connection(&self, key: &PoolKey, connect: Connect<'_>) -> Opening {
         let mut shelves = self.h2.lock();
         let kept = shelves.get_mut(key).and_then(H2Shelf::free);
         kept.unwrap_or_else(|| {
@@ -287,10 +291,7 @@ fn copy_without_body(request: &Request<Body>) -> Option<Request<Body>> {
     if !request.body().is_end_stream() {
         return None;
     }
-    let empty = http_body_util::Empty::new()
-        .map_err(|never| match never {})
-        .boxed_unsync();
-    let mut copy = Request::new(empty);
+    let mut copy = Request::new(no_body());
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());
     copy.headers_mut().clone_from(request.headers());

@@ -3,6 +3,7 @@
 mod authorization;
 mod backend_traffic_policy;
 mod dns;
+mod external_auth;
 mod fields;
 mod health_check;
 mod hostile;
