@@ -15,6 +15,7 @@ mod forward;
 mod framing;
 mod half_closed;
 mod headers;
+pub(super) mod held;
 mod inflow;
 mod ledger;
 mod limit;
@@ -52,6 +53,7 @@ use crate::proxy::http::extended::Extended;
 use crate::proxy::http::framing::Framed;
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
 use crate::proxy::http::headers::UNSERVED;
+use crate::proxy::http::held::Share;
 use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::plan::Caller;
@@ -87,6 +89,16 @@ pub(super) enum Side {
         /// Who the client proved to be; `None` when it spoke plaintext.
         peer: Option<SpiffeId>,
     },
+}
+
+impl Side {
+    /// The pod of this node on whose account it goes, and which way.
+    fn owner(&self) -> (&Arc<ServedPod>, Direction) {
+        match self {
+            Self::Outbound { source, .. } => (source, Direction::Outbound),
+            Self::Inbound { pod, .. } => (pod, Direction::Inbound),
+        }
+    }
 }
 
 /// One connection of a client.
@@ -152,6 +164,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
                     .timer(TokioTimer::new())
                     .auto_date_header(false)
                     .half_close(is_watched)
+                    .max_buf_size(MAX_HEAD_BYTES)
                     .max_header_size(MAX_HEAD_BYTES)
                     .header_read_timeout(idle);
                 let mut served = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
@@ -271,16 +284,17 @@ impl Connection {
         Ok(response)
     }
 
-    /// A pod has so many requests under way, wherever they come from.
+    /// A pod has so many requests under way, wherever they come from, and so many bytes that nobody reads.
     fn take_place(&self, ledger: &Ledger) -> Result<(), Refusal> {
-        let (pod, direction) = match &self.side {
-            Side::Outbound { source, .. } => (source, Direction::Outbound),
-            Side::Inbound { pod, .. } => (pod, Direction::Inbound),
-        };
+        let (pod, direction) = self.side.owner();
         let Ok(place) = Arc::clone(&pod.requests).try_acquire_owned() else {
             pod.crowded_by(&self.mesh, direction, "requests");
             return Err(Refusal::Crowded);
         };
+        if pod.held.is_full() {
+            pod.crowded_by(&self.mesh, direction, "bytes");
+            return Err(Refusal::Laden);
+        }
         ledger.hold(place);
         Ok(())
     }
@@ -292,7 +306,8 @@ impl Connection {
         upgrade: Option<HeaderValue>,
     ) -> Result<Response<Body>, Refusal> {
         let mesh = &self.mesh;
-        let inflow = |body| Inflow::new(body, Arc::clone(ledger));
+        let (pod, direction) = self.side.owner();
+        let inflow = |body| Inflow::new(body, Arc::clone(ledger)).counted(Share::new(pod, direction));
         let (request, mut plan) = match &self.side {
             Side::Outbound { source, ends } => {
                 let caller = Caller {

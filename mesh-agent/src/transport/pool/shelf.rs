@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::lifecycle::Tasks;
 use crate::transport::DialError;
-use crate::transport::http::{H1Sender, H2Sender, POOLED_STREAMS, start_h2};
+use crate::transport::http::{H1Sender, H2Sender, POOLED_STREAMS, start_h2, start_h2_asking};
 use crate::transport::pool::Connect;
 use crate::transport::pool::lease::H2Lease;
 
@@ -92,6 +92,8 @@ impl H2Shelf {
 pub(super) struct Opening {
     sender: Shared<BoxFuture<'static, Result<H2Sender, Arc<DialError>>>>,
     streams: Arc<AtomicU32>,
+    /// What the peer takes at a time; not below [`POOLED_STREAMS`] as long as that is not known.
+    taken_at_once: Arc<AtomicU32>,
     last_used: Arc<Mutex<Instant>>,
     /// Set once it is open, see [`ByteStream::proved_until`](crate::transport::ByteStream::proved_until).
     proved_until: Arc<OnceLock<SystemTime>>,
@@ -103,30 +105,40 @@ impl Opening {
         let (driver, connecting) = (tasks.clone(), connect());
         let proved_until: Arc<OnceLock<SystemTime>> = Arc::default();
         let until_when = Arc::clone(&proved_until);
+        let taken_at_once = Arc::new(AtomicU32::new(u32::MAX));
+        let said = Arc::clone(&taken_at_once);
         let future: BoxFuture<'static, Result<H2Sender, Arc<DialError>>> = Box::pin(async move {
             let stream = connecting.await.map_err(Arc::new)?;
             if let Some(until) = stream.proved_until() {
                 // The first and only time that it is set.
                 until_when.get_or_init(|| until);
+                // An agent, which takes more than are put on one connection.
+                return start_h2(&driver, stream).await.map_err(Arc::new);
             }
-            start_h2(&driver, stream).await.map_err(Arc::new)
+            let (sender, streams) = start_h2_asking(&driver, stream).await.map_err(Arc::new)?;
+            said.store(streams, Ordering::Relaxed);
+            Ok(sender)
         });
         let sender = future.shared();
         tasks.spawn("open-http2", sender.clone().map(drop));
         Self {
             sender,
             streams: Arc::default(),
+            taken_at_once,
             last_used: Arc::new(Mutex::new(Instant::now())),
             proved_until,
         }
     }
 
-    /// Waits until it is open; holds a stream of it from then on.
-    pub(super) async fn wait(self) -> Result<(H2Sender, H2Lease), Arc<DialError>> {
-        let lease = H2Lease::new(&self.streams);
+    /// Waits until it is open; holds a stream of it from then on. None where the peer takes fewer streams than were
+    /// waiting for it.
+    pub(super) async fn wait(self) -> Result<Option<(H2Sender, H2Lease)>, Arc<DialError>> {
+        let (lease, before) = H2Lease::new(&self.streams);
         *self.last_used.lock() = Instant::now();
         let sender = self.sender.await?;
-        Ok((sender, lease))
+        // One stream at least: a peer that takes none at the moment makes it wait.
+        let taken_at_once = self.taken_at_once.load(Ordering::Relaxed).max(1);
+        Ok((before < taken_at_once).then_some((sender, lease)))
     }
 
     /// Whether new requests may use it: those that it carries already go on.
@@ -146,7 +158,8 @@ impl Opening {
     }
 
     fn has_room(&self) -> bool {
-        self.streams.load(Ordering::Relaxed) < POOLED_STREAMS
+        let room = POOLED_STREAMS.min(self.taken_at_once.load(Ordering::Relaxed));
+        self.streams.load(Ordering::Relaxed) < room
     }
 
     fn is_stale(&self) -> bool {
