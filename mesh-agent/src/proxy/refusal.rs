@@ -189,6 +189,18 @@ impl Unapproved {
 }
 
 impl Refusal {
+    /// Whether a policy of the destination says no: another endpoint would not say anything else.
+    pub fn is_of_policy(&self) -> bool {
+        matches!(
+            self,
+            Self::Plaintext
+                | Self::Denied(_)
+                | Self::Unauthenticated(_)
+                | Self::External(_)
+                | Self::RateLimiterFailed
+        )
+    }
+
     /// The status that an HTTP client gets.
     pub fn status(&self) -> StatusCode {
         match self {

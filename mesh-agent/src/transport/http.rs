@@ -12,14 +12,17 @@ use http::header::{HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request};
 use http_body::Body as _;
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::lifecycle::Tasks;
+use crate::lifecycle::{Tasks, seldom};
 use crate::transport::announced::{Announced, Greeted, Said};
+use crate::transport::gathered::Gathered;
+use crate::transport::paced::Paced;
 use crate::transport::{ByteStream, DialError};
 
 /// What a body may fail with.
@@ -34,6 +37,11 @@ pub type H1Sender = http1::SendRequest<Body>;
 /// An HTTP/2 connection: clones share it.
 pub type H2Sender = http2::SendRequest<Body>;
 
+/// The body of a message without one.
+pub fn no_body() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
 /// Starts HTTP/1.1 on `stream`; a task drives the connection until either side ends it.
 ///
 /// Ends what is under way too when a certificate of the stream is revoked, until the connection changes protocol.
@@ -42,7 +50,7 @@ pub async fn start_h1(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H1Se
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD_BYTES)
         .max_header_size(MAX_HEAD_BYTES)
-        .handshake::<_, Body>(TokioIo::new(stream))
+        .handshake::<_, Body>(TokioIo::new(Gathered::new(stream)))
         .await
         .map_err(DialError::Http)?;
     tasks.spawn("upstream-http1", async move {
@@ -50,7 +58,7 @@ pub async fn start_h1(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H1Se
             ended = connection.with_upgrades() => if let Err(error) = ended {
                 tracing::debug!(%error, "upstream HTTP/1.1 connection ended");
             },
-            () = revoked => tracing::debug!("upstream HTTP/1.1 connection ended: a certificate was revoked"),
+            () = seldom(revoked) => tracing::debug!("upstream HTTP/1.1 connection ended: a certificate was revoked"),
         }
     });
     Ok(sender)
@@ -134,7 +142,7 @@ async fn start_h2_until(
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .handshake::<_, Body>(TokioIo::new(stream))
+        .handshake::<_, Body>(TokioIo::new(Paced::new(stream)))
         .await
         .map_err(DialError::Http)?;
     tasks.spawn("upstream-http2", async move {
@@ -187,7 +195,7 @@ where
         self.executor.execute(async move {
             tokio::select! {
                 () = future => {}
-                () = ended => tracing::debug!("upstream HTTP/2 connection given up, or a certificate of it revoked"),
+                () = seldom(ended) => tracing::debug!("upstream HTTP/2 connection given up, or a certificate of it revoked"),
             }
         });
     }

@@ -20,7 +20,7 @@ use crate::proxy::http::plan::Plan;
 use crate::proxy::http::upload::Upload;
 use crate::proxy::refusal::Refusal;
 use crate::transport::http::{H1Sender, H2Sender, frame_for_h1, start_extended, start_h1};
-use crate::transport::pool::{Connect, Wire};
+use crate::transport::pool::Wire;
 
 /// What an endpoint answered on a connection of the request's own.
 pub(super) struct Answered {
@@ -37,10 +37,9 @@ pub(super) async fn send(
     plan: &Plan,
     protocol: HeaderValue,
 ) -> Result<Answered, Refusal> {
-    let connect: Connect = limited(plan.breakers.clone(), {
-        let (mesh, via, hop) = (Arc::clone(mesh), Arc::clone(&plan.via), plan.hop.clone());
-        let (client, addr) = (plan.client, plan.addr);
-        move || hop.connect(&mesh, &via, client, addr, Alpn::H1)
+    let connect = limited(plan.breakers.as_ref(), || {
+        plan.hop
+            .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H1)
     });
     // The agent of another node is asked over HTTP/1.1, and told what the application speaks.
     let is_last = !matches!(plan.hop, Hop::OtherNode { .. });

@@ -7,6 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
@@ -32,10 +33,10 @@ use crate::proxy::live::until_refused;
 use crate::proxy::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::telemetry::ResponseFlag;
-use crate::transport::ByteStream;
 use crate::transport::http::Body;
 use crate::transport::pool::Leased;
 use crate::transport::relay::{Meter, RelayEnd, relay};
+use crate::transport::{ByteStream, never};
 
 /// Carries a request that asks for `protocol`; when the application agrees, carries the bytes that follow.
 pub(super) async fn carry(
@@ -201,6 +202,15 @@ impl UpgradedStream {
 
 impl ByteStream for UpgradedStream {
     fn reset_on_close(&self) {}
+
+    /// Whoever changed protocol watches the connection itself.
+    fn proved_until(&self) -> Option<SystemTime> {
+        None
+    }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        never()
+    }
 }
 
 impl AsyncRead for UpgradedStream {
