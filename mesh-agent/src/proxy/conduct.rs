@@ -54,9 +54,11 @@ pub(super) fn refused(pick: Option<&mut Pick>, refusal: &Refusal) {
 fn is_endpoints_fault(refusal: &Refusal) -> bool {
     match refusal {
         Refusal::Unreachable(error) => match **error {
-            DialError::Connect(_) | DialError::TimedOut | DialError::Handshake(_) | DialError::Http(_) => {
-                true
-            }
+            DialError::Connect(_)
+            | DialError::TimedOut
+            | DialError::Handshake(_)
+            | DialError::NotHttp2
+            | DialError::Http(_) => true,
             // Our own want of a socket, a certificate, or room.
             DialError::Socket(_)
             | DialError::NoCertificate
@@ -70,6 +72,7 @@ fn is_endpoints_fault(refusal: &Refusal) -> bool {
         | Refusal::NoEndpoint
         | Refusal::Overloaded
         | Refusal::Crowded
+        | Refusal::Laden
         | Refusal::OverBudget
         | Refusal::NoSuchPort
         | Refusal::NotEnrolled

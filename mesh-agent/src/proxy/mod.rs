@@ -47,6 +47,7 @@ use crate::lifecycle::{Tasks, seldom};
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
 use crate::proxy::dns::PodDns;
+use crate::proxy::http::held::Held;
 use crate::proxy::pods::{
     Handshakes, MAX_CHECKS, MAX_CONNECTIONS, MAX_MIRRORS, MAX_REQUESTS, ServedPod, ServedPods,
 };
@@ -159,6 +160,7 @@ impl PodHost for Proxy {
             leaving: CancellationToken::new(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            held: Held::default(),
             handshakes: Handshakes::new(self.mesh.settings.handshake_rate, &self.mesh.workshop),
             checks: Semaphore::new(MAX_CHECKS),
             bodies: Semaphore::new(MAX_CHECKS),

@@ -15,6 +15,7 @@ use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::pod::LocalPod;
 use crate::proxy::Mesh;
 use crate::proxy::dns::PodDns;
+use crate::proxy::http::held::Held;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Direction, PeerLabels};
 use crate::transport::handshakes::{HandshakeLimit, TooMany, Workshop};
@@ -40,6 +41,8 @@ pub struct ServedPod {
     pub connections: Arc<Semaphore>,
     /// One permit for each HTTP request that is under way, so that streams without number take no memory from them either.
     pub(super) requests: Arc<Semaphore>,
+    /// What bodies hold for which nobody asks.
+    pub(super) held: Held,
     /// Its mTLS handshakes, so that no storm of them makes its neighbours wait.
     pub(super) handshakes: Handshakes,
     /// One permit for each request about which somebody is asked: what an authorizer that is slow can make it hold.
@@ -76,7 +79,7 @@ impl Handshakes {
 pub(super) const MAX_CONNECTIONS: usize = 16_384;
 
 /// HTTP requests of one pod, and to it, that may be under way at a time, both directions together; more are answered with
-/// 503 and counted. With the 64 KiB that HTTP/2 may hold of each that is a GiB at the worst.
+/// 503 and counted. What their bodies may hold together has a bound of its own.
 pub(super) const MAX_REQUESTS: usize = 16_384;
 
 /// Requests of one pod about which an authorizer is asked at a time, and bodies that are read for one; more wait.

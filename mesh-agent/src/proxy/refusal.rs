@@ -1,6 +1,7 @@
 //! Every reason why the agent does not carry a connection or request, and what each looks like from outside.
 
 use std::borrow::Cow;
+use std::error::Error as _;
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
@@ -33,6 +34,9 @@ pub enum Refusal {
     /// The pod has as many requests under way as one may have.
     #[error("the pod has too many requests under way")]
     Crowded,
+    /// Bodies of the pod hold as much memory for slow readers as one may.
+    #[error("the pod's bodies hold too much memory")]
+    Laden,
     /// The Service's policy grants no more attempts, and the last one failed.
     #[error("no further attempt is granted")]
     OverBudget,
@@ -45,10 +49,10 @@ pub enum Refusal {
     /// No connection to the endpoint came about.
     #[error("cannot reach the endpoint")]
     Unreachable(#[source] Arc<DialError>),
-    /// The endpoint ended the connection before it responded.
+    /// The endpoint ended the connection before it responded, or sent what is no response.
     #[error("the endpoint ended the connection before the response")]
     Broken(#[source] hyper::Error),
-    /// The endpoint changed protocol although nobody asked.
+    /// The endpoint changed protocol although nobody asked, did not although it says so, or speaks another.
     #[error("the endpoint's response is no answer to the request")]
     NoAnswer,
     /// The route's request timeout passed.
@@ -211,17 +215,19 @@ impl Refusal {
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::ConnectProtocol => StatusCode::NOT_IMPLEMENTED,
             Self::Aborted(Abort::Http(status)) => *status,
+            Self::NoAnswer => StatusCode::BAD_GATEWAY,
+            Self::Broken(error) if is_garbled(error) => StatusCode::BAD_GATEWAY,
             // As Envoy: who asks for a gRPC status gets it in a field of its own.
             Self::Aborted(Abort::Grpc(_)) => StatusCode::OK,
             Self::NoEndpoint
             | Self::Overloaded
             | Self::Crowded
+            | Self::Laden
             | Self::OverBudget
             | Self::NoSuchPort
             | Self::NotEnrolled
             | Self::Unreachable(_)
-            | Self::Broken(_)
-            | Self::NoAnswer => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::Broken(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -232,10 +238,12 @@ impl Refusal {
             Self::InvalidBackend => ResponseFlag::Nc,
             Self::NoEndpoint | Self::NotEnrolled => ResponseFlag::Uh,
             Self::Overloaded => ResponseFlag::Uo,
-            Self::Crowded => ResponseFlag::Om,
+            Self::Crowded | Self::Laden => ResponseFlag::Om,
             Self::OverBudget => ResponseFlag::Urx,
             Self::Unreachable(_) => ResponseFlag::Uf,
-            Self::Broken(_) | Self::NoAnswer => ResponseFlag::Uc,
+            Self::NoAnswer => ResponseFlag::Upe,
+            Self::Broken(error) if is_garbled(error) => ResponseFlag::Upe,
+            Self::Broken(_) => ResponseFlag::Uc,
             Self::TimedOut => ResponseFlag::Ut,
             Self::Denied(_) | Self::Unauthenticated(_) | Self::Revoked | Self::External(_) => {
                 ResponseFlag::Uaex
@@ -270,6 +278,7 @@ impl Refusal {
             Self::NoEndpoint => "no_healthy_upstream",
             Self::Overloaded => "overflow",
             Self::Crowded => "too_many_requests_of_pod",
+            Self::Laden => "too_many_bytes_of_pod",
             Self::OverBudget => "retry_budget_exceeded",
             Self::NoSuchPort => "service_port_not_found",
             Self::NotEnrolled => "destination_not_enrolled",
@@ -280,9 +289,11 @@ impl Refusal {
                 DialError::NoCertificate => "no_certificate",
                 DialError::Crowded(_) => "too_many_handshakes",
                 DialError::Tls(_) | DialError::Handshake(_) => "upstream_tls_failed",
+                DialError::NotHttp2 => "upstream_protocol_error",
                 DialError::Http(_) => "upstream_http_handshake_failed",
                 DialError::Overflow => "overflow",
             },
+            Self::Broken(error) if is_garbled(error) => "upstream_protocol_error",
             Self::Broken(_) => "upstream_reset_before_response_started",
             Self::NoAnswer => "upstream_protocol_error",
             Self::TimedOut => "response_timeout",
@@ -325,6 +336,7 @@ impl Refusal {
             Self::NoEndpoint
             | Self::Overloaded
             | Self::Crowded
+            | Self::Laden
             | Self::OverBudget
             | Self::NoSuchPort
             | Self::NotEnrolled
@@ -333,6 +345,12 @@ impl Refusal {
             | Self::NoAnswer => 14,
         }
     }
+}
+
+/// Whether the endpoint ended it by bytes that are no HTTP, or broke HTTP/2's rules, as Envoy tells it apart.
+fn is_garbled(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    error.is_parse() || cause.is_some_and(h2::Error::is_library)
 }
 
 /// The gRPC status that stands for an HTTP status (the gRPC project's HTTP-to-gRPC status mapping).
@@ -351,6 +369,7 @@ impl From<SendError> for Refusal {
     fn from(error: SendError) -> Self {
         match error {
             SendError::Dial(error) if matches!(*error, DialError::Overflow) => Self::Overloaded,
+            SendError::Dial(error) if matches!(*error, DialError::NotHttp2) => Self::NoAnswer,
             SendError::Dial(error) => Self::Unreachable(error),
             SendError::Broken(error) => Self::Broken(error),
         }

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::lifecycle::{Tasks, seldom};
-use crate::transport::announced::Announced;
+use crate::transport::announced::{Announced, Greeted, Said};
 use crate::transport::gathered::Gathered;
 use crate::transport::paced::Paced;
 use crate::transport::pool::Cut;
@@ -49,6 +50,7 @@ pub fn no_body() -> Body {
 pub async fn start_h1(tasks: &Tasks, stream: Box<dyn ByteStream>, cut: Cut) -> Result<H1Sender, DialError> {
     let revoked = stream.revoked();
     let (sender, connection) = http1::Builder::new()
+        .max_buf_size(MAX_HEAD_BYTES)
         .max_header_size(MAX_HEAD_BYTES)
         .handshake::<_, Body>(TokioIo::new(Gathered::new(stream)))
         .await
@@ -71,16 +73,34 @@ pub async fn start_h2(tasks: &Tasks, stream: Box<dyn ByteStream>, cut: Cut) -> R
     start_h2_until(tasks, stream, ended).await
 }
 
-/// As [`start_h2`], where the server says within `patience` that it takes extended CONNECT (RFC 8441). One that does
-/// not, or speaks no HTTP/2, is hung up on: the connection is closed when this returns.
+/// As [`start_h2`], with a server of which is not known how many streams it takes: waits for it to say so, which it
+/// does at once. Returns how many it takes at a time.
+pub(super) async fn start_h2_asking(
+    tasks: &Tasks,
+    stream: Box<dyn ByteStream>,
+    cut: Cut,
+) -> Result<(H2Sender, u32), DialError> {
+    let ended = over(stream.revoked(), cut).boxed();
+    let (stream, mut announcement) = Greeted::new(stream);
+    let sender = start_h2_until(tasks, Box::new(stream), ended).await?;
+    match timeout(SETTINGS_PATIENCE, announcement.said()).await {
+        Ok(Said::Settings(Announced { streams, .. })) => Ok((sender, streams.unwrap_or(u32::MAX))),
+        Ok(Said::SomethingElse) => Err(DialError::NotHttp2),
+        Ok(Said::Nothing) => Err(DialError::Connect(ErrorKind::UnexpectedEof.into())),
+        // Perhaps it speaks when it is asked.
+        Err(_elapsed) => Ok((sender, u32::MAX)),
+    }
+}
+
+/// As [`start_h2`], where the server says that it takes extended CONNECT (RFC 8441). One that does not, or speaks no
+/// HTTP/2, is hung up on: the connection is closed when this returns.
 pub async fn start_extended(
     tasks: &Tasks,
     stream: Box<dyn ByteStream>,
     cut: Cut,
-    patience: Duration,
 ) -> Result<Option<H2Sender>, DialError> {
     let over = over(stream.revoked(), cut);
-    let (stream, mut announcement) = Announced::new(stream);
+    let (stream, mut announcement) = Greeted::new(stream);
     let (hang_up, hung_up) = oneshot::channel::<()>();
     let ended = async move {
         let hung_up = async {
@@ -95,7 +115,12 @@ pub async fn start_extended(
         }
     };
     let sender = start_h2_until(tasks, Box::new(stream), ended.boxed()).await?;
-    if timeout(patience, announcement.said()).await.unwrap_or(false) {
+    let said = timeout(SETTINGS_PATIENCE, announcement.said()).await;
+    let is_taken = match said {
+        Ok(Said::Settings(announced)) => announced.takes_extended,
+        Ok(Said::SomethingElse | Said::Nothing) | Err(_) => false,
+    };
+    if is_taken {
         return Ok(Some(sender));
     }
     // It may have ended by itself.
@@ -195,10 +220,14 @@ pub const STREAM_WINDOW: u32 = 256 * 1024;
 pub const CONNECTION_WINDOW: u32 = STREAM_WINDOW * POOLED_STREAMS;
 /// Streams on one pooled connection before another is opened; below every common server's limit (100).
 pub const POOLED_STREAMS: u32 = 96;
+/// What is read of an HTTP/1.1 connection at once, and may wait to be written to it: a head of the longest fits.
+pub const H1_BUFFER: u32 = 64 * 1024;
 /// Longest head of a request or response over HTTP/2, the same on every hop, so that what one agent takes the next one
 /// does not refuse; Envoy's default is 60 KiB, gRPC's 8.
 pub const MAX_HEAD: u32 = 64 * 1024;
 /// The same over HTTP/1.1.
 pub const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// How long a server may take to say what it takes (RFC 9113 section 3.4: the first thing that it sends).
+const SETTINGS_PATIENCE: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);

@@ -51,6 +51,9 @@ pub enum DialError {
     /// The traffic policy of the destination allows no more connections.
     #[error("as many connections as the traffic policy allows")]
     Overflow,
+    /// It sends something else than HTTP/2.
+    #[error("the server does not speak HTTP/2")]
+    NotHttp2,
     /// The HTTP connection could not be started.
     #[error("HTTP handshake failed")]
     Http(#[source] hyper::Error),

@@ -26,7 +26,9 @@ mod jwt;
 mod kubernetes;
 mod limits;
 mod privileges;
+mod program;
 mod protocols;
+mod readers;
 mod resilience;
 mod restart;
 mod routes;
@@ -121,6 +123,7 @@ pub fn all() -> Vec<Suite> {
         ("changes", changes::CLAIMS),
         ("control", control::CLAIMS),
         ("faults", faults::CLAIMS),
+        ("readers", readers::CLAIMS),
         ("restart", restart::CLAIMS),
         ("authority", ca::CLAIMS),
         ("issuers", issuers::CLAIMS),

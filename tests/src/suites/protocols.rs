@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::ask::{curl, equal, number, python, text};
 use super::{Claim, claims};
@@ -20,6 +20,8 @@ pub(super) const CLAIMS: &[Claim] = claims![
     grpc_streams_arrive_message_by_message,
     grpc_errors_keep_code_text_and_trailers,
     websocket_messages_are_echoed_both_ways,
+    websockets_over_http2_reach_servers_of_either_version,
+    a_websocket_over_http1_reaches_a_server_of_http2,
     a_server_that_speaks_first_is_heard_within_a_second,
     a_server_that_speaks_first_on_an_unnamed_port_is_heard_within_a_second,
     half_closed_connections_go_on_in_the_other_direction,
@@ -212,6 +214,32 @@ fn websocket_messages_are_echoed_both_ways(lab: &Running) -> Result<()> {
             said.get("binary_intact").and_then(Value::as_bool),
             Some(true),
         )?;
+    }
+    Ok(())
+}
+
+/// RFC 8441, by h2 and wsproto on one side, by Hypercorn on the other.
+fn websockets_over_http2_reach_servers_of_either_version(lab: &Running) -> Result<()> {
+    for client in [CLIENT, "shop/client-b"] {
+        for (port, spoken, refused) in [("80", "ws: hello", "200"), ("81", "2: hello", "403")] {
+            let said = python(lab, client, "ws_h2_client.py", &["ws", port, "20"])?;
+            let expected = json!({
+                "announced": 1, "statuses": ["200"], "leftovers": [], "texts": [spoken], "echoed": 20, "intact": 20,
+                "resets": [], "other": "501", "refused": refused,
+            });
+            equal("what came back", &said, &expected).with_context(|| format!("{client} to port {port}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn a_websocket_over_http1_reaches_a_server_of_http2(lab: &Running) -> Result<()> {
+    for client in [CLIENT, "shop/client-b"] {
+        let said = python(lab, client, "ws_client.py", &["ws://ws:81/chat", "5"])?;
+        let expected = json!({
+            "status": 101, "binary_intact": true, "received": (0..5).map(|n| format!("2: hello {n}")).collect::<Vec<_>>(),
+        });
+        equal("what came back", &said, &expected)?;
     }
     Ok(())
 }

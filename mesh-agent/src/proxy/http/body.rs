@@ -16,6 +16,7 @@ use crate::balance::Pick;
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
 use crate::proxy::conduct;
+use crate::proxy::http::held::Share;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::strict::clean_trailers;
 use crate::proxy::live::until_refused;
@@ -33,6 +34,8 @@ pub(super) struct ResponseBody {
     watch: Option<Watch>,
     ended: bool,
     pick: Option<Pick>,
+    /// What it holds while nobody asks for it.
+    share: Share,
 }
 
 impl ResponseBody {
@@ -42,6 +45,7 @@ impl ResponseBody {
         deadline: Option<Instant>,
         pick: Option<Pick>,
         watch: Option<Watch>,
+        share: Share,
     ) -> Self {
         let ended = inner.is_end_stream();
         Self {
@@ -51,7 +55,22 @@ impl ResponseBody {
             watch,
             ended,
             pick,
+            share,
         }
+    }
+
+    /// Fails where the reader may ask for no more from now on, and there is no room for what would wait for it.
+    fn may_stand_still(&mut self) -> Result<(), BodyError> {
+        if self.ended {
+            self.share.caught_up();
+            return Ok(());
+        }
+        if self.share.may_stand_still(&self.inner.size_hint()) {
+            return Ok(());
+        }
+        self.ended = true;
+        self.ledger.laden(&self.share);
+        Err("the pod's bodies hold too much memory".into())
     }
 }
 
@@ -82,8 +101,12 @@ impl http_body::Body for ResponseBody {
                 }
                 None => self.ended = true,
             }
+            if let Err(error) = self.may_stand_still() {
+                return Poll::Ready(Some(Err(error)));
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
         }
+        self.share.caught_up();
         if let Some(deadline) = &mut self.deadline
             && deadline.as_mut().poll(cx).is_ready()
         {

@@ -17,9 +17,11 @@ use crate::proxy::conduct;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::body::{ResponseBody, Watch};
 use crate::proxy::http::headers::{ORIGINAL_VERSION, prepare, prepare_response};
+use crate::proxy::http::held::Share;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::plan::Plan;
 use crate::proxy::http::reach;
+use crate::proxy::http::reply;
 use crate::proxy::http::upload::Upload;
 use crate::proxy::refusal::Refusal;
 use crate::transport::http::{Body, no_body};
@@ -109,6 +111,13 @@ pub(super) fn answer(
     mut plan: Plan,
     ledger: &Arc<Ledger>,
 ) -> Response<Body> {
+    let mut share = Share::new(&plan.via, plan.direction());
+    let body = response.body();
+    if !body.is_end_stream() && !share.may_stand_still(&body.size_hint()) {
+        ledger.laden(&share);
+        ledger.refused(&Refusal::Laden);
+        return reply::refuse(&Refusal::Laden, ledger.is_grpc());
+    }
     conduct::answered(plan.pick.as_mut(), &response, ledger.is_grpc());
     ledger.each(|record| record.respond(response.status().as_u16()));
     ledger.grpc_status_in(response.headers());
@@ -123,7 +132,7 @@ pub(super) fn answer(
     *response.version_mut() = http::Version::HTTP_11;
     let visit = plan.visit.filter(|visit| !visit.is_all);
     let watch = visit.map(|visit| Watch::Idle(Arc::clone(mesh), visit));
-    let body = |body| ResponseBody::new(body, Arc::clone(ledger), plan.deadline, plan.pick, watch);
+    let body = |body| ResponseBody::new(body, Arc::clone(ledger), plan.deadline, plan.pick, watch, share);
     response.map(|inner| body(inner).boxed_unsync())
 }
 

@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::proxy::http::copied::{CopiedBody, Feeds};
+use crate::proxy::http::held::Share;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::strict::clean_trailers;
 use crate::transport::http::BodyError;
@@ -27,6 +28,8 @@ pub(super) struct Inflow<B = Incoming> {
     read: VecDeque<Frame<Bytes>>,
     /// The body ended, or failed, while it was looked at.
     end: Option<Result<(), BodyError>>,
+    /// What it holds while nobody asks for it.
+    share: Option<Share>,
 }
 
 impl<B> Inflow<B>
@@ -42,6 +45,26 @@ where
             feeds: Feeds::default(),
             read: VecDeque::new(),
             end: None,
+            share: None,
+        }
+    }
+
+    /// The same, on the account of a pod. A body that finds no room there fails when it is read.
+    pub(super) fn counted(mut self, share: Share) -> Self {
+        self.share = Some(share);
+        self.may_stand_still();
+        self
+    }
+
+    /// Whoever reads may ask for no more from now on.
+    fn may_stand_still(&mut self) {
+        let is_more = self.end.is_none() && !self.rest.is_end_stream();
+        let Some(share) = self.share.as_mut().filter(|_| is_more) else {
+            return;
+        };
+        if !share.may_stand_still(&self.rest.size_hint()) {
+            self.ledger.laden(share);
+            self.end = Some(Err("the pod's bodies hold too much memory".into()));
         }
     }
 
@@ -80,7 +103,12 @@ where
     }
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut frame = ready!(Pin::new(&mut self.rest).poll_frame(cx));
+        let Poll::Ready(mut frame) = Pin::new(&mut self.rest).poll_frame(cx) else {
+            if let Some(share) = &mut self.share {
+                share.caught_up();
+            }
+            return Poll::Pending;
+        };
         if let Some(Ok(frame)) = &mut frame {
             if let Some(trailers) = frame.trailers_mut() {
                 clean_trailers(trailers);
@@ -92,7 +120,9 @@ where
         if frame.is_none() || self.rest.is_end_stream() {
             self.ledger.request_is_whole();
             self.feeds.end();
+            self.share = None;
         }
+        self.may_stand_still();
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 }

@@ -11,9 +11,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::mesh::service::ServiceName;
 use crate::proxy::http::half_closed::Turn;
+use crate::proxy::http::held::Share;
 use crate::proxy::refusal::Refusal;
 use crate::telemetry::plain::clipped;
-use crate::telemetry::{FlowLabels, HttpRecord, HttpStart, PathTaken, ResponseFlag, Telemetry};
+use crate::telemetry::{FlowLabels, HttpRecord, HttpStart, PathTaken, PeerLabels, ResponseFlag, Telemetry};
 
 /// Shared by the walk and by both bodies; whoever drops it last closes the records.
 #[derive(Debug)]
@@ -153,6 +154,16 @@ impl Ledger {
 
     pub(super) fn refused(&self, refusal: &Refusal) {
         self.each(|record| self.refused_at(record, refusal));
+    }
+
+    /// A body of the request finds no room on the account of its pod.
+    pub(super) fn laden(&self, share: &Share) {
+        let (pod, direction) = share.owner();
+        let labels = PeerLabels::of(&pod.pod.workload);
+        self.telemetry
+            .mesh()
+            .pod_limit_refused(direction, &labels, "bytes");
+        self.flag(Refusal::Laden.flag(), Refusal::Laden.details());
     }
 
     /// Notes a refusal on one record.

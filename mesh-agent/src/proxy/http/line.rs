@@ -49,8 +49,7 @@ pub(super) async fn send(
     if is_last && plan.wire == Wire::H2 && can_be_extended(&request, &protocol) {
         let stream = within(plan.first_deadline(), connect()).await??;
         let revoked = stream.revoked();
-        let patience = mesh.settings.connect_timeout;
-        let starting = start_extended(&plan.via.tasks, stream, Arc::clone(&cut), patience);
+        let starting = start_extended(&plan.via.tasks, stream, Arc::clone(&cut));
         if let Some(sender) = within(plan.first_deadline(), starting).await?? {
             let response = send_extended(sender, request, plan).await?;
             return Ok(Answered {

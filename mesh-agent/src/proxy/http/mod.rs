@@ -17,6 +17,7 @@ mod gate;
 mod half_closed;
 mod head_timer;
 mod headers;
+pub(super) mod held;
 mod inflow;
 mod introduce;
 mod ledger;
@@ -26,6 +27,7 @@ mod mirror;
 mod outcome;
 pub(super) mod path;
 mod patience;
+mod place;
 mod plan;
 pub(super) mod probe;
 mod reach;
@@ -60,6 +62,7 @@ use crate::proxy::http::framing::Framed;
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
 use crate::proxy::http::head_timer::HeadTimer;
 use crate::proxy::http::headers::UNSERVED;
+use crate::proxy::http::held::Share;
 use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::plan::Caller;
@@ -70,7 +73,7 @@ use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
 use crate::telemetry::plain::clipped;
-use crate::telemetry::{Direction, HttpStart, PathTaken};
+use crate::telemetry::{HttpStart, PathTaken};
 use crate::transport::ByteStream;
 use crate::transport::gathered::Gathered;
 use crate::transport::http::{
@@ -162,6 +165,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
                     .timer(HeadTimer::default())
                     .auto_date_header(false)
                     .half_close(is_watched)
+                    .max_buf_size(MAX_HEAD_BYTES)
                     .max_header_size(MAX_HEAD_BYTES)
                     .header_read_timeout(idle);
                 let mut served = std::pin::pin!(
@@ -285,20 +289,6 @@ impl Connection {
         Ok(response)
     }
 
-    /// A pod has so many requests under way, wherever they come from.
-    fn take_place(&self, ledger: &Ledger) -> Result<(), Refusal> {
-        let (pod, direction) = match &self.side {
-            Side::Outbound { source, .. } => (source, Direction::Outbound),
-            Side::Inbound { pod, .. } => (pod, Direction::Inbound),
-        };
-        let Ok(place) = Arc::clone(&pod.requests).try_acquire_owned() else {
-            pod.crowded_by(&self.mesh, direction, "requests");
-            return Err(Refusal::Crowded);
-        };
-        ledger.hold(place);
-        Ok(())
-    }
-
     async fn send_on(
         &self,
         request: Request<Incoming>,
@@ -306,7 +296,9 @@ impl Connection {
         upgrade: Option<HeaderValue>,
     ) -> Result<Response<Body>, Refusal> {
         let mesh = &self.mesh;
-        let mut request = request.map(|body| Inflow::new(body, Arc::clone(ledger)));
+        let (pod, direction) = self.side.owner();
+        let mut request =
+            request.map(|body| Inflow::new(body, Arc::clone(ledger)).counted(Share::new(pod, direction)));
         let (request, mut plan) = match &self.side {
             Side::Outbound { source, ends } => {
                 let caller = Caller {

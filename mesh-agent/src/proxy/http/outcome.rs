@@ -20,9 +20,11 @@ use crate::transport::pool::never_begun;
 pub(super) fn of_refusal(refusal: &Refusal) -> Option<Attempt<'static>> {
     match refusal {
         Refusal::Unreachable(error) => match **error {
-            DialError::Connect(_) | DialError::TimedOut | DialError::Handshake(_) | DialError::Http(_) => {
-                Some(Attempt::NotConnected)
-            }
+            DialError::Connect(_)
+            | DialError::TimedOut
+            | DialError::Handshake(_)
+            | DialError::NotHttp2
+            | DialError::Http(_) => Some(Attempt::NotConnected),
             DialError::Socket(_)
             | DialError::NoCertificate
             | DialError::Tls(_)
@@ -42,6 +44,7 @@ pub(super) fn of_refusal(refusal: &Refusal) -> Option<Attempt<'static>> {
         | Refusal::NoEndpoint
         | Refusal::Overloaded
         | Refusal::Crowded
+        | Refusal::Laden
         | Refusal::OverBudget
         | Refusal::NoSuchPort
         | Refusal::Plaintext

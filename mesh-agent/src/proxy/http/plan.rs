@@ -31,7 +31,7 @@ use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
 use crate::snapshot::Snapshot;
-use crate::telemetry::{FlowLabels, PeerLabels, Reporter};
+use crate::telemetry::{Direction, FlowLabels, PeerLabels, Reporter};
 use crate::transport::pool::Wire;
 
 /// Who asks: an application of this node.
@@ -102,6 +102,14 @@ impl Plan {
                 response.insert(name, token);
             }
             None => {}
+        }
+    }
+
+    /// Whether a pod of this node asks, or is asked.
+    pub(super) fn direction(&self) -> Direction {
+        match &self.hop {
+            Hop::SameNode(pod) if Arc::ptr_eq(pod, &self.via) => Direction::Inbound,
+            Hop::SameNode(_) | Hop::OtherNode { .. } | Hop::Plain { .. } => Direction::Outbound,
         }
     }
 

@@ -47,7 +47,7 @@ pub(super) fn refuse(refusal: &Refusal, is_grpc: bool) -> Response<Body> {
     let text = Bytes::from(format!("{refusal}{end}"));
     let mut response = Response::new(Full::new(text).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = refusal.status();
-    if matches!(refusal, Refusal::Overloaded | Refusal::Crowded) {
+    if matches!(refusal, Refusal::Overloaded | Refusal::Crowded | Refusal::Laden) {
         // Envoy's word for its callers: trying again at once makes it worse.
         let headers = response.headers_mut();
         headers.insert("x-envoy-overloaded", HeaderValue::from_static("true"));

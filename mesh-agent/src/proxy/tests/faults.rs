@@ -261,6 +261,6 @@ async fn a_change_of_protocol_that_nobody_asked_for_is_no_answer() {
         .await;
         let vip = lab.service(name, AppProtocol::Http, &[addr]).await;
         let reply = H1::dial(&lab, WEB, vip).await.fetch(get("/")).await;
-        assert_eq!(reply.status, 503, "{name}");
+        assert_eq!(reply.status, 502, "{name}");
     }
 }

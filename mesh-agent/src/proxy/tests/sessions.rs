@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::header::{HeaderMap, SET_COOKIE};
+use http::header::{COOKIE, HeaderMap, SET_COOKIE};
 use http::{Request, Response, StatusCode};
 
-use super::app::{App, full};
-use super::client::{H1, get};
+use super::app::{App, full, grpc};
+use super::client::{H1, H2, call, get, get2};
 use super::facts::{BANK, CART, LabPod, PAY, WEB, route, rule};
 use super::lab::Lab;
 use super::retries::again;
@@ -84,6 +84,47 @@ async fn a_client_with_its_cookie_stays_at_one_endpoint_on_either_node() {
             others.push(client.fetch(get("/shop/a")).await.text().to_owned());
         }
         assert!(others.iter().any(|other| other != first.text()), "{service}");
+    }
+}
+
+/// A request over HTTP/2, which may give each cookie a line (RFC 9113 section 8.2.3).
+fn asking(is_grpc: bool, cookie: Option<&str>) -> Request<Body> {
+    let mut request = if is_grpc { call(b"hi") } else { get2("/") };
+    for cookie in ["other=1"].into_iter().chain(cookie) {
+        request.headers_mut().append(COOKIE, cookie.parse().unwrap());
+    }
+    request
+}
+
+#[tokio::test]
+async fn clients_of_http_2_and_grpc_stay_at_one_endpoint_too() {
+    for (pod, is_grpc) in [(CART, false), (CART, true), (PAY, false), (PAY, true)] {
+        let lab = Lab::start().await;
+        let app = |text: &'static [u8]| App::http(&lab, pod, move |_| async move { grpc(text, 0) });
+        let (one, two) = (app(b"one").await, app(b"two").await);
+        let vip = lab
+            .service("cart", AppProtocol::Grpc, &[one.addr, two.addr])
+            .await;
+        lab.change(|facts| {
+            facts.http_routes = vec![route(
+                "cart",
+                vec![keeping("/", &[("cart", 1)], session_cookie())],
+            )];
+        });
+        let mut client = H2::dial(&lab, WEB, vip).await;
+        let first = client.fetch(asking(is_grpc, None)).await;
+        let cookie = cookie_of(&first.headers).unwrap();
+        for _ in 0..20 {
+            let again = client.fetch(asking(is_grpc, Some(&cookie))).await;
+            assert_eq!(again.text(), first.text());
+            assert_eq!(again.trailers.unwrap()["grpc-status"], "0");
+            assert_eq!(again.headers.get(SET_COOKIE), None, "a session begins once");
+        }
+        let mut others = Vec::new();
+        for _ in 0..20 {
+            others.push(client.fetch(asking(is_grpc, None)).await.text().to_owned());
+        }
+        assert!(others.iter().any(|other| other != first.text()));
     }
 }
 

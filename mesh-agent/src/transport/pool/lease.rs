@@ -167,9 +167,10 @@ impl H1Lease {
 pub(super) struct H2Lease(Arc<AtomicU32>);
 
 impl H2Lease {
-    pub(super) fn new(streams: &Arc<AtomicU32>) -> Self {
-        streams.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(streams))
+    /// One more, and how many there were before.
+    pub(super) fn new(streams: &Arc<AtomicU32>) -> (Self, u32) {
+        let before = streams.fetch_add(1, Ordering::Relaxed);
+        (Self(Arc::clone(streams)), before)
     }
 }
 

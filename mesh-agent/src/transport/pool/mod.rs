@@ -24,7 +24,7 @@ use crate::lifecycle::Tasks;
 use crate::mesh::leaving::Leaving;
 use crate::mesh::traffic::Reuse;
 use crate::mesh::workload::WorkloadUid;
-use crate::transport::http::{Body, H1Sender, frame_for_h1, no_body, start_h1};
+use crate::transport::http::{Body, H1Sender, H2Sender, frame_for_h1, no_body, start_h1};
 use crate::transport::pool::lease::{H1Lease, H2Lease};
 use crate::transport::pool::shelf::{H1Shelf, H2Shelf, Opening};
 use crate::transport::{ByteStream, DialError};
@@ -262,8 +262,7 @@ impl HttpPool {
         connect: Connect<'_>,
     ) -> Result<Response<Leased>, SendError> {
         for _ in 0..MAX_TRIES {
-            let opening = self.h2_connection(key, connect);
-            let (mut sender, lease): (_, H2Lease) = opening.wait().await.map_err(SendError::Dial)?;
+            let (mut sender, lease) = self.h2_stream(key, connect).await?;
             let again = copy_without_body(&request);
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok(response.map(|body| Leased::h2(body, lease))),
@@ -277,6 +276,16 @@ impl HttpPool {
             }
         }
         Err(SendError::Dial(Arc::new(DialError::TimedOut)))
+    }
+
+    /// A stream of a connection. Each round opens a connection that takes one stream more at least.
+    async fn h2_stream(&self, key: &PoolKey, connect: Connect<'_>) -> Result<(H2Sender, H2Lease), SendError> {
+        loop {
+            let opening = self.h2_connection(key, connect);
+            if let Some(stream) = opening.wait().await.map_err(SendError::Dial)? {
+                return Ok(stream);
+            }
+        }
     }
 
     /// A connection with room; a new one when there is none, kept unless the pool is closed: then it ends with what

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::lifecycle::Tasks;
 use crate::mesh::traffic::Reuse;
 use crate::transport::DialError;
-use crate::transport::http::{H1Sender, H2Sender, POOLED_STREAMS, start_h2};
+use crate::transport::http::{H1Sender, H2Sender, POOLED_STREAMS, start_h2, start_h2_asking};
 use crate::transport::pool::lease::H2Lease;
 use crate::transport::pool::{Connect, Cut};
 
@@ -111,6 +111,8 @@ impl H2Shelf {
 pub(super) struct Opening {
     sender: Shared<BoxFuture<'static, Result<H2Sender, Arc<DialError>>>>,
     streams: Arc<AtomicU32>,
+    /// What the peer takes at a time; not below [`POOLED_STREAMS`] as long as that is not known.
+    taken_at_once: Arc<AtomicU32>,
     /// How many requests it has been given so far.
     begun: Arc<AtomicU32>,
     reuse: Reuse,
@@ -125,19 +127,28 @@ impl Opening {
         let (driver, connecting) = (tasks.clone(), connect());
         let proved_until: Arc<OnceLock<SystemTime>> = Arc::default();
         let until_when = Arc::clone(&proved_until);
+        let taken_at_once = Arc::new(AtomicU32::new(u32::MAX));
+        let said = Arc::clone(&taken_at_once);
         let future: BoxFuture<'static, Result<H2Sender, Arc<DialError>>> = Box::pin(async move {
             let stream = connecting.await.map_err(Arc::new)?;
             if let Some(until) = stream.proved_until() {
                 // The first and only time that it is set.
                 until_when.get_or_init(|| until);
+                // An agent, which takes more than are put on one connection.
+                return start_h2(&driver, stream, cut).await.map_err(Arc::new);
             }
-            start_h2(&driver, stream, cut).await.map_err(Arc::new)
+            let (sender, streams) = start_h2_asking(&driver, stream, cut)
+                .await
+                .map_err(Arc::new)?;
+            said.store(streams, Ordering::Relaxed);
+            Ok(sender)
         });
         let sender = future.shared();
         tasks.spawn("open-http2", sender.clone().map(drop));
         Self {
             sender,
             streams: Arc::default(),
+            taken_at_once,
             begun: Arc::new(AtomicU32::new(1)),
             reuse,
             last_used: Arc::new(Mutex::new(Instant::now())),
@@ -145,12 +156,15 @@ impl Opening {
         }
     }
 
-    /// Waits until it is open; holds a stream of it from then on.
-    pub(super) async fn wait(self) -> Result<(H2Sender, H2Lease), Arc<DialError>> {
-        let lease = H2Lease::new(&self.streams);
+    /// Waits until it is open; holds a stream of it from then on. None where the peer takes fewer streams than were
+    /// waiting for it.
+    pub(super) async fn wait(self) -> Result<Option<(H2Sender, H2Lease)>, Arc<DialError>> {
+        let (lease, before) = H2Lease::new(&self.streams);
         *self.last_used.lock() = Instant::now();
         let sender = self.sender.await?;
-        Ok((sender, lease))
+        // One stream at least: a peer that takes none at the moment makes it wait.
+        let taken_at_once = self.taken_at_once.load(Ordering::Relaxed).max(1);
+        Ok((before < taken_at_once).then_some((sender, lease)))
     }
 
     /// Whether new requests may use it: those that it carries already go on.
@@ -175,7 +189,10 @@ impl Opening {
 
     fn has_room(&self) -> bool {
         let most = self.reuse.streams.map_or(POOLED_STREAMS, NonZeroU32::get);
-        self.streams.load(Ordering::Relaxed) < most.min(POOLED_STREAMS)
+        let room = most
+            .min(POOLED_STREAMS)
+            .min(self.taken_at_once.load(Ordering::Relaxed));
+        self.streams.load(Ordering::Relaxed) < room
     }
 
     fn is_stale(&self) -> bool {

@@ -3,8 +3,7 @@
 //!
 //! `client` is a pod of `node-a`, `client-b` of `node-b`; what passes between them passes both agents.
 
-use std::io::{BufRead as _, BufReader, Lines};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +12,7 @@ use nix::sys::signal::Signal;
 use super::wait_for_splice;
 use crate::running::Running;
 use crate::suites::ask::until;
+use crate::suites::program::Program;
 
 const NODES: [&str; 2] = ["node-a", "node-b"];
 const CLIENT: &str = "shop/client";
@@ -122,35 +122,6 @@ impl<'l> Server<'l> {
     fn client(&self, what: &[&str]) -> Result<Command> {
         let words: Vec<_> = self.words(what).into_iter().map(str::to_owned).collect();
         self.lab.command(&CLIENT.parse()?, &words, &self.lab.state.input)
-    }
-}
-
-/// A program of ours in a pod; ended when dropped.
-struct Program {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Program {
-    fn start(command: &mut Command) -> Result<Self> {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let lines = BufReader::new(child.stdout.take().context("no output")?).lines();
-        Ok(Self { child, lines })
-    }
-
-    fn says(&mut self, word: &str) -> Result<()> {
-        let line = self.lines.next().context("the program ended")??;
-        ensure!(line == word, "the program says {line}");
-        Ok(())
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // One that has ended is as good as one that is ended.
-        if self.child.kill().is_ok() {
-            drop(self.child.wait());
-        }
     }
 }
 

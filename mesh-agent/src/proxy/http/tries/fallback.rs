@@ -72,6 +72,7 @@ pub(in crate::proxy::http) fn is_unreachable(refusal: &Refusal) -> bool {
             | DialError::TimedOut
             | DialError::Handshake(_)
             | DialError::Http(_)
+            | DialError::NotHttp2
             | DialError::Overflow => true,
             // Our own want of a socket, a certificate, or room: somebody must see it.
             DialError::Socket(_) | DialError::NoCertificate | DialError::Tls(_) | DialError::Crowded(_) => {
@@ -81,6 +82,7 @@ pub(in crate::proxy::http) fn is_unreachable(refusal: &Refusal) -> bool {
         Refusal::NoRoute
         | Refusal::InvalidBackend
         | Refusal::Crowded
+        | Refusal::Laden
         | Refusal::OverBudget
         | Refusal::NoSuchPort
         | Refusal::Plaintext
