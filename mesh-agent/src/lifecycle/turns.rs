@@ -261,7 +261,7 @@ const NOTHING: u8 = 0;
 const TAKE: u8 = 1;
 const LEAD: u8 = 2;
 /// Polls of a turn while other groups have turns, too.
-const SHARED: u64 = 4;
+const SHARED: u64 = 2;
 /// Polls of a turn otherwise: each round costs a look at the sockets.
 const ALONE: u64 = 32;
 /// Rounds after which a group is no longer thought of that had no turn.
