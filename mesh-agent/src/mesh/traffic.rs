@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mesh::facts::ObjectMeta;
-use crate::mesh::service::ServiceName;
+pub use crate::mesh::connection_pool::{Limits, RetryShare, Reuse};
+use crate::mesh::{facts::ObjectMeta, health_check::HealthCheck, service::ServiceName};
 
 /// What is in force for one port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,6 +33,8 @@ pub struct WrittenPolicy {
     pub load_balancer: Option<WrittenBalancer>,
     /// `connectionPool`.
     pub limits: Option<Limits>,
+    /// `retryBudget`.
+    pub retry_share: Option<RetryShare>,
     /// `outlierDetection`.
     pub outliers: Option<OutlierDetection>,
 }
@@ -44,6 +46,7 @@ impl WrittenPolicy {
         Self {
             load_balancer: self.load_balancer.or(other.load_balancer),
             limits: self.limits.or(other.limits),
+            retry_share: self.retry_share.or(other.retry_share),
             outliers: self.outliers.or(other.outliers),
         }
     }
@@ -267,19 +270,6 @@ pub struct Warmup {
     pub aggression_milli: u32,
 }
 
-/// `connectionPool`: what may be under way to an upstream from this node; without a number there is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Limits {
-    /// `tcp.maxConnections`.
-    pub connections: Option<u32>,
-    /// `http.http1MaxPendingRequests`: requests that wait for a connection to be opened.
-    pub pending: Option<u32>,
-    /// `http.http2MaxRequests`, which is about both versions of HTTP.
-    pub requests: Option<u32>,
-    /// `http.maxRetries`: requests that are being tried again.
-    pub retries: Option<u32>,
-}
-
 /// `retryConstraint` (GEP-3388): how many further attempts a destination may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryConstraint {
@@ -372,6 +362,8 @@ pub struct ServiceTraffic {
     pub nearest: Option<Nearest>,
     /// A ServiceEntry's `resolution: NONE`: who dials one of its addresses reaches that one.
     pub keeps_dialled: bool,
+    /// Annotation `mesh-agent.dev/health-check`.
+    pub health_check: Option<Arc<HealthCheck>>,
 }
 
 /// `trafficDistribution`.

@@ -264,13 +264,19 @@ pub(super) fn destination_flow(
     peer: Option<&SpiffeId>,
 ) -> FlowLabels {
     let snapshot = mesh.snapshots.load();
-    let client = snapshot
-        .workload_at(ends.client.ip())
-        .map_or_else(PeerLabels::unknown, |client| PeerLabels::of(client));
+    let source = match (snapshot.workload_at(ends.client.ip()), peer) {
+        // Nearly always: who is expected there.
+        (Some(client), Some(peer)) if client.is_enrolled() && client.identity == *peer => {
+            snapshot.labels(client)
+        }
+        (Some(client), peer) => Arc::new(snapshot.labels(client).with_principal(peer)),
+        (None, None) => PeerLabels::unknown(),
+        (None, peer) => Arc::new(PeerLabels::unknown().with_principal(peer)),
+    };
     FlowLabels {
         reporter: Reporter::Destination,
-        source: Arc::new(client.with_principal(peer)),
-        destination: Arc::new(PeerLabels::of(pod.as_known(&snapshot))),
+        source,
+        destination: snapshot.labels(pod.as_known(&snapshot)),
         service: snapshot.inbound(&pod.pod.workload, ends.original.port()).service,
         security: if peer.is_some() {
             Security::MutualTls

@@ -25,6 +25,8 @@ use crate::transport::pool::HttpPool;
 pub struct ServedPod {
     /// How to reach into it.
     pub pod: LocalPod,
+    /// What metrics call it.
+    pub labels: Arc<PeerLabels>,
     /// Connections made for it (to other destinations) and to it (deliveries).
     pub pool: HttpPool,
     /// Everything that runs for it; stopped when it leaves.
@@ -98,7 +100,7 @@ impl ServedPod {
     /// Counts a handshake that was not begun.
     pub(super) fn crowded(&self, mesh: &Mesh, direction: Direction, too_many: TooMany) {
         let snapshot = mesh.snapshots.load();
-        let labels = PeerLabels::of(self.as_known(&snapshot));
+        let labels = snapshot.labels(self.as_known(&snapshot));
         tracing::debug!(pod = %self.pod.workload.pod_name, reason = too_many.as_str(), "no handshake is begun");
         mesh.telemetry
             .mesh()
@@ -108,7 +110,7 @@ impl ServedPod {
     /// Counts what one pod has too much of.
     pub(super) fn crowded_by(&self, mesh: &Mesh, direction: Direction, limit: &'static str) {
         let snapshot = mesh.snapshots.load();
-        let labels = PeerLabels::of(self.as_known(&snapshot));
+        let labels = snapshot.labels(self.as_known(&snapshot));
         tracing::debug!(pod = %self.pod.workload.pod_name, limit, "the pod has too many");
         mesh.telemetry.mesh().pod_limit_refused(direction, &labels, limit);
     }

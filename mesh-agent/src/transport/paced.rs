@@ -143,6 +143,7 @@ mod tests {
     use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
+    use crate::transport::never;
 
     #[derive(Default)]
     struct Woken(AtomicUsize);
@@ -182,6 +183,14 @@ mod tests {
 
     impl ByteStream for Plain {
         fn reset_on_close(&self) {}
+
+        fn proved_until(&self) -> Option<SystemTime> {
+            None
+        }
+
+        fn revoked(&self) -> BoxFuture<'static, ()> {
+            never()
+        }
     }
 
     fn ago(seconds: u64) -> Instant {

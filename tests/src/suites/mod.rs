@@ -18,6 +18,7 @@ mod exceptions;
 mod explain;
 mod external;
 mod faults;
+mod hedging;
 mod isolation;
 mod issuers;
 mod jwt;
@@ -103,6 +104,7 @@ pub fn all() -> Vec<Suite> {
         ("tcproutes", tcproutes::CLAIMS),
         ("balance", balance::CLAIMS),
         ("resilience", resilience::CLAIMS),
+        ("hedging", hedging::CLAIMS),
         ("security", security::CLAIMS),
         ("tls", tls::CLAIMS),
         ("authz", authz::CLAIMS),

@@ -20,6 +20,7 @@ use crate::balance::{Limit, Pick};
 use crate::external::{CheckError, MAX_ANSWER};
 use crate::identity::Alpn;
 use crate::mesh::policy::external::{Authorizer, AuthorizerTarget, CheckProtocol, OnError};
+use crate::mesh::traffic::Reuse;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, prepare};
 use crate::proxy::outbound::same_node;
@@ -28,7 +29,7 @@ use crate::proxy::refusal::{Refusal, Unapproved};
 use crate::proxy::{Ends, Mesh};
 use crate::snapshot::PickFacts;
 use crate::transport::http::Body;
-use crate::transport::pool::{Connect, Leased, PoolKey, SendError, Wire};
+use crate::transport::pool::{Leased, PoolKey, SendError, Wire};
 
 /// Why there is no decision.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +71,7 @@ impl<'a> From<&'a Authorizer> for Called<'a> {
             target: &authorizer.target,
             port: authorizer.port,
             spoken: match authorizer.protocol {
-                CheckProtocol::Grpc => Wire::H2,
+                CheckProtocol::Grpc(_) => Wire::H2,
                 CheckProtocol::Http(_) => Wire::H1,
             },
         }
@@ -194,13 +195,10 @@ impl Way {
             addr: self.addr,
             client,
             wire,
+            reuse: Reuse::default(),
         };
-        let connect: Connect = {
-            let (mesh, pod, hop) = (Arc::clone(mesh), Arc::clone(pod), self.hop.clone());
-            let (own, addr) = (self.own, self.addr);
-            Box::new(move || hop.connect(&mesh, &pod, own, addr, Alpn::H2))
-        };
-        Ok(pool.send(&key, check, connect).await?)
+        let connect = || self.hop.connect(mesh, pod, self.own, self.addr, Alpn::H2);
+        Ok(pool.send(&key, check, &connect).await?)
     }
 
     /// The policies of an authorizer on this node are asked here, as nobody else does. One that must itself be asked
