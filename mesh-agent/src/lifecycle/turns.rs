@@ -139,13 +139,13 @@ impl Turns {
             return;
         }
         self.rounds.turn_of(self.number, now);
-        self.left.store(self.polls(SHARED), Ordering::Relaxed);
+        self.left.store(self.polls(), Ordering::Relaxed);
     }
 
-    /// The polls of a turn: at least one, and fewer than `most` when they are long.
-    fn polls(&self, most: u64) -> u64 {
+    /// The polls of a turn beside neighbours: at least one, and fewer than otherwise when they are long.
+    fn polls(&self) -> u64 {
         let usual = self.usual.load(Ordering::Relaxed).max(POLL);
-        (most * POLL / usual).max(1)
+        (SHARED * POLL / usual).max(1)
     }
 
     /// Takes the time of so many polls off what was spent; whether that covers it.
@@ -189,9 +189,13 @@ impl Turns {
             let now = self.rounds.begun.fetch_add(1, Ordering::Relaxed) + 1;
             self.granted.store(now, Ordering::Relaxed);
             let is_shared = self.rounds.turn_of(self.number, now);
-            let polls = if is_shared { SHARED } else { ALONE };
-            if self.pay(polls) {
-                return self.begin(self.polls(polls));
+            if !is_shared {
+                // Nobody is there whom long polls would hold up.
+                self.spent.store(0, Ordering::Relaxed);
+                return self.begin(ALONE);
+            }
+            if self.pay(SHARED) {
+                return self.begin(self.polls());
             }
         }
     }
@@ -261,7 +265,7 @@ const NOTHING: u8 = 0;
 const TAKE: u8 = 1;
 const LEAD: u8 = 2;
 /// Polls of a turn while other groups have turns, too.
-const SHARED: u64 = 4;
+const SHARED: u64 = 2;
 /// Polls of a turn otherwise: each round costs a look at the sockets.
 const ALONE: u64 = 32;
 /// Rounds after which a group is no longer thought of that had no turn.
@@ -371,12 +375,12 @@ mod tests {
     #[test]
     fn the_longer_polls_are_the_fewer_has_a_turn() {
         let [turns] = groups();
-        assert_eq!(turns.polls(SHARED), SHARED);
+        assert_eq!(turns.polls(), SHARED);
         for (nanoseconds, polls) in [(2 * POLL, SHARED / 2), (100 * POLL, 1), (POLL / 2, SHARED)] {
             for _ in 0..100 {
                 turns.spend(Duration::from_nanos(nanoseconds));
             }
-            assert_eq!(turns.polls(SHARED), polls, "{nanoseconds} ns");
+            assert_eq!(turns.polls(), polls, "{nanoseconds} ns");
         }
     }
 

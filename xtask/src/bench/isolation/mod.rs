@@ -113,9 +113,9 @@ fn measure(lab: &Running, arguments: &Arguments) -> Result<Vec<Found>> {
     wait_for_trial(lab)?;
     line("  the quiet pair's requests, storm by calm: median [least to most] of the blocks; microseconds\n")?;
     let mut all = Vec::new();
-    for sharing in wanted(&arguments.sharing, Sharing::ORDINARY) {
-        for kind in wanted(&arguments.storm, Kind::ALL) {
-            for pods in wanted(&arguments.pods, Pods::ALL) {
+    for sharing in wanted(&arguments.sharing, &Sharing::ORDINARY) {
+        for kind in wanted(&arguments.storm, &Kind::ALL) {
+            for pods in wanted(&arguments.pods, &Pods::ALL) {
                 place::arrange(lab, pods, sharing)?;
                 let is_quick = arguments.quick;
                 let bench = Bench {
@@ -136,7 +136,7 @@ fn measure(lab: &Running, arguments: &Arguments) -> Result<Vec<Found>> {
 }
 
 /// What was named, or else the ordinary ones.
-fn wanted<T: Clone, const N: usize>(named: &[T], ordinary: [T; N]) -> Vec<T> {
+fn wanted<T: Clone>(named: &[T], ordinary: &[T]) -> Vec<T> {
     if named.is_empty() {
         ordinary.to_vec()
     } else {

@@ -88,8 +88,7 @@ impl Sharing {
     pub(crate) fn prefix(self, is_storm: bool) -> &'static [&'static str] {
         match (self, is_storm) {
             (Self::Apart, true) => &["taskset", "-c", APPS, "chrt", "--idle", "0"],
-            (Self::Apart, false) => &["taskset", "-c", APPS],
-            (Self::Ahead, true) => &["taskset", "-c", APPS],
+            (Self::Apart, false) | (Self::Ahead, true) => &["taskset", "-c", APPS],
             (Self::Ahead, false) => &["taskset", "-c", APPS, "chrt", "--fifo", "2"],
             (Self::Together, _) => &[],
         }
