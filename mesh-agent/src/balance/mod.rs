@@ -9,6 +9,7 @@
 mod bounded;
 pub mod budget;
 mod health;
+mod latency;
 mod least_request;
 mod limits;
 mod load;
@@ -37,6 +38,7 @@ use rand::RngCore;
 
 use self::bounded::Bounded;
 pub use self::health::{Change, Finding, Health, Thresholds};
+pub use self::latency::Latency;
 use self::least_request::LeastRequest;
 pub use self::limits::{Breakers, Limit, Slot};
 pub use self::load::Load;

@@ -13,3 +13,7 @@ pub use readiness::{Readiness, ReadyGuard};
 pub use seldom::{Seldom, seldom};
 pub use stop::Stop;
 pub use tasks::Tasks;
+pub use turns::poll_begun;
+
+#[cfg(test)]
+pub(crate) use turns::in_poll_begun;

@@ -51,16 +51,23 @@ impl Tasks {
     /// A group with a stop of its own that the parent's stop triggers too: for instance one for each pod.
     #[must_use]
     pub fn child(&self) -> Self {
-        self.child_with(self.group.turns.clone())
+        self.child_with(&self.group.rounds, self.group.turns.clone())
     }
 
     /// The same, whose tasks together get no larger share of the runtime's threads than those of any other such group.
     #[must_use]
     pub fn fair_child(&self) -> Self {
-        self.child_with(Some(Arc::new(Turns::new(&self.group.rounds))))
+        let rounds = &self.group.rounds;
+        self.child_with(rounds, Some(Arc::new(Turns::new(rounds))))
     }
 
-    fn child_with(&self, turns: Option<Arc<Turns>>) -> Self {
+    /// A child for tasks of another runtime: its fair children share that one's threads, and no others.
+    #[must_use]
+    pub fn elsewhere(&self) -> Self {
+        self.child_with(&Arc::default(), None)
+    }
+
+    fn child_with(&self, rounds: &Arc<Rounds>, turns: Option<Arc<Turns>>) -> Self {
         let parent = &self.group;
         Self {
             group: Arc::new(Group {
@@ -68,7 +75,7 @@ impl Tasks {
                 tracker: TaskTracker::new(),
                 token: parent.token.child_token(),
                 panics: Arc::clone(&parent.panics),
-                rounds: Arc::clone(&parent.rounds),
+                rounds: Arc::clone(rounds),
                 turns,
             }),
         }

@@ -8,6 +8,7 @@
 //! time of its turn is taken off the next ones. Among groups that want more than they get that is a round robin (deficit round
 //! robin, Shreedhar and Varghese 1995); one that wants little finds its share waiting whenever it comes.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -43,6 +44,8 @@ pub(super) struct Turns {
     granted: AtomicU64,
     /// Nanoseconds that polls took, less what turns granted since.
     spent: AtomicU64,
+    /// Nanoseconds of a poll, lately.
+    usual: AtomicU64,
     round: Mutex<Round>,
 }
 
@@ -80,6 +83,7 @@ impl Turns {
             left: AtomicU64::new(SHARED),
             granted: AtomicU64::new(0),
             spent: AtomicU64::new(0),
+            usual: AtomicU64::new(0),
             round: Mutex::default(),
         }
     }
@@ -93,7 +97,11 @@ impl Turns {
                 self.turn(&mut place).await;
             }
             let begun = Instant::now();
-            let polled = poll_fn(|cx| Poll::Ready(task.as_mut().poll(cx))).await;
+            let polled = poll_fn(|cx| {
+                let polled = in_poll_begun(begun, || task.as_mut().poll(cx));
+                Poll::Ready(polled)
+            })
+            .await;
             self.spend(begun.elapsed());
             if let Poll::Ready(done) = polled {
                 return done;
@@ -105,6 +113,10 @@ impl Turns {
     fn spend(&self, time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.spent.fetch_add(nanoseconds, Ordering::Relaxed);
+        // Which of two threads is heard matters little.
+        let usual = self.usual.load(Ordering::Relaxed);
+        let usual = usual - usual / 8 + nanoseconds / 8;
+        self.usual.store(usual, Ordering::Relaxed);
     }
 
     fn take(&self) -> bool {
@@ -127,7 +139,13 @@ impl Turns {
             return;
         }
         self.rounds.turn_of(self.number, now);
-        self.left.store(SHARED, Ordering::Relaxed);
+        self.left.store(self.polls(SHARED), Ordering::Relaxed);
+    }
+
+    /// The polls of a turn: at least one, and fewer than `most` when they are long.
+    fn polls(&self, most: u64) -> u64 {
+        let usual = self.usual.load(Ordering::Relaxed).max(POLL);
+        (most * POLL / usual).max(1)
     }
 
     /// Takes the time of so many polls off what was spent; whether that covers it.
@@ -173,7 +191,7 @@ impl Turns {
             let is_shared = self.rounds.turn_of(self.number, now);
             let polls = if is_shared { SHARED } else { ALONE };
             if self.pay(polls) {
-                return self.begin(polls);
+                return self.begin(self.polls(polls));
             }
         }
     }
@@ -206,6 +224,23 @@ impl Place {
         self.told.store(what, Ordering::Release);
         self.waker.wake();
     }
+}
+
+/// When the poll began of which this is a part; `None` where no turns are taken.
+pub fn poll_begun() -> Option<Instant> {
+    BEGUN.get()
+}
+
+/// Does what is a part of a poll that began at `begun`.
+pub(crate) fn in_poll_begun<T>(begun: Instant, part: impl FnOnce() -> T) -> T {
+    let around = BEGUN.replace(Some(begun));
+    let done = part();
+    BEGUN.set(around);
+    done
+}
+
+thread_local! {
+    static BEGUN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Pending once: the poll after it was asked for by whoever the task waits for.
@@ -308,6 +343,54 @@ mod tests {
         stop.store(true, Ordering::Relaxed);
         tasks.join_all().await;
         echoes.shutdown().await;
+    }
+
+    #[test]
+    fn a_quiet_group_has_another_turn_once_others_had_one() {
+        let [storm, quiet] = groups();
+        let mut of_quiet = 0;
+        while quiet.take() {
+            of_quiet += 1;
+        }
+        assert_eq!(of_quiet, SHARED);
+        storm.rounds.begun.fetch_add(1, Ordering::Relaxed);
+        assert!(quiet.take(), "it need not wait for the end of a round");
+    }
+
+    #[tokio::test]
+    async fn time_beyond_that_of_a_turn_is_paid_for_with_the_next_ones() {
+        let [storm, quiet] = groups();
+        quiet.rounds.turn_of(quiet.number, 0);
+        while storm.take() {}
+        storm.spend(Duration::from_nanos(10 * SHARED * POLL));
+        let before = storm.rounds.begun.load(Ordering::Relaxed);
+        storm.run(async {}).await;
+        assert_eq!(storm.rounds.begun.load(Ordering::Relaxed) - before, 10);
+    }
+
+    #[test]
+    fn the_longer_polls_are_the_fewer_has_a_turn() {
+        let [turns] = groups();
+        assert_eq!(turns.polls(SHARED), SHARED);
+        for (nanoseconds, polls) in [(2 * POLL, SHARED / 2), (100 * POLL, 1), (POLL / 2, SHARED)] {
+            for _ in 0..100 {
+                turns.spend(Duration::from_nanos(nanoseconds));
+            }
+            assert_eq!(turns.polls(SHARED), polls, "{nanoseconds} ns");
+        }
+    }
+
+    #[test]
+    fn a_turn_is_short_only_while_another_group_has_turns() {
+        let [storm, quiet] = groups();
+        assert!(
+            storm.rounds.turn_of(storm.number, 5),
+            "it was alone for five rounds only"
+        );
+        assert!(!storm.rounds.turn_of(storm.number, LATELY + 5));
+        quiet.rounds.turn_of(quiet.number, LATELY + 6);
+        assert!(storm.rounds.turn_of(storm.number, LATELY + 7));
+        assert!(!storm.rounds.turn_of(storm.number, 3 * LATELY));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -3,10 +3,13 @@
 //! Place in the walk: everything else reads these types; `control` writes them from Kubernetes objects.
 //! Must not know: how a fact was learned, how bytes move, any async runtime or HTTP stack.
 
+pub mod connection_pool;
 pub mod domain;
 pub mod exclusions;
 pub mod facts;
+pub mod fallback;
 pub mod health_check;
+pub mod hedge;
 pub mod identity;
 pub mod leaving;
 pub mod mesh_config;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::mesh::connection_pool::{Limits, RetryShare, Reuse};
 use crate::mesh::{facts::ObjectMeta, health_check::HealthCheck, service::ServiceName};
 
 /// What is in force for one port of a Service.
@@ -32,6 +33,8 @@ pub struct WrittenPolicy {
     pub load_balancer: Option<WrittenBalancer>,
     /// `connectionPool`.
     pub limits: Option<Limits>,
+    /// `retryBudget`.
+    pub retry_share: Option<RetryShare>,
     /// `outlierDetection`.
     pub outliers: Option<OutlierDetection>,
 }
@@ -43,6 +46,7 @@ impl WrittenPolicy {
         Self {
             load_balancer: self.load_balancer.or(other.load_balancer),
             limits: self.limits.or(other.limits),
+            retry_share: self.retry_share.or(other.retry_share),
             outliers: self.outliers.or(other.outliers),
         }
     }
@@ -264,19 +268,6 @@ pub struct Warmup {
     pub minimum_percent: u32,
     /// `aggression` in thousandths: 1000 grows linearly, more grows faster at first.
     pub aggression_milli: u32,
-}
-
-/// `connectionPool`: what may be under way to an upstream from this node; without a number there is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Limits {
-    /// `tcp.maxConnections`.
-    pub connections: Option<u32>,
-    /// `http.http1MaxPendingRequests`: requests that wait for a connection to be opened.
-    pub pending: Option<u32>,
-    /// `http.http2MaxRequests`, which is about both versions of HTTP.
-    pub requests: Option<u32>,
-    /// `http.maxRetries`: requests that are being tried again.
-    pub retries: Option<u32>,
 }
 
 /// `retryConstraint` (GEP-3388): how many further attempts a destination may be asked for.

@@ -102,7 +102,7 @@ async fn from_agent(
             return stream.reset_on_close();
         }
     };
-    let Some((tls, peer, shown)) = handshake(&mesh, &ours, stream, ends).await else {
+    let Some((tls, peer, shown)) = handshake(&mesh, &pod, &ours, stream, ends).await else {
         return;
     };
     drop(permit);
@@ -127,11 +127,13 @@ async fn from_agent(
 
 async fn handshake(
     mesh: &Mesh,
+    pod: &ServedPod,
     ours: &WorkloadTls,
     stream: Prefixed<TcpStream>,
     ends: Ends,
 ) -> Option<(tls::ServerStream<Prefixed<TcpStream>>, SpiffeId, Shown)> {
-    match tls::accept(ours, stream, &mesh.workshop, mesh.settings.connect_timeout).await {
+    let workshop = &pod.handshakes.workshop;
+    match tls::accept(ours, stream, workshop, mesh.settings.connect_timeout).await {
         Ok(accepted) => Some(accepted),
         Err(error) => {
             let reason = HandshakeFailure::of(&error).as_str();

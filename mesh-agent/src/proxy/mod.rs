@@ -111,7 +111,7 @@ impl Mesh {
             telemetry,
             settings,
             pods: ServedPods::default(),
-            workshop: Workshop::new(workshop, tasks.child()),
+            workshop: Workshop::new(workshop, tasks.elsewhere()),
             tasks,
         }
     }
@@ -159,7 +159,7 @@ impl PodHost for Proxy {
             leaving: CancellationToken::new(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
-            handshakes: Handshakes::new(self.mesh.settings.handshake_rate),
+            handshakes: Handshakes::new(self.mesh.settings.handshake_rate, &self.mesh.workshop),
             checks: Semaphore::new(MAX_CHECKS),
             bodies: Semaphore::new(MAX_CHECKS),
             mirrors: Arc::new(Semaphore::new(MAX_MIRRORS)),

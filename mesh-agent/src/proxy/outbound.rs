@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mesh_common::dns::DNS_PORT;
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
 use crate::balance::Outcome;
 use crate::capture::door::Captured;
@@ -17,6 +18,7 @@ use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
 use crate::proxy::approval;
 use crate::proxy::arrival::{Arrival, Visit};
+use crate::proxy::breaker::within;
 use crate::proxy::conduct;
 use crate::proxy::dns::{Stream, answer_stream};
 use crate::proxy::hop::Hop;
@@ -105,7 +107,7 @@ pub(super) async fn read_protocol(
 /// Until the agent has stopped; what a client sent before it could know is still served.
 pub(super) async fn stopped(mesh: &Mesh, stop: &Stop) {
     stop.requested().await;
-    tokio::time::sleep(mesh.settings.detect_timeout).await;
+    sleep(mesh.settings.detect_timeout).await;
 }
 
 /// A connection that is no HTTP: what it begins with is looked at where a route asks for that.
@@ -167,10 +169,8 @@ async fn tcp(
         return stream.reset_on_close();
     }
     let arrival = visit.as_ref().map(Visit::arrival);
-    match hop
-        .connect(mesh, source, ends.client, choice.addr, Alpn::Tcp)
-        .await
-    {
+    let connecting = hop.connect(mesh, source, ends.client, choice.addr, Alpn::Tcp);
+    match within(choice.limits.connect_timeout, connecting).await {
         Ok(upstream) => {
             if let Some(pick) = &mut choice.pick {
                 pick.answered(Instant::now());
@@ -179,8 +179,12 @@ async fn tcp(
             let revoked = upstream.revoked();
             let cut = source.pool.cut_of(hop.uid(), choice.addr);
             let stream = stream.map(|stream| Leg::over_tcp(stream).relayed(&source.pod, ends.original));
+            let idle = choice.limits.opaque_idle.unwrap_or(mesh.settings.idle_timeout);
             tokio::select! {
-                () = carry(stream, upstream, mesh.settings.idle_timeout, &ledger) => {}
+                () = carry(stream, upstream, idle, &ledger) => {}
+                () = is_over(choice.limits.opaque_duration) => {
+                    ledger.flag(ResponseFlag::Dt, "max_connection_duration");
+                }
                 () = revoked => ledger.refuse(&Refusal::Revoked),
                 () = cut.cancelled() => ledger.flag(ResponseFlag::Dt, DRAINED),
                 refusal = refused_midway(mesh, arrival) => ledger.refuse(&refusal),
@@ -193,6 +197,14 @@ async fn tcp(
             ledger.refuse(&refusal);
             stream.reset_on_close();
         }
+    }
+}
+
+/// Returns when a connection has lasted as long as it may.
+async fn is_over(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => sleep(duration).await,
+        None => std::future::pending().await,
     }
 }
 

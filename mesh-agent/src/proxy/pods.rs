@@ -17,7 +17,7 @@ use crate::proxy::Mesh;
 use crate::proxy::dns::PodDns;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Direction, PeerLabels};
-use crate::transport::handshakes::{HandshakeLimit, TooMany};
+use crate::transport::handshakes::{HandshakeLimit, TooMany, Workshop};
 use crate::transport::pool::HttpPool;
 
 /// A pod that joined, with its own connections and tasks: nothing of it is shared with its neighbours.
@@ -52,18 +52,20 @@ pub struct ServedPod {
     pub(super) dns: PodDns,
 }
 
-/// How many handshakes a pod may have, each way.
+/// How many handshakes a pod may have, each way, and where they are computed.
 #[derive(Debug)]
 pub(super) struct Handshakes {
+    pub(super) workshop: Workshop,
     pub(super) inbound: HandshakeLimit,
     pub(super) outbound: HandshakeLimit,
 }
 
 impl Handshakes {
-    /// `rate` a second each way.
-    pub(super) fn new(rate: NonZeroU32) -> Self {
+    /// `rate` a second each way, in turns with those of other pods at `workshop`.
+    pub(super) fn new(rate: NonZeroU32, workshop: &Workshop) -> Self {
         let now = Instant::now();
         Self {
+            workshop: workshop.fair_share(),
             inbound: HandshakeLimit::new(rate, now),
             outbound: HandshakeLimit::new(rate, now),
         }

@@ -14,6 +14,7 @@ use crate::detect::{Look, Prefixed, look};
 use crate::identity::hello;
 use crate::mesh::route::Opening;
 use crate::mesh::service::{AppProtocol, ServiceName};
+use crate::mesh::traffic::Limits;
 use crate::mesh::workload::Workload;
 use crate::proxy::outbound::stopped;
 use crate::proxy::pods::ServedPod;
@@ -31,6 +32,8 @@ pub(super) struct Choice {
     pub(super) pick: Option<Pick>,
     /// `NAMESPACE/NAME` of the route that sent it there.
     pub(super) route: Option<String>,
+    /// How long it may take and last.
+    pub(super) limits: Limits,
 }
 
 /// What is known of the destination's protocol before a byte is read.
@@ -120,6 +123,7 @@ pub(super) fn choose(
             service,
             pick: None,
             route: None,
+            limits: Limits::default(),
         }),
         Destination::NoSuchPort(service) => Err((Refusal::NoSuchPort, Some(service))),
         Destination::Unknown => Ok(Choice {
@@ -128,6 +132,7 @@ pub(super) fn choose(
             service: None,
             pick: None,
             route: None,
+            limits: Limits::default(),
         }),
     }
 }
@@ -177,5 +182,6 @@ fn pick(upstream: &Upstream, ends: Ends) -> Result<Choice, Refusal> {
         service: Some(upstream.service.clone()),
         pick: Some(picked.pick),
         route: None,
+        limits: *upstream.breakers().limits(),
     })
 }

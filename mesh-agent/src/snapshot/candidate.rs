@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::balance::{Health, Load, Usage};
-use crate::mesh::service::{EndpointCondition, ServiceName, ServicePort};
+use crate::mesh::service::{EndpointCondition, Resilience, ServiceName, ServicePort};
 use crate::mesh::traffic::{EndpointPlace, Locality, Nearest, TrafficPolicy};
 use crate::mesh::workload::Workload;
 
@@ -55,6 +55,7 @@ pub(super) struct Spread<'f> {
     pub(super) is_local_only: bool,
     /// A client reaches the address that it dialled.
     pub(super) keeps_dialled: bool,
+    pub(super) resilience: &'f Resilience,
     pub(super) own: &'f Locality,
     /// Where the Service has a health check: when it is used, and below which percentage of good endpoints all are.
     pub(super) checked: Option<(Arc<Usage>, u32)>,

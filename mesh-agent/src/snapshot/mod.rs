@@ -13,6 +13,7 @@ mod kept;
 mod leaving;
 mod mesh_settings;
 mod outlook;
+mod resilience;
 mod routes;
 mod services;
 mod slices;

@@ -292,6 +292,7 @@ impl Indexing<'_> {
             nearest: service.traffic.nearest,
             is_local_only: service.traffic.is_local_only,
             keeps_dialled: service.traffic.keeps_dialled,
+            resilience: &service.resilience,
             own: self.traffic.own(),
             checked: service.traffic.health_check.as_ref().and_then(|check| {
                 let usage = self.index.checked.usage(&service.name)?;

@@ -14,7 +14,7 @@ use crate::mesh::facts::{Facts, Rejection};
 use crate::mesh::service::{Service, ServiceName};
 use crate::mesh::traffic::{
     BackendTrafficPolicy, BalancerKind, ConsistentHash, DestinationRule, EndpointPlace, HashKey, HashTable,
-    HostPattern, Locality, RetryConstraint, ServiceTraffic, Subset, TrafficPolicy, WrittenPolicy,
+    HostPattern, Limits, Locality, RetryConstraint, ServiceTraffic, Subset, TrafficPolicy, WrittenPolicy,
 };
 use crate::mesh::workload::Workload;
 
@@ -241,6 +241,7 @@ fn settled(
     let WrittenPolicy {
         load_balancer,
         limits,
+        retry_share,
         outliers,
     } = written;
     let load_balancer = load_balancer.unwrap_or_default();
@@ -259,7 +260,10 @@ fn settled(
             .unwrap_or_default(),
         locality: load_balancer.locality.unwrap_or_default(),
         warmup: load_balancer.warmup,
-        limits: limits.unwrap_or_default(),
+        limits: Limits {
+            retry_share,
+            ..limits.unwrap_or_default()
+        },
         outliers,
         retries,
     }

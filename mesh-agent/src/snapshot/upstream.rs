@@ -14,7 +14,7 @@ use crate::balance::locality::{Place, Wishes, arrange};
 use crate::balance::{
     Asked, Breakers, Health, Limit, Load, Member, Pick, Policy, Roster, Standing, Usage, Vitals, Watch,
 };
-use crate::mesh::service::{AppProtocol, ServiceName};
+use crate::mesh::service::{AppProtocol, Resilience, ServiceName};
 use crate::mesh::traffic::{BalancerKind, HashKey, Locality, TrafficPolicy};
 use crate::mesh::workload::Workload;
 
@@ -40,6 +40,7 @@ pub struct Upstream {
     /// Where the health of its endpoints is checked.
     pub(super) usage: Option<Arc<Usage>>,
     pub(super) keeps_dialled: bool,
+    pub(super) resilience: Resilience,
 }
 
 /// One endpoint that may be used.
@@ -157,6 +158,15 @@ impl Upstream {
         &self.policy.balancer
     }
 
+    /// What requests are sent in: as the port's protocol says, unless its policy asks for HTTP/2.
+    pub fn spoken(&self) -> AppProtocol {
+        if self.protocol == AppProtocol::Http && self.policy.limits.upgrades {
+            AppProtocol::Http2
+        } else {
+            self.protocol
+        }
+    }
+
     /// What of a request decides on its endpoint.
     pub fn hash_key(&self) -> Option<&HashKey> {
         match &self.policy.balancer {
@@ -181,6 +191,10 @@ impl Upstream {
 
     /// Whether one more attempt is granted; it is counted if so.
     pub fn grants_attempt(&self, now: Instant) -> bool {
+        // A share of what is under way stands instead of the default, not of what Gateway API's policy says.
+        if self.policy.limits.retry_share.is_some() && self.policy.retries.is_none() {
+            return true;
+        }
         let budget = self.breakers.vitals().retries();
         budget.withdraw(&self.policy.retries.unwrap_or_default(), now)
     }
@@ -199,7 +213,7 @@ impl Upstream {
     /// Those of one family of which the kernel may choose at random without the agent; `None` where that would not be
     /// the same: turns and hashes, shares, counts that somebody limits or watches.
     pub fn open_to_kernel(&self, is_v4: bool) -> Option<Vec<&Arc<UpstreamEndpoint>>> {
-        if self.watch.is_some() || self.usage.is_some() || self.policy.limits.connections.is_some() {
+        if self.watch.is_some() || self.usage.is_some() || self.policy.limits.see_connections() {
             return None;
         }
         let roster = if is_v4 { &self.v4 } else { &self.v6 };
@@ -236,6 +250,7 @@ impl Upstream {
             nearest,
             own,
             keeps_dialled,
+            resilience,
             checked,
             ..
         } = spread;
@@ -285,6 +300,7 @@ impl Upstream {
             breakers: Breakers::new(vitals, policy.limits),
             usage,
             keeps_dialled,
+            resilience: resilience.clone(),
             endpoints,
             policy,
         }

@@ -118,6 +118,12 @@ fn write_way(text: &mut String, way: &Way, node: &str) -> Result {
         let under_way = way.under_way.unwrap_or_default();
         writeln!(text, "  endpoints, by {balancer}, {under_way} under way")?;
     }
+    if let Some(hedge) = &way.hedge {
+        writeln!(text, "  hedging: {hedge}")?;
+    }
+    if let Some(fallback) = &way.fallback {
+        writeln!(text, "  fallback: {fallback}")?;
+    }
     for endpoint in &way.endpoints {
         write_endpoint(text, endpoint)?;
     }

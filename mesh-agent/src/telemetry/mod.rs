@@ -47,7 +47,9 @@ pub use self::legs::LegBytes;
 pub use self::mesh::{Direction, DnsOutcome, HandshakeSide, MeshMetrics};
 pub use self::observed::CertificateFacts;
 pub use self::policy::{CheckResult, QuotaResult};
-pub use self::resilience::{HealthFinding, MirrorOutcome, ResilienceMetrics, RetryOutcome};
+pub use self::resilience::{
+    FallbackOutcome, HealthFinding, HedgeOutcome, MirrorOutcome, ResilienceMetrics, RetryOutcome,
+};
 pub use self::tcp::{TcpRecord, TcpStart};
 
 use self::http::{HttpCollector, HttpCounters, HttpLabels};

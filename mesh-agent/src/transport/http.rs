@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use crate::lifecycle::{Tasks, seldom};
 use crate::transport::announced::Announced;
 use crate::transport::gathered::Gathered;
+use crate::transport::paced::Paced;
 use crate::transport::pool::Cut;
 use crate::transport::{ByteStream, DialError};
 
@@ -128,7 +129,7 @@ async fn start_h2_until(
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .handshake::<_, Body>(TokioIo::new(stream))
+        .handshake::<_, Body>(TokioIo::new(Paced::new(stream)))
         .await
         .map_err(DialError::Http)?;
     tasks.spawn("upstream-http2", async move {

@@ -10,6 +10,7 @@ pub mod gathered;
 pub mod handshakes;
 pub mod http;
 pub mod leg;
+pub mod paced;
 pub mod pool;
 pub mod relay;
 pub mod tls;

@@ -19,6 +19,8 @@ mod explain;
 mod external;
 mod faults;
 mod health;
+mod hedging;
+mod isolation;
 mod issuers;
 mod jwt;
 mod kubernetes;
@@ -103,6 +105,7 @@ pub fn all() -> Vec<Suite> {
         ("tcproutes", tcproutes::CLAIMS),
         ("balance", balance::CLAIMS),
         ("resilience", resilience::CLAIMS),
+        ("hedging", hedging::CLAIMS),
         ("health", health::CLAIMS),
         ("security", security::CLAIMS),
         ("tls", tls::CLAIMS),
@@ -121,6 +124,7 @@ pub fn all() -> Vec<Suite> {
         ("restart", restart::CLAIMS),
         ("authority", ca::CLAIMS),
         ("issuers", issuers::CLAIMS),
+        ("isolation", isolation::CLAIMS),
         ("soak", soak::CLAIMS),
     ];
     suites

@@ -20,6 +20,7 @@ use crate::balance::{Limit, Pick};
 use crate::external::{CheckError, MAX_ANSWER};
 use crate::identity::Alpn;
 use crate::mesh::policy::external::{Authorizer, AuthorizerTarget, CheckProtocol, OnError};
+use crate::mesh::traffic::Reuse;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, prepare};
 use crate::proxy::outbound::same_node;
@@ -194,6 +195,7 @@ impl Way {
             addr: self.addr,
             client,
             wire,
+            reuse: Reuse::default(),
         };
         let connect = || self.hop.connect(mesh, pod, self.own, self.addr, Alpn::H2);
         Ok(pool.send(&key, check, &connect).await?)

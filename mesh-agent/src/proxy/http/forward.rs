@@ -10,6 +10,7 @@ use hyper::body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::identity::Alpn;
+use crate::mesh::traffic::Reuse;
 use crate::proxy::Mesh;
 use crate::proxy::breaker::limited;
 use crate::proxy::conduct;
@@ -143,6 +144,10 @@ fn key_of(plan: &Plan, client: Option<std::net::IpAddr>, wire: Wire) -> PoolKey 
         addr: plan.addr,
         client,
         wire,
+        reuse: plan
+            .breakers
+            .as_ref()
+            .map_or_else(Reuse::default, |breakers| breakers.limits().reuse),
     }
 }
 

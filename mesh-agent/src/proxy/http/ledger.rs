@@ -70,6 +70,18 @@ impl Ledger {
         })
     }
 
+    /// Of a try beside another one: only a destination on this node reports it, until its answer is the client's.
+    pub(super) fn of_try(&self) -> Arc<Self> {
+        self.of_copy(&self.start.authority)
+    }
+
+    /// The try that `other` was kept for is the request's own from now on.
+    pub(super) fn adopt(&self, other: &Self) {
+        let second = other.second.lock().take();
+        let before = std::mem::replace(&mut *self.second.lock(), second);
+        drop(before);
+    }
+
     /// Holds `place` for as long as the request is under way.
     pub(super) fn hold(&self, place: OwnedSemaphorePermit) {
         // Taken once for a request.
@@ -121,6 +133,13 @@ impl Ledger {
         }
         if let Some(second) = &*self.second.lock() {
             tell(second);
+        }
+    }
+
+    /// Tells the record of the source alone.
+    pub(super) fn at_source(&self, tell: impl FnOnce(&HttpRecord)) {
+        if let Some(first) = &self.first {
+            tell(first);
         }
     }
 

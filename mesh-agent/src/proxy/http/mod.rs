@@ -76,6 +76,7 @@ use crate::transport::gathered::Gathered;
 use crate::transport::http::{
     Body, CONNECTION_WINDOW, MAX_HEAD, MAX_HEAD_BYTES, STREAM_WINDOW, TaskExecutor,
 };
+use crate::transport::paced::Paced;
 
 /// From where the walk looks at a connection.
 #[derive(Debug)]
@@ -116,9 +117,9 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
     let idle = mesh.settings.idle_timeout;
     let answers = Arc::<Answers>::default();
     let is_other_protocol = Arc::<AtomicBool>::default();
-    let (is_watched, stream) = match spoken {
+    let (is_watched, stream): (_, Box<dyn ByteStream>) = match spoken {
         Spoken::Http1 | Spoken::Opaque => looked_after(stream, &side, &answers, &is_other_protocol),
-        Spoken::Http2 => (false, stream),
+        Spoken::Http2 => (false, Box::new(Paced::new(stream))),
     };
     let told = told_to_end(&side, stop.clone());
     let connection = Arc::new(Connection {

@@ -85,10 +85,11 @@ pub(super) fn told(refusal: &Refusal) -> Option<HeaderValue> {
         Some(Attempt::Refused) => "refused",
         Some(Attempt::Reset { is_sent: false }) => "unsent",
         Some(Attempt::Reset { is_sent: true }) => "reset",
-        // What it is answered with says it.
-        Some(Attempt::RateLimited { .. } | Attempt::TimedOut | Attempt::Answered { .. }) => return None,
         None if refusal.is_of_policy() => "policy",
-        None => return None,
+        // What it is answered with says it.
+        Some(Attempt::RateLimited { .. } | Attempt::TimedOut | Attempt::Answered { .. }) | None => {
+            return None;
+        }
     };
     Some(HeaderValue::from_static(word))
 }

@@ -21,6 +21,7 @@ use crate::grpc;
 use crate::identity::Alpn;
 use crate::mesh::health_check::{HttpQuestion, Question};
 use crate::mesh::service::AppProtocol;
+use crate::mesh::traffic::Reuse;
 use crate::mesh::workload::Workload;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, prepare};
@@ -224,6 +225,7 @@ impl<'a> Way<'a> {
             // On this node never one that an application's request might use: it would show a client without a port.
             client: None,
             wire: carrying,
+            reuse: Reuse::default(),
         };
         let connect = || {
             self.hop

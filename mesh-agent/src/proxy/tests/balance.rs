@@ -27,7 +27,7 @@ fn quick() -> WrittenPolicy {
             consecutive_5xx: 1,
             ..OutlierDetection::default()
         }),
-        limits: None,
+        ..WrittenPolicy::default()
     }
 }
 

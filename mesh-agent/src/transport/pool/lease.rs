@@ -133,22 +133,32 @@ pub(super) struct H1Lease {
     shelves: Arc<H1Shelves>,
     key: PoolKey,
     sender: H1Sender,
+    /// Requests, with this one.
+    carried: u32,
     /// Destinations that had gone away when it was taken.
     departures: u64,
 }
 
 impl H1Lease {
-    pub(super) fn new(shelves: Arc<H1Shelves>, key: PoolKey, sender: H1Sender, departures: u64) -> Self {
+    pub(super) fn new(
+        shelves: Arc<H1Shelves>,
+        key: PoolKey,
+        sender: H1Sender,
+        carried: u32,
+        departures: u64,
+    ) -> Self {
         Self {
             shelves,
             key,
             sender,
+            carried,
             departures,
         }
     }
 
     fn give_back(self) {
-        self.shelves.put(self.key, self.sender, self.departures);
+        self.shelves
+            .put(self.key, self.sender, self.carried, self.departures);
     }
 }
 

@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 
 use crate::lifecycle::Tasks;
 use crate::mesh::leaving::Leaving;
+use crate::mesh::traffic::Reuse;
 use crate::mesh::workload::WorkloadUid;
 use crate::transport::http::{Body, H1Sender, frame_for_h1, no_body, start_h1};
 use crate::transport::pool::lease::{H1Lease, H2Lease};
@@ -55,6 +56,15 @@ pub struct PoolKey {
     pub client: Option<IpAddr>,
     /// What is spoken.
     pub wire: Wire,
+    /// How they are used again; where a policy changes that, new ones are opened.
+    pub reuse: Reuse,
+}
+
+impl PoolKey {
+    /// How long an HTTP/1.1 connection may be idle.
+    fn idle_h1(&self) -> Duration {
+        self.reuse.idle.unwrap_or(IDLE)
+    }
 }
 
 /// Why a request got no response.
@@ -77,19 +87,20 @@ struct H1Shelves {
 }
 
 impl H1Shelves {
-    /// Keeps a connection for the next request.
+    /// Keeps a connection that has carried `carried` requests for the next one, if it may carry one more.
     ///
     /// Taken when as many destinations had gone away as `departures` counted: not kept if its own did since.
-    fn put(&self, key: PoolKey, sender: H1Sender, departures: u64) {
+    fn put(&self, key: PoolKey, sender: H1Sender, carried: u32, departures: u64) {
         if self
             .departures
             .has_left_since(departures, key.endpoint.as_ref(), key.addr)
         {
             return;
         }
+        let is_spent = key.reuse.requests.is_some_and(|most| carried >= most.get());
         let mut shelves = self.shelves.lock();
-        if !sender.is_closed() && !self.is_closed.load(Ordering::Acquire) {
-            shelves.entry(key).or_default().put(sender);
+        if !is_spent && !sender.is_closed() && !self.is_closed.load(Ordering::Acquire) {
+            shelves.entry(key).or_default().put(sender, carried);
         }
     }
 }
@@ -131,7 +142,9 @@ impl HttpPool {
 
     /// Closes what was idle for longer than the idle time; called from a periodic task.
     pub fn sweep(&self) {
-        self.h1.shelves.lock().retain(|_, shelf| shelf.sweep(IDLE));
+        let mut shelves = self.h1.shelves.lock();
+        shelves.retain(|key, shelf| shelf.sweep(key.idle_h1()));
+        drop(shelves);
         self.h2.lock().retain(|_, shelf| shelf.sweep());
         self.h1.departures.sweep();
     }
@@ -192,13 +205,16 @@ impl HttpPool {
     ) -> Result<Response<Leased>, SendError> {
         frame_for_h1(&mut request);
         let departures = self.h1.departures.count();
-        while let Some(mut sender) = self.take_idle(key) {
+        while let Some((mut sender, carried)) = self.take_idle(key) {
             if sender.ready().await.is_err() {
                 continue;
             }
             let again = replay_of(&request);
             let mut failed = match sender.try_send_request(request).await {
-                Ok(response) => return Ok(self.lease_h1(key, sender, response, departures)),
+                Ok(response) => {
+                    let carried = carried.saturating_add(1);
+                    return Ok(self.lease_h1(key, sender, carried, response, departures));
+                }
                 Err(failed) => failed,
             };
             if let Some(unsent) = failed.take_message() {
@@ -220,21 +236,22 @@ impl HttpPool {
             .await
             .map_err(|error| SendError::Dial(Arc::new(error)))?;
         let response = sender.send_request(request).await.map_err(SendError::Broken)?;
-        Ok(self.lease_h1(key, sender, response, departures))
+        Ok(self.lease_h1(key, sender, 1, response, departures))
     }
 
-    fn take_idle(&self, key: &PoolKey) -> Option<H1Sender> {
-        self.h1.shelves.lock().get_mut(key)?.take(IDLE)
+    fn take_idle(&self, key: &PoolKey) -> Option<(H1Sender, u32)> {
+        self.h1.shelves.lock().get_mut(key)?.take(key.idle_h1())
     }
 
     fn lease_h1(
         &self,
         key: &PoolKey,
         sender: H1Sender,
+        carried: u32,
         response: Response<hyper::body::Incoming>,
         departures: u64,
     ) -> Response<Leased> {
-        let lease = H1Lease::new(Arc::clone(&self.h1), key.clone(), sender, departures);
+        let lease = H1Lease::new(Arc::clone(&self.h1), key.clone(), sender, carried, departures);
         response.map(|body| Leased::h1(body, lease))
     }
 
@@ -269,7 +286,7 @@ impl HttpPool {
         let kept = shelves.get_mut(key).and_then(H2Shelf::free);
         kept.unwrap_or_else(|| {
             let cut = self.cut_of(key.endpoint.clone(), key.addr);
-            let opening = Opening::begin(&self.tasks, connect, cut);
+            let opening = Opening::begin(&self.tasks, connect, key.reuse, cut);
             if !self.h1.is_closed.load(Ordering::Acquire) {
                 shelves.entry(key.clone()).or_default().keep(&opening);
             }

@@ -1,6 +1,7 @@
 //! Claims about pooled connections, tried without sockets.
 
 use std::io;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,6 +29,7 @@ fn key(wire: Wire) -> PoolKey {
         addr: ([127, 0, 0, 1], 80).into(),
         client: None,
         wire,
+        reuse: Reuse::default(),
     }
 }
 
@@ -161,9 +163,19 @@ impl ByteStream for Proved {
 
 /// How often three requests dial, over connections that are proved until then.
 async fn dials(until: SystemTime) -> usize {
+    dials_of(until, Reuse::default(), false).await
+}
+
+/// The same under `reuse`; where they `overlap` no response is read before the last request.
+async fn dials_of(until: SystemTime, reuse: Reuse, overlap: bool) -> usize {
     let tasks = Tasks::new();
     let pool = HttpPool::new(tasks.clone());
     let dialled = Arc::new(AtomicUsize::new(0));
+    let key = PoolKey {
+        reuse,
+        ..key(Wire::H2)
+    };
+    let mut under_way = Vec::new();
     for _ in 0..3 {
         let (tasks, dialled) = (tasks.clone(), Arc::clone(&dialled));
         let connect = move || -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> {
@@ -173,8 +185,11 @@ async fn dials(until: SystemTime) -> usize {
             let stream: Box<dyn ByteStream> = Box::new(Proved(ours, until));
             std::future::ready(Ok(stream)).boxed()
         };
-        let response = pool.send(&key(Wire::H2), request(), &connect).await.unwrap();
+        let response = pool.send(&key, request(), &connect).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
+        if overlap {
+            under_way.push(response);
+        }
     }
     dialled.load(Ordering::Relaxed)
 }
@@ -184,4 +199,32 @@ async fn a_connection_whose_certificates_have_expired_carries_no_new_request() {
     let now = SystemTime::now();
     assert_eq!(dials(now + Duration::from_hours(1)).await, 1);
     assert_eq!(dials(now - Duration::from_secs(1)).await, 3);
+}
+
+#[tokio::test]
+async fn an_http_2_connection_carries_no_more_than_its_policy_says() {
+    let later = SystemTime::now() + Duration::from_hours(1);
+    let two = NonZeroU32::new(2);
+    let (requests, streams) = (
+        Reuse {
+            requests: two,
+            ..Reuse::default()
+        },
+        Reuse {
+            streams: two,
+            ..Reuse::default()
+        },
+    );
+    for (reuse, overlap, expected) in [
+        (Reuse::default(), true, 1),
+        (requests, false, 2),
+        (streams, false, 1),
+        (streams, true, 2),
+    ] {
+        assert_eq!(
+            dials_of(later, reuse, overlap).await,
+            expected,
+            "{reuse:?} {overlap}"
+        );
+    }
 }

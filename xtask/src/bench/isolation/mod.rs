@@ -113,19 +113,20 @@ fn measure(lab: &Running, arguments: &Arguments) -> Result<Vec<Found>> {
     wait_for_trial(lab)?;
     line("  the quiet pair's requests, storm by calm: median [least to most] of the blocks; microseconds\n")?;
     let mut all = Vec::new();
-    for sharing in wanted(&arguments.sharing, Sharing::ALL) {
+    for sharing in wanted(&arguments.sharing, Sharing::ORDINARY) {
         for kind in wanted(&arguments.storm, Kind::ALL) {
             for pods in wanted(&arguments.pods, Pods::ALL) {
                 place::arrange(lab, pods, sharing)?;
-                let found = Bench {
+                let is_quick = arguments.quick;
+                let bench = Bench {
                     lab,
                     kind,
                     sharing,
                     pods,
-                    is_quick: arguments.quick,
-                }
-                .found()
-                .with_context(|| format!("a storm of {kind} in {pods}, {sharing}"))?;
+                    is_quick,
+                };
+                let found = bench.found();
+                let found = found.with_context(|| format!("a storm of {kind} in {pods}, {sharing}"))?;
                 line(&format!("  {found}"))?;
                 all.push(found);
             }
@@ -134,9 +135,13 @@ fn measure(lab: &Running, arguments: &Arguments) -> Result<Vec<Found>> {
     Ok(all)
 }
 
-fn wanted<T: Copy + PartialEq, const N: usize>(named: &[T], all: [T; N]) -> Vec<T> {
-    let is_wanted = |one: &T| named.is_empty() || named.contains(one);
-    all.into_iter().filter(is_wanted).collect()
+/// What was named, or else the ordinary ones.
+fn wanted<T: Clone, const N: usize>(named: &[T], ordinary: [T; N]) -> Vec<T> {
+    if named.is_empty() {
+        ordinary.to_vec()
+    } else {
+        named.to_vec()
+    }
 }
 
 /// The agent tries the splice for some seconds when it starts; that is nobody's storm.

@@ -35,6 +35,9 @@ pub(crate) enum Sharing {
     Apart,
     /// As the kernel likes.
     Together,
+    /// As apart, but the agent and the quiet pair are of the real-time class and the storm is not idle-class: on a machine that
+    /// does other things too these do not count. Only when it is asked for.
+    Ahead,
 }
 
 impl Pods {
@@ -79,13 +82,15 @@ impl Pods {
 }
 
 impl Sharing {
-    pub(crate) const ALL: [Self; 2] = [Self::Apart, Self::Together];
+    pub(crate) const ORDINARY: [Self; 2] = [Self::Apart, Self::Together];
 
     /// The words before a client's program.
     pub(crate) fn prefix(self, is_storm: bool) -> &'static [&'static str] {
         match (self, is_storm) {
             (Self::Apart, true) => &["taskset", "-c", APPS, "chrt", "--idle", "0"],
             (Self::Apart, false) => &["taskset", "-c", APPS],
+            (Self::Ahead, true) => &["taskset", "-c", APPS],
+            (Self::Ahead, false) => &["taskset", "-c", APPS, "chrt", "--fifo", "2"],
             (Self::Together, _) => &[],
         }
     }
@@ -95,20 +100,29 @@ impl Sharing {
 pub(crate) fn arrange(lab: &Running, pods: Pods, sharing: Sharing) -> Result<()> {
     let cores = std::thread::available_parallelism().context("count cores")?.get();
     let all = format!("0-{}", cores.saturating_sub(1));
-    let (agent, apps, class) = match sharing {
-        Sharing::Apart => (AGENT, APPS, "--idle"),
-        Sharing::Together => (all.as_str(), all.as_str(), "--other"),
+    let (agent, apps) = match sharing {
+        Sharing::Apart | Sharing::Ahead => (AGENT, APPS),
+        Sharing::Together => (all.as_str(), all.as_str()),
+    };
+    // The classes of the agent, the quiet server and the storming one.
+    let classes = match sharing {
+        Sharing::Apart => [ORDINARY, ORDINARY, ["--idle", "0"]],
+        Sharing::Together => [ORDINARY; 3],
+        Sharing::Ahead => [["--fifo", "1"], ["--fifo", "2"], ORDINARY],
     };
     let program = |pod| -> Result<ProcessId> {
         let pod = lab.pod(&pods.named(pod)?)?;
         pod.program.context("the server's pod has no program")
     };
-    keep_to(lab.agent(NODE)?, agent)?;
-    for server in ["quiet", "storm"] {
-        keep_to(program(server)?, apps)?;
+    let processes = [lab.agent(NODE)?, program("quiet")?, program("storm")?];
+    for (process, cores) in processes.into_iter().zip([agent, apps, apps]) {
+        keep_to(process, cores)?;
     }
-    let pid = program("storm")?.pid.to_string();
-    told(&["chrt", class, "--pid", "0", &pid])
+    for (process, [class, priority]) in processes.into_iter().zip(classes) {
+        let pid = process.pid.to_string();
+        told(&["chrt", "--all-tasks", class, "--pid", priority, &pid])?;
+    }
+    Ok(())
 }
 
 fn keep_to(process: ProcessId, cores: &str) -> Result<()> {
@@ -136,6 +150,7 @@ impl std::fmt::Display for Sharing {
         f.pad(match self {
             Self::Apart => "apart",
             Self::Together => "together",
+            Self::Ahead => "ahead",
         })
     }
 }
@@ -144,4 +159,5 @@ impl std::fmt::Display for Sharing {
 const AGENT: &str = "0";
 /// Everybody else's.
 const APPS: &str = "1";
+const ORDINARY: [&str; 2] = ["--other", "0"];
 const LIMIT: Duration = Duration::from_secs(5);

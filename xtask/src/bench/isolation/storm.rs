@@ -78,7 +78,7 @@ impl Kind {
                 format!("wrk -t1 -c1000 -d{seconds}s -s {script} http://{host}:8080/")
             }
             Self::Streams => format!("h2load -t1 -c100 -m1000 -D{seconds} http://{host}:8081/"),
-            Self::Bodies => format!("python3 bodies.py {host} 8082 100 {seconds}"),
+            Self::Bodies => format!("python3 ../../programs/bodies.py {host} 8082 100 {seconds}"),
         };
         Ok(words.split(' ').map(str::to_owned).collect())
     }

@@ -11,6 +11,7 @@ mod nearness;
 mod peer_authentication;
 mod probes;
 mod request_authentication;
+mod resilience;
 mod route_filters;
 mod routes;
 mod service_entries;

@@ -5,7 +5,7 @@ usage: sleeper.py PORT
 import socket
 import sys
 
-listener = socket.create_server(("0.0.0.0", int(sys.argv[1])), backlog=4096)
+listener = socket.create_server(("", int(sys.argv[1])), backlog=4096)
 connections = []
 while True:
     connections.append(listener.accept())
