@@ -61,7 +61,7 @@ pub struct Contact<'a> {
 }
 
 /// One end of a connection.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct End<'a> {
     /// Its address.
     pub addr: SocketAddr,
@@ -157,7 +157,7 @@ pub enum CheckError {
 /// Makes the request by which `authorizer` is asked.
 pub fn check(authorizer: &Authorizer, question: &Question<'_>) -> Result<Request<Bytes>, CheckError> {
     match &authorizer.protocol {
-        CheckProtocol::Grpc => over_grpc::check(authorizer, question),
+        CheckProtocol::Grpc(how) => over_grpc::check(authorizer, how, question),
         CheckProtocol::Http(how) => over_http::check(how, question),
     }
 }
@@ -183,7 +183,7 @@ pub fn decide(
     trailers: Option<&HeaderMap>,
 ) -> Result<Decision, CheckError> {
     match &authorizer.protocol {
-        CheckProtocol::Grpc => over_grpc::decide(&answer, trailers),
+        CheckProtocol::Grpc(_) => over_grpc::decide(&answer, trailers),
         CheckProtocol::Http(how) => over_http::decide(how, answer),
     }
 }

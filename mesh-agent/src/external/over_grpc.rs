@@ -13,9 +13,13 @@ use super::proto::{
     HttpRequest, HttpResponse, OkResponse, Peer, SocketAddress, Timestamp,
 };
 use super::{Changes, CheckError, Contact, Decision, End, PARTIAL_BODY, Question, Reply, is_internal, unary};
-use crate::mesh::policy::external::Authorizer;
+use crate::mesh::policy::external::{Authorizer, GrpcCheck, NameMatch};
 
-pub(super) fn check(authorizer: &Authorizer, question: &Question<'_>) -> Result<Request<Bytes>, CheckError> {
+pub(super) fn check(
+    authorizer: &Authorizer,
+    how: &GrpcCheck,
+    question: &Question<'_>,
+) -> Result<Request<Bytes>, CheckError> {
     let as_bytes = authorizer.body.is_some_and(|body| body.as_bytes);
     call(
         authorizer,
@@ -24,7 +28,7 @@ pub(super) fn check(authorizer: &Authorizer, question: &Question<'_>) -> Result<
             destination: Some(peer(&question.destination)),
             request: Some(AskedRequest {
                 time: Some(time(question)),
-                http: Some(request(question, as_bytes)),
+                http: Some(request(how, question, as_bytes)),
             }),
         },
     )
@@ -74,7 +78,7 @@ fn time(question: &Question<'_>) -> Timestamp {
     }
 }
 
-fn request(question: &Question<'_>, as_bytes: bool) -> HttpRequest {
+fn request(how: &GrpcCheck, question: &Question<'_>, as_bytes: bool) -> HttpRequest {
     let shown = question.body.as_ref();
     let bytes = shown.map(|shown| shown.bytes.clone()).unwrap_or_default();
     let (body, raw_body) = if as_bytes {
@@ -82,7 +86,7 @@ fn request(question: &Question<'_>, as_bytes: bool) -> HttpRequest {
     } else {
         (text(&bytes), Bytes::new())
     };
-    let mut headers = headers(question.headers);
+    let mut headers = headers(question.headers, &how.request_headers);
     for (name, value) in [
         (":authority", question.authority.as_str()),
         (":method", question.method.as_str()),
@@ -112,8 +116,10 @@ fn request(question: &Question<'_>, as_bytes: bool) -> HttpRequest {
 }
 
 /// The lines of one name, joined as RFC 9110 section 5.3 and RFC 6265 section 5.4 do.
-fn headers(headers: &HeaderMap) -> BTreeMap<String, String> {
-    let travelling = headers.keys().filter(|name| **name != HOST && !is_internal(name));
+fn headers(headers: &HeaderMap, shown: &[NameMatch]) -> BTreeMap<String, String> {
+    let is_shown = |name: &HeaderName| shown.is_empty() || shown.iter().any(|one| one.matches(name));
+    let travelling = headers.keys();
+    let travelling = travelling.filter(|name| **name != HOST && !is_internal(name) && is_shown(name));
     let joined = |name: &HeaderName| {
         let separator = if *name == COOKIE { "; " } else { "," };
         let lines = headers.get_all(name).iter();

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::mesh::connection_pool::{Limits, RetryShare, Reuse};
-use crate::mesh::facts::ObjectMeta;
-use crate::mesh::service::ServiceName;
+use crate::mesh::{facts::ObjectMeta, health_check::HealthCheck, service::ServiceName};
 
 /// What is in force for one port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -363,6 +362,8 @@ pub struct ServiceTraffic {
     pub nearest: Option<Nearest>,
     /// A ServiceEntry's `resolution: NONE`: who dials one of its addresses reaches that one.
     pub keeps_dialled: bool,
+    /// Annotation `mesh-agent.dev/health-check`.
+    pub health_check: Option<Arc<HealthCheck>>,
 }
 
 /// `trafficDistribution`.

@@ -68,7 +68,7 @@ pub(super) fn whom(
     };
     let authorizer = snapshot.authorizer(&ask.provider).map(Arc::clone);
     match authorizer {
-        Some(authorizer) if authorizer.protocol == CheckProtocol::Grpc && !carries_http => {
+        Some(authorizer) if matches!(authorizer.protocol, CheckProtocol::Grpc(_)) && !carries_http => {
             Ok((ask.provider, authorizer))
         }
         Some(_) => Err(Refusal::Denied(ask.unanswered)),

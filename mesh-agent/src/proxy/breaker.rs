@@ -13,19 +13,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
 use crate::balance::{Breakers, Limit, Slot};
-use crate::transport::pool::Connect;
 use crate::transport::{ByteStream, DialError};
 
 /// Makes `connect` ask first: for room among what waits for a connection, and among the connections, which is held for
 /// as long as the connection lives. It waits no longer than the limits say.
 pub(super) fn limited(
-    breakers: Option<Breakers>,
-    connect: impl Fn() -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> + Send + Sync + 'static,
-) -> Connect {
-    let Some(breakers) = breakers else {
-        return Box::new(connect);
-    };
-    Box::new(move || {
+    breakers: Option<&Breakers>,
+    connect: impl Fn() -> Connecting + Send + Sync,
+) -> impl Fn() -> Connecting + Send + Sync {
+    move || {
+        let Some(breakers) = breakers else {
+            return connect();
+        };
         let slots = (breakers.take(Limit::Pending), breakers.take(Limit::Connections));
         let (Some(pending), Some(connection)) = slots else {
             return Box::pin(async { Err(DialError::Overflow) });
@@ -40,8 +39,11 @@ pub(super) fn limited(
             });
             Ok(stream)
         })
-    })
+    }
 }
+
+/// A connection that is being opened.
+type Connecting = BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>>;
 
 /// Waits for a connection at most so long.
 pub(super) async fn within<S>(
@@ -133,7 +135,7 @@ mod tests {
                 ..Limits::default()
             };
             let breakers = Breakers::new(Arc::default(), limits);
-            let connect = limited(Some(breakers.clone()), || Box::pin(late()));
+            let connect = limited(Some(&breakers), || Box::pin(late()));
             let error = connect().await.map(drop).unwrap_err();
             assert_eq!(matches!(error, DialError::TimedOut), is_late, "{seconds:?}");
             assert_eq!(breakers.vitals().under_way(Limit::Connections), 0);

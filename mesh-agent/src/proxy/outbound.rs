@@ -144,8 +144,12 @@ async fn tcp(
             return stream.reset_on_close();
         }
     };
+    let destination = choice
+        .workload
+        .as_deref()
+        .map(|workload| mesh.snapshots.load().labels(workload));
     let ledger = TcpLedger(
-        flows(source, choice.workload.as_deref(), choice.service.clone(), &hop)
+        flows(source, destination, choice.service.clone(), &hop)
             .into_iter()
             .map(|flow| mesh.telemetry.tcp(flow, start.clone()))
             .collect(),
@@ -211,6 +215,7 @@ fn decide(
 ) -> Result<(Choice, Hop), Box<(Refusal, FlowLabels)>> {
     let snapshot = mesh.snapshots.load();
     let refused = |refusal, destination: Option<&Workload>, service| {
+        let destination = destination.map(|workload| snapshot.labels(workload));
         let flow = source_flow(source, destination, service, Security::Unknown);
         Box::new((refusal, flow))
     };
@@ -255,7 +260,7 @@ pub(super) fn same_node(hop: &Hop, source: &ServedPod, ends: Ends, addr: SocketA
 /// destination's.
 pub(super) fn flows(
     source: &ServedPod,
-    destination: Option<&Workload>,
+    destination: Option<Arc<PeerLabels>>,
     service: Option<ServiceName>,
     hop: &Hop,
 ) -> Vec<FlowLabels> {
@@ -272,14 +277,14 @@ pub(super) fn flows(
 
 pub(super) fn source_flow(
     source: &ServedPod,
-    destination: Option<&Workload>,
+    destination: Option<Arc<PeerLabels>>,
     service: Option<ServiceName>,
     security: Security,
 ) -> FlowLabels {
     FlowLabels {
         reporter: Reporter::Source,
-        source: Arc::new(PeerLabels::of(&source.pod.workload)),
-        destination: Arc::new(destination.map_or_else(PeerLabels::unknown, PeerLabels::of)),
+        source: Arc::clone(&source.labels),
+        destination: destination.unwrap_or_else(PeerLabels::unknown),
         service,
         security,
     }

@@ -174,6 +174,7 @@ fn pick(upstream: &Upstream, ends: Ends) -> Result<Choice, Refusal> {
         kept: None,
         now: Instant::now(),
     };
+    upstream.used_by(ends.client.ip(), facts.now);
     let picked = upstream.pick(&facts, &mut rand::rng())?;
     Ok(Choice {
         addr: picked.endpoint.addr,

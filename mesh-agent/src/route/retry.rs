@@ -85,11 +85,12 @@ pub enum NoMore {
 }
 
 impl Attempts {
-    /// The first one is under way; all must be over at `deadline`.
-    pub fn of(policy: &RetryPolicy, deadline: Option<Instant>) -> Self {
+    /// The first one is under way, without a policy the only one; all must be over at `deadline`.
+    pub fn of(policy: Option<&RetryPolicy>, deadline: Option<Instant>) -> Self {
+        let further = policy.map_or(0, |policy| policy.attempts);
         Self {
             begun: 1,
-            most: policy.attempts.saturating_add(1),
+            most: further.saturating_add(1),
             deadline,
         }
     }
@@ -350,7 +351,7 @@ mod tests {
                 .then(|| Duration::from_millis(rng.random_range(0..2_000)));
             let deadline = limit.map(|limit| began + limit);
             let (mut now, mut begun) = (began, 1);
-            let mut attempts = Attempts::of(&policy, deadline);
+            let mut attempts = Attempts::of(Some(&policy), deadline);
             let end = loop {
                 now += Duration::from_millis(rng.random_range(0..400));
                 let pause = policy.pause(attempts.number(), Attempt::Refused, &mut rng);

@@ -6,11 +6,13 @@
 mod build;
 mod candidate;
 mod cell;
+mod checked;
 mod direct;
 mod ejected;
 mod kept;
 mod mesh_settings;
 mod outlook;
+mod resilience;
 mod routes;
 mod services;
 mod slices;
@@ -24,6 +26,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub use self::cell::SnapshotCell;
+pub use self::checked::{Checked, Unhealthy};
 pub use self::direct::{DirectLimits, DirectVerdict, DirectVerdicts, Passage};
 pub use self::ejected::Ejected;
 use self::mesh_settings::MeshSettings;
@@ -46,6 +49,7 @@ use crate::policy::authentication::{Authentication, Guard, WantedKeys};
 use crate::policy::authorization::{Authorization, Connection, Judgement, Protection, Verdict};
 use crate::policy::rate_limit::{Limits, RateLimits};
 use crate::route::{Backend, RouteTable, StreamTable};
+use crate::telemetry::PeerLabels;
 
 /// What a snapshot is built for.
 #[derive(Debug, Clone)]
@@ -128,6 +132,11 @@ impl Snapshot {
     /// The pod that owns an address; never one of the host network. An IPv4-mapped address is IPv4.
     pub fn workload_at(&self, addr: IpAddr) -> Option<&Arc<Workload>> {
         self.workloads.at(addr)
+    }
+
+    /// What metrics call a pod; worked out once for each pod of this snapshot.
+    pub fn labels(&self, workload: &Workload) -> Arc<PeerLabels> {
+        self.workloads.labels(workload)
     }
 
     /// Whether an address is the own one of the node that this agent serves; never that of a pod. An IPv4-mapped

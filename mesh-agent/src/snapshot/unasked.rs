@@ -24,7 +24,7 @@ pub(super) fn reports<'w>(
     let mut found: BTreeMap<Arc<str>, Rejection> = BTreeMap::new();
     let speaks_http = |provider: &Arc<str>| {
         let authorizer = settings.authorizers.get(provider);
-        authorizer.is_some_and(|authorizer| authorizer.protocol != CheckProtocol::Grpc)
+        authorizer.is_some_and(|authorizer| matches!(authorizer.protocol, CheckProtocol::Http(_)))
     };
     let mut local: Vec<&Workload> = local.collect();
     local.sort_by_key(|workload| (&workload.namespace, &workload.pod_name));

@@ -11,8 +11,10 @@ use rand::RngCore;
 
 use super::candidate::{Candidate, Front, Spread, usable};
 use crate::balance::locality::{Place, Wishes, arrange};
-use crate::balance::{Asked, Breakers, Limit, Load, Member, Pick, Policy, Roster, Standing, Vitals, Watch};
-use crate::mesh::service::{AppProtocol, ServiceName};
+use crate::balance::{
+    Asked, Breakers, Health, Limit, Load, Member, Pick, Policy, Roster, Standing, Usage, Vitals, Watch,
+};
+use crate::mesh::service::{AppProtocol, Resilience, ServiceName};
 use crate::mesh::traffic::{BalancerKind, HashKey, Locality, TrafficPolicy};
 use crate::mesh::workload::Workload;
 
@@ -35,7 +37,10 @@ pub struct Upstream {
     v6: Roster,
     breakers: Breakers,
     watch: Option<Arc<Watch>>,
+    /// Where the health of its endpoints is checked.
+    pub(super) usage: Option<Arc<Usage>>,
     pub(super) keeps_dialled: bool,
+    pub(super) resilience: Resilience,
 }
 
 /// One endpoint that may be used.
@@ -49,6 +54,7 @@ pub struct UpstreamEndpoint {
     pub locality: Locality,
     load: Arc<Load>,
     standing: Option<Arc<Standing>>,
+    pub(super) health: Option<Arc<Health>>,
 }
 
 /// What an endpoint is picked for.
@@ -207,7 +213,7 @@ impl Upstream {
     /// Those of one family of which the kernel may choose at random without the agent; `None` where that would not be
     /// the same: turns and hashes, shares, counts that somebody limits or watches.
     pub fn open_to_kernel(&self, is_v4: bool) -> Option<Vec<&Arc<UpstreamEndpoint>>> {
-        if self.watch.is_some() || self.policy.limits.see_connections() {
+        if self.watch.is_some() || self.usage.is_some() || self.policy.limits.see_connections() {
             return None;
         }
         let roster = if is_v4 { &self.v4 } else { &self.v6 };
@@ -218,11 +224,13 @@ impl Upstream {
     /// Takes ejected endpoints back whose time is over, and shares the traffic anew. Called some times a second by the
     /// control thread; whether there is anything to look after.
     pub fn sweep(&self, now: Instant) -> bool {
-        let Some(watch) = &self.watch else {
+        if self.watch.is_none() && self.usage.is_none() {
             return false;
-        };
-        let standings = self.endpoints.iter().filter_map(|one| one.standing.as_deref());
-        watch.sweep(standings, now);
+        }
+        if let Some(watch) = &self.watch {
+            let standings = self.endpoints.iter().filter_map(|one| one.standing.as_deref());
+            watch.sweep(standings, now);
+        }
         self.v4.refresh();
         self.v6.refresh();
         true
@@ -242,6 +250,8 @@ impl Upstream {
             nearest,
             own,
             keeps_dialled,
+            resilience,
+            checked,
             ..
         } = spread;
         let needs_standing = policy.outliers.is_some() || policy.warmup.is_some();
@@ -254,6 +264,7 @@ impl Upstream {
                     locality: candidate.locality.clone(),
                     load: Arc::clone(&candidate.load),
                     standing: needs_standing.then(|| standing(candidate, previous)),
+                    health: candidate.health.clone(),
                 })
             })
             .collect();
@@ -265,9 +276,10 @@ impl Upstream {
             nearest,
             has_outliers: policy.outliers.is_some(),
         };
+        let (usage, panic_percent) = checked.unzip();
         let mut roster = |is_v4: bool, previous: Option<&Roster>| {
             let groups = grouped(&usable, &endpoints, is_v4, own, wishes);
-            Roster::new(groups, roster_policy(&policy), previous, rng)
+            Roster::new(groups, roster_policy(&policy, panic_percent), previous, rng)
         };
         let Front {
             service,
@@ -286,7 +298,9 @@ impl Upstream {
                 .outliers
                 .map(|outliers| Arc::new(Watch::new(outliers, Arc::clone(&vitals), endpoints.len()))),
             breakers: Breakers::new(vitals, policy.limits),
+            usage,
             keeps_dialled,
+            resilience: resilience.clone(),
             endpoints,
             policy,
         }
@@ -299,6 +313,11 @@ impl UpstreamEndpoint {
         self.load.active()
     }
 
+    /// Whether it is left out, for its failures or for its answers to health checks.
+    pub(super) fn is_left_out(&self) -> bool {
+        self.is_ejected() || self.is_unhealthy()
+    }
+
     /// Whether it is left out for its failures.
     pub fn is_ejected(&self) -> bool {
         self.standing
@@ -307,11 +326,13 @@ impl UpstreamEndpoint {
     }
 }
 
-fn roster_policy(policy: &TrafficPolicy) -> Policy {
+/// Of the two that say when to use all endpoints, the one that does so earlier.
+fn roster_policy(policy: &TrafficPolicy, of_checks: Option<u32>) -> Policy {
+    let of_outliers = policy.outliers.map(|outliers| outliers.min_health_percent);
     Policy {
         balancer: policy.balancer.clone(),
         warmup: policy.warmup,
-        panic_percent: policy.outliers.map_or(0, |outliers| outliers.min_health_percent),
+        panic_percent: of_outliers.max(of_checks).unwrap_or_default(),
     }
 }
 
@@ -335,6 +356,7 @@ fn grouped(
                 weight: candidate.weight,
                 load: Arc::clone(&endpoint.load),
                 standing: endpoint.standing.clone(),
+                health: endpoint.health.clone(),
             };
             let (locality, slice) = (&candidate.locality, candidate.slice);
             (member, Place { locality, slice })

@@ -22,7 +22,7 @@ use crate::kernel::splice::{SpliceBoard, SpliceStatus};
 use crate::kernel::status::EnrolmentStatus;
 use crate::mesh::facts::Rejection;
 use crate::privileges::Privileges;
-use crate::snapshot::{Ejected, SnapshotCell};
+use crate::snapshot::{Ejected, SnapshotCell, Unhealthy};
 
 pub use self::explanation::explained;
 pub use self::text::for_humans;
@@ -146,6 +146,7 @@ impl StatusBoard {
             direct: noted.direct.clone(),
             splice: board.splice.status(),
             ejected: board.snapshots.load().ejected(),
+            unhealthy: board.snapshots.load().unhealthy(),
             certificates: certificates.collect(),
             jwks: noted.keys.clone(),
             policies: noted.policies.clone(),
@@ -193,6 +194,8 @@ struct Status<E> {
     direct: DirectStatus,
     splice: SpliceStatus,
     ejected: Vec<Ejected>,
+    #[serde(default)]
+    unhealthy: Vec<Unhealthy>,
     certificates: Vec<CertificateLine>,
     jwks: Vec<KeyStatus>,
     /// What `status.conditions` of each `RateLimitPolicy` is, until somebody writes it to an API server.

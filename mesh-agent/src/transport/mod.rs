@@ -2,12 +2,15 @@
 //!
 //! Place in the walk: after the endpoint was chosen. Must not know: routes, policies, which pod is allowed what.
 
+mod announced;
 pub mod deliver;
 pub mod dial;
 pub mod fetch;
+pub mod gathered;
 pub mod handshakes;
 pub mod http;
 pub mod leg;
+pub mod paced;
 pub mod pool;
 pub mod relay;
 pub mod tls;

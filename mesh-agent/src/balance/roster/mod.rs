@@ -9,9 +9,9 @@ use std::time::Instant;
 use arc_swap::ArcSwapOption;
 use rand::{Rng, RngCore};
 
-use super::priority::{self, Health, Level};
+use super::priority::{self, Bearing, Level};
 use super::round_robin::Turn;
-use super::{Asked, Balancer, Member, Members, slow_start};
+use super::{Asked, Balancer, Health, Member, Members, Standing, slow_start};
 use crate::mesh::traffic::{BalancerKind, Warmup};
 
 /// How a roster chooses.
@@ -98,7 +98,7 @@ impl Roster {
 
     /// Shares the traffic anew among the groups after members were ejected or taken back.
     pub fn refresh(&self) {
-        let healths: Vec<Health> = self.groups.iter().map(Group::examine).collect();
+        let healths: Vec<Bearing> = self.groups.iter().map(Group::examine).collect();
         let levels = if self.groups.iter().any(|group| group.weight.is_some()) {
             self.by_weight(&healths)
         } else {
@@ -143,11 +143,11 @@ impl Roster {
     }
 
     /// Declared shares, less of those groups that cannot bear theirs (Envoy's locality-weighted balancing).
-    fn by_weight(&self, healths: &[Health]) -> Vec<Level> {
+    fn by_weight(&self, healths: &[Bearing]) -> Vec<Level> {
         let is_panicking = priority::levels(healths, self.policy.panic_percent)
             .iter()
             .all(|level| level.is_panicking);
-        let share = |(group, health): (&Group, &Health)| {
+        let share = |(group, health): (&Group, &Bearing)| {
             let borne = if is_panicking { 100 } else { health.provision() };
             Level {
                 share: group.weight.unwrap_or_default() * borne,
@@ -191,6 +191,11 @@ impl Policy {
         } else {
             standing.age(now)
         };
+        let recovered = member
+            .health
+            .as_ref()
+            .and_then(|health| health.recovered_for(now));
+        let age = recovered.map_or(age, |recovered| recovered.min(age));
         let part = slow_start::part(warmup, age);
         part >= 1.0 || asked.rng.random::<f64>() < part
     }
@@ -203,7 +208,7 @@ impl Group {
         for attempt in 0..ATTEMPTS {
             asked.attempt = attempt;
             let member = self.members.get(self.balancer.pick(&self.members, asked)?)?;
-            if member.is_ejected() && !is_panicking {
+            if member.is_left_out() && !is_panicking {
                 continue;
             }
             if !asked.tried.contains(&member.name) && policy.admits(member, asked, now) {
@@ -232,7 +237,7 @@ impl Group {
             self.members.get(position)
         });
         let mut tried = None;
-        for member in members.filter(|member| !member.is_ejected()) {
+        for member in members.filter(|member| !member.is_left_out()) {
             if !asked.tried.contains(&member.name) {
                 return Some(member.index);
             }
@@ -242,24 +247,25 @@ impl Group {
     }
 
     /// Looks at all members, and keeps who may be used for picks to find.
-    fn examine(&self) -> Health {
+    fn examine(&self) -> Bearing {
         let all = self.members.len();
         let positions = self.members.iter().enumerate();
         let good: Box<[usize]> = positions
-            .filter(|(_, member)| !member.is_ejected())
+            .filter(|(_, member)| !member.is_left_out())
             .map(|(position, _)| position)
             .collect();
         let count = good.len();
         self.good.store((count < all).then(|| Arc::new(good)));
-        Health { good: count, all }
+        Bearing { good: count, all }
     }
 }
 
 impl Member {
-    fn is_ejected(&self) -> bool {
-        self.standing
-            .as_ref()
-            .is_some_and(|standing| standing.is_ejected())
+    /// Whether it is ejected, or unhealthy.
+    fn is_left_out(&self) -> bool {
+        let is_ejected = |standing: &Arc<Standing>| standing.is_ejected();
+        let is_unhealthy = |health: &Arc<Health>| health.is_unhealthy();
+        self.standing.as_ref().is_some_and(is_ejected) || self.health.as_ref().is_some_and(is_unhealthy)
     }
 }
 

@@ -14,6 +14,7 @@ use http::{StatusCode, header};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::external_auth;
 use super::object::unknown_fields;
 use super::route_rule::Rule;
 use crate::mesh::facts::Rejection;
@@ -67,6 +68,8 @@ fn add(rule: &mut Rule<'_>, read: &mut RuleFilters, at: &str, part: &Value) -> R
         "URLRewrite" => "urlRewrite",
         "RequestMirror" => "requestMirror",
         "CORS" => "cors",
+        // Gateway API knows it for HTTPRoutes alone.
+        "ExternalAuth" if rule.object.kind == "HTTPRoute" => "externalAuth",
         _ => {
             rule.refuse(&format!("{at}.type"));
             return Ok(());
@@ -76,7 +79,12 @@ fn add(rule: &mut Rule<'_>, read: &mut RuleFilters, at: &str, part: &Value) -> R
         rule.refuse_because(&format!("{at}.{unknown}"), "not a part of this type of filter");
     }
     let at = format!("{at}.{field}");
-    let Some(part) = part.get(field).filter(|part| part.is_object()) else {
+    let part = part.get(field).filter(|part| part.is_object());
+    if kind == "ExternalAuth" {
+        external_auth::add(rule, &mut read.filters.gate, &at, part);
+        return Ok(());
+    }
+    let Some(part) = part else {
         return Err(rule.malformed(&at, "expected a mapping"));
     };
     let twice = match kind {
@@ -324,7 +332,11 @@ fn mirror(rule: &mut Rule<'_>, at: &str, part: &Value) -> Result<Option<Mirror>,
     if share.denominator == 0 || share.numerator > share.denominator {
         return Err(rule.malformed(at, "a share of requests is at least none and at most all"));
     }
-    let target = rule.reference(&format!("{at}.backendRef"), &declared.backend_ref)?;
+    let target = rule.reference(
+        &format!("{at}.backendRef"),
+        &declared.backend_ref,
+        "it gets no copies",
+    )?;
     Ok(Some(Mirror {
         field: format!("{}.{at}.backendRef", rule.at).into(),
         target,

@@ -187,9 +187,9 @@ impl Rule<'_> {
         Ok(BackendTarget::Invalid)
     }
 
-    /// The target of a reference that is no backend, a mirror's for instance.
-    pub(super) fn reference(&mut self, at: &str, part: &Value) -> Result<BackendTarget, Rejection> {
+    /// The target of a reference that is no backend, a mirror's for instance; `so` is what becomes of one that cannot be.
+    pub(super) fn reference(&mut self, at: &str, part: &Value, so: &str) -> Result<BackendTarget, Rejection> {
         let declared: BackendRef = self.object.parse_part(part, &format!("{}.{at}", self.at))?;
-        self.target(at, &declared, "it gets no copies")
+        self.target(at, &declared, so)
     }
 }

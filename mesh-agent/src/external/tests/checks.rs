@@ -62,7 +62,7 @@ fn a_check_of_a_connection_says_who_dials_whom_and_nothing_of_a_request() {
             service: Some("redis.shop.svc.cluster.local".to_owned()),
         },
     };
-    let check = check_connection(&authorizer(CheckProtocol::Grpc), &contact).unwrap();
+    let check = check_connection(&authorizer(CheckProtocol::Grpc(GrpcCheck::default())), &contact).unwrap();
     assert_eq!(check.headers()["grpc-timeout"], "1500m");
     let message: CheckRequest = crate::grpc::unframe(check.body()).unwrap();
     let attributes = message.attributes.unwrap();
@@ -108,7 +108,10 @@ fn only_the_status_of_an_answer_about_a_connection_counts() {
 
 #[test]
 fn a_grpc_check_says_who_asks_whom_for_what() {
-    let check = asked(&authorizer(CheckProtocol::Grpc), Some(partial(b"\xffbody")));
+    let check = asked(
+        &authorizer(CheckProtocol::Grpc(GrpcCheck::default())),
+        Some(partial(b"\xffbody")),
+    );
     assert_eq!(
         check.uri(),
         "http://opa.tools.svc.cluster.local:9000/envoy.service.auth.v3.Authorization/Check"
@@ -158,7 +161,7 @@ fn a_body_is_shown_as_bytes_where_that_is_asked_for() {
             allow_partial: true,
             as_bytes: true,
         }),
-        ..authorizer(CheckProtocol::Grpc)
+        ..authorizer(CheckProtocol::Grpc(GrpcCheck::default()))
     };
     let check = asked(&authorizer, Some(partial(b"\xff")));
     let message: CheckRequest = crate::grpc::unframe(check.body()).unwrap();

@@ -14,7 +14,9 @@ use super::proto::{
     QueryParameter, Status,
 };
 use super::*;
-use crate::mesh::policy::external::{AuthorizerTarget, CheckedBody, HttpCheck, NameMatch, OnError};
+use crate::mesh::policy::external::{
+    AuthorizerTarget, CheckedBody, GrpcCheck, HttpCheck, NameMatch, OnError,
+};
 use crate::mesh::service::ServiceName;
 
 fn authorizer(protocol: CheckProtocol) -> Authorizer {
@@ -79,7 +81,11 @@ fn decided(code: i32, response: Option<HttpResponse>) -> Result<Decision, CheckE
     };
     let answer = Response::new(crate::grpc::frame(&message));
     let trailers = headers(&[("grpc-status", "0")]);
-    decide(&authorizer(CheckProtocol::Grpc), answer, Some(&trailers))
+    decide(
+        &authorizer(CheckProtocol::Grpc(GrpcCheck::default())),
+        answer,
+        Some(&trailers),
+    )
 }
 
 fn allowed(decision: Result<Decision, CheckError>) -> Changes {
@@ -208,7 +214,7 @@ fn a_denial_without_a_usable_status_is_403() {
 
 #[test]
 fn what_is_no_answer_is_no_decision() {
-    let grpc = authorizer(CheckProtocol::Grpc);
+    let grpc = authorizer(CheckProtocol::Grpc(GrpcCheck::default()));
     let (ok, refused) = (
         headers(&[("grpc-status", "0")]),
         headers(&[("grpc-status", "14")]),
@@ -247,7 +253,11 @@ fn what_is_no_answer_is_no_decision() {
 fn an_empty_grpc_answer_lets_in_as_in_envoy() {
     let answer = Response::new(crate::grpc::frame(&CheckResponse::default()));
     let trailers = headers(&[("grpc-status", "0")]);
-    allowed(decide(&authorizer(CheckProtocol::Grpc), answer, Some(&trailers)));
+    allowed(decide(
+        &authorizer(CheckProtocol::Grpc(GrpcCheck::default())),
+        answer,
+        Some(&trailers),
+    ));
 }
 
 proptest! {
@@ -260,7 +270,7 @@ proptest! {
             bytes
         };
         let trailers = headers(&[("grpc-status", "0")]);
-        drop(decide(&authorizer(CheckProtocol::Grpc), Response::new(body.into()), Some(&trailers)));
+        drop(decide(&authorizer(CheckProtocol::Grpc(GrpcCheck::default())), Response::new(body.into()), Some(&trailers)));
     }
 }
 

@@ -69,9 +69,16 @@ pub struct CheckedBody {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CheckProtocol {
     /// Envoy's `envoy.service.auth.v3.Authorization/Check`.
-    Grpc,
+    Grpc(GrpcCheck),
     /// A request much like the one that it is about.
     Http(Box<HttpCheck>),
+}
+
+/// What a gRPC authorizer is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GrpcCheck {
+    /// The only request headers that it is shown; empty is all.
+    pub request_headers: Vec<NameMatch>,
 }
 
 /// How the request to an HTTP authorizer is made, and what of its answer counts.
@@ -100,6 +107,8 @@ pub enum NameMatch {
     Prefix(Arc<str>),
     /// `*abc`.
     Suffix(Arc<str>),
+    /// Any but those that describe the content of the message in which they stand (RFC 9110 section 8).
+    NotOfContent,
 }
 
 impl NameMatch {
@@ -109,6 +118,7 @@ impl NameMatch {
             Self::Exact(whole) => name.as_str() == whole.as_ref(),
             Self::Prefix(prefix) => name.as_str().starts_with(prefix.as_ref()),
             Self::Suffix(suffix) => name.as_str().ends_with(suffix.as_ref()),
+            Self::NotOfContent => !name.as_str().starts_with("content-"),
         }
     }
 }

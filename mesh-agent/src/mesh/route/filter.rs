@@ -8,6 +8,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::uri::{Authority, Scheme};
 
 use super::{BackendTarget, Pattern};
+use crate::mesh::policy::external::Authorizer;
 
 /// What is changed on the way; the same for all requests of a rule, or for those of one backend.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,6 +21,17 @@ pub struct Filters {
     pub rewrite: Rewrite,
     /// Who gets copies of requests.
     pub mirrors: Vec<Mirror>,
+    /// Who must let a request in before anything else is done with it.
+    pub gate: Option<Gate>,
+}
+
+/// Gateway API's `ExternalAuth`: a service that must let a request in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gate {
+    /// Path of its backend within its object, for reports.
+    pub field: Arc<str>,
+    /// The service, and how it is asked.
+    pub authorizer: Arc<Authorizer>,
 }
 
 /// Changes of fields, applied in this order: what is set replaces, what is added is appended, what is removed goes.

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 pub use self::fault::{Abort, Drawn, Fault};
 pub use self::filter::{
-    Cors, DirectResponse, Filters, HeaderEdits, Mirror, OriginMatch, PathRewrite, Redirect, Rewrite, Share,
+    Cors, DirectResponse, Filters, Gate, HeaderEdits, Mirror, OriginMatch, PathRewrite, Redirect, Rewrite,
+    Share,
 };
 pub use self::matches::{
     FieldMatch, FurtherMatch, HttpMatch, InvalidPattern, PathMatch, Pattern, ValueMatch,

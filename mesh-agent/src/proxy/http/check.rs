@@ -29,7 +29,7 @@ use crate::proxy::refusal::{Refusal, Unapproved};
 use crate::proxy::{Ends, Mesh};
 use crate::snapshot::PickFacts;
 use crate::transport::http::Body;
-use crate::transport::pool::{Connect, Leased, PoolKey, SendError, Wire};
+use crate::transport::pool::{Leased, PoolKey, SendError, Wire};
 
 /// Why there is no decision.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +71,7 @@ impl<'a> From<&'a Authorizer> for Called<'a> {
             target: &authorizer.target,
             port: authorizer.port,
             spoken: match authorizer.protocol {
-                CheckProtocol::Grpc => Wire::H2,
+                CheckProtocol::Grpc(_) => Wire::H2,
                 CheckProtocol::Http(_) => Wire::H1,
             },
         }
@@ -197,12 +197,8 @@ impl Way {
             wire,
             reuse: Reuse::default(),
         };
-        let connect: Connect = {
-            let (mesh, pod, hop) = (Arc::clone(mesh), Arc::clone(pod), self.hop.clone());
-            let (own, addr) = (self.own, self.addr);
-            Box::new(move || hop.connect(&mesh, &pod, own, addr, Alpn::H2))
-        };
-        Ok(pool.send(&key, check, connect).await?)
+        let connect = || self.hop.connect(mesh, pod, self.own, self.addr, Alpn::H2);
+        Ok(pool.send(&key, check, &connect).await?)
     }
 
     /// The policies of an authorizer on this node are asked here, as nobody else does. One that must itself be asked

@@ -12,6 +12,7 @@ use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Request, Response};
 
 use crate::balance::{Breakers, Limit, Pick};
+use crate::mesh::policy::external::Authorizer;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
 use crate::proxy::Ends;
@@ -36,12 +37,20 @@ pub(super) struct Choice {
     pub(super) session: Option<(HeaderName, HeaderValue)>,
 }
 
+/// Endpoints that a request was sent to.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    pub(super) addrs: Vec<SocketAddr>,
+    /// Whether one of them is worse than none.
+    pub(super) must_differ: bool,
+}
+
 /// What the routes of the dialled Service say.
 pub(super) enum Routed {
     /// The request goes to one of these endpoints.
     To(Arc<Upstream>, Option<Applied>),
-    /// It is answered.
-    Answer(Response<Bytes>),
+    /// It is answered, when this one has let it in, if there is one.
+    Answer(Response<Bytes>, Option<Arc<Authorizer>>),
 }
 
 /// An endpoint of what the request goes to, which is one of the `tried` afterwards.
@@ -49,7 +58,7 @@ pub(super) fn endpoint(
     course: &Course,
     ends: Ends,
     request: &Request<impl Sized>,
-    tried: Option<&mut Vec<SocketAddr>>,
+    tried: Option<&mut Tried>,
 ) -> Result<Choice, Refusal> {
     match &course.target {
         Target::Upstream(upstream) => pick(upstream, course.route.as_ref(), ends, request, tried),
@@ -75,15 +84,19 @@ fn pick(
     route: Option<&Applied>,
     ends: Ends,
     request: &Request<impl Sized>,
-    tried: Option<&mut Vec<SocketAddr>>,
+    tried: Option<&mut Tried>,
 ) -> Result<Choice, Refusal> {
-    let before = tried.as_deref().map_or(&[][..], Vec::as_slice);
+    let before = tried.as_deref().map_or(&[][..], |tried| tried.addrs.as_slice());
     let (mut facts, cookie) = pick_facts(upstream, ends, request, before);
     facts.kept = route.and_then(Applied::kept);
+    upstream.used_by(ends.client.ip(), facts.now);
     let picked = upstream.pick(&facts, &mut rand::rng())?;
     let addr = picked.endpoint.addr;
     if let Some(tried) = tried {
-        tried.push(addr);
+        if tried.must_differ && tried.addrs.contains(&addr) {
+            return Err(Refusal::NoEndpoint);
+        }
+        tried.addrs.push(addr);
     }
     Ok(Choice {
         addr,
@@ -134,8 +147,12 @@ pub(super) fn routed(
     let facts = routed::facts_of(request, authority, dialled.port, client);
     let decided = routes.decide(&facts).ok_or(Refusal::NoRoute)?;
     ledger.route(&decided.rule.route);
+    if let Some(answer) = routed::preflight_answer(&decided, request) {
+        return Ok(Routed::Answer(answer, None));
+    }
     if let Some(answer) = routed::own_answer(&decided, request, authority, dialled.port)? {
-        return Ok(Routed::Answer(answer));
+        let gate = routed::gate_of(&decided.rule.filters).cloned();
+        return Ok(Routed::Answer(answer, gate));
     }
     let sessions = decided.rule.session.as_ref();
     let kept = sessions.and_then(|sessions| session::kept(sessions, snapshot, request.headers()));

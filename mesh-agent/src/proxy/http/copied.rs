@@ -2,6 +2,7 @@
 //!
 //! Place in the walk: filled where a body is read, read by a mirror's request. Must not know: who the mirrors are.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -64,16 +65,17 @@ pub(super) enum BrokenOff {
 }
 
 impl Feeds {
-    /// A copy of all that is read from now on of `body`, of which nothing was read yet.
-    pub(super) fn copy(&mut self, body: &impl Body) -> CopiedBody {
+    /// A copy of `body`: of what was `read` of it already, and of all that is read from now on.
+    pub(super) fn copy(&mut self, body: &impl Body, read: &VecDeque<Frame<Bytes>>) -> CopiedBody {
         let (sender, receiver) = unbounded_channel();
         let lag = Arc::<Lag>::default();
         let is_over = body.is_end_stream();
-        if !is_over {
-            self.0.push(Feed {
-                pieces: sender,
-                lag: Arc::clone(&lag),
-            });
+        let feed = Feed {
+            pieces: sender,
+            lag: Arc::clone(&lag),
+        };
+        if !is_over && read.iter().all(|frame| feed.push(frame)) {
+            self.0.push(feed);
         }
         CopiedBody {
             pieces: receiver,
@@ -186,7 +188,7 @@ mod tests {
     }
 
     fn copied(feeds: &mut Feeds) -> CopiedBody {
-        feeds.copy(&Full::new(Bytes::from_static(b"something")))
+        feeds.copy(&Full::new(Bytes::from_static(b"something")), &VecDeque::new())
     }
 
     #[tokio::test]
@@ -228,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_copy_of_no_body_is_none() {
-        let copy = Feeds::default().copy(&Empty::<Bytes>::new());
+        let copy = Feeds::default().copy(&Empty::<Bytes>::new(), &VecDeque::new());
         assert!(copy.is_end_stream());
         assert_eq!(copy.size_hint().exact(), Some(0));
     }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
 use crate::proxy::http::choose::{Routed, routed};
+use crate::proxy::http::gate::Decision;
 use crate::proxy::http::headers::authority;
 use crate::proxy::http::plan::Caller;
 use crate::proxy::http::routed::Applied;
@@ -21,7 +22,7 @@ use crate::proxy::http::{Connection, Side};
 use crate::proxy::inbound::destination_flow;
 use crate::proxy::outbound::source_flow;
 use crate::proxy::refusal::Refusal;
-use crate::snapshot::{Destination, Upstream};
+use crate::snapshot::{Destination, Snapshot, Upstream};
 use crate::telemetry::{FlowLabels, Security};
 
 /// Where a request goes, before an endpoint is chosen.
@@ -53,16 +54,31 @@ pub(super) enum Target {
     },
 }
 
-/// What becomes of a request.
+/// What becomes of a request that is let in.
 #[derive(Debug)]
-pub(super) enum Decision {
+pub(super) enum Outcome {
     /// It is sent on.
     Forward(Course),
     /// A route answers it.
     Answer(Response<Bytes>),
 }
 
-/// Takes the decision for one request, which is changed as its route says; what is learned on the way is noted.
+impl Course {
+    /// Changes a request as its route says.
+    pub(super) fn edit(
+        &mut self,
+        request: &mut Request<impl Sized>,
+        snapshot: &Snapshot,
+    ) -> Result<(), Refusal> {
+        match &self.route {
+            Some(route) => route.edit_request(request, &mut self.authority, snapshot.path_form()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Takes the decision for one request, which is changed as its route says unless somebody must let it in before; what is
+/// learned on the way is noted.
 pub(super) fn decide(caller: &Caller<'_>, request: &mut Request<impl Sized>) -> Result<Decision, Refusal> {
     let Caller {
         mesh,
@@ -71,19 +87,19 @@ pub(super) fn decide(caller: &Caller<'_>, request: &mut Request<impl Sized>) -> 
         ledger,
     } = *caller;
     let snapshot = mesh.snapshots.load();
-    let mut authority = authority_or(request, ends.original)?;
+    let authority = authority_or(request, ends.original)?;
     let began = Instant::now();
     let (target, route) = match snapshot.destination(ends.original) {
         Destination::Service(dialled) => {
             ledger.service(&dialled.service);
             let client = &source.pod.workload;
             match routed(&snapshot, client, dialled, request, &authority, ledger)? {
-                Routed::Answer(response) => return Ok(Decision::Answer(response)),
+                Routed::Answer(response, gate) => {
+                    let gates = gate.into_iter().collect();
+                    return Ok(Decision::gated(Outcome::Answer(response), gates));
+                }
                 Routed::To(upstream, route) => {
                     ledger.service(&upstream.service);
-                    if let Some(route) = &route {
-                        route.edit_request(request, &mut authority, snapshot.path_form())?;
-                    }
                     (Target::Upstream(upstream), route)
                 }
             }
@@ -108,12 +124,17 @@ pub(super) fn decide(caller: &Caller<'_>, request: &mut Request<impl Sized>) -> 
         Destination::Unknown => return Err(Refusal::NoEndpoint),
     };
     let limit = route.as_ref().and_then(|route| route.limits().request);
-    Ok(Decision::Forward(Course {
+    let mut course = Course {
         target,
         authority,
         route,
         deadline: limit.map(|limit| began + limit),
-    }))
+    };
+    let gates: Vec<_> = course.route.iter().flat_map(Applied::gates).cloned().collect();
+    if gates.is_empty() {
+        course.edit(request, &snapshot)?;
+    }
+    Ok(Decision::gated(Outcome::Forward(course), gates))
 }
 
 /// The labels that a request is opened with; the outbound walk learns the destination later.

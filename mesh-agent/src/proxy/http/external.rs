@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::uri::{PathAndQuery, Uri};
+use http::uri::{Authority, PathAndQuery, Uri};
 use http::{HeaderValue, Request, StatusCode, Version};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -18,9 +18,9 @@ use crate::proxy::arrival::Visit;
 use crate::proxy::http::check::{self, AskError};
 use crate::proxy::http::headers::ORIGINAL_VERSION;
 use crate::proxy::http::plan::Plan;
-use crate::proxy::http::upload::Upload;
+use crate::proxy::http::upload::{Shows, Upload, peek};
+use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::{Refusal, Unapproved};
-use crate::snapshot::Snapshot;
 use crate::telemetry::CheckResult;
 
 /// Asks the provider that a plan names, if it names one, and the other policies about what became of the request.
@@ -55,16 +55,16 @@ async fn ask(
     let asked = Asked {
         mesh,
         authorizer: &authorizer,
-        visit: &visit,
+        pod: &visit.pod,
     };
-    let outcome = asked.about(request, plan).await;
-    mesh.telemetry.mesh().checked(result_of(&outcome));
+    let told = arriving(mesh, &visit, request, plan);
+    let outcome = asked.about(request, &told, plan.deadline).await;
     if let Err(refusal) = &outcome {
         visit.arrival().refused(mesh, refusal);
     }
     if let Some(changes) = outcome? {
         changes.request.apply(request.headers_mut());
-        plan.on_response = changes.response;
+        plan.on_response.extend(changes.response);
     }
     visit.approved = Some(provider);
     let snapshot = mesh.snapshots.load();
@@ -81,7 +81,7 @@ async fn ask(
 }
 
 /// `None`: let in without an answer.
-type Outcome = Result<Option<Changes>, Refusal>;
+pub(super) type Outcome = Result<Option<Changes>, Refusal>;
 
 /// How an outcome is counted; `None` is a request or connection that is let in without an answer.
 pub(in crate::proxy) fn result_of<T>(outcome: &Result<Option<T>, Refusal>) -> CheckResult {
@@ -94,25 +94,84 @@ pub(in crate::proxy) fn result_of<T>(outcome: &Result<Option<T>, Refusal>) -> Ch
     }
 }
 
-/// An authorizer that is asked about an arrival.
-struct Asked<'a> {
-    mesh: &'a Arc<Mesh>,
-    authorizer: &'a Authorizer,
-    visit: &'a Visit,
+/// What is known of a request that arrives at a pod, besides the request.
+fn arriving<'p>(mesh: &Mesh, visit: &Visit, request: &Request<Upload>, plan: &'p Plan) -> Told<'p> {
+    let Visit { pod, peer, addr, .. } = visit;
+    let is_from_http1 = visit.is_all
+        && peer.is_some()
+        && (request.headers().get(ORIGINAL_VERSION))
+            .is_some_and(|version| version == HeaderValue::from_static("1"));
+    let snapshot = mesh.snapshots.load();
+    let service = snapshot.inbound(&pod.pod.workload, addr.port()).service;
+    Told {
+        authority: &plan.authority,
+        version: if is_from_http1 {
+            Version::HTTP_11
+        } else {
+            request.version()
+        },
+        source: End {
+            addr: (visit.client, plan.client.port()).into(),
+            principal: peer.as_ref().map(|peer| Cow::Owned(peer.to_string())),
+            service: None,
+        },
+        destination: End {
+            addr: *addr,
+            principal: Some(Cow::Owned(pod.pod.workload.identity.to_string())),
+            service: service.map(|service| service.host()),
+        },
+    }
+}
+
+/// What an authorizer is told of a request besides the request.
+#[derive(Debug)]
+pub(super) struct Told<'a> {
+    /// Whom it is addressed to.
+    pub(super) authority: &'a Authority,
+    /// What the client spoke.
+    pub(super) version: Version,
+    /// Who sends it.
+    pub(super) source: End<'static>,
+    /// Where it goes.
+    pub(super) destination: End<'static>,
+}
+
+/// An authorizer that is asked in the name of a pod.
+pub(super) struct Asked<'a> {
+    pub(super) mesh: &'a Arc<Mesh>,
+    pub(super) authorizer: &'a Authorizer,
+    pub(super) pod: &'a Arc<ServedPod>,
 }
 
 impl Asked<'_> {
-    async fn about(&self, request: &mut Request<Upload>, plan: &Plan) -> Outcome {
+    /// Has it decide, and counts what it decided; of the changes that it wants only that of the target is made.
+    pub(super) async fn about(
+        &self,
+        request: &mut Request<impl Shows>,
+        told: &Told<'_>,
+        deadline: Option<Instant>,
+    ) -> Outcome {
+        let outcome = self.outcome(request, told, deadline).await;
+        self.mesh.telemetry.mesh().checked(result_of(&outcome));
+        outcome
+    }
+
+    async fn outcome(
+        &self,
+        request: &mut Request<impl Shows>,
+        told: &Told<'_>,
+        deadline: Option<Instant>,
+    ) -> Outcome {
         // Before the permit: a client that is slow must not keep others from being asked about.
         let shown = self.shown(request.body_mut()).await?;
-        let permit = timeout(self.authorizer.timeout, self.visit.pod.checks.acquire()).await;
+        let permit = timeout(self.authorizer.timeout, self.pod.checks.acquire()).await;
         // The semaphore is never closed; if it were, no permit would be no limit.
         let Ok(_permit) = permit else {
             return self.unanswered(&AskError::TimedOut);
         };
         let limit = Instant::now() + self.authorizer.timeout;
-        let limit = plan.deadline.map_or(limit, |deadline| deadline.min(limit));
-        let decision = Box::pin(timeout_at(limit, self.decision(request, plan, shown)));
+        let limit = deadline.map_or(limit, |deadline| deadline.min(limit));
+        let decision = Box::pin(timeout_at(limit, self.decision(request, told, shown)));
         match decision.await.unwrap_or(Err(AskError::TimedOut)) {
             Ok(Decision::Allowed(changes)) => match changed_target(request, &changes) {
                 Ok(()) => Ok(Some(changes)),
@@ -124,17 +183,17 @@ impl Asked<'_> {
     }
 
     fn unanswered(&self, error: &AskError) -> Outcome {
-        check::undecided(&self.visit.pod, self.authorizer, error).map(|()| None)
+        check::undecided(self.pod, self.authorizer, error).map(|()| None)
     }
 
-    async fn shown(&self, body: &mut Upload) -> Result<Option<Shown>, Refusal> {
+    async fn shown(&self, body: &mut impl Shows) -> Result<Option<Shown>, Refusal> {
         let Some(checked) = self.authorizer.body else {
             return Ok(None);
         };
         let peeked = timeout(BODY_PATIENCE, async {
             // As above.
-            let _permit = self.visit.pod.bodies.acquire().await.ok();
-            body.peek(checked.max_bytes).await
+            let _permit = self.pod.bodies.acquire().await.ok();
+            peek(body, checked.max_bytes).await
         });
         let Ok((bytes, is_partial)) = peeked.await else {
             return Err(Refusal::External(Unapproved::BodyTooSlow));
@@ -145,62 +204,33 @@ impl Asked<'_> {
         Ok(Some(Shown { bytes, is_partial }))
     }
 
-    async fn decision(
+    async fn decision<B>(
         &self,
-        request: &Request<Upload>,
-        plan: &Plan,
-        shown: Option<Shown>,
-    ) -> Result<Decision, AskError> {
-        let check = {
-            let snapshot = self.mesh.snapshots.load();
-            external::check(self.authorizer, &self.question(&snapshot, request, plan, shown))?
-        };
-        let (answer, trailers) =
-            check::send(self.mesh, &self.visit.pod, self.authorizer.into(), check).await?;
-        Ok(external::decide(self.authorizer, answer, trailers.as_ref())?)
-    }
-
-    fn question<'q>(
-        &'q self,
-        snapshot: &Snapshot,
-        request: &'q Request<Upload>,
-        plan: &'q Plan,
+        request: &Request<B>,
+        told: &Told<'_>,
         body: Option<Shown>,
-    ) -> Question<'q> {
-        let Visit { pod, peer, addr, .. } = self.visit;
-        let is_from_http1 = self.visit.is_all
-            && peer.is_some()
-            && (request.headers().get(ORIGINAL_VERSION))
-                .is_some_and(|version| version == HeaderValue::from_static("1"));
-        let service = snapshot.inbound(&pod.pod.workload, addr.port()).service;
-        Question {
-            method: request.method(),
-            path: request.uri().path_and_query().map_or("/", PathAndQuery::as_str),
-            authority: &plan.authority,
-            version: if is_from_http1 {
-                Version::HTTP_11
-            } else {
-                request.version()
+    ) -> Result<Decision, AskError> {
+        let check = external::check(
+            self.authorizer,
+            &Question {
+                method: request.method(),
+                path: request.uri().path_and_query().map_or("/", PathAndQuery::as_str),
+                authority: told.authority,
+                version: told.version,
+                headers: request.headers(),
+                source: told.source.clone(),
+                destination: told.destination.clone(),
+                body,
+                now: SystemTime::now(),
             },
-            headers: request.headers(),
-            source: End {
-                addr: (self.visit.client, plan.client.port()).into(),
-                principal: peer.as_ref().map(|peer| Cow::Owned(peer.to_string())),
-                service: None,
-            },
-            destination: End {
-                addr: *addr,
-                principal: Some(Cow::Owned(pod.pod.workload.identity.to_string())),
-                service: service.map(|service| service.host()),
-            },
-            body,
-            now: SystemTime::now(),
-        }
+        )?;
+        let (answer, trailers) = check::send(self.mesh, self.pod, self.authorizer.into(), check).await?;
+        Ok(external::decide(self.authorizer, answer, trailers.as_ref())?)
     }
 }
 
 /// Changes the query, if the authorizer wants it.
-fn changed_target(request: &mut Request<Upload>, changes: &Changes) -> Result<(), CheckError> {
+fn changed_target(request: &mut Request<impl Sized>, changes: &Changes) -> Result<(), CheckError> {
     let Some(target) = request.uri().path_and_query() else {
         return Ok(());
     };

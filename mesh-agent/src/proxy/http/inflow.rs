@@ -45,9 +45,17 @@ where
         }
     }
 
-    /// A copy of a body of which nothing was read yet.
+    /// A copy of a body of which nothing was given yet; what was looked at of it is copied too.
     pub(super) fn copy(&mut self) -> CopiedBody {
-        self.feeds.copy(&self.rest)
+        let mut feeds = std::mem::take(&mut self.feeds);
+        let copy = feeds.copy(&*self, &self.read);
+        match &self.end {
+            None => self.feeds = feeds,
+            Some(Ok(())) => feeds.end(),
+            // Whoever reads the copy learns that it broke off.
+            Some(Err(_)) => drop(feeds),
+        }
+        copy
     }
 
     /// Reads until more than `limit` bytes are known or the body ends. Cancel-safe: what was read stays.

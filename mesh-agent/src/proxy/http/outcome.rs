@@ -51,6 +51,7 @@ pub(super) fn of_refusal(refusal: &Refusal) -> Option<Attempt<'static>> {
         | Refusal::RateLimiterFailed
         | Refusal::Revoked
         | Refusal::ConnectMethod
+        | Refusal::ConnectProtocol
         | Refusal::TargetTooLong
         | Refusal::Aborted(_)
         | Refusal::Malformed => None,

@@ -19,7 +19,7 @@ use crate::policy::authentication::Claims;
 use crate::proxy::arrival::Visit;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::authenticate::authenticate;
-use crate::proxy::http::choose::{Choice, endpoint};
+use crate::proxy::http::choose::{Choice, Tried, endpoint};
 use crate::proxy::http::decide::{Course, authority_or};
 use crate::proxy::http::headers::ORIGINAL_VERSION;
 use crate::proxy::http::introduce::introduce;
@@ -54,6 +54,8 @@ pub(super) struct Plan {
     pub(super) hop: Hop,
     /// The endpoint.
     pub(super) addr: SocketAddr,
+    /// What records call whoever is there, where this agent is the source's.
+    pub(super) peer: Option<Arc<PeerLabels>>,
     /// The pod in whose name the connection is made.
     pub(super) via: Arc<ServedPod>,
     /// The client that the application is shown.
@@ -103,6 +105,16 @@ impl Plan {
         }
     }
 
+    /// Tells the source's record of this attempt, where it was told of another one.
+    pub(super) fn tell_source(&self, ledger: &Ledger) {
+        ledger.at_source(|record| {
+            if let Some(peer) = &self.peer {
+                record.sent_to(Arc::clone(peer), self.hop.security(), self.addr);
+            }
+        });
+        ledger.path_taken(self.hop.path());
+    }
+
     /// When the response must have begun.
     pub(super) fn first_deadline(&self) -> Option<Instant> {
         self.deadline.into_iter().chain(self.attempt_deadline).min()
@@ -117,7 +129,7 @@ pub(super) fn outbound(
     caller: &Caller<'_>,
     course: Course,
     request: &mut Request<impl Sized>,
-    tried: Option<&mut Vec<SocketAddr>>,
+    tried: Option<&mut Tried>,
 ) -> Result<Plan, Refusal> {
     let Caller {
         mesh,
@@ -132,7 +144,7 @@ pub(super) fn outbound(
         ledger.service(service);
     }
     let hop = Hop::decide(mesh, &snapshot, choice.workload.as_ref(), choice.addr.port())?;
-    note(caller, &choice, &hop);
+    let peer = note(caller, &snapshot, &choice, &hop);
     let visit = same_node(&hop, source, ends, choice.addr);
     let (token, ask) = match &visit {
         Some(visit) => admit(mesh, &snapshot, visit, request, &course.authority)?,
@@ -142,6 +154,7 @@ pub(super) fn outbound(
     Ok(Plan {
         hop,
         addr: choice.addr,
+        peer: Some(peer),
         via: Arc::clone(source),
         client: ends.client,
         wire: wire_for(choice.protocol, request.version()),
@@ -161,12 +174,16 @@ pub(super) fn outbound(
 }
 
 /// Tells the records who is asked, and by which way.
-fn note(caller: &Caller<'_>, choice: &Choice, hop: &Hop) {
+fn note(caller: &Caller<'_>, snapshot: &Snapshot, choice: &Choice, hop: &Hop) -> Arc<PeerLabels> {
     let ledger = caller.ledger;
+    let destination = choice
+        .workload
+        .as_deref()
+        .map_or_else(PeerLabels::unknown, |workload| snapshot.labels(workload));
     if matches!(hop, Hop::SameNode(_)) {
         let flow = source_flow(
             caller.source,
-            choice.workload.as_deref(),
+            Some(Arc::clone(&destination)),
             choice.service.clone(),
             hop.security(),
         );
@@ -175,18 +192,11 @@ fn note(caller: &Caller<'_>, choice: &Choice, hop: &Hop) {
             ..flow
         });
     }
-    let destination = Arc::new(
-        choice
-            .workload
-            .as_deref()
-            .map_or_else(PeerLabels::unknown, PeerLabels::of),
-    );
     ledger.each(|record| {
-        record.destination(Arc::clone(&destination));
-        record.security(hop.security());
-        record.upstream(choice.addr);
+        record.sent_to(Arc::clone(&destination), hop.security(), choice.addr);
     });
     ledger.path_taken(hop.path());
+    destination
 }
 
 /// Plans a request that somebody sent to a pod of this node, if its policies let it in.
@@ -207,11 +217,13 @@ pub(super) fn inbound(
     let original_version = request.headers().get(ORIGINAL_VERSION).filter(|_| from_agent);
     let version = match original_version.map(HeaderValue::as_bytes) {
         Some(b"1") => Version::HTTP_11,
+        Some(b"2") => Version::HTTP_2,
         Some(_) | None => request.version(),
     };
     Ok(Plan {
         hop: Hop::SameNode(Arc::clone(pod)),
         addr: ends.original,
+        peer: None,
         via: Arc::clone(pod),
         client: ends.client,
         wire: wire_for(port.protocol, version),

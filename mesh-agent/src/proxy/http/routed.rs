@@ -17,7 +17,9 @@ use http::header::{
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Uri};
 
+use crate::external::HeaderChange;
 use crate::mesh::mesh_config::PathForm;
+use crate::mesh::policy::external::Authorizer;
 use crate::mesh::route::{Cors, DirectResponse, Filters, Mirror, PathRewrite, Redirect, RetryPolicy};
 use crate::mesh::workload::Workload;
 use crate::proxy::http::headers::normalise_path;
@@ -37,8 +39,12 @@ pub(super) struct Applied {
     cookie_path: Option<Arc<str>>,
     /// The endpoint at which the client's session is kept.
     kept: Option<SocketAddr>,
+    /// Whether another Service answers than the backend.
+    is_stand_in: bool,
     /// What a script of another origin is told with the response.
     cors: HeaderMap,
+    /// What those that let the request in want written into the response's headers.
+    on_response: Vec<HeaderChange>,
 }
 
 /// Time limits; `None` is none.
@@ -62,13 +68,36 @@ impl Applied {
             prefix: decided.prefix,
             cookie_path: decided.cookie_path,
             kept: None,
+            is_stand_in: false,
+            on_response: Vec::new(),
         }
+    }
+
+    /// Who must let the request in, in the order in which they are asked: whom the rule names, and whom the backend does.
+    pub(super) fn gates(&self) -> impl Iterator<Item = &Arc<Authorizer>> {
+        [&self.rule.filters, &self.backend.filters]
+            .into_iter()
+            .filter_map(gate_of)
+    }
+
+    /// With what those that let the request in want written into the response's headers.
+    pub(super) fn let_in(&mut self, on_response: Vec<HeaderChange>) {
+        self.on_response = on_response;
     }
 
     /// With a session of the client that is kept there.
     pub(super) fn kept_at(self, endpoint: SocketAddr) -> Self {
         Self {
             kept: Some(endpoint),
+            ..self
+        }
+    }
+
+    /// For another Service that answers in the backend's place: no session begins there.
+    pub(super) fn standing_in(self) -> Self {
+        Self {
+            kept: None,
+            is_stand_in: true,
             ..self
         }
     }
@@ -85,7 +114,7 @@ impl Applied {
         upstream: &Upstream,
         endpoint: SocketAddr,
     ) -> Option<(HeaderName, HeaderValue)> {
-        let sessions = self.rule.session.as_ref()?;
+        let sessions = self.rule.session.as_ref().filter(|_| !self.is_stand_in)?;
         if self.kept == Some(endpoint) {
             return None;
         }
@@ -164,7 +193,15 @@ impl Applied {
                 headers.insert(name, value.clone());
             }
         }
+        for change in &self.on_response {
+            change.apply(headers);
+        }
     }
+}
+
+/// Who must let in what these filters are for.
+pub(super) fn gate_of(filters: &Filters) -> Option<&Arc<Authorizer>> {
+    filters.gate.as_ref().map(|gate| &gate.authorizer)
 }
 
 /// What routes may look at in a request of `client`, which dialled `port` of a Service.
@@ -188,6 +225,12 @@ pub(super) fn facts_of<'a>(
     }
 }
 
+/// What the rule that was chosen answers a preflight, if it does; nobody is asked whether it may.
+pub(super) fn preflight_answer(decided: &Decided, request: &Request<impl Sized>) -> Option<Response<Bytes>> {
+    let cors = decided.rule.cors.as_ref()?;
+    preflight(cors, request)
+}
+
 /// What the rule that was chosen answers itself, if it does; `dialled` is the port that the client dialled.
 pub(super) fn own_answer(
     decided: &Decided,
@@ -196,10 +239,6 @@ pub(super) fn own_answer(
     dialled: u16,
 ) -> Result<Option<Response<Bytes>>, Refusal> {
     let Decided { rule, prefix, .. } = decided;
-    let cors = rule.cors.as_ref();
-    if let Some(response) = cors.and_then(|cors| preflight(cors, request)) {
-        return Ok(Some(response));
-    }
     match &rule.action {
         CompiledAction::Redirect(to) => {
             redirect(to, request.uri(), authority, dialled, prefix.as_deref()).map(Some)

@@ -25,26 +25,37 @@ pub(super) enum Upload {
     Copied(Inflow<CopiedBody>),
 }
 
-impl Upload {
-    /// Reads until `limit` bytes are known or the body ends; the first `limit` bytes, and whether there are more.
-    ///
-    /// Waits for the client as long as the caller does. Cancel-safe: what was read stays.
-    pub(super) async fn peek(&mut self, limit: usize) -> (Bytes, bool) {
-        poll_fn(|cx| self.poll_peek(limit, cx)).await
-    }
+/// A body whose beginning can be looked at before it is sent on.
+pub(super) trait Shows: Send {
+    /// Reads until more than `limit` bytes are known or the body ends; the first `limit` bytes, and whether there are more.
+    fn poll_shown(&mut self, limit: usize, cx: &mut Context<'_>) -> Poll<(Bytes, bool)>;
+}
 
-    fn poll_peek(&mut self, limit: usize, cx: &mut Context<'_>) -> Poll<(Bytes, bool)> {
+/// The first `limit` bytes of `body`, and whether there are more.
+///
+/// Waits for the client as long as the caller does. Cancel-safe: what was read stays.
+pub(super) async fn peek(body: &mut impl Shows, limit: usize) -> (Bytes, bool) {
+    poll_fn(|cx| body.poll_shown(limit, cx)).await
+}
+
+impl Shows for Upload {
+    fn poll_shown(&mut self, limit: usize, cx: &mut Context<'_>) -> Poll<(Bytes, bool)> {
         match self {
-            Self::Once(body) => {
-                ready!(body.poll_peek(limit, cx));
-                Poll::Ready(beginning(body.peeked(), limit))
-            }
+            Self::Once(body) => body.poll_shown(limit, cx),
             Self::Kept(body) => body.poll_peek(limit, cx),
-            Self::Copied(body) => {
-                ready!(body.poll_peek(limit, cx));
-                Poll::Ready(beginning(body.peeked(), limit))
-            }
+            Self::Copied(body) => body.poll_shown(limit, cx),
         }
+    }
+}
+
+impl<B> Shows for Inflow<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin,
+    B::Error: Into<BodyError>,
+{
+    fn poll_shown(&mut self, limit: usize, cx: &mut Context<'_>) -> Poll<(Bytes, bool)> {
+        ready!(self.poll_peek(limit, cx));
+        Poll::Ready(beginning(self.peeked(), limit))
     }
 }
 

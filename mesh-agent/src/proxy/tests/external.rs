@@ -20,7 +20,7 @@ use crate::mesh::policy::authorization::{
     AuthorizationPolicy, Condition, PolicyAction, PolicyRule, PolicyTarget, TextAttribute, TextMatch, Values,
 };
 use crate::mesh::policy::external::{
-    Authorizer, AuthorizerTarget, CheckProtocol, CheckedBody, HttpCheck, NameMatch, OnError,
+    Authorizer, AuthorizerTarget, CheckProtocol, CheckedBody, GrpcCheck, HttpCheck, NameMatch, OnError,
 };
 use crate::mesh::service::AppProtocol;
 
@@ -72,7 +72,7 @@ pub(super) fn http() -> Authorizer {
 
 pub(super) fn grpc() -> Authorizer {
     Authorizer {
-        protocol: CheckProtocol::Grpc,
+        protocol: CheckProtocol::Grpc(GrpcCheck::default()),
         ..http()
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::mesh::facts::{ObjectMeta, Rejection};
 use crate::mesh::route::{
-    Audience, HttpRoute, HttpRule, Mirror, RouteBackend, RouteKind, RouteParent, StreamRoute,
+    Audience, Gate, HttpRoute, HttpRule, Mirror, RouteBackend, RouteKind, RouteParent, StreamRoute,
 };
 use crate::mesh::service::ServiceName;
 use crate::snapshot::services::{KnownService, Services};
@@ -79,6 +79,19 @@ impl<'a> Route<'a> {
             let backends = rule.backends().iter();
             let of_backends = backends.flat_map(|backend| &backend.filters.mirrors);
             rule.filters.mirrors.iter().chain(of_backends)
+        };
+        route.rules.iter().flat_map(of_rule).collect()
+    }
+
+    /// Who must let requests in.
+    pub(super) fn gates(&self) -> Vec<&'a Gate> {
+        let Self::Http(route) = self else {
+            return Vec::new();
+        };
+        let of_rule = |rule: &'a HttpRule| {
+            let backends = rule.backends().iter();
+            let of_backends = backends.filter_map(|backend| backend.filters.gate.as_ref());
+            rule.filters.gate.iter().chain(of_backends)
         };
         route.rules.iter().flat_map(of_rule).collect()
     }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use self::attachment::{Attached, ByClients, Route, attach, keep_elder, keep_greatest_kind};
 use super::services::Services;
 use crate::mesh::facts::{Facts, Rejection};
-use crate::mesh::route::{BackendTarget, Mirror, RouteBackend};
+use crate::mesh::policy::external::AuthorizerTarget;
+use crate::mesh::route::{BackendTarget, Gate, Mirror, RouteBackend};
 use crate::mesh::service::ServiceName;
 use crate::route::{RouteTable, StreamTable};
 
@@ -119,6 +120,12 @@ fn missing_backends(route: Route<'_>, services: &Services) -> Vec<Rejection> {
     };
     for Mirror { field, target, .. } in route.mirrors() {
         look(field, target, "it gets no copies");
+    }
+    for Gate { field, authorizer } in route.gates() {
+        if let AuthorizerTarget::Service(service) = &authorizer.target {
+            let target = BackendTarget::Service(service.clone(), authorizer.port);
+            look(field, &target, "requests that it must let in are refused");
+        }
     }
     for RouteBackend { field, target, .. } in route.backends() {
         look(field, target, route.lost_share());

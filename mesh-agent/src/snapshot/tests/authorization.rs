@@ -7,7 +7,7 @@ use crate::mesh::mesh_config::{MeshConfig, PathForm};
 use crate::mesh::policy::authorization::{
     AuthorizationPolicy, Condition, PolicyAction, PolicyRule, PolicyTarget, TextAttribute, TextMatch, Values,
 };
-use crate::mesh::policy::external::{Authorizer, AuthorizerTarget, CheckProtocol, OnError};
+use crate::mesh::policy::external::{Authorizer, AuthorizerTarget, CheckProtocol, GrpcCheck, OnError};
 use crate::mesh::policy::{MtlsMode, PeerAuthentication};
 
 pub(super) fn policy(action: PolicyAction, of: TextAttribute, text: &str) -> AuthorizationPolicy {
@@ -151,7 +151,13 @@ fn a_provider_that_cannot_be_asked_about_connections_is_named_where_there_are_so
     };
     for (what, protocol, declared, policy, is_named) in [
         ("http", http(), AppProtocol::Tcp, custom(), true),
-        ("grpc", CheckProtocol::Grpc, AppProtocol::Tcp, custom(), false),
+        (
+            "grpc",
+            CheckProtocol::Grpc(GrpcCheck::default()),
+            AppProtocol::Tcp,
+            custom(),
+            false,
+        ),
         ("requests", http(), AppProtocol::Http, custom(), false),
         ("unsaid", http(), AppProtocol::Detect, custom(), false),
         ("that port", http(), AppProtocol::Tcp, on_port(8080), true),

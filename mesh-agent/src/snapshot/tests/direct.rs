@@ -238,11 +238,11 @@ fn verdicts_that_find_no_room_are_counted_and_not_made() {
 #[test]
 fn a_custom_policy_takes_a_pair_off_the_fast_path_and_ends_what_is_on_it() {
     use super::authorization::{asking, custom};
-    use crate::mesh::policy::external::CheckProtocol;
+    use crate::mesh::policy::external::{CheckProtocol, GrpcCheck};
 
     let mut facts = store(Tcp);
     assert_eq!(of_client(&facts), BOTH);
-    facts.mesh_configs = vec![asking(CheckProtocol::Grpc)];
+    facts.mesh_configs = vec![asking(CheckProtocol::Grpc(GrpcCheck::default()))];
     facts.authorization_policies = vec![custom()];
     assert!(of_client(&facts).is_empty());
     let (snapshot, _) = build(&facts);

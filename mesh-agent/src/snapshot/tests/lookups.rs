@@ -1,9 +1,12 @@
 //! What stands behind an address, which endpoints may be used, and which routes apply.
 
+use http::StatusCode;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::*;
+use crate::mesh::policy::external::{Authorizer, AuthorizerTarget, CheckProtocol, GrpcCheck, OnError};
+use crate::mesh::route::Gate;
 
 #[test]
 fn a_destination_is_what_the_address_belongs_to() {
@@ -183,4 +186,32 @@ fn consumer_routes_replace_producer_routes_for_their_own_namespace_only() {
     assert_eq!(routed(&snapshot, "shop").as_deref(), Some("web:80"));
     assert_eq!(routed(&snapshot, "other").as_deref(), Some("web:80"));
     assert_eq!(routed(&snapshot, "bank").as_deref(), Some("v2:80"));
+}
+
+#[test]
+fn a_gate_at_a_service_that_is_not_there_is_named() {
+    let mut gated = route("shop", "r", parent("web"), ("web", 80));
+    for (service, port, field) in [("opa", 80, "opa.name"), ("web", 81, "opa.port")] {
+        gated.rules[0].filters.gate = Some(Gate {
+            field: "opa".into(),
+            authorizer: Arc::new(Authorizer {
+                target: AuthorizerTarget::Service(ServiceName::new("shop", service)),
+                port,
+                timeout: Duration::from_secs(1),
+                on_error: OnError::Refuse(StatusCode::SERVICE_UNAVAILABLE),
+                body: None,
+                protocol: CheckProtocol::Grpc(GrpcCheck::default()),
+            }),
+        });
+        let (_, rejections) = build(&Facts {
+            http_routes: vec![gated.clone()],
+            ..web()
+        });
+        assert_eq!(fields(&rejections), [("HTTPRoute shop/r", field)]);
+        assert!(
+            rejections[0]
+                .reason
+                .ends_with("requests that it must let in are refused")
+        );
+    }
 }

@@ -16,22 +16,22 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
-use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use parking_lot::Mutex;
 
 use crate::lifecycle::Tasks;
 use crate::mesh::traffic::Reuse;
 use crate::mesh::workload::WorkloadUid;
-use crate::transport::http::{Body, H1Sender, frame_for_h1, start_h1};
+use crate::transport::http::{Body, H1Sender, frame_for_h1, no_body, start_h1};
 use crate::transport::pool::lease::{H1Lease, H2Lease};
 use crate::transport::pool::shelf::{H1Shelf, H2Shelf, Opening};
 use crate::transport::{ByteStream, DialError};
 
 pub use crate::transport::pool::lease::Leased;
 
-/// Opens one connection; called once for each connection that is needed.
-pub type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> + Send + Sync>;
+/// Opens one connection; called once for each connection that is needed, which for most requests is none.
+pub type Connect<'c> =
+    &'c (dyn Fn() -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> + Send + Sync);
 
 /// The HTTP version that a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -120,7 +120,7 @@ impl HttpPool {
         &self,
         key: &PoolKey,
         request: Request<Body>,
-        connect: Connect,
+        connect: Connect<'_>,
     ) -> Result<Response<Leased>, SendError> {
         match key.wire {
             Wire::H1 => self.send_h1(key, request, connect).await,
@@ -159,7 +159,7 @@ impl HttpPool {
         &self,
         key: &PoolKey,
         mut request: Request<Body>,
-        connect: Connect,
+        connect: Connect<'_>,
     ) -> Result<Response<Leased>, SendError> {
         frame_for_h1(&mut request);
         while let Some((mut sender, carried)) = self.take_idle(key) {
@@ -211,10 +211,10 @@ impl HttpPool {
         &self,
         key: &PoolKey,
         mut request: Request<Body>,
-        connect: Connect,
+        connect: Connect<'_>,
     ) -> Result<Response<Leased>, SendError> {
         for _ in 0..MAX_TRIES {
-            let opening = self.h2_connection(key, &connect);
+            let opening = self.h2_connection(key, connect);
             let (mut sender, lease): (_, H2Lease) = opening.wait().await.map_err(SendError::Dial)?;
             let again = copy_without_body(&request);
             match sender.try_send_request(request).await {
@@ -233,7 +233,7 @@ impl HttpPool {
 
     /// A connection with room; a new one when there is none, kept unless the pool is closed: then it ends with what
     /// it was opened for.
-    fn h2_connection(&self, key: &PoolKey, connect: &Connect) -> Opening {
+    fn h2_connection(&self, key: &PoolKey, connect: Connect<'_>) -> Opening {
         let mut shelves = self.h2.lock();
         let kept = shelves.get_mut(key).and_then(H2Shelf::free);
         kept.unwrap_or_else(|| {
@@ -259,10 +259,7 @@ fn copy_without_body(request: &Request<Body>) -> Option<Request<Body>> {
     if !request.body().is_end_stream() {
         return None;
     }
-    let empty = http_body_util::Empty::new()
-        .map_err(|never| match never {})
-        .boxed_unsync();
-    let mut copy = Request::new(empty);
+    let mut copy = Request::new(no_body());
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());
     copy.headers_mut().clone_from(request.headers());

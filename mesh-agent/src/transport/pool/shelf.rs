@@ -121,7 +121,7 @@ pub(super) struct Opening {
 
 impl Opening {
     /// Begins to open a connection. A task sees it through, although who asked for it may go away meanwhile.
-    pub(super) fn begin(tasks: &Tasks, connect: &Connect, reuse: Reuse) -> Self {
+    pub(super) fn begin(tasks: &Tasks, connect: Connect<'_>, reuse: Reuse) -> Self {
         let (driver, connecting) = (tasks.clone(), connect());
         let proved_until: Arc<OnceLock<SystemTime>> = Arc::default();
         let until_when = Arc::clone(&proved_until);

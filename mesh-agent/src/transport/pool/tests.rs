@@ -51,10 +51,15 @@ fn serve(tasks: &Tasks, stream: DuplexStream, ended: &Arc<AtomicBool>) {
 }
 
 /// Dials as soon as `may` says so.
-fn connect(tasks: &Tasks, may: &Arc<Notify>, ended: &Arc<AtomicBool>, dialled: &Arc<AtomicBool>) -> Connect {
+fn connect(
+    tasks: &Tasks,
+    may: &Arc<Notify>,
+    ended: &Arc<AtomicBool>,
+    dialled: &Arc<AtomicBool>,
+) -> impl Fn() -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> + Send + Sync {
     let (tasks, may) = (tasks.clone(), Arc::clone(may));
     let (ended, dialled) = (Arc::clone(ended), Arc::clone(dialled));
-    Box::new(move || {
+    move || {
         let (tasks, may) = (tasks.clone(), Arc::clone(&may));
         let (ended, dialled) = (Arc::clone(&ended), Arc::clone(&dialled));
         async move {
@@ -66,7 +71,7 @@ fn connect(tasks: &Tasks, may: &Arc<Notify>, ended: &Arc<AtomicBool>, dialled: &
             Ok(stream)
         }
         .boxed()
-    })
+    }
 }
 
 async fn eventually(what: &str, holds: impl Fn() -> bool) {
@@ -84,14 +89,15 @@ async fn a_dial_goes_on_although_who_began_it_went_away() {
     let (ended, dialled) = (Arc::default(), Arc::default());
     let pool = HttpPool::new(tasks.clone());
     let key = key(Wire::H2);
-    let mut first = Box::pin(pool.send(&key, request(), connect(&tasks, &may, &ended, &dialled)));
+    let connect = connect(&tasks, &may, &ended, &dialled);
+    let mut first = Box::pin(pool.send(&key, request(), &connect));
     assert!(poll_immediate(&mut first).await.is_none());
     drop(first);
 
     may.notify_one();
     eventually("dialled with nobody waiting", || dialled.load(Ordering::Relaxed)).await;
 
-    let never: Connect = Box::new(|| panic!("there is a connection already"));
+    let never: Connect<'_> = &|| panic!("there is a connection already");
     let response = pool.send(&key, request(), never).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
 }
@@ -105,7 +111,7 @@ async fn a_closed_pool_serves_what_still_comes_and_keeps_nothing() {
 
     may.notify_one();
     let connect = connect(&tasks, &may, &ended, &dialled);
-    let response = pool.send(&key(Wire::H2), request(), connect).await.unwrap();
+    let response = pool.send(&key(Wire::H2), request(), &connect).await.unwrap();
     assert_eq!((response.status(), pool.len()), (StatusCode::OK, 0));
 
     drop(response);
@@ -172,14 +178,14 @@ async fn dials_of(until: SystemTime, reuse: Reuse, overlap: bool) -> usize {
     let mut under_way = Vec::new();
     for _ in 0..3 {
         let (tasks, dialled) = (tasks.clone(), Arc::clone(&dialled));
-        let connect: Connect = Box::new(move || {
+        let connect = move || -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> {
             dialled.fetch_add(1, Ordering::Relaxed);
             let (ours, theirs) = duplex(64 * 1024);
             serve(&tasks, theirs, &Arc::default());
             let stream: Box<dyn ByteStream> = Box::new(Proved(ours, until));
             std::future::ready(Ok(stream)).boxed()
-        });
-        let response = pool.send(&key, request(), connect).await.unwrap();
+        };
+        let response = pool.send(&key, request(), &connect).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         if overlap {
             under_way.push(response);

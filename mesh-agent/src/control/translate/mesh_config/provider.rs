@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::control::translate::object::{Object, unknown_fields};
 use crate::mesh::facts::Rejection;
 use crate::mesh::policy::external::{
-    Authorizer, AuthorizerTarget, CheckProtocol, CheckedBody, HttpCheck, NameMatch, OnError,
+    Authorizer, AuthorizerTarget, CheckProtocol, CheckedBody, GrpcCheck, HttpCheck, NameMatch, OnError,
 };
 use crate::mesh::service::ServiceName;
 
@@ -137,7 +137,7 @@ impl Provider<'_> {
                 .map(|body| self.body(&named("includeRequestBodyInCheck"), &body))
                 .transpose()?,
             protocol: match kind {
-                GRPC => CheckProtocol::Grpc,
+                GRPC => CheckProtocol::Grpc(GrpcCheck::default()),
                 _ => CheckProtocol::Http(Box::new(self.http(kind, over_http)?)),
             },
         })

@@ -8,7 +8,7 @@ use super::*;
 use crate::control::manifest::documents;
 use crate::control::translate::translate as translate_all;
 use crate::mesh::facts::Facts;
-use crate::mesh::policy::external::{AuthorizerTarget, CheckProtocol, NameMatch, OnError};
+use crate::mesh::policy::external::{AuthorizerTarget, CheckProtocol, GrpcCheck, NameMatch, OnError};
 use crate::mesh::service::ServiceName;
 
 /// Facts and the fields that were named of a `ConfigMap` with this text.
@@ -46,7 +46,7 @@ fn a_grpc_provider_is_read_with_istios_defaults() {
     assert_eq!(authorizer.on_error, OnError::Refuse(StatusCode::FORBIDDEN));
     assert_eq!(
         (&authorizer.protocol, authorizer.body),
-        (&CheckProtocol::Grpc, None)
+        (&CheckProtocol::Grpc(GrpcCheck::default()), None)
     );
 }
 

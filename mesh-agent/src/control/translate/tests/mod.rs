@@ -3,12 +3,15 @@
 mod authorization;
 mod backend_traffic_policy;
 mod dns;
+mod external_auth;
 mod fields;
+mod health_check;
 mod hostile;
 mod nearness;
 mod peer_authentication;
 mod probes;
 mod request_authentication;
+mod resilience;
 mod route_filters;
 mod routes;
 mod service_entries;

@@ -143,7 +143,10 @@ fn retries_are_read_with_our_defaults_where_the_api_has_none() {
 fn what_would_send_requests_astray_makes_the_rule_refuse() {
     for (rule, field) in [
         ("matches: [{header: []}]", "spec.rules[0].matches[0].header"),
-        ("filters: [{type: ExternalAuth}]", "spec.rules[0].filters[0].type"),
+        (
+            "filters: [{type: ExtensionRef, extensionRef: {group: a.b, kind: C, name: d}}]",
+            "spec.rules[0].filters[0].type",
+        ),
         (
             "filters: [{type: URLRewrite, urlRewrite: {hostname: a}}, {type: URLRewrite, urlRewrite: {hostname: b}}]",
             "spec.rules[0].filters[1].urlRewrite",

@@ -11,6 +11,7 @@ use http::{Request, Response};
 
 use super::report::{ChosenRule, MatchLine, Outcome, Routes, Verdict, Way};
 use super::{Told, Trip, bounded};
+use crate::mesh::policy::external::Authorizer;
 use crate::mesh::route::{Abort, Fault, Filters, PathRewrite, Share};
 use crate::proxy::http::decide::{Target, authority_or};
 use crate::proxy::http::headers::{normalise_path, remove_named_by_connection};
@@ -80,8 +81,12 @@ impl Trip<'_> {
         {
             return Err(Refusal::Aborted(abort));
         }
-        if let Some(answer) = routed::own_answer(&decided, &request, &authority, dialled.port)? {
+        if let Some(answer) = routed::preflight_answer(&decided, &request) {
             return Ok(answered(&answer));
+        }
+        let gate = routed::gate_of(&decided.rule.filters);
+        if let Some(answer) = routed::own_answer(&decided, &request, &authority, dialled.port)? {
+            return Ok(gated(answered(&answer), gate));
         }
         self.backends(&decided, &request, &authority, told);
         if told.ways.is_empty() {
@@ -98,7 +103,14 @@ impl Trip<'_> {
             let applied = applied.kept_at(kept.endpoint);
             let target = Target::Upstream(kept.upstream);
             let way = self.way(&target, copy(request), authority.clone(), Some(&applied));
-            told.ways.push(Way { changes, ..way });
+            let verdict = applied
+                .gates()
+                .fold(way.verdict, |so_far, gate| gated(so_far, Some(gate)));
+            told.ways.push(Way {
+                changes,
+                verdict,
+                ..way
+            });
             return;
         }
         let shares: Vec<_> = decided.rule.backends().each().collect();
@@ -110,8 +122,12 @@ impl Trip<'_> {
                     let applied = Applied::new(decided.clone(), Arc::clone(backend), request.headers());
                     let target = Target::Upstream(Arc::clone(upstream));
                     let way = self.way(&target, copy(request), authority.clone(), Some(&applied));
+                    let verdict = applied
+                        .gates()
+                        .fold(way.verdict, |so_far, gate| gated(so_far, Some(gate)));
                     Way {
                         changes: changes(&backend.filters),
+                        verdict,
                         ..way
                     }
                 }
@@ -140,6 +156,23 @@ fn together(ways: &[Way]) -> Verdict {
         reason: "it depends on the backend, see each".to_owned(),
         ..Verdict::default()
     }
+}
+
+/// What becomes of a request that `gate` must let in before it gets so far.
+fn gated(verdict: Verdict, gate: Option<&Arc<Authorizer>>) -> Verdict {
+    let Some(gate) = gate.filter(|_| verdict.outcome != Outcome::Refused) else {
+        return verdict;
+    };
+    Verdict {
+        outcome: Outcome::Asked,
+        status: None,
+        reason: format!("{} decides (ExternalAuth); then: {}", place(gate), verdict.reason),
+        ..verdict
+    }
+}
+
+fn place(gate: &Authorizer) -> String {
+    format!("{}:{}", gate.target.host(), gate.port)
 }
 
 fn copy(request: &Request<()>) -> Request<()> {
@@ -198,7 +231,11 @@ fn fault_lines(fault: &Fault) -> Vec<String> {
 }
 
 fn changes(filters: &Filters) -> Vec<String> {
-    let mut lines = Vec::new();
+    let gate = routed::gate_of(filters);
+    let mut lines: Vec<_> = gate
+        .map(|gate| format!("goes on only if {} lets it in (ExternalAuth)", place(gate)))
+        .into_iter()
+        .collect();
     for (of, edits) in [("request", &filters.request), ("response", &filters.response)] {
         let shown = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         for (name, value) in &edits.set {
