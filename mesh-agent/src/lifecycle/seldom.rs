@@ -76,7 +76,7 @@ mod tests {
 
     use futures_util::FutureExt;
     use tokio::sync::Notify;
-    use tokio::task::yield_now;
+    use tokio::task::{JoinSet, yield_now};
 
     use super::*;
 
@@ -98,22 +98,24 @@ mod tests {
         assert_eq!(seldom(std::future::ready(7)).now_or_never(), Some(7));
     }
 
+    async fn busy() {
+        loop {
+            yield_now().await;
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn no_ring_is_missed_while_the_task_is_busy() {
         for _ in 0..1000 {
             let rings = Arc::new(Notify::new());
             let rung = Arc::clone(&rings);
-            let ringing = tokio::task::spawn(async move { rung.notify_one() });
-            let busy = async {
-                loop {
-                    yield_now().await;
-                }
-            };
+            let mut ringing = JoinSet::new();
+            ringing.spawn(async move { rung.notify_one() });
             tokio::select! {
                 () = seldom(rings.notified()) => {}
-                () = busy => {}
+                () = busy() => {}
             }
-            ringing.await.unwrap();
+            ringing.join_all().await;
         }
     }
 
@@ -122,9 +124,10 @@ mod tests {
         for _ in 0..1000 {
             let rings = Arc::new(Notify::new());
             let rung = Arc::clone(&rings);
-            let ringing = tokio::task::spawn(async move { rung.notify_one() });
+            let mut ringing = JoinSet::new();
+            ringing.spawn(async move { rung.notify_one() });
             seldom(rings.notified()).await;
-            ringing.await.unwrap();
+            ringing.join_all().await;
         }
     }
 }

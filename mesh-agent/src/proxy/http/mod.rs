@@ -152,11 +152,12 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
                     .keep_alive_timeout(PING_TIMEOUT);
                 let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
                 tokio::select! {
-                    result = served.as_mut() => result,
+                    biased;
                     () = seldom(told) => {
                         served.as_mut().graceful_shutdown();
                         served.await
                     }
+                    result = served.as_mut() => result,
                 }
             }
             Spoken::Http1 | Spoken::Opaque => {
@@ -174,11 +175,13 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
                         .with_upgrades()
                 );
                 tokio::select! {
-                    result = served.as_mut() => result,
+                    // First, so that no answer that comes after the stop is given without saying so.
+                    biased;
                     () = seldom(stop.requested()) => {
                         served.as_mut().graceful_shutdown();
                         served.await
                     }
+                    result = served.as_mut() => result,
                 }
             }
         }

@@ -137,9 +137,7 @@ impl Opening {
                 // An agent, which takes more than are put on one connection.
                 return start_h2(&driver, stream, cut).await.map_err(Arc::new);
             }
-            let (sender, streams) = start_h2_asking(&driver, stream, cut)
-                .await
-                .map_err(Arc::new)?;
+            let (sender, streams) = start_h2_asking(&driver, stream, cut).await.map_err(Arc::new)?;
             said.store(streams, Ordering::Relaxed);
             Ok(sender)
         });
