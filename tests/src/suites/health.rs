@@ -218,7 +218,7 @@ fn a_rolling_restart_by_slices_under_load_fails_no_request(lab: &Running) -> Res
     for pod in REPLICAS {
         servers.push(Program::nginx(lab, pod)?);
     }
-    lab.put_manifest("rolling.yaml", &slice(lab, "rolling", 8085, &REPLICAS, None)?)?;
+    roll(lab, None)?;
     until(PATIENCE, "it serves", || {
         Ok(get(lab, CLIENT, "http://rolling/")?.status == 200)
     })?;
@@ -253,24 +253,36 @@ fn a_rolling_restart_by_slices_under_load_fails_no_request(lab: &Running) -> Res
 /// Each in turn: its endpoint terminates, the agents let go of it, it is killed and starts again.
 fn restart_all<'l>(lab: &'l Running, servers: &mut [Program<'l>]) -> Result<()> {
     for (index, pod) in REPLICAS.into_iter().enumerate() {
-        lab.put_manifest(
-            "rolling.yaml",
-            &slice(lab, "rolling", 8085, &REPLICAS, Some(pod))?,
-        )?;
+        roll(lab, Some(pod))?;
         until(PATIENCE, "nobody is connected to it", || {
-            let look = ["ss", "-Htn", "state", "established", "sport = :8085"];
-            Ok(lab.exec(pod, &look)?.success()?.stdout.trim().is_empty())
+            Ok(!is_connected(lab, pod)?)
         })?;
         let server = servers.get_mut(index).context("no such server")?;
         server.signal("-KILL")?;
         *server = Program::nginx(lab, pod)?;
-        lab.put_manifest("rolling.yaml", &slice(lab, "rolling", 8085, &REPLICAS, None)?)?;
-        until(PATIENCE, "it is used again", || {
-            let look = ["ss", "-Htn", "state", "established", "sport = :8085"];
-            Ok(!lab.exec(pod, &look)?.success()?.stdout.trim().is_empty())
-        })?;
+        roll(lab, None)?;
+        until(PATIENCE, "it is used again", || is_connected(lab, pod))?;
     }
     Ok(())
+}
+
+/// Has one endpoint terminate, or none, and waits until both agents know.
+fn roll(lab: &Running, going: Option<&str>) -> Result<()> {
+    let version = |node| Ok::<_, anyhow::Error>(lab.metrics(node)?.sum("mesh_config_version", &[]));
+    let before = [version("node-a")?, version("node-b")?];
+    lab.put_manifest("rolling.yaml", &slice(lab, "rolling", 8085, &REPLICAS, going)?)?;
+    until(PATIENCE, "both agents know", || {
+        let [a, b] = before;
+        Ok(version("node-a")? > a && version("node-b")? > b)
+    })
+    .map(drop)
+}
+
+/// Whether a connection to the application itself is open; those between agents have its port too.
+fn is_connected(lab: &Running, pod: &str) -> Result<bool> {
+    let look = ["ss", "-Htnp", "state", "established", "sport = :8085"];
+    let open = lab.exec(pod, &look)?.success()?.stdout;
+    Ok(open.lines().any(|line| line.contains("nginx")))
 }
 
 fn a_stream_to_an_endpoint_that_terminates_comes_to_its_end(lab: &Running) -> Result<()> {
