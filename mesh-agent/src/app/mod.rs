@@ -314,5 +314,6 @@ fn proxy_settings(config: &Config) -> anyhow::Result<ProxySettings> {
         idle_timeout: config.idle_timeout,
         handshake_rate: config.handshake_rate,
         zone: zone.context("cluster_domain is too long for a name")?,
+        root_bundle: config.jwks_root_file.clone(),
     })
 }

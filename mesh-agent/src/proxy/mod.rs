@@ -6,6 +6,7 @@
 mod affinity;
 mod approval;
 mod arrival;
+mod backend;
 mod breaker;
 mod conduct;
 mod dns;
@@ -25,6 +26,7 @@ mod tests;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +40,7 @@ use crate::capture::listeners::PodListeners;
 use crate::capture::{Direction, Leaving, PodHost};
 use crate::detect::Prefixed;
 use crate::dns::Zone;
-use crate::identity::Certificates;
+use crate::identity::{BackendClients, Certificates};
 use crate::lifecycle::Tasks;
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
@@ -65,6 +67,7 @@ pub struct Mesh {
     pub telemetry: Telemetry,
     /// Limits and names.
     pub settings: ProxySettings,
+    backends: BackendClients,
     pods: ServedPods,
     workshop: Workshop,
     tasks: Tasks,
@@ -85,6 +88,8 @@ pub struct ProxySettings {
     pub handshake_rate: NonZeroU32,
     /// What is answered to captured DNS questions.
     pub zone: Zone,
+    /// The file of roots that the node believes: for applications that speak TLS, where their policy says so.
+    pub root_bundle: PathBuf,
 }
 
 impl Mesh {
@@ -101,6 +106,7 @@ impl Mesh {
             snapshots,
             certificates,
             telemetry,
+            backends: BackendClients::new(&settings.root_bundle),
             settings,
             pods: ServedPods::default(),
             workshop: Workshop::new(workshop, tasks.child()),

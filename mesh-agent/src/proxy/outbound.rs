@@ -10,13 +10,14 @@ use tokio::net::TcpStream;
 use crate::balance::Outcome;
 use crate::capture::door::Captured;
 use crate::detect::{Prefixed, Spoken, look, spoken};
-use crate::identity::Alpn;
+use crate::identity::{Alpn, BackendAlpn};
 use crate::lifecycle::Stop;
 use crate::mesh::route::Opening;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
 use crate::proxy::approval;
 use crate::proxy::arrival::{Arrival, Visit};
+use crate::proxy::backend;
 use crate::proxy::conduct;
 use crate::proxy::dns::{Stream, answer_stream};
 use crate::proxy::hop::Hop;
@@ -163,10 +164,10 @@ async fn tcp(
         return stream.reset_on_close();
     }
     let arrival = visit.as_ref().map(Visit::arrival);
-    match hop
-        .connect(mesh, source, ends.client, choice.addr, Alpn::Tcp)
-        .await
-    {
+    let connecting = hop.connect(mesh, source, ends.client, choice.addr, Alpn::Tcp);
+    // In the mesh bytes go as they are: who speaks bytes there speaks its application's.
+    let tls = choice.tls.as_ref().filter(|_| matches!(hop, Hop::Plain { .. }));
+    match backend::over(mesh, source, tls, BackendAlpn::Bytes, connecting).await {
         Ok(upstream) => {
             if let Some(pick) = &mut choice.pick {
                 pick.answered(Instant::now());

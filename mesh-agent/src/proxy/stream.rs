@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use crate::balance::{Limit, Pick};
 use crate::detect::{Look, Prefixed, look};
 use crate::identity::hello;
+use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::route::Opening;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
@@ -27,6 +28,8 @@ pub(super) struct Choice {
     pub(super) addr: SocketAddr,
     pub(super) workload: Option<Arc<Workload>>,
     pub(super) service: Option<ServiceName>,
+    /// The TLS that it is spoken to in where it is outside of the mesh.
+    pub(super) tls: Option<Arc<BackendTls>>,
     /// Counts the connection as active at its endpoint, and is told what became of it.
     pub(super) pick: Option<Pick>,
     /// `NAMESPACE/NAME` of the route that sent it there.
@@ -118,6 +121,7 @@ pub(super) fn choose(
             addr: original,
             workload: Some(workload),
             service,
+            tls: None,
             pick: None,
             route: None,
         }),
@@ -126,6 +130,7 @@ pub(super) fn choose(
             addr: original,
             workload: None,
             service: None,
+            tls: None,
             pick: None,
             route: None,
         }),
@@ -174,6 +179,7 @@ fn pick(upstream: &Upstream, ends: Ends) -> Result<Choice, Refusal> {
         addr: picked.endpoint.addr,
         workload: picked.endpoint.workload.clone(),
         service: Some(upstream.service.clone()),
+        tls: upstream.tls().cloned(),
         pick: Some(picked.pick),
         route: None,
     })

@@ -3,6 +3,7 @@
 //! Place in the walk: `control` builds it, `proxy` asks it at every step, `kernel` mirrors it into maps.
 //! Must not know: where facts come from, sockets, or who asks.
 
+mod backends_tls;
 mod build;
 mod candidate;
 mod cell;
@@ -33,6 +34,7 @@ use self::services::Services;
 pub use self::upstream::{PickFacts, Picked, Unpicked, Upstream, UpstreamEndpoint};
 use self::workloads::Workloads;
 use crate::dns::names::Names;
+use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::mesh_config::PathForm;
 use crate::mesh::policy::MtlsMode;
@@ -102,6 +104,8 @@ pub struct InboundPort {
     pub protocol: AppProtocol,
     /// The first of them by name.
     pub service: Option<ServiceName>,
+    /// The TLS that the application speaks itself, as a policy of one of them says.
+    pub tls: Option<Arc<BackendTls>>,
 }
 
 impl Snapshot {
@@ -158,7 +162,9 @@ impl Snapshot {
         let Some(workload) = self.workload_at(addr.ip()) else {
             return Destination::Unknown;
         };
-        let InboundPort { protocol, service } = self.inbound(workload, addr.port());
+        let InboundPort {
+            protocol, service, ..
+        } = self.inbound(workload, addr.port());
         Destination::Workload {
             workload: Arc::clone(workload),
             protocol,
@@ -312,6 +318,7 @@ impl Snapshot {
             .unwrap_or_else(|| InboundPort {
                 protocol: AppProtocol::of_port(port),
                 service: None,
+                tls: None,
             })
     }
 }

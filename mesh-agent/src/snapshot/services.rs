@@ -278,7 +278,7 @@ impl Indexing<'_> {
             .and_then(|previous| previous.backend(&service.name, port.port, name));
         let mut rng = SmallRng::seed_from_u64(seed(self.node, front));
         let spread = Spread {
-            policy: self.traffic.policy(service, port.port, subset),
+            policy: self.traffic.policy(service, port, subset),
             nearest: service.traffic.nearest,
             is_local_only: service.traffic.is_local_only,
             keeps_dialled: service.traffic.keeps_dialled,
@@ -307,6 +307,7 @@ impl Indexing<'_> {
     }
 
     fn learn_inbound(&mut self, workload: &Workload, pod_port: u16, service: &Service, port: &ServicePort) {
+        let tls = self.traffic.tls(&service.name, port);
         let pods = self.index.pods.entry(service.name.clone()).or_default();
         pods.push((workload.uid.clone(), pod_port));
         let ports = self.index.inbound.entry(workload.uid.clone()).or_default();
@@ -315,6 +316,7 @@ impl Indexing<'_> {
                 vacant.insert(InboundPort {
                     protocol: port.protocol,
                     service: Some(service.name.clone()),
+                    tls,
                 });
             }
             Entry::Occupied(mut known) => {
@@ -322,6 +324,7 @@ impl Indexing<'_> {
                 if known.protocol != port.protocol {
                     known.protocol = AppProtocol::Detect;
                 }
+                known.tls = known.tls.take().or(tls);
                 if known.service.as_ref().is_none_or(|name| service.name < *name) {
                     known.service = Some(service.name.clone());
                 }

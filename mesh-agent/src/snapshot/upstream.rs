@@ -12,6 +12,7 @@ use rand::RngCore;
 use super::candidate::{Candidate, Front, Spread, usable};
 use crate::balance::locality::{Place, Wishes, arrange};
 use crate::balance::{Asked, Breakers, Limit, Load, Member, Pick, Policy, Roster, Standing, Vitals, Watch};
+use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::traffic::{BalancerKind, HashKey, Locality, TrafficPolicy};
 use crate::mesh::workload::Workload;
@@ -163,6 +164,11 @@ impl Upstream {
         }
     }
 
+    /// The TLS that its endpoints outside the mesh are spoken to in; of those inside their own agents know.
+    pub fn tls(&self) -> Option<&Arc<BackendTls>> {
+        self.policy.tls.as_ref()
+    }
+
     /// What may be under way to it.
     pub fn breakers(&self) -> &Breakers {
         &self.breakers
@@ -194,7 +200,8 @@ impl Upstream {
     /// Those of one family of which the kernel may choose at random without the agent; `None` where that would not be
     /// the same: turns and hashes, shares, counts that somebody limits or watches.
     pub fn open_to_kernel(&self, is_v4: bool) -> Option<Vec<&Arc<UpstreamEndpoint>>> {
-        if self.watch.is_some() || self.policy.limits.connections.is_some() {
+        let policy = &self.policy;
+        if self.watch.is_some() || policy.limits.connections.is_some() || policy.tls.is_some() {
             return None;
         }
         let roster = if is_v4 { &self.v4 } else { &self.v6 };

@@ -10,9 +10,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::ca_bundles::CaBundles;
 use super::locality_setting::{self, LocalitySetting};
 use super::object::{Object, unknown_fields};
-use super::{consistent_hash, duration, outlier_detection};
+use super::{consistent_hash, duration, outlier_detection, tls_settings};
 use crate::mesh::facts::Rejection;
 use crate::mesh::traffic::{BalancerKind, Limits, Warmup, WrittenBalancer, WrittenPolicy};
 
@@ -22,6 +23,7 @@ struct Written {
     load_balancer: Option<LoadBalancer>,
     connection_pool: Option<ConnectionPool>,
     outlier_detection: Option<outlier_detection::Written>,
+    tls: Option<tls_settings::Written>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -66,9 +68,9 @@ struct Http {
 /// The policy that `part`, found at the path `at`, writes; `also` is the field that is read elsewhere.
 pub(super) fn translate(
     object: &Object,
-    part: &Value,
-    at: &str,
+    (part, at): (&Value, &str),
     also: &str,
+    bundles: &CaBundles,
     rejections: &mut Vec<Rejection>,
 ) -> Result<WrittenPolicy, Rejection> {
     let written: Written = object.parse_part(part, at)?;
@@ -89,6 +91,9 @@ pub(super) fn translate(
             Some(outliers) => Some(outlier_detection::read(&reader, &outliers)?),
             None => None,
         },
+        tls: written
+            .tls
+            .map(|tls| tls_settings::read(&reader, &tls, bundles, rejections)),
     })
 }
 
@@ -201,7 +206,7 @@ fn whole(value: f64, most: u32) -> Option<u32> {
 
 /// Each mapping that is read, and the fields that have an effect.
 const SUPPORTED: [(&str, &[&str]); 13] = [
-    ("", &["loadBalancer", "connectionPool", "outlierDetection"]),
+    ("", &["loadBalancer", "connectionPool", "outlierDetection", "tls"]),
     (
         "/loadBalancer",
         &[

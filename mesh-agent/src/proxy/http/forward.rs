@@ -10,7 +10,9 @@ use hyper::body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::identity::Alpn;
+use crate::mesh::backend_tls::BackendTls;
 use crate::proxy::Mesh;
+use crate::proxy::backend;
 use crate::proxy::breaker::limited;
 use crate::proxy::conduct;
 use crate::proxy::hop::Hop;
@@ -56,8 +58,10 @@ pub(super) async fn send(
     let connect: Connect = {
         let (mesh, via, hop) = (Arc::clone(mesh), Arc::clone(&plan.via), plan.hop.clone());
         let (client, addr) = (plan.client, plan.addr);
+        let (tls, alpn) = (plan.tls.clone(), backend::alpn(plan.wire));
         limited(plan.breakers.clone(), move || {
-            hop.connect(&mesh, &via, client, addr, Alpn::H2)
+            let connecting = hop.connect(&mesh, &via, client, addr, Alpn::H2);
+            backend::over(&mesh, &via, tls.as_ref(), alpn, connecting)
         })
     };
     let sent = within(plan.first_deadline(), pool.send(&key, request, connect)).await;
@@ -133,6 +137,7 @@ fn key_of(plan: &Plan, client: Option<std::net::IpAddr>, wire: Wire) -> PoolKey 
         addr: plan.addr,
         client,
         wire,
+        tls: plan.tls.as_deref().map(BackendTls::number),
     }
 }
 

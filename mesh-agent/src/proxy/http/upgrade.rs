@@ -18,10 +18,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::balance::Pick;
-use crate::identity::Alpn;
+use crate::identity::{Alpn, BackendAlpn};
 use crate::policy::authentication::Claims;
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
+use crate::proxy::backend;
 use crate::proxy::breaker::limited;
 use crate::proxy::conduct;
 use crate::proxy::http::forward::{answer, ready, within};
@@ -101,8 +102,11 @@ async fn send(
 ) -> Result<(Response<Incoming>, BoxFuture<'static, ()>), Refusal> {
     let connect = limited(plan.breakers.clone(), {
         let (mesh, via, hop) = (Arc::clone(mesh), Arc::clone(&plan.via), plan.hop.clone());
-        let (client, addr) = (plan.client, plan.addr);
-        move || hop.connect(&mesh, &via, client, addr, Alpn::H1)
+        let (client, addr, tls) = (plan.client, plan.addr, plan.tls.clone());
+        move || {
+            let connecting = hop.connect(&mesh, &via, client, addr, Alpn::H1);
+            backend::over(&mesh, &via, tls.as_ref(), BackendAlpn::H1, connecting)
+        }
     });
     let stream = within(plan.first_deadline(), connect()).await??;
     let revoked = stream.revoked();

@@ -28,6 +28,7 @@ fn quick() -> WrittenPolicy {
             ..OutlierDetection::default()
         }),
         limits: None,
+        tls: None,
     }
 }
 

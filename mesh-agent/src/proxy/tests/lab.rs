@@ -63,8 +63,8 @@ impl Lab {
         let ca = EmbeddedCa::open(dir.path(), "cluster.local", Duration::from_hours(24)).unwrap();
         let ca = Arc::new(ca);
         Self {
-            a: Agent::start("node-a", &ca, &dir).await,
-            b: Agent::start("node-b", &ca, &dir).await,
+            a: Box::pin(Agent::start("node-a", &ca, &dir)).await,
+            b: Box::pin(Agent::start("node-b", &ca, &dir)).await,
             tasks: Tasks::new(),
             ca,
             last: Mutex::default(),
@@ -198,6 +198,7 @@ impl Agent {
                 idle_timeout: Duration::from_mins(1),
                 handshake_rate: HANDSHAKE_RATE,
                 zone: Zone::new(&ClusterDomain::default(), Duration::from_secs(30)).unwrap(),
+                root_bundle: dir.path().join("roots.pem"),
             },
             Handle::current(),
             tasks.clone(),
