@@ -102,6 +102,7 @@ mod tests {
             "xtask bench --quick --peer nginx --peer envoy --workload W3"
         ));
         assert!(parses("xtask bench fastpath --quick"));
+        assert!(parses("xtask bench changes --quick --lab other-lab"));
         assert!(!parses("xtask bench --workload W9"));
         assert!(!parses("xtask bench --peer traefik"));
     }

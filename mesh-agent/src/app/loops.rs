@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::app::direct::DirectFlows;
-use crate::control::{Reading, Source, SourceError};
+use crate::control::{Reading, Source, SourceError, conditions};
 use crate::identity::Certificates;
 use crate::kernel::Pulse;
 use crate::kernel::enrolment::Enrolment;
@@ -87,7 +87,8 @@ impl ConfigLoop {
             rejections = rejections.len(),
             "new configuration"
         );
-        self.board.published(rejections);
+        let policies = conditions::of_rate_limits(&facts.rate_limit_policies, &rejections);
+        self.board.published(rejections, policies);
         self.certificates
             .want(snapshot.local().iter().map(|pod| pod.identity.clone()));
         self.snapshots.publish(snapshot);

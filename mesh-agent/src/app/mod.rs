@@ -43,7 +43,7 @@ use crate::lifecycle::{Readiness, Tasks};
 use crate::mesh::facts::Facts;
 use crate::privileges::{self, Privileges};
 use crate::proxy::explain::{self, Question, Unexplained};
-use crate::proxy::{Mesh, Proxy, ProxySettings};
+use crate::proxy::{Mesh, Proxy, ProxySettings, check_health};
 use crate::snapshot::{Snapshot, SnapshotCell, SnapshotSettings};
 use crate::status::StatusBoard;
 use crate::telemetry::{AccessLog, CertificateFacts, Telemetry};
@@ -175,6 +175,11 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
     let watching = watch_direct(direct, snapshots, board.clone(), tasks.stop());
     tasks.spawn("direct", watching);
     tasks.spawn("upstreams", watch_upstreams(Arc::clone(&mesh), tasks.stop()));
+    {
+        let _on_data_threads = data.enter();
+        let checking = check_health(Arc::clone(&mesh), tasks.stop());
+        tasks.spawn("health-checks", checking);
+    }
     tasks.spawn("sweep-pools", sweep_pools(Arc::clone(&mesh), tasks.stop()));
     let metrics = telemetry.clone();
     admin

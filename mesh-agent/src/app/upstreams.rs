@@ -1,4 +1,5 @@
-//! Looks after upstreams with outlier detection or limits: takes endpoints back, and tells what was counted.
+//! Looks after upstreams with outlier detection, health checks or limits: takes endpoints back, shares traffic anew, and
+//! tells what was counted.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +58,7 @@ fn counts_of(upstream: &Upstream) -> UpstreamCounts {
         service: upstream.service.name.as_ref().to_owned(),
         port: upstream.port,
         ejected: vitals.ejected(),
+        unhealthy: upstream.unhealthy(),
         ejections: Cause::ALL
             .map(|cause| (cause.as_str(), vitals.ejections(cause)))
             .into(),

@@ -35,12 +35,13 @@ impl Limit {
     }
 
     /// The written limit; without one nothing is refused.
-    fn most(self, limits: &Limits) -> usize {
-        let written = match self {
-            Self::Requests => limits.requests,
-            Self::Connections => limits.connections,
-            Self::Pending => limits.pending,
-            Self::Retries => limits.retries,
+    fn most(self, limits: &Limits, vitals: &Vitals) -> usize {
+        let written = match (self, limits.retry_share) {
+            (Self::Requests, _) => limits.requests,
+            (Self::Connections, _) => limits.connections,
+            (Self::Pending, _) => limits.pending,
+            (Self::Retries, None) => limits.retries,
+            (Self::Retries, Some(share)) => return share.most(vitals.under_way(Self::Requests)),
         };
         written.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX))
     }
@@ -74,6 +75,11 @@ impl Breakers {
         &self.vitals
     }
 
+    /// What is written.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Whether anything is limited.
     pub fn has_limits(&self) -> bool {
         self.limits != Limits::default()
@@ -81,12 +87,13 @@ impl Breakers {
 
     /// Whether there is room for one more now; nothing is taken or counted.
     pub fn has_room(&self, limit: Limit) -> bool {
-        self.vitals.under_way(limit) < limit.most(&self.limits)
+        self.vitals.under_way(limit) < limit.most(&self.limits, &self.vitals)
     }
 
     /// Room for one more; `None` when there are as many as the limits allow, which is counted.
     pub fn take(&self, limit: Limit) -> Option<Slot> {
-        self.vitals.begin(limit, limit.most(&self.limits)).then(|| Slot {
+        let most = limit.most(&self.limits, &self.vitals);
+        self.vitals.begin(limit, most).then(|| Slot {
             vitals: Arc::clone(&self.vitals),
             limit,
         })
@@ -110,6 +117,7 @@ impl Drop for Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesh::traffic::RetryShare;
 
     fn breakers(limits: Limits) -> Breakers {
         Breakers::new(Arc::default(), limits)
@@ -141,6 +149,25 @@ mod tests {
         drop(slots);
         assert_eq!(breakers.vitals().under_way(Limit::Connections), 0);
         assert_eq!(breakers.vitals().overflows(Limit::Connections), 0);
+    }
+
+    #[test]
+    fn a_share_of_the_requests_under_way_stands_instead_of_a_number_of_retries() {
+        let share = RetryShare {
+            percent_milli: 50_000,
+            least: 1,
+        };
+        let breakers = breakers(Limits {
+            retries: Some(0),
+            retry_share: Some(share),
+            ..Limits::default()
+        });
+        let first = breakers.take(Limit::Retries);
+        assert!(first.is_some() && breakers.take(Limit::Retries).is_none());
+        let _requests: Vec<_> = (0..4).map(|_| breakers.take(Limit::Requests).unwrap()).collect();
+        assert!(breakers.has_room(Limit::Retries));
+        let second = breakers.take(Limit::Retries);
+        assert!(second.is_some() && breakers.take(Limit::Retries).is_none());
     }
 
     #[test]

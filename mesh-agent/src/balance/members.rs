@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rand::{Rng, RngCore};
 
 use super::schedule;
-use super::{Load, Standing};
+use super::{Health, Load, Standing};
 
 /// One endpoint as a balancer sees it.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub struct Member {
     pub load: Arc<Load>,
     /// How it has behaved, where a policy asks.
     pub standing: Option<Arc<Standing>>,
+    /// What it answers its health checks, where there are any.
+    pub health: Option<Arc<Health>>,
 }
 
 /// Members in a fixed order.

@@ -8,6 +8,8 @@
 
 mod bounded;
 pub mod budget;
+mod health;
+mod latency;
 mod least_request;
 mod limits;
 mod load;
@@ -25,6 +27,7 @@ mod round_robin;
 mod schedule;
 mod slow_start;
 mod standing;
+mod usage;
 mod vitals;
 
 use std::fmt::Debug;
@@ -34,6 +37,8 @@ use std::sync::Arc;
 use rand::RngCore;
 
 use self::bounded::Bounded;
+pub use self::health::{Change, Finding, Health, Thresholds};
+pub use self::latency::Latency;
 use self::least_request::LeastRequest;
 pub use self::limits::{Breakers, Limit, Slot};
 pub use self::load::Load;
@@ -47,6 +52,7 @@ use self::ring_hash::RingHash;
 pub use self::roster::{Policy, Roster};
 use self::round_robin::{RoundRobin, Turn};
 pub use self::standing::Standing;
+pub use self::usage::{Usage, Used};
 pub use self::vitals::Vitals;
 use crate::mesh::traffic::{BalancerKind, HashTable};
 

@@ -4,12 +4,12 @@
 
 /// How many of a group may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Health {
+pub(super) struct Bearing {
     pub(super) good: usize,
     pub(super) all: usize,
 }
 
-impl Health {
+impl Bearing {
     /// In percent, with 40 % more than is needed counted as health: a level of which 71.4 % are good takes all its
     /// traffic (Envoy's overprovisioning factor 1.4).
     pub(super) fn provision(self) -> u32 {
@@ -37,10 +37,10 @@ pub(super) struct Level {
 /// Envoy's loads by priority: each level what it can bear, the rest to the next one (`priority.rst`), and those of
 /// which less than `panic_percent` are good use all endpoints, unless the levels together bear everything
 /// (`panic_threshold.rst`).
-pub(super) fn levels(healths: &[Health], panic_percent: u32) -> Vec<Level> {
+pub(super) fn levels(healths: &[Bearing], panic_percent: u32) -> Vec<Level> {
     let provisions: Vec<u32> = healths.iter().map(|health| health.provision()).collect();
     let together = provisions.iter().sum::<u32>().min(100);
-    let panics = |health: &Health| together < 100 && health.is_below(panic_percent);
+    let panics = |health: &Bearing| together < 100 && health.is_below(panic_percent);
     if together == 0 {
         // Nobody is good: by numbers where panic says so, else nobody.
         return healths
@@ -81,8 +81,8 @@ mod tests {
 
     use super::*;
 
-    fn of_100(good: &[usize]) -> Vec<Health> {
-        good.iter().map(|&good| Health { good, all: 100 }).collect()
+    fn of_100(good: &[usize]) -> Vec<Bearing> {
+        good.iter().map(|&good| Bearing { good, all: 100 }).collect()
     }
 
     #[test]
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn when_nobody_is_good_all_are_used_by_numbers_or_nobody() {
-        let healths = [Health { good: 0, all: 3 }, Health { good: 0, all: 1 }];
+        let healths = [Bearing { good: 0, all: 3 }, Bearing { good: 0, all: 1 }];
         let shares =
             |panic| -> Vec<u32> { levels(&healths, panic).iter().map(|level| level.share).collect() };
         assert_eq!(shares(50), [3, 1]);

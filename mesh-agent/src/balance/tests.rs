@@ -28,6 +28,7 @@ pub(super) fn member(index: usize, name: SocketAddr, weight: u32) -> Member {
         weight,
         load: Arc::default(),
         standing: None,
+        health: None,
     }
 }
 

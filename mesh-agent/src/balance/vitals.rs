@@ -8,7 +8,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::budget::RetryBudget;
-use super::{Cause, Limit};
+use super::{Cause, Latency, Limit};
 
 /// Counters of one upstream; they outlive the snapshot that made them.
 #[derive(Debug, Default)]
@@ -18,6 +18,8 @@ pub struct Vitals {
     ejected: AtomicUsize,
     ejections: [AtomicU64; Cause::ALL.len()],
     retries: RetryBudget,
+    hedges: RetryBudget,
+    latency: Latency,
     /// When the last interval of outlier detection ended; for the control thread alone.
     pub(super) interval_ended: Mutex<Option<Instant>>,
 }
@@ -36,6 +38,16 @@ impl Vitals {
     /// What was spent on trying again.
     pub fn retries(&self) -> &RetryBudget {
         &self.retries
+    }
+
+    /// What was spent on asking a second endpoint too.
+    pub fn hedges(&self) -> &RetryBudget {
+        &self.hedges
+    }
+
+    /// How long answers took, where somebody wants to know.
+    pub fn latency(&self) -> &Latency {
+        &self.latency
     }
 
     /// How many endpoints are ejected.

@@ -4,10 +4,12 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::yield_now;
 
 use crate::capture::Direction;
 use crate::pod::LocalPod;
@@ -63,6 +65,8 @@ pub struct Door {
     direction: Direction,
     pod: LocalPod,
     own_ports: Vec<u16>,
+    /// Connections accepted since others had their turn.
+    in_a_row: AtomicU32,
 }
 
 impl Door {
@@ -78,6 +82,7 @@ impl Door {
             direction,
             pod,
             own_ports,
+            in_a_row: AtomicU32::new(0),
         })
     }
 
@@ -97,8 +102,13 @@ impl Door {
     }
 
     /// The next connection. Errors of `accept` never surface: a connection that died in the queue is skipped, and
-    /// while the process is short of descriptors or memory the door waits. Cancel-safe: no accepted connection is lost.
+    /// while the process is short of descriptors or memory the door waits. After some in a row others have their turn.
+    /// Cancel-safe: no accepted connection is lost.
     pub async fn accept(&self) -> Accepted {
+        if self.in_a_row.fetch_add(1, Ordering::Relaxed) == IN_A_ROW {
+            self.in_a_row.store(1, Ordering::Relaxed);
+            yield_now().await;
+        }
         let mut pause = FIRST_PAUSE;
         loop {
             let error = match self.listener.accept().await {
@@ -176,6 +186,8 @@ fn is_of_the_connection(error: &io::Error) -> bool {
     )
 }
 
+/// Each accepted connection is some system calls: tokio alone would let 128 of them pass in one poll.
+const IN_A_ROW: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -283,6 +295,43 @@ mod tests {
             matches!(accepted, Accepted::Stray(Stray::OwnPort { peer, .. }) if peer == own),
             "{accepted:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_crowd_at_the_door_lets_others_have_their_turn() {
+        let pod = pod(OneFlow(own_addr(), own_addr()));
+        let listeners = PodListeners::open(&pod, PodPorts::ANY).unwrap();
+        let doors = listeners.into_doors(&pod).unwrap();
+        let door = doors
+            .iter()
+            .find(|door| door.direction() == Direction::Inbound)
+            .unwrap();
+        let addr = door.local_addr().unwrap();
+        let _crowd: Vec<_> = (0..20)
+            .map(|_| std::net::TcpStream::connect(addr).unwrap())
+            .collect();
+        let turns_of_others = AtomicU32::new(0);
+        let others = async {
+            loop {
+                turns_of_others.fetch_add(1, Ordering::Relaxed);
+                yield_now().await;
+            }
+        };
+        let accepting = async {
+            let mut seen = Vec::new();
+            for _ in 0..20 {
+                door.accept().await;
+                seen.push(turns_of_others.load(Ordering::Relaxed));
+            }
+            seen
+        };
+        let seen = tokio::select! {
+            biased;
+            seen = accepting => seen,
+            () = others => unreachable!(),
+        };
+        let longest = seen.chunk_by(|one, next| one == next).map(<[_]>::len).max();
+        assert!(longest <= usize::try_from(IN_A_ROW).ok(), "{seen:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Must not know: sockets, the kernel, the proxy.
 
 mod bounded;
+pub mod conditions;
 mod directory;
 pub mod file;
 pub mod jwks;

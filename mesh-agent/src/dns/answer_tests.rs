@@ -7,7 +7,7 @@ use super::*;
 use crate::dns::question::tests::asking;
 use crate::mesh::domain::ClusterDomain;
 use crate::mesh::facts::{Facts, ObjectMeta};
-use crate::mesh::service::{AppProtocol, Endpoint, EndpointCondition, Service, ServicePort};
+use crate::mesh::service::{AppProtocol, Endpoint, EndpointCondition, Resilience, Service, ServicePort};
 use crate::mesh::traffic::{EndpointPlace, ServiceTraffic};
 
 fn service(name: &str, vips: &[&str], ports: &[(&str, u16)]) -> Service {
@@ -25,6 +25,7 @@ fn service(name: &str, vips: &[&str], ports: &[(&str, u16)]) -> Service {
             })
             .collect(),
         traffic: ServiceTraffic::default(),
+        resilience: Resilience::default(),
     }
 }
 

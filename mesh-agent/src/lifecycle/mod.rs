@@ -4,10 +4,16 @@
 //! Must not know: what any task does.
 
 mod readiness;
+mod seldom;
 mod stop;
 mod tasks;
 mod turns;
 
 pub use readiness::{Readiness, ReadyGuard};
+pub use seldom::{Seldom, seldom};
 pub use stop::Stop;
 pub use tasks::Tasks;
+pub use turns::poll_begun;
+
+#[cfg(test)]
+pub(crate) use turns::in_poll_begun;

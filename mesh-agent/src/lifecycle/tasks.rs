@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Stop;
-use super::turns::Turns;
+use super::turns::{Rounds, Turns};
 
 /// A group of tasks that are stopped and joined together.
 ///
@@ -29,49 +29,53 @@ struct Group {
     tracker: TaskTracker,
     token: CancellationToken,
     panics: Arc<AtomicU64>,
+    rounds: Arc<Rounds>,
     turns: Option<Arc<Turns>>,
 }
 
 impl Tasks {
     /// A group with no tasks and no parent.
     pub fn new() -> Self {
-        Self::with(None, CancellationToken::new(), Arc::default(), None)
+        Self {
+            group: Arc::new(Group {
+                parent: None,
+                tracker: TaskTracker::new(),
+                token: CancellationToken::new(),
+                panics: Arc::default(),
+                rounds: Arc::default(),
+                turns: None,
+            }),
+        }
     }
 
     /// A group with a stop of its own that the parent's stop triggers too: for instance one for each pod.
     #[must_use]
     pub fn child(&self) -> Self {
-        self.child_with(self.group.turns.clone())
+        self.child_with(&self.group.rounds, self.group.turns.clone())
     }
 
     /// The same, whose tasks together get no larger share of the runtime's threads than those of any other such group.
     #[must_use]
     pub fn fair_child(&self) -> Self {
-        self.child_with(Some(Arc::new(Turns::new())))
+        let rounds = &self.group.rounds;
+        self.child_with(rounds, Some(Arc::new(Turns::new(rounds))))
     }
 
-    fn child_with(&self, turns: Option<Arc<Turns>>) -> Self {
+    /// A child for tasks of another runtime: its fair children share that one's threads, and no others.
+    #[must_use]
+    pub fn elsewhere(&self) -> Self {
+        self.child_with(&Arc::default(), None)
+    }
+
+    fn child_with(&self, rounds: &Arc<Rounds>, turns: Option<Arc<Turns>>) -> Self {
         let parent = &self.group;
-        Self::with(
-            Some(Arc::clone(parent)),
-            parent.token.child_token(),
-            Arc::clone(&parent.panics),
-            turns,
-        )
-    }
-
-    fn with(
-        parent: Option<Arc<Group>>,
-        token: CancellationToken,
-        panics: Arc<AtomicU64>,
-        turns: Option<Arc<Turns>>,
-    ) -> Self {
         Self {
             group: Arc::new(Group {
-                parent,
+                parent: Some(Arc::clone(parent)),
                 tracker: TaskTracker::new(),
-                token,
-                panics,
+                token: parent.token.child_token(),
+                panics: Arc::clone(&parent.panics),
+                rounds: Arc::clone(rounds),
                 turns,
             }),
         }

@@ -3,25 +3,49 @@
 //! Place in the walk: below [`Tasks`](super::Tasks); each pod's tasks are such a group. Must not know: what any task does.
 //!
 //! tokio runs what is ready in the order in which it became ready: a thousand busy connections of one pod would all run
-//! before the one of its neighbour. So a group has [`QUANTUM`] polls, and gets the next only after everything else that
-//! was ready, of any group, had its turn, and after the sockets were asked for what is new. Among groups that want more
-//! than they get that is a round robin (deficit round robin, Shreedhar and Varghese 1995, with polls as its unit).
+//! before the one of its neighbour. So a group has so many polls and so much time, and gets more only after everything else
+//! that was ready, of any group, had its turn, and after the sockets were asked for what is new. What a poll takes beyond the
+//! time of its turn is taken off the next ones. Among groups that want more than they get that is a round robin (deficit round
+//! robin, Shreedhar and Varghese 1995); one that wants little finds its share waiting whenever it comes.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
+use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 use tokio::task::yield_now;
+
+/// The rounds of all groups that share the threads of a runtime.
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    /// How many turns of any group began because its last one was used up.
+    begun: AtomicU64,
+    /// Groups so far: each has its number.
+    groups: AtomicU64,
+    /// The group that had a turn last, and the round in which that was last another one than before.
+    latest: AtomicU64,
+    changed: AtomicU64,
+}
 
 /// The polls of one group of tasks.
 #[derive(Debug)]
 pub(super) struct Turns {
+    rounds: Arc<Rounds>,
+    number: u64,
     /// Polls that need nobody's leave.
-    left: AtomicUsize,
+    left: AtomicU64,
+    /// The round of [`Rounds`] in which they were granted.
+    granted: AtomicU64,
+    /// Nanoseconds that polls took, less what turns granted since.
+    spent: AtomicU64,
+    /// Nanoseconds of a poll, lately.
+    usual: AtomicU64,
     round: Mutex<Round>,
 }
 
@@ -30,22 +54,36 @@ pub(super) struct Turns {
 struct Round {
     /// One task has stepped back behind all others, and begins the next round when it is polled again.
     is_led: bool,
-    waiting: VecDeque<oneshot::Sender<Turn>>,
+    waiting: VecDeque<Arc<Place>>,
 }
 
-/// What a task that waited is told.
-#[derive(Debug)]
-enum Turn {
-    /// It is its turn.
-    Take,
-    /// It is to begin the next round.
-    Lead,
+/// Where a task waits: made when it first does, and used again.
+#[derive(Debug, Default)]
+struct Place {
+    told: AtomicU8,
+    waker: AtomicWaker,
+}
+
+impl Rounds {
+    /// The turn of a group begins; whether another group had one lately.
+    fn turn_of(&self, number: u64, now: u64) -> bool {
+        if self.latest.load(Ordering::Relaxed) != number {
+            self.latest.store(number, Ordering::Relaxed);
+            self.changed.store(now, Ordering::Relaxed);
+        }
+        now.saturating_sub(self.changed.load(Ordering::Relaxed)) < LATELY
+    }
 }
 
 impl Turns {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(rounds: &Arc<Rounds>) -> Self {
         Self {
-            left: AtomicUsize::new(QUANTUM),
+            number: rounds.groups.fetch_add(1, Ordering::Relaxed) + 1,
+            rounds: Arc::clone(rounds),
+            left: AtomicU64::new(SHARED),
+            granted: AtomicU64::new(0),
+            spent: AtomicU64::new(0),
+            usual: AtomicU64::new(0),
             round: Mutex::default(),
         }
     }
@@ -53,66 +91,156 @@ impl Turns {
     /// Runs `task`, each poll of it in its turn.
     pub(super) async fn run<T>(&self, task: impl Future<Output = T>) -> T {
         let mut task = pin!(task);
+        let mut place = None;
         loop {
-            self.turn().await;
-            if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(task.as_mut().poll(cx))).await {
+            if !self.take() {
+                self.turn(&mut place).await;
+            }
+            let begun = Instant::now();
+            let polled = poll_fn(|cx| {
+                let polled = in_poll_begun(begun, || task.as_mut().poll(cx));
+                Poll::Ready(polled)
+            })
+            .await;
+            self.spend(begun.elapsed());
+            if let Poll::Ready(done) = polled {
                 return done;
             }
             woken().await;
         }
     }
 
-    async fn turn(&self) {
-        if self.take() {
-            return;
-        }
-        let Some(waiting) = self.wait() else {
-            return self.lead().await;
-        };
-        match waiting.await {
-            Ok(Turn::Lead) => self.lead().await,
-            // A group that is gone, which its tasks outlive at no time, would hold nobody up.
-            Ok(Turn::Take) | Err(_) => {}
-        }
+    fn spend(&self, time: Duration) {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.spent.fetch_add(nanoseconds, Ordering::Relaxed);
+        // Which of two threads is heard matters little.
+        let usual = self.usual.load(Ordering::Relaxed);
+        let usual = usual - usual / 8 + nanoseconds / 8;
+        self.usual.store(usual, Ordering::Relaxed);
     }
 
     fn take(&self) -> bool {
+        let now = self.rounds.begun.load(Ordering::Relaxed);
+        if self.granted.load(Ordering::Relaxed) != now {
+            self.renew(now);
+        }
         let taken = self
             .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         taken.is_ok()
     }
 
+    /// Others had turns since this group had one: it has another, unless it waits for one already or has used up more than
+    /// these turns would give.
+    fn renew(&self, now: u64) {
+        let round = self.round.lock();
+        let before = self.granted.swap(now, Ordering::Relaxed);
+        if round.is_led || !self.pay(now.saturating_sub(before).saturating_mul(SHARED)) {
+            return;
+        }
+        self.rounds.turn_of(self.number, now);
+        self.left.store(self.polls(SHARED), Ordering::Relaxed);
+    }
+
+    /// The polls of a turn: at least one, and fewer than `most` when they are long.
+    fn polls(&self, most: u64) -> u64 {
+        let usual = self.usual.load(Ordering::Relaxed).max(POLL);
+        (most * POLL / usual).max(1)
+    }
+
+    /// Takes the time of so many polls off what was spent; whether that covers it.
+    fn pay(&self, polls: u64) -> bool {
+        let granted = POLL.saturating_mul(polls);
+        let before = self
+            .spent
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |spent| {
+                Some(spent.saturating_sub(granted))
+            });
+        before.is_ok_and(|spent| spent <= granted)
+    }
+
+    async fn turn(&self, place: &mut Option<Arc<Place>>) {
+        let Some(place) = self.wait(place) else {
+            return self.lead().await;
+        };
+        if poll_fn(|cx| place.poll_told(cx)).await == LEAD {
+            self.lead().await;
+        }
+    }
+
     /// A place in the queue; `None` for who must lead.
-    fn wait(&self) -> Option<oneshot::Receiver<Turn>> {
+    fn wait<'p>(&self, place: &'p mut Option<Arc<Place>>) -> Option<&'p Place> {
         let mut round = self.round.lock();
         if !round.is_led {
             round.is_led = true;
             return None;
         }
-        let (told, waiting) = oneshot::channel();
-        round.waiting.push_back(told);
-        Some(waiting)
+        let place = place.get_or_insert_default();
+        place.told.store(NOTHING, Ordering::Relaxed);
+        round.waiting.push_back(Arc::clone(place));
+        Some(place)
     }
 
     /// Steps back until whatever else is ready has run, and begins the next round, the first turn of which is its own.
     async fn lead(&self) {
-        // tokio polls the sockets before it polls a task that yielded, and both only when its queue is empty.
-        yield_now().await;
+        loop {
+            // tokio polls the sockets before it polls a task that yielded, and both only when its queue is empty.
+            yield_now().await;
+            let now = self.rounds.begun.fetch_add(1, Ordering::Relaxed) + 1;
+            self.granted.store(now, Ordering::Relaxed);
+            let is_shared = self.rounds.turn_of(self.number, now);
+            let polls = if is_shared { SHARED } else { ALONE };
+            if self.pay(polls) {
+                return self.begin(self.polls(polls));
+            }
+        }
+    }
+
+    fn begin(&self, polls: u64) {
+        let mut left = polls - 1;
         let mut round = self.round.lock();
-        let mut left = QUANTUM - 1;
         while let Some(next) = round.waiting.pop_front() {
             if left == 0 {
-                // It cannot have ended: it waits.
-                drop(next.send(Turn::Lead));
-                return;
+                return next.tell(LEAD);
             }
             left -= 1;
-            drop(next.send(Turn::Take));
+            next.tell(TAKE);
         }
         round.is_led = false;
         self.left.store(left, Ordering::Relaxed);
     }
+}
+
+impl Place {
+    fn poll_told(&self, cx: &mut Context<'_>) -> Poll<u8> {
+        self.waker.register(cx.waker());
+        match self.told.load(Ordering::Acquire) {
+            NOTHING => Poll::Pending,
+            told => Poll::Ready(told),
+        }
+    }
+
+    fn tell(&self, what: u8) {
+        self.told.store(what, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+/// When the poll began of which this is a part; `None` where no turns are taken.
+pub fn poll_begun() -> Option<Instant> {
+    BEGUN.get()
+}
+
+/// Does what is a part of a poll that began at `begun`.
+pub(crate) fn in_poll_begun<T>(begun: Instant, part: impl FnOnce() -> T) -> T {
+    let around = BEGUN.replace(Some(begun));
+    let done = part();
+    BEGUN.set(around);
+    done
+}
+
+thread_local! {
+    static BEGUN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Pending once: the poll after it was asked for by whoever the task waits for.
@@ -128,13 +256,23 @@ async fn woken() {
     .await;
 }
 
-/// Polls of a group in one round: with 8 a small request cost 10 % more, and a neighbour waited as long (docs/benchmarks.md).
-const QUANTUM: usize = 32;
+/// What a task that waits is told: nothing yet, that it is its turn, or that it is to begin the next round.
+const NOTHING: u8 = 0;
+const TAKE: u8 = 1;
+const LEAD: u8 = 2;
+/// Polls of a turn while other groups have turns, too.
+const SHARED: u64 = 4;
+/// Polls of a turn otherwise: each round costs a look at the sockets.
+const ALONE: u64 = 32;
+/// Rounds after which a group is no longer thought of that had no turn.
+const LATELY: u64 = 1024;
+/// Nanoseconds that a poll of a turn may take; longer ones are paid for with the next turns.
+const POLL: u64 = 12_500;
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
 
     use tokio::sync::Notify;
     use tokio::task::JoinSet;
@@ -163,6 +301,11 @@ mod tests {
         }
     }
 
+    fn groups<const N: usize>() -> [Arc<Turns>; N] {
+        let rounds = Arc::default();
+        std::array::from_fn(|_| Arc::new(Turns::new(&rounds)))
+    }
+
     async fn yields(times: usize) {
         for _ in 0..times {
             yield_now().await;
@@ -171,7 +314,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_quiet_group_waits_for_one_round_of_a_busy_one() {
-        let (storm, quiet) = (Arc::new(Turns::new()), Arc::new(Turns::new()));
+        let [storm, quiet] = groups();
         let (polls, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let mut tasks = JoinSet::new();
         for _ in 0..1000 {
@@ -183,22 +326,76 @@ mod tests {
         echoes.spawn(echo(Arc::clone(&quiet), Arc::clone(&there), Arc::clone(&back)));
         yield_now().await;
         let mut most = 0;
-        for _ in 0..500 {
+        for asked in 0..500 {
             let before = polls.load(Ordering::Relaxed);
             there.notify_one();
             quiet.run(back.notified()).await;
-            most = most.max(polls.load(Ordering::Relaxed) - before);
+            // That it is not alone any more the storm learns by the first time.
+            if asked > 0 {
+                most = most.max(polls.load(Ordering::Relaxed) - before);
+            }
         }
         // There and back, each of which may find a round that has just begun.
-        assert!(most <= 3 * QUANTUM, "{most} polls of the storm");
+        assert!(
+            most <= 3 * usize::try_from(SHARED).unwrap(),
+            "{most} polls of the storm"
+        );
         stop.store(true, Ordering::Relaxed);
         tasks.join_all().await;
         echoes.shutdown().await;
     }
 
+    #[test]
+    fn a_quiet_group_has_another_turn_once_others_had_one() {
+        let [storm, quiet] = groups();
+        let mut of_quiet = 0;
+        while quiet.take() {
+            of_quiet += 1;
+        }
+        assert_eq!(of_quiet, SHARED);
+        storm.rounds.begun.fetch_add(1, Ordering::Relaxed);
+        assert!(quiet.take(), "it need not wait for the end of a round");
+    }
+
+    #[tokio::test]
+    async fn time_beyond_that_of_a_turn_is_paid_for_with_the_next_ones() {
+        let [storm, quiet] = groups();
+        quiet.rounds.turn_of(quiet.number, 0);
+        while storm.take() {}
+        storm.spend(Duration::from_nanos(10 * SHARED * POLL));
+        let before = storm.rounds.begun.load(Ordering::Relaxed);
+        storm.run(async {}).await;
+        assert_eq!(storm.rounds.begun.load(Ordering::Relaxed) - before, 10);
+    }
+
+    #[test]
+    fn the_longer_polls_are_the_fewer_has_a_turn() {
+        let [turns] = groups();
+        assert_eq!(turns.polls(SHARED), SHARED);
+        for (nanoseconds, polls) in [(2 * POLL, SHARED / 2), (100 * POLL, 1), (POLL / 2, SHARED)] {
+            for _ in 0..100 {
+                turns.spend(Duration::from_nanos(nanoseconds));
+            }
+            assert_eq!(turns.polls(SHARED), polls, "{nanoseconds} ns");
+        }
+    }
+
+    #[test]
+    fn a_turn_is_short_only_while_another_group_has_turns() {
+        let [storm, quiet] = groups();
+        assert!(
+            storm.rounds.turn_of(storm.number, 5),
+            "it was alone for five rounds only"
+        );
+        assert!(!storm.rounds.turn_of(storm.number, LATELY + 5));
+        quiet.rounds.turn_of(quiet.number, LATELY + 6);
+        assert!(storm.rounds.turn_of(storm.number, LATELY + 7));
+        assert!(!storm.rounds.turn_of(storm.number, 3 * LATELY));
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn nobody_is_forgotten_whoever_leads() {
-        let turns: Vec<_> = (0..3).map(|_| Arc::new(Turns::new())).collect();
+        let turns: [_; 3] = groups();
         let mut tasks = JoinSet::new();
         for task in 0..300_usize {
             let mine = Arc::clone(&turns[task % turns.len()]);
@@ -217,15 +414,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_is_alone_goes_on() {
-        let turns = Turns::new();
+        let [turns] = groups();
         let sum = turns.run(async {
             let mut sum = 0;
-            for count in 0..10 * QUANTUM {
+            for count in 0..10 * ALONE {
                 yield_now().await;
                 sum += count;
             }
             sum
         });
-        assert_eq!(sum.await, (0..10 * QUANTUM).sum::<usize>());
+        assert_eq!(sum.await, (0..10 * ALONE).sum::<u64>());
     }
 }

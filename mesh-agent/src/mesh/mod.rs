@@ -5,9 +5,13 @@
 
 pub mod backend_policy;
 pub mod backend_tls;
+pub mod connection_pool;
 pub mod domain;
 pub mod exclusions;
 pub mod facts;
+pub mod fallback;
+pub mod health_check;
+pub mod hedge;
 pub mod identity;
 pub mod mesh_config;
 pub mod node;

@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::mesh::facts::ObjectMeta;
+use crate::mesh::fallback::Fallback;
+use crate::mesh::hedge::Hedge;
 use crate::mesh::traffic::{EndpointPlace, ServiceTraffic};
 use crate::mesh::workload::WorkloadUid;
 
@@ -105,6 +107,17 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// What it says of how its traffic is spread.
     pub traffic: ServiceTraffic,
+    /// What it says of bad times.
+    pub resilience: Resilience,
+}
+
+/// What a Service says of endpoints that are slow or gone.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Resilience {
+    /// When a request is asked of a second endpoint too.
+    pub hedge: Option<Hedge>,
+    /// What answers when none of its endpoints does.
+    pub fallback: Option<Fallback>,
 }
 
 /// One backend address of a Service port, from an EndpointSlice or a ServiceEntry.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 pub use crate::mesh::backend_policy::BackendTrafficPolicy;
 use crate::mesh::backend_tls::{BackendTls, WrittenTls};
-use crate::mesh::facts::ObjectMeta;
-use crate::mesh::service::ServiceName;
+pub use crate::mesh::connection_pool::{Limits, RetryShare, Reuse};
+use crate::mesh::{facts::ObjectMeta, health_check::HealthCheck, service::ServiceName};
 
 /// What is in force for one port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -37,6 +37,8 @@ pub struct WrittenPolicy {
     pub load_balancer: Option<WrittenBalancer>,
     /// `connectionPool`.
     pub limits: Option<Limits>,
+    /// `retryBudget`.
+    pub retry_share: Option<RetryShare>,
     /// `outlierDetection`.
     pub outliers: Option<OutlierDetection>,
     /// `tls`.
@@ -50,6 +52,7 @@ impl WrittenPolicy {
         Self {
             load_balancer: self.load_balancer.or(other.load_balancer),
             limits: self.limits.or(other.limits),
+            retry_share: self.retry_share.or(other.retry_share),
             outliers: self.outliers.or(other.outliers),
             tls: self.tls.or(other.tls),
         }
@@ -274,19 +277,6 @@ pub struct Warmup {
     pub aggression_milli: u32,
 }
 
-/// `connectionPool`: what may be under way to an upstream from this node; without a number there is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Limits {
-    /// `tcp.maxConnections`.
-    pub connections: Option<u32>,
-    /// `http.http1MaxPendingRequests`: requests that wait for a connection to be opened.
-    pub pending: Option<u32>,
-    /// `http.http2MaxRequests`, which is about both versions of HTTP.
-    pub requests: Option<u32>,
-    /// `http.maxRetries`: requests that are being tried again.
-    pub retries: Option<u32>,
-}
-
 /// `retryConstraint` (GEP-3388): how many further attempts a destination may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryConstraint {
@@ -368,6 +358,8 @@ pub struct ServiceTraffic {
     pub nearest: Option<Nearest>,
     /// A ServiceEntry's `resolution: NONE`: who dials one of its addresses reaches that one.
     pub keeps_dialled: bool,
+    /// Annotation `mesh-agent.dev/health-check`.
+    pub health_check: Option<Arc<HealthCheck>>,
 }
 
 /// `trafficDistribution`.

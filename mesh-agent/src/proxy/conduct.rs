@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 
 use crate::balance::{Outcome, Pick};
 use crate::proxy::refusal::Refusal;
@@ -82,6 +82,7 @@ fn is_endpoints_fault(refusal: &Refusal) -> bool {
         | Refusal::RateLimiterFailed
         | Refusal::Revoked
         | Refusal::ConnectMethod
+        | Refusal::ConnectProtocol
         | Refusal::TargetTooLong
         | Refusal::Aborted(_)
         | Refusal::Malformed => false,
@@ -108,8 +109,10 @@ fn of_grpc(code: u32) -> Outcome {
 }
 
 fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 #[cfg(test)]
 mod tests {

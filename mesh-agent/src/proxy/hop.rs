@@ -132,7 +132,7 @@ impl Hop {
                         expected: &expected,
                         alpn,
                         revocations: mesh.certificates.revocations(),
-                        workshop: &mesh.workshop,
+                        workshop: &source.handshakes.workshop,
                     };
                     let permit = source.handshakes.outbound.admitted(limit).await;
                     let _permit = permit.map_err(|too_many| {

@@ -102,7 +102,7 @@ async fn from_agent(
             return stream.reset_on_close();
         }
     };
-    let Some((tls, peer, shown)) = handshake(&mesh, &ours, stream, ends).await else {
+    let Some((tls, peer, shown)) = handshake(&mesh, &pod, &ours, stream, ends).await else {
         return;
     };
     drop(permit);
@@ -127,11 +127,13 @@ async fn from_agent(
 
 async fn handshake(
     mesh: &Mesh,
+    pod: &ServedPod,
     ours: &WorkloadTls,
     stream: Prefixed<TcpStream>,
     ends: Ends,
 ) -> Option<(tls::ServerStream<Prefixed<TcpStream>>, SpiffeId, Shown)> {
-    match tls::accept(ours, stream, &mesh.workshop, mesh.settings.connect_timeout).await {
+    let workshop = &pod.handshakes.workshop;
+    match tls::accept(ours, stream, workshop, mesh.settings.connect_timeout).await {
         Ok(accepted) => Some(accepted),
         Err(error) => {
             let reason = HandshakeFailure::of(&error).as_str();
@@ -262,13 +264,19 @@ pub(super) fn destination_flow(
     peer: Option<&SpiffeId>,
 ) -> FlowLabels {
     let snapshot = mesh.snapshots.load();
-    let client = snapshot
-        .workload_at(ends.client.ip())
-        .map_or_else(PeerLabels::unknown, |client| PeerLabels::of(client));
+    let source = match (snapshot.workload_at(ends.client.ip()), peer) {
+        // Nearly always: who is expected there.
+        (Some(client), Some(peer)) if client.is_enrolled() && client.identity == *peer => {
+            snapshot.labels(client)
+        }
+        (Some(client), peer) => Arc::new(snapshot.labels(client).with_principal(peer)),
+        (None, None) => PeerLabels::unknown(),
+        (None, peer) => Arc::new(PeerLabels::unknown().with_principal(peer)),
+    };
     FlowLabels {
         reporter: Reporter::Destination,
-        source: Arc::new(client.with_principal(peer)),
-        destination: Arc::new(PeerLabels::of(pod.as_known(&snapshot))),
+        source,
+        destination: snapshot.labels(pod.as_known(&snapshot)),
         service: snapshot.inbound(&pod.pod.workload, ends.original.port()).service,
         security: if peer.is_some() {
             Security::MutualTls

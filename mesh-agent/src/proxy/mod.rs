@@ -10,6 +10,7 @@ mod backend;
 mod breaker;
 mod conduct;
 mod dns;
+mod health;
 pub mod hop;
 mod http;
 mod inbound;
@@ -23,13 +24,15 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +44,7 @@ use crate::capture::{Direction, Leaving, PodHost};
 use crate::detect::Prefixed;
 use crate::dns::Zone;
 use crate::identity::{BackendClients, Certificates};
-use crate::lifecycle::Tasks;
+use crate::lifecycle::{Tasks, seldom};
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
 use crate::proxy::dns::PodDns;
@@ -49,11 +52,12 @@ use crate::proxy::pods::{
     Handshakes, MAX_CHECKS, MAX_CONNECTIONS, MAX_MIRRORS, MAX_REQUESTS, ServedPod, ServedPods,
 };
 use crate::snapshot::SnapshotCell;
-use crate::telemetry::{self, Telemetry};
+use crate::telemetry::{self, PeerLabels, Telemetry};
 use crate::transport::ByteStream;
 use crate::transport::handshakes::Workshop;
 use crate::transport::pool::HttpPool;
 
+pub use self::health::check_health;
 pub use self::http::explain;
 
 /// Everything a walk needs besides the connection.
@@ -109,7 +113,7 @@ impl Mesh {
             backends: BackendClients::new(&settings.root_bundle),
             settings,
             pods: ServedPods::default(),
-            workshop: Workshop::new(workshop, tasks.child()),
+            workshop: Workshop::new(workshop, tasks.elsewhere()),
             tasks,
         }
     }
@@ -149,13 +153,14 @@ impl PodHost for Proxy {
         let tasks = self.mesh.tasks.fair_child();
         let doors = listeners.into_doors(&pod)?;
         let served = Arc::new(ServedPod {
+            labels: Arc::new(PeerLabels::of(&pod.workload)),
             pod,
             pool: HttpPool::new(tasks.clone()),
             tasks,
             cut: CancellationToken::new(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
-            handshakes: Handshakes::new(self.mesh.settings.handshake_rate),
+            handshakes: Handshakes::new(self.mesh.settings.handshake_rate, &self.mesh.workshop),
             checks: Semaphore::new(MAX_CHECKS),
             bodies: Semaphore::new(MAX_CHECKS),
             mirrors: Arc::new(Semaphore::new(MAX_MIRRORS)),
@@ -225,14 +230,22 @@ fn serve(mesh: &Arc<Mesh>, served: &Arc<ServedPod>, captured: Captured) {
     let cut = served.cut.clone();
     match direction {
         Direction::Outbound => served.tasks.spawn("outbound", async move {
-            cut.run_until_cancelled(outbound::serve(mesh, pod, captured))
-                .await;
+            until(cut, outbound::serve(mesh, pod, captured)).await;
             drop(permit);
         }),
         Direction::Inbound => served.tasks.spawn("inbound", async move {
-            cut.run_until_cancelled(inbound::serve(mesh, pod, captured)).await;
+            until(cut, inbound::serve(mesh, pod, captured)).await;
             drop(permit);
         }),
+    }
+}
+
+/// Serves a connection, until it is cut.
+async fn until(cut: CancellationToken, serving: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = seldom(cut.cancelled()) => {}
+        () = serving => {}
     }
 }
 
@@ -248,5 +261,13 @@ struct Ends {
 impl<S: ByteStream> ByteStream for Prefixed<S> {
     fn reset_on_close(&self) {
         self.inner().reset_on_close();
+    }
+
+    fn proved_until(&self) -> Option<SystemTime> {
+        self.inner().proved_until()
+    }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        self.inner().revoked()
     }
 }

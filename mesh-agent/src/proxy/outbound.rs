@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mesh_common::dns::DNS_PORT;
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
 use crate::balance::Outcome;
 use crate::capture::door::Captured;
@@ -18,6 +19,7 @@ use crate::mesh::workload::Workload;
 use crate::proxy::approval;
 use crate::proxy::arrival::{Arrival, Visit};
 use crate::proxy::backend;
+use crate::proxy::breaker::within;
 use crate::proxy::conduct;
 use crate::proxy::dns::{Stream, answer_stream};
 use crate::proxy::hop::Hop;
@@ -29,7 +31,7 @@ use crate::proxy::stream::{self, Choice, choose, protocol_of};
 use crate::proxy::tcp::{TcpLedger, carry};
 use crate::proxy::{Ends, Mesh};
 use crate::route::Need;
-use crate::telemetry::{FlowLabels, PeerLabels, Reporter, Security, TcpStart};
+use crate::telemetry::{FlowLabels, PeerLabels, Reporter, ResponseFlag, Security, TcpStart};
 use crate::transport::ByteStream;
 use crate::transport::leg::Leg;
 
@@ -106,7 +108,7 @@ pub(super) async fn read_protocol(
 /// Until the agent has stopped; what a client sent before it could know is still served.
 pub(super) async fn stopped(mesh: &Mesh, stop: &Stop) {
     stop.requested().await;
-    tokio::time::sleep(mesh.settings.detect_timeout).await;
+    sleep(mesh.settings.detect_timeout).await;
 }
 
 /// A connection that is no HTTP: what it begins with is looked at where a route asks for that.
@@ -143,8 +145,12 @@ async fn tcp(
             return stream.reset_on_close();
         }
     };
+    let destination = choice
+        .workload
+        .as_deref()
+        .map(|workload| mesh.snapshots.load().labels(workload));
     let ledger = TcpLedger(
-        flows(source, choice.workload.as_deref(), choice.service.clone(), &hop)
+        flows(source, destination, choice.service.clone(), &hop)
             .into_iter()
             .map(|flow| mesh.telemetry.tcp(flow, start.clone()))
             .collect(),
@@ -167,7 +173,8 @@ async fn tcp(
     let connecting = hop.connect(mesh, source, ends.client, choice.addr, Alpn::Tcp);
     // In the mesh bytes go as they are: who speaks bytes there speaks its application's.
     let tls = choice.tls.as_ref().filter(|_| matches!(hop, Hop::Plain { .. }));
-    match backend::over(mesh, source, tls, BackendAlpn::Bytes, connecting).await {
+    let connecting = backend::over(mesh, source, tls, BackendAlpn::Bytes, connecting);
+    match within(choice.limits.connect_timeout, connecting).await {
         Ok(upstream) => {
             if let Some(pick) = &mut choice.pick {
                 pick.answered(Instant::now());
@@ -175,8 +182,12 @@ async fn tcp(
             }
             let revoked = upstream.revoked();
             let stream = stream.map(|stream| Leg::over_tcp(stream).relayed(&source.pod, ends.original));
+            let idle = choice.limits.opaque_idle.unwrap_or(mesh.settings.idle_timeout);
             tokio::select! {
-                () = carry(stream, upstream, mesh.settings.idle_timeout, &ledger) => {}
+                () = carry(stream, upstream, idle, &ledger) => {}
+                () = is_over(choice.limits.opaque_duration) => {
+                    ledger.flag(ResponseFlag::Dt, "max_connection_duration");
+                }
                 () = revoked => ledger.refuse(&Refusal::Revoked),
                 refusal = refused_midway(mesh, arrival) => ledger.refuse(&refusal),
             }
@@ -191,6 +202,14 @@ async fn tcp(
     }
 }
 
+/// Returns when a connection has lasted as long as it may.
+async fn is_over(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// An endpoint and the way to it; or why there is none, and what is known of where it would have been.
 fn decide(
     mesh: &Mesh,
@@ -200,6 +219,7 @@ fn decide(
 ) -> Result<(Choice, Hop), Box<(Refusal, FlowLabels)>> {
     let snapshot = mesh.snapshots.load();
     let refused = |refusal, destination: Option<&Workload>, service| {
+        let destination = destination.map(|workload| snapshot.labels(workload));
         let flow = source_flow(source, destination, service, Security::Unknown);
         Box::new((refusal, flow))
     };
@@ -244,7 +264,7 @@ pub(super) fn same_node(hop: &Hop, source: &ServedPod, ends: Ends, addr: SocketA
 /// destination's.
 pub(super) fn flows(
     source: &ServedPod,
-    destination: Option<&Workload>,
+    destination: Option<Arc<PeerLabels>>,
     service: Option<ServiceName>,
     hop: &Hop,
 ) -> Vec<FlowLabels> {
@@ -261,14 +281,14 @@ pub(super) fn flows(
 
 pub(super) fn source_flow(
     source: &ServedPod,
-    destination: Option<&Workload>,
+    destination: Option<Arc<PeerLabels>>,
     service: Option<ServiceName>,
     security: Security,
 ) -> FlowLabels {
     FlowLabels {
         reporter: Reporter::Source,
-        source: Arc::new(PeerLabels::of(&source.pod.workload)),
-        destination: Arc::new(destination.map_or_else(PeerLabels::unknown, PeerLabels::of)),
+        source: Arc::clone(&source.labels),
+        destination: destination.unwrap_or_else(PeerLabels::unknown),
         service,
         security,
     }

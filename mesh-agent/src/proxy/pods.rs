@@ -17,7 +17,7 @@ use crate::proxy::Mesh;
 use crate::proxy::dns::PodDns;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Direction, PeerLabels};
-use crate::transport::handshakes::{HandshakeLimit, TooMany};
+use crate::transport::handshakes::{HandshakeLimit, TooMany, Workshop};
 use crate::transport::pool::HttpPool;
 
 /// A pod that joined, with its own connections and tasks: nothing of it is shared with its neighbours.
@@ -25,6 +25,8 @@ use crate::transport::pool::HttpPool;
 pub struct ServedPod {
     /// How to reach into it.
     pub pod: LocalPod,
+    /// What metrics call it.
+    pub labels: Arc<PeerLabels>,
     /// Connections made for it (to other destinations) and to it (deliveries).
     pub pool: HttpPool,
     /// Everything that runs for it; stopped when it leaves.
@@ -48,18 +50,20 @@ pub struct ServedPod {
     pub(super) dns: PodDns,
 }
 
-/// How many handshakes a pod may have, each way.
+/// How many handshakes a pod may have, each way, and where they are computed.
 #[derive(Debug)]
 pub(super) struct Handshakes {
+    pub(super) workshop: Workshop,
     pub(super) inbound: HandshakeLimit,
     pub(super) outbound: HandshakeLimit,
 }
 
 impl Handshakes {
-    /// `rate` a second each way.
-    pub(super) fn new(rate: NonZeroU32) -> Self {
+    /// `rate` a second each way, in turns with those of other pods at `workshop`.
+    pub(super) fn new(rate: NonZeroU32, workshop: &Workshop) -> Self {
         let now = Instant::now();
         Self {
+            workshop: workshop.fair_share(),
             inbound: HandshakeLimit::new(rate, now),
             outbound: HandshakeLimit::new(rate, now),
         }
@@ -96,7 +100,7 @@ impl ServedPod {
     /// Counts a handshake that was not begun.
     pub(super) fn crowded(&self, mesh: &Mesh, direction: Direction, too_many: TooMany) {
         let snapshot = mesh.snapshots.load();
-        let labels = PeerLabels::of(self.as_known(&snapshot));
+        let labels = snapshot.labels(self.as_known(&snapshot));
         tracing::debug!(pod = %self.pod.workload.pod_name, reason = too_many.as_str(), "no handshake is begun");
         mesh.telemetry
             .mesh()
@@ -106,7 +110,7 @@ impl ServedPod {
     /// Counts what one pod has too much of.
     pub(super) fn crowded_by(&self, mesh: &Mesh, direction: Direction, limit: &'static str) {
         let snapshot = mesh.snapshots.load();
-        let labels = PeerLabels::of(self.as_known(&snapshot));
+        let labels = snapshot.labels(self.as_known(&snapshot));
         tracing::debug!(pod = %self.pod.workload.pod_name, limit, "the pod has too many");
         mesh.telemetry.mesh().pod_limit_refused(direction, &labels, limit);
     }

@@ -81,6 +81,9 @@ pub enum Refusal {
     /// CONNECT is not offered.
     #[error("CONNECT is not allowed")]
     ConnectMethod,
+    /// Extended CONNECT (RFC 8441) is offered for WebSocket only.
+    #[error("CONNECT is not implemented for this protocol")]
+    ConnectProtocol,
     /// Path and query are longer than any application should have to read.
     #[error("the request's target is too long")]
     TargetTooLong,
@@ -182,6 +185,18 @@ impl Unapproved {
 }
 
 impl Refusal {
+    /// Whether a policy of the destination says no: another endpoint would not say anything else.
+    pub fn is_of_policy(&self) -> bool {
+        matches!(
+            self,
+            Self::Plaintext
+                | Self::Denied(_)
+                | Self::Unauthenticated(_)
+                | Self::External(_)
+                | Self::RateLimiterFailed
+        )
+    }
+
     /// The status that an HTTP client gets.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -194,6 +209,7 @@ impl Refusal {
             Self::External(unapproved) => unapproved.status(),
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::ConnectProtocol => StatusCode::NOT_IMPLEMENTED,
             Self::Aborted(Abort::Http(status)) => *status,
             // As Envoy: who asks for a gRPC status gets it in a field of its own.
             Self::Aborted(Abort::Grpc(_)) => StatusCode::OK,
@@ -227,7 +243,9 @@ impl Refusal {
             Self::RateLimited(_) => ResponseFlag::Rl,
             Self::RateLimiterFailed => ResponseFlag::Rlse,
             Self::Aborted(_) => ResponseFlag::Fi,
-            Self::ConnectMethod | Self::Malformed | Self::TargetTooLong => ResponseFlag::Dpe,
+            Self::ConnectMethod | Self::ConnectProtocol | Self::Malformed | Self::TargetTooLong => {
+                ResponseFlag::Dpe
+            }
         }
     }
 
@@ -277,6 +295,7 @@ impl Refusal {
             Self::RateLimiterFailed => "rate_limiter_error",
             Self::Aborted(_) => "fault_filter_abort",
             Self::ConnectMethod => "connect_not_allowed",
+            Self::ConnectProtocol => "connect_protocol_not_implemented",
             Self::Malformed => "malformed_request",
             Self::TargetTooLong => "target_too_long",
         }
@@ -290,7 +309,7 @@ impl Refusal {
     /// The gRPC status of the reply to a gRPC client (the gRPC project's HTTP-to-gRPC status mapping).
     pub fn grpc_status(&self) -> u32 {
         match self {
-            Self::NoRoute => 12,
+            Self::NoRoute | Self::ConnectProtocol => 12,
             Self::TimedOut => 4,
             Self::Unauthenticated(_) => 16,
             Self::Plaintext | Self::Denied(_) | Self::Revoked | Self::ConnectMethod => 7,

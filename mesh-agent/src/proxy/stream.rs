@@ -15,6 +15,7 @@ use crate::identity::hello;
 use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::route::Opening;
 use crate::mesh::service::{AppProtocol, ServiceName};
+use crate::mesh::traffic::Limits;
 use crate::mesh::workload::Workload;
 use crate::proxy::outbound::stopped;
 use crate::proxy::pods::ServedPod;
@@ -34,6 +35,8 @@ pub(super) struct Choice {
     pub(super) pick: Option<Pick>,
     /// `NAMESPACE/NAME` of the route that sent it there.
     pub(super) route: Option<String>,
+    /// How long it may take and last.
+    pub(super) limits: Limits,
 }
 
 /// What is known of the destination's protocol before a byte is read.
@@ -124,6 +127,7 @@ pub(super) fn choose(
             tls: None,
             pick: None,
             route: None,
+            limits: Limits::default(),
         }),
         Destination::NoSuchPort(service) => Err((Refusal::NoSuchPort, Some(service))),
         Destination::Unknown => Ok(Choice {
@@ -133,6 +137,7 @@ pub(super) fn choose(
             tls: None,
             pick: None,
             route: None,
+            limits: Limits::default(),
         }),
     }
 }
@@ -174,6 +179,7 @@ fn pick(upstream: &Upstream, ends: Ends) -> Result<Choice, Refusal> {
         kept: None,
         now: Instant::now(),
     };
+    upstream.used_by(ends.client.ip(), facts.now);
     let picked = upstream.pick(&facts, &mut rand::rng())?;
     Ok(Choice {
         addr: picked.endpoint.addr,
@@ -182,5 +188,6 @@ fn pick(upstream: &Upstream, ends: Ends) -> Result<Choice, Refusal> {
         tls: upstream.tls().cloned(),
         pick: Some(picked.pick),
         route: None,
+        limits: *upstream.breakers().limits(),
     })
 }

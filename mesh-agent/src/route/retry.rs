@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use rand::{Rng, RngCore};
 
 use crate::mesh::route::{RetryOn, RetryPolicy};
@@ -26,6 +26,11 @@ pub enum Attempt<'a> {
     },
     /// Its own time limit passed before a response.
     TimedOut,
+    /// A limit of the destination refused it.
+    RateLimited {
+        /// When there is room again, if that is known.
+        retry_after: Option<Duration>,
+    },
     /// There is a response.
     Answered {
         /// Its status.
@@ -48,6 +53,7 @@ impl RetryPolicy {
     pub fn pause(&self, count: u32, attempt: Attempt<'_>, rng: &mut dyn RngCore) -> Duration {
         let asked = match attempt {
             Attempt::Answered { headers, .. } => retry_after(headers),
+            Attempt::RateLimited { retry_after } => retry_after.filter(|pause| *pause <= LONGEST_PAUSE),
             Attempt::NotConnected | Attempt::Refused | Attempt::Reset { .. } | Attempt::TimedOut => None,
         };
         if let Some(asked) = asked {
@@ -79,11 +85,12 @@ pub enum NoMore {
 }
 
 impl Attempts {
-    /// The first one is under way; all must be over at `deadline`.
-    pub fn of(policy: &RetryPolicy, deadline: Option<Instant>) -> Self {
+    /// The first one is under way, without a policy the only one; all must be over at `deadline`.
+    pub fn of(policy: Option<&RetryPolicy>, deadline: Option<Instant>) -> Self {
+        let further = policy.map_or(0, |policy| policy.attempts);
         Self {
             begun: 1,
-            most: policy.attempts.saturating_add(1),
+            most: further.saturating_add(1),
             deadline,
         }
     }
@@ -137,8 +144,14 @@ fn is_reason(on: &RetryOn, attempt: Attempt<'_>) -> bool {
             | RetryOn::ConnectFailure
             | RetryOn::RefusedStream
             | RetryOn::Conflict
+            | RetryOn::RateLimited
             | RetryOn::Header(_) => false,
         },
+        Attempt::RateLimited { .. } => *on == RetryOn::RateLimited,
+        // As Envoy: a limit says that there are too many requests already, whatever its status is.
+        Attempt::Answered { headers, .. } if headers.contains_key(RATE_LIMITED) => {
+            *on == RetryOn::RateLimited
+        }
         Attempt::Answered {
             status,
             headers,
@@ -153,7 +166,8 @@ fn is_reason(on: &RetryOn, attempt: Attempt<'_>) -> bool {
             RetryOn::Reset
             | RetryOn::ResetBeforeRequest
             | RetryOn::ConnectFailure
-            | RetryOn::RefusedStream => false,
+            | RetryOn::RefusedStream
+            | RetryOn::RateLimited => false,
         },
     }
 }
@@ -164,6 +178,8 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds)).filter(|pause| *pause <= LONGEST_PAUSE)
 }
 
+/// What a limit's answer carries, ours and Envoy's.
+const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
 const DEADLINE_EXCEEDED: u32 = 4;
 /// Beyond them the interval is at its bound in any case.
 const MAX_DOUBLINGS: u32 = 10;
@@ -204,6 +220,14 @@ mod tests {
             Attempt::Reset { is_sent: true },
         );
         let (gone, refused, late) = (Attempt::NotConnected, Attempt::Refused, Attempt::TimedOut);
+        let mut of_limit = HeaderMap::new();
+        of_limit.insert(RATE_LIMITED, "true".parse().unwrap());
+        let limited = |status: u16| Attempt::Answered {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: &of_limit,
+            grpc: Some(14),
+        };
+        let here = Attempt::RateLimited { retry_after: None };
         let cases: &[(&str, &[Attempt<'_>], &[Attempt<'_>])] = &[
             (
                 "5xx",
@@ -227,7 +251,14 @@ mod tests {
             ),
             ("unavailable", &[grpc(14)], &[grpc(13), answered(503)]),
             ("deadline-exceeded", &[grpc(4), late], &[grpc(14)]),
-            ("", &[], &[gone, refused, sent, late, answered(503)]),
+            ("envoy-ratelimited", &[limited(429), here], &[answered(429), gone]),
+            // A limit's answer is no other reason, whatever its status.
+            (
+                "5xx,429,503,unavailable",
+                &[answered(503)],
+                &[limited(429), limited(503), here],
+            ),
+            ("", &[], &[gone, refused, sent, late, answered(503), here]),
         ];
         for (words, reasons, others) in cases {
             for attempt in *reasons {
@@ -320,7 +351,7 @@ mod tests {
                 .then(|| Duration::from_millis(rng.random_range(0..2_000)));
             let deadline = limit.map(|limit| began + limit);
             let (mut now, mut begun) = (began, 1);
-            let mut attempts = Attempts::of(&policy, deadline);
+            let mut attempts = Attempts::of(Some(&policy), deadline);
             let end = loop {
                 now += Duration::from_millis(rng.random_range(0..400));
                 let pause = policy.pause(attempts.number(), Attempt::Refused, &mut rng);

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use super::mesh_settings::MeshSettings;
+use super::resilience;
 use super::routes::Routes;
 use super::services::Services;
 use super::unasked;
@@ -49,6 +50,7 @@ impl Snapshot {
             previous.map(|snapshot| &snapshot.services),
             &mut rejections,
         );
+        rejections.extend(resilience::reports(facts, &services));
         let routes = Routes::index(facts, &services, &mut rejections);
         let (mtls, of_policies) = MtlsPolicy::compile(
             &facts.peer_authentications,

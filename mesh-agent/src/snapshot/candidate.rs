@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::balance::Load;
-use crate::mesh::service::{EndpointCondition, ServiceName, ServicePort};
+use crate::balance::{Health, Load, Usage};
+use crate::mesh::service::{EndpointCondition, Resilience, ServiceName, ServicePort};
 use crate::mesh::traffic::{EndpointPlace, Locality, Nearest, TrafficPolicy};
 use crate::mesh::workload::Workload;
 
@@ -26,6 +26,8 @@ pub(super) struct Candidate<'f> {
     pub(super) condition: EndpointCondition,
     pub(super) workload: Option<Arc<Workload>>,
     pub(super) load: Arc<Load>,
+    /// Where the Service has a health check.
+    pub(super) health: Option<Arc<Health>>,
     pub(super) locality: Locality,
     pub(super) slice: &'f EndpointPlace,
     /// Besides those of its pod.
@@ -53,7 +55,10 @@ pub(super) struct Spread<'f> {
     pub(super) is_local_only: bool,
     /// A client reaches the address that it dialled.
     pub(super) keeps_dialled: bool,
+    pub(super) resilience: &'f Resilience,
     pub(super) own: &'f Locality,
+    /// Where the Service has a health check: when it is used, and below which percentage of good endpoints all are.
+    pub(super) checked: Option<(Arc<Usage>, u32)>,
 }
 
 /// Ready endpoints; when there is none, those that still serve while they terminate (KEP-1669).

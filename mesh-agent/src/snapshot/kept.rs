@@ -8,11 +8,11 @@ use super::upstream::{PickFacts, Upstream, UpstreamEndpoint};
 use crate::balance::hash;
 
 impl Upstream {
-    /// Whether a session can be kept at the endpoint at `addr`: it may be used, is not ejected, and is the one of that
+    /// Whether a session can be kept at the endpoint at `addr`: it may be used, is neither ejected nor unhealthy, and is the one of that
     /// time rather than another pod with its address.
     pub fn keeps(&self, addr: SocketAddr, incarnation: u64) -> bool {
         let known = self.position(addr).and_then(|at| self.endpoints().get(at));
-        known.is_some_and(|endpoint| !endpoint.is_ejected() && endpoint.incarnation() == incarnation)
+        known.is_some_and(|endpoint| !endpoint.is_left_out() && endpoint.incarnation() == incarnation)
     }
 
     /// What a session says of the endpoint at `addr`, to be given to [`Self::keeps`] with a later request. `None` where
@@ -31,7 +31,7 @@ impl Upstream {
         let at = self.position(kept)?;
         self.endpoints()
             .get(at)
-            .filter(|endpoint| !endpoint.is_ejected())?;
+            .filter(|endpoint| !endpoint.is_left_out())?;
         Some(at)
     }
 

@@ -7,11 +7,13 @@ mod backends_tls;
 mod build;
 mod candidate;
 mod cell;
+mod checked;
 mod direct;
 mod ejected;
 mod kept;
 mod mesh_settings;
 mod outlook;
+mod resilience;
 mod routes;
 mod services;
 mod slices;
@@ -25,6 +27,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub use self::cell::SnapshotCell;
+pub use self::checked::{Checked, Unhealthy};
 pub use self::direct::{DirectLimits, DirectVerdict, DirectVerdicts, Passage};
 pub use self::ejected::Ejected;
 use self::mesh_settings::MeshSettings;
@@ -48,6 +51,7 @@ use crate::policy::authentication::{Authentication, Guard, WantedKeys};
 use crate::policy::authorization::{Authorization, Connection, Judgement, Protection, Verdict};
 use crate::policy::rate_limit::{Limits, RateLimits};
 use crate::route::{Backend, RouteTable, StreamTable};
+use crate::telemetry::PeerLabels;
 
 /// What a snapshot is built for.
 #[derive(Debug, Clone)]
@@ -134,6 +138,11 @@ impl Snapshot {
         self.workloads.at(addr)
     }
 
+    /// What metrics call a pod; worked out once for each pod of this snapshot.
+    pub fn labels(&self, workload: &Workload) -> Arc<PeerLabels> {
+        self.workloads.labels(workload)
+    }
+
     /// Whether an address is the own one of the node that this agent serves; never that of a pod. An IPv4-mapped
     /// address is IPv4.
     pub fn is_own_node(&self, addr: IpAddr) -> bool {
@@ -191,6 +200,13 @@ impl Snapshot {
     /// A port of a Service.
     pub fn upstream(&self, service: &ServiceName, port: u16) -> Option<&Arc<Upstream>> {
         self.services.upstream(service, port)
+    }
+
+    /// The TLS that an endpoint of a Service is spoken to in where it is outside of the mesh.
+    pub fn outside_tls(&self, service: &ServiceName, addr: SocketAddr) -> Option<&Arc<BackendTls>> {
+        let mut ports = self.services.of(service);
+        let has_it = |port: &&Arc<Upstream>| port.endpoints().iter().any(|one| one.addr == addr);
+        ports.find(has_it)?.tls()
     }
 
     /// Where a backend of a route leads.

@@ -13,15 +13,16 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::candidate::{Candidate, Front, Spread};
+use super::checked::{Checked, CheckedEndpoints};
 use super::slices::{EndpointsOfPorts, group};
 use super::traffic::Traffic;
 use super::upstream::Upstream;
 use super::workloads::Workloads;
 use super::{InboundPort, SnapshotSettings};
-use crate::balance::Load;
+use crate::balance::{Health, Load};
 use crate::mesh::facts::{Facts, Rejection};
-use crate::mesh::service::{AppProtocol, Endpoint, Service, ServiceName, ServicePort};
-use crate::mesh::traffic::Subset;
+use crate::mesh::service::{AppProtocol, Endpoint, EndpointCondition, Service, ServiceName, ServicePort};
+use crate::mesh::traffic::{Locality, Subset};
 use crate::mesh::workload::{Workload, WorkloadUid};
 
 #[derive(Debug, Default)]
@@ -32,6 +33,7 @@ pub(super) struct Services {
     /// The ports of pods behind a Service, ready or not.
     pods: HashMap<ServiceName, Vec<(WorkloadUid, u16)>>,
     loads: HashMap<LoadKey, Arc<Load>>,
+    checked: CheckedEndpoints,
 }
 
 #[derive(Debug)]
@@ -103,6 +105,11 @@ impl Services {
             let of_subsets = service.subsets.values().flat_map(BTreeMap::values);
             service.upstreams.values().chain(of_subsets)
         })
+    }
+
+    /// The endpoints whose health is checked.
+    pub(super) fn checked(&self) -> impl Iterator<Item = &Arc<Checked>> {
+        self.checked.all()
     }
 
     /// The ports of one Service.
@@ -245,12 +252,15 @@ impl Indexing<'_> {
                 self.learn_inbound(workload, addr.port(), service, port);
             }
             let locality = self.traffic.locality(workload.as_deref(), &endpoint.place);
-            let load = self.load((addr, workload.as_ref().map(|workload| workload.uid.clone())));
+            let key = (addr, workload.as_ref().map(|workload| workload.uid.clone()));
+            let load = self.load(key.clone());
+            let health = self.health(service, endpoint, &locality, key);
             candidates.push(Candidate {
                 addr,
                 condition: endpoint.condition,
                 workload,
                 load,
+                health,
                 locality,
                 slice: &endpoint.place,
                 labels: &endpoint.labels,
@@ -282,7 +292,12 @@ impl Indexing<'_> {
             nearest: service.traffic.nearest,
             is_local_only: service.traffic.is_local_only,
             keeps_dialled: service.traffic.keeps_dialled,
+            resilience: &service.resilience,
             own: self.traffic.own(),
+            checked: service.traffic.health_check.as_ref().and_then(|check| {
+                let usage = self.index.checked.usage(&service.name)?;
+                Some((Arc::clone(usage), check.panic_percent))
+            }),
         };
         Upstream::assemble(front, spread, candidates, previous.map(AsRef::as_ref), &mut rng)
     }
@@ -335,12 +350,26 @@ impl Indexing<'_> {
     /// One load for an address, however many Services it stands behind.
     fn load(&mut self, key: LoadKey) -> Arc<Load> {
         let previous = self.previous.and_then(|previous| previous.loads.get(&key));
-        let load = self
-            .index
-            .loads
-            .entry(key)
-            .or_insert_with(|| previous.cloned().unwrap_or_default());
-        Arc::clone(load)
+        let of_key = self.index.loads.entry(key);
+        Arc::clone(of_key.or_insert_with(|| previous.cloned().unwrap_or_default()))
+    }
+
+    /// Only what may be used from here is asked, and a pod that terminates is left alone.
+    fn health(
+        &mut self,
+        service: &Service,
+        endpoint: &Endpoint,
+        locality: &Locality,
+        key: LoadKey,
+    ) -> Option<Arc<Health>> {
+        let check = service.traffic.health_check.as_ref()?;
+        let is_near = !service.traffic.is_local_only || locality.node == self.traffic.own().node;
+        let is_usable = is_near && endpoint.condition == EndpointCondition::Ready;
+        let previous = self.previous.map(|previous| &previous.checked);
+        is_usable.then(|| {
+            let checked = &mut self.index.checked;
+            checked.endpoint(&service.name, check, key, previous)
+        })
     }
 
     fn reject_orphans<'e>(

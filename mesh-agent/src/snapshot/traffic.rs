@@ -16,7 +16,7 @@ use crate::mesh::facts::{Facts, Rejection};
 use crate::mesh::service::{Service, ServiceName, ServicePort};
 use crate::mesh::traffic::{
     BackendTrafficPolicy, BalancerKind, ConsistentHash, DestinationRule, EndpointPlace, HashKey, HashTable,
-    HostPattern, Locality, RetryConstraint, ServiceTraffic, Subset, TrafficPolicy, WrittenPolicy,
+    HostPattern, Limits, Locality, RetryConstraint, ServiceTraffic, Subset, TrafficPolicy, WrittenPolicy,
 };
 use crate::mesh::workload::Workload;
 
@@ -282,6 +282,7 @@ fn settled(
     let WrittenPolicy {
         load_balancer,
         limits,
+        retry_share,
         outliers,
         tls: _,
     } = written;
@@ -301,7 +302,10 @@ fn settled(
             .unwrap_or_default(),
         locality: load_balancer.locality.unwrap_or_default(),
         warmup: load_balancer.warmup,
-        limits: limits.unwrap_or_default(),
+        limits: Limits {
+            retry_share,
+            ..limits.unwrap_or_default()
+        },
         outliers,
         retries,
         tls: None,

@@ -11,9 +11,11 @@ use rand::RngCore;
 
 use super::candidate::{Candidate, Front, Spread, usable};
 use crate::balance::locality::{Place, Wishes, arrange};
-use crate::balance::{Asked, Breakers, Limit, Load, Member, Pick, Policy, Roster, Standing, Vitals, Watch};
+use crate::balance::{
+    Asked, Breakers, Health, Limit, Load, Member, Pick, Policy, Roster, Standing, Usage, Vitals, Watch,
+};
 use crate::mesh::backend_tls::BackendTls;
-use crate::mesh::service::{AppProtocol, ServiceName};
+use crate::mesh::service::{AppProtocol, Resilience, ServiceName};
 use crate::mesh::traffic::{BalancerKind, HashKey, Locality, TrafficPolicy};
 use crate::mesh::workload::Workload;
 
@@ -36,7 +38,10 @@ pub struct Upstream {
     v6: Roster,
     breakers: Breakers,
     watch: Option<Arc<Watch>>,
+    /// Where the health of its endpoints is checked.
+    pub(super) usage: Option<Arc<Usage>>,
     pub(super) keeps_dialled: bool,
+    pub(super) resilience: Resilience,
 }
 
 /// One endpoint that may be used.
@@ -50,6 +55,7 @@ pub struct UpstreamEndpoint {
     pub locality: Locality,
     load: Arc<Load>,
     standing: Option<Arc<Standing>>,
+    pub(super) health: Option<Arc<Health>>,
 }
 
 /// What an endpoint is picked for.
@@ -153,6 +159,15 @@ impl Upstream {
         &self.policy.balancer
     }
 
+    /// What requests are sent in: as the port's protocol says, unless its policy asks for HTTP/2.
+    pub fn spoken(&self) -> AppProtocol {
+        if self.protocol == AppProtocol::Http && self.policy.limits.upgrades {
+            AppProtocol::Http2
+        } else {
+            self.protocol
+        }
+    }
+
     /// What of a request decides on its endpoint.
     pub fn hash_key(&self) -> Option<&HashKey> {
         match &self.policy.balancer {
@@ -182,6 +197,10 @@ impl Upstream {
 
     /// Whether one more attempt is granted; it is counted if so.
     pub fn grants_attempt(&self, now: Instant) -> bool {
+        // A share of what is under way stands instead of the default, not of what Gateway API's policy says.
+        if self.policy.limits.retry_share.is_some() && self.policy.retries.is_none() {
+            return true;
+        }
         let budget = self.breakers.vitals().retries();
         budget.withdraw(&self.policy.retries.unwrap_or_default(), now)
     }
@@ -200,8 +219,8 @@ impl Upstream {
     /// Those of one family of which the kernel may choose at random without the agent; `None` where that would not be
     /// the same: turns and hashes, shares, counts that somebody limits or watches.
     pub fn open_to_kernel(&self, is_v4: bool) -> Option<Vec<&Arc<UpstreamEndpoint>>> {
-        let policy = &self.policy;
-        if self.watch.is_some() || policy.limits.connections.is_some() || policy.tls.is_some() {
+        let is_seen = self.policy.limits.see_connections() || self.policy.tls.is_some();
+        if self.watch.is_some() || self.usage.is_some() || is_seen {
             return None;
         }
         let roster = if is_v4 { &self.v4 } else { &self.v6 };
@@ -212,11 +231,13 @@ impl Upstream {
     /// Takes ejected endpoints back whose time is over, and shares the traffic anew. Called some times a second by the
     /// control thread; whether there is anything to look after.
     pub fn sweep(&self, now: Instant) -> bool {
-        let Some(watch) = &self.watch else {
+        if self.watch.is_none() && self.usage.is_none() {
             return false;
-        };
-        let standings = self.endpoints.iter().filter_map(|one| one.standing.as_deref());
-        watch.sweep(standings, now);
+        }
+        if let Some(watch) = &self.watch {
+            let standings = self.endpoints.iter().filter_map(|one| one.standing.as_deref());
+            watch.sweep(standings, now);
+        }
         self.v4.refresh();
         self.v6.refresh();
         true
@@ -236,6 +257,8 @@ impl Upstream {
             nearest,
             own,
             keeps_dialled,
+            resilience,
+            checked,
             ..
         } = spread;
         let needs_standing = policy.outliers.is_some() || policy.warmup.is_some();
@@ -248,6 +271,7 @@ impl Upstream {
                     locality: candidate.locality.clone(),
                     load: Arc::clone(&candidate.load),
                     standing: needs_standing.then(|| standing(candidate, previous)),
+                    health: candidate.health.clone(),
                 })
             })
             .collect();
@@ -259,9 +283,10 @@ impl Upstream {
             nearest,
             has_outliers: policy.outliers.is_some(),
         };
+        let (usage, panic_percent) = checked.unzip();
         let mut roster = |is_v4: bool, previous: Option<&Roster>| {
             let groups = grouped(&usable, &endpoints, is_v4, own, wishes);
-            Roster::new(groups, roster_policy(&policy), previous, rng)
+            Roster::new(groups, roster_policy(&policy, panic_percent), previous, rng)
         };
         let Front {
             service,
@@ -280,7 +305,9 @@ impl Upstream {
                 .outliers
                 .map(|outliers| Arc::new(Watch::new(outliers, Arc::clone(&vitals), endpoints.len()))),
             breakers: Breakers::new(vitals, policy.limits),
+            usage,
             keeps_dialled,
+            resilience: resilience.clone(),
             endpoints,
             policy,
         }
@@ -293,6 +320,11 @@ impl UpstreamEndpoint {
         self.load.active()
     }
 
+    /// Whether it is left out, for its failures or for its answers to health checks.
+    pub(super) fn is_left_out(&self) -> bool {
+        self.is_ejected() || self.is_unhealthy()
+    }
+
     /// Whether it is left out for its failures.
     pub fn is_ejected(&self) -> bool {
         self.standing
@@ -301,11 +333,13 @@ impl UpstreamEndpoint {
     }
 }
 
-fn roster_policy(policy: &TrafficPolicy) -> Policy {
+/// Of the two that say when to use all endpoints, the one that does so earlier.
+fn roster_policy(policy: &TrafficPolicy, of_checks: Option<u32>) -> Policy {
+    let of_outliers = policy.outliers.map(|outliers| outliers.min_health_percent);
     Policy {
         balancer: policy.balancer.clone(),
         warmup: policy.warmup,
-        panic_percent: policy.outliers.map_or(0, |outliers| outliers.min_health_percent),
+        panic_percent: of_outliers.max(of_checks).unwrap_or_default(),
     }
 }
 
@@ -329,6 +363,7 @@ fn grouped(
                 weight: candidate.weight,
                 load: Arc::clone(&endpoint.load),
                 standing: endpoint.standing.clone(),
+                health: endpoint.health.clone(),
             };
             let (locality, slice) = (&candidate.locality, candidate.slice);
             (member, Place { locality, slice })

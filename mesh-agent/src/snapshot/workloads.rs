@@ -5,16 +5,24 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::mesh::facts::Rejection;
 use crate::mesh::workload::{Workload, WorkloadUid};
+use crate::telemetry::PeerLabels;
 
 #[derive(Debug, Default)]
 pub(super) struct Workloads {
-    by_uid: HashMap<WorkloadUid, Arc<Workload>>,
+    by_uid: HashMap<WorkloadUid, Known>,
     by_addr: HashMap<IpAddr, Arc<Workload>>,
     local: Vec<Arc<Workload>>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    workload: Arc<Workload>,
+    /// Of the same workload in every snapshot that it is unchanged in; few of a large mesh are ever asked for.
+    labels: OnceLock<Arc<PeerLabels>>,
 }
 
 impl Workloads {
@@ -28,14 +36,18 @@ impl Workloads {
         eldest_first.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
         let mut index = Self::default();
         for workload in eldest_first {
-            let workload = match previous.and_then(|previous| previous.by_uid.get(&workload.uid)) {
-                Some(known) if known.as_ref() == workload => Arc::clone(known),
-                Some(_) | None => Arc::new(workload.clone()),
+            let known = match previous.and_then(|previous| previous.by_uid.get(&workload.uid)) {
+                Some(known) if known.workload.as_ref() == workload => known.clone(),
+                Some(_) | None => Known {
+                    workload: Arc::new(workload.clone()),
+                    labels: OnceLock::new(),
+                },
             };
+            let workload = Arc::clone(&known.workload);
             match index.by_uid.entry(workload.uid.clone()) {
-                Entry::Vacant(vacant) => vacant.insert(Arc::clone(&workload)),
+                Entry::Vacant(vacant) => vacant.insert(known),
                 Entry::Occupied(elder) => {
-                    let elder = &elder.get().meta.object;
+                    let elder = &elder.get().workload.meta.object;
                     rejections.push(workload.meta.reject(
                         "metadata.uid",
                         format!("{elder} has this uid too; a uid is never shared"),
@@ -54,17 +66,27 @@ impl Workloads {
     }
 
     pub(super) fn all(&self) -> impl ExactSizeIterator<Item = &Arc<Workload>> {
-        self.by_uid.values()
+        self.by_uid.values().map(|known| &known.workload)
     }
 
     /// The pods of a node, enrolled or not.
     pub(super) fn on(&self, node: &str) -> impl Iterator<Item = &Workload> {
-        let all = self.by_uid.values().map(AsRef::as_ref);
+        let all = self.by_uid.values().map(|known| known.workload.as_ref());
         all.filter(move |workload| workload.node.as_ref() == node)
     }
 
     pub(super) fn get(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
-        self.by_uid.get(uid)
+        self.by_uid.get(uid).map(|known| &known.workload)
+    }
+
+    pub(super) fn labels(&self, workload: &Workload) -> Arc<PeerLabels> {
+        let labels = || Arc::new(PeerLabels::of(workload));
+        match self.by_uid.get(&workload.uid) {
+            Some(known) if std::ptr::eq(known.workload.as_ref(), workload) => {
+                Arc::clone(known.labels.get_or_init(labels))
+            }
+            Some(_) | None => labels(),
+        }
     }
 
     pub(super) fn at(&self, addr: IpAddr) -> Option<&Arc<Workload>> {
@@ -96,8 +118,7 @@ impl Workloads {
     /// Also those that cannot be captured yet: whoever captures says why.
     fn find_local(&mut self, node: &str) {
         let mut local: Vec<_> = self
-            .by_uid
-            .values()
+            .all()
             .filter(|workload| workload.is_enrolled() && workload.node.as_ref() == node)
             .cloned()
             .collect();

@@ -118,6 +118,12 @@ fn write_way(text: &mut String, way: &Way, node: &str) -> Result {
         let under_way = way.under_way.unwrap_or_default();
         writeln!(text, "  endpoints, by {balancer}, {under_way} under way")?;
     }
+    if let Some(hedge) = &way.hedge {
+        writeln!(text, "  hedging: {hedge}")?;
+    }
+    if let Some(fallback) = &way.fallback {
+        writeln!(text, "  fallback: {fallback}")?;
+    }
     for endpoint in &way.endpoints {
         write_endpoint(text, endpoint)?;
     }
@@ -142,7 +148,12 @@ fn write_endpoint(text: &mut String, endpoint: &EndpointLine) -> Result {
     let pod = endpoint.pod.as_deref().unwrap_or("no pod");
     let place = [&endpoint.node, &endpoint.zone, &endpoint.region];
     let place: Vec<&str> = place.into_iter().flatten().map(String::as_str).collect();
-    let ejected = if endpoint.is_ejected { ", EJECTED" } else { "" };
+    let ejected = match (endpoint.is_ejected, endpoint.is_unhealthy) {
+        (true, false) => ", EJECTED",
+        (false, true) => ", UNHEALTHY",
+        (true, true) => ", EJECTED, UNHEALTHY",
+        (false, false) => "",
+    };
     writeln!(
         text,
         "  {mark} {} {pod} ({}), {} under way, group {} with {:.1} %{ejected}",

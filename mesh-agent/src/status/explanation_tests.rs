@@ -77,6 +77,7 @@ fn way() -> Way {
             region: None,
             under_way: 2,
             is_ejected: true,
+            is_unhealthy: false,
             group: 0,
             group_share_percent: 100.0,
             is_picked: true,

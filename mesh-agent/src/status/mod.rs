@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::Page;
 use crate::config::Config;
+use crate::control::conditions::ObjectConditions;
 use crate::control::jwks::KeyStatus;
 use crate::identity::Certificates;
 use crate::kernel::enrolment::Enrolment;
@@ -21,7 +22,7 @@ use crate::kernel::splice::{SpliceBoard, SpliceStatus};
 use crate::kernel::status::EnrolmentStatus;
 use crate::mesh::facts::Rejection;
 use crate::privileges::Privileges;
-use crate::snapshot::{Ejected, SnapshotCell};
+use crate::snapshot::{Ejected, SnapshotCell, Unhealthy};
 
 pub use self::explanation::explained;
 pub use self::text::for_humans;
@@ -46,6 +47,7 @@ struct Board {
 #[derive(Debug, Default)]
 struct Noted {
     rejections: Vec<Rejection>,
+    policies: Vec<ObjectConditions>,
     published: Option<SystemTime>,
     source_error: Option<String>,
     direct: DirectStatus,
@@ -75,11 +77,12 @@ impl StatusBoard {
         }))
     }
 
-    /// A new snapshot is in force, and this was left out of it.
-    pub fn published(&self, rejections: Vec<Rejection>) {
+    /// A new snapshot is in force, this was left out of it, and so its policies say of themselves.
+    pub fn published(&self, rejections: Vec<Rejection>, policies: Vec<ObjectConditions>) {
         let mut noted = self.0.noted.lock();
         *noted = Noted {
             rejections,
+            policies,
             published: Some(SystemTime::now()),
             source_error: None,
             direct: std::mem::take(&mut noted.direct),
@@ -143,8 +146,10 @@ impl StatusBoard {
             direct: noted.direct.clone(),
             splice: board.splice.status(),
             ejected: board.snapshots.load().ejected(),
+            unhealthy: board.snapshots.load().unhealthy(),
             certificates: certificates.collect(),
             jwks: noted.keys.clone(),
+            policies: noted.policies.clone(),
             rejections: noted.rejections.clone(),
         }
     }
@@ -189,8 +194,13 @@ struct Status<E> {
     direct: DirectStatus,
     splice: SpliceStatus,
     ejected: Vec<Ejected>,
+    #[serde(default)]
+    unhealthy: Vec<Unhealthy>,
     certificates: Vec<CertificateLine>,
     jwks: Vec<KeyStatus>,
+    /// What `status.conditions` of each `RateLimitPolicy` is, until somebody writes it to an API server.
+    #[serde(default)]
+    policies: Vec<ObjectConditions>,
     rejections: Vec<Rejection>,
 }
 

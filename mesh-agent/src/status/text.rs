@@ -34,6 +34,10 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
     for endpoint in &status.ejected {
         writeln!(text, "  {endpoint}")?;
     }
+    writeln!(text, "\nUNHEALTHY ENDPOINTS: {}", status.unhealthy.len())?;
+    for endpoint in &status.unhealthy {
+        writeln!(text, "  {endpoint}")?;
+    }
     writeln!(text, "\nCERTIFICATES")?;
     for one in &status.certificates {
         match one.expires_unix_s {

@@ -41,7 +41,7 @@ pub(super) struct Entry {
     pub(super) source: Option<SocketAddr>,
     pub(super) destination: Option<SocketAddr>,
     /// None for a connection.
-    pub(super) http: Option<HttpStart>,
+    pub(super) http: Option<Arc<HttpStart>>,
     pub(super) status: Option<u16>,
     pub(super) responded_after: Option<Duration>,
     pub(super) grpc_status: Option<u32>,
@@ -96,6 +96,11 @@ impl AccessLog {
             queue: Some(queue),
             counts,
         })
+    }
+
+    /// Whether lines are written at all.
+    pub fn is_on(&self) -> bool {
+        self.queue.is_some()
     }
 
     pub(super) fn write(&self, entry: Entry) {
@@ -274,7 +279,7 @@ mod tests {
     }
 
     fn entry() -> Entry {
-        let peer = Arc::new(PeerLabels::unknown());
+        let peer = PeerLabels::unknown();
         Entry {
             flow: FlowLabels {
                 reporter: Reporter::Source,

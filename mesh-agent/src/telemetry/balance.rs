@@ -17,6 +17,7 @@ use super::mesh::registered;
 #[derive(Debug)]
 pub struct BalanceMetrics {
     ejected: Family<[(&'static str, String); 3], Gauge>,
+    unhealthy: Family<[(&'static str, String); 3], Gauge>,
     ejections: Family<[(&'static str, String); 4], Counter>,
     overflows: Family<[(&'static str, String); 4], Counter>,
     shown: Mutex<HashSet<Shown>>,
@@ -33,6 +34,8 @@ pub struct UpstreamCounts {
     pub port: u16,
     /// Endpoints that are ejected now.
     pub ejected: usize,
+    /// Endpoints that are unhealthy now; `None` where their health is not checked.
+    pub unhealthy: Option<usize>,
     /// Ejections so far, by cause.
     pub ejections: Vec<(&'static str, u64)>,
     /// What limits refused so far.
@@ -43,6 +46,8 @@ impl UpstreamCounts {
     /// Adds what is counted apart for the same Service port.
     pub fn add(&mut self, other: &Self) {
         self.ejected += other.ejected;
+        // Subsets hold endpoints of the whole: they are not counted twice.
+        self.unhealthy = self.unhealthy.max(other.unhealthy);
         for (own, others) in [
             (&mut self.ejections, &other.ejections),
             (&mut self.overflows, &other.overflows),
@@ -75,6 +80,13 @@ impl BalanceMetrics {
                     "Endpoints that are left out for their failures now",
                 ),
             ),
+            unhealthy: registered(
+                registry,
+                (
+                    "mesh_unhealthy_endpoints",
+                    "Endpoints that are left out for their answers to health checks now",
+                ),
+            ),
             ejections: registered(
                 registry,
                 ("mesh_ejections", "Ejections of endpoints by their cause"),
@@ -97,6 +109,7 @@ impl BalanceMetrics {
         let of_ports: HashSet<_> = now.iter().map(|shown| &shown.port).collect();
         for gone in shown.iter().filter(|gone| !of_ports.contains(&gone.port)) {
             self.ejected.remove(&gone.port);
+            self.unhealthy.remove(&gone.port);
             for cause in &gone.causes {
                 self.ejections.remove(&with(&gone.port, "cause", cause));
             }
@@ -116,6 +129,12 @@ impl BalanceMetrics {
         self.ejected
             .get_or_create(&port)
             .set(i64::try_from(counts.ejected).unwrap_or(i64::MAX));
+        if let Some(unhealthy) = counts.unhealthy {
+            let unhealthy = i64::try_from(unhealthy).unwrap_or(i64::MAX);
+            self.unhealthy.get_or_create(&port).set(unhealthy);
+        } else {
+            self.unhealthy.remove(&port);
+        }
         for (cause, count) in &counts.ejections {
             let counter = self.ejections.get_or_create_owned(&with(&port, "cause", cause));
             counter.inner().store(*count, Ordering::Relaxed);
@@ -151,6 +170,7 @@ mod tests {
             service: service.to_owned(),
             port: 80,
             ejected,
+            unhealthy: None,
             ejections: vec![("consecutive_5xx", ejections)],
             overflows: vec![("requests", 7)],
         }

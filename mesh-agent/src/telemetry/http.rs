@@ -21,7 +21,7 @@ use super::labels::{FlowLabels, PathTaken, PeerLabels, Reporter, Security, UNKNO
 use super::series::{SeriesLabels, SeriesTable};
 use crate::mesh::service::ServiceName;
 
-/// What is known of a request when its head has been read.
+/// What is known of a request when its head has been read. Its texts stay empty where no access log is written.
 #[derive(Debug, Clone)]
 pub struct HttpStart {
     /// Only for the access log.
@@ -53,9 +53,9 @@ pub struct HttpStart {
 #[derive(Debug)]
 pub struct HttpRecord {
     telemetry: Telemetry,
-    start: Option<HttpStart>,
-    wall: SystemTime,
-    started: Instant,
+    start: Arc<HttpStart>,
+    /// When it began by the calendar, which only the access log shows.
+    wall: Option<SystemTime>,
     request_bytes: AtomicU64,
     response_bytes: AtomicU64,
     late: Mutex<Late>,
@@ -77,7 +77,7 @@ struct Late {
 }
 
 impl HttpRecord {
-    pub(super) fn open(telemetry: Telemetry, flow: FlowLabels, start: HttpStart) -> Self {
+    pub(super) fn open(telemetry: Telemetry, flow: FlowLabels, start: Arc<HttpStart>) -> Self {
         let late = Late {
             flow,
             is_grpc: false,
@@ -91,10 +91,9 @@ impl HttpRecord {
             path: None,
         };
         Self {
+            wall: telemetry.access_log().is_on().then(SystemTime::now),
             telemetry,
-            started: start.started,
-            start: Some(start),
-            wall: SystemTime::now(),
+            start,
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
             late: Mutex::new(late),
@@ -108,7 +107,7 @@ impl HttpRecord {
 
     /// The head of the response went to the client.
     pub fn respond(&self, status: u16) {
-        let after = self.started.elapsed();
+        let after = self.start.started.elapsed();
         let mut late = self.late();
         late.status = Some(status);
         late.responded_after = Some(after);
@@ -124,29 +123,23 @@ impl HttpRecord {
         self.late().flag.get_or_insert(flag);
     }
 
-    /// The endpoint that was dialled; of several attempts, the last.
-    pub fn upstream(&self, addr: SocketAddr) {
-        self.late().upstream = Some(addr);
-    }
-
     /// The route that matched.
     pub fn route(&self, name: &str) {
         self.late().route = Some(name.to_owned());
     }
 
-    /// The callee, once an endpoint is chosen.
-    pub fn destination(&self, destination: Arc<PeerLabels>) {
-        self.late().flow.destination = destination;
+    /// The callee, once an endpoint is chosen, how the bytes to it are protected, and the address that is dialled; of several
+    /// attempts, the last.
+    pub fn sent_to(&self, destination: Arc<PeerLabels>, security: Security, addr: SocketAddr) {
+        let mut late = self.late();
+        late.flow.destination = destination;
+        late.flow.security = security;
+        late.upstream = Some(addr);
     }
 
     /// The Service, once a route sent the request to another than the one that was called.
     pub fn service(&self, service: ServiceName) {
         self.late().flow.service = Some(service);
-    }
-
-    /// How the bytes are protected, once a transport is chosen.
-    pub fn security(&self, security: Security) {
-        self.late().flow.security = security;
     }
 
     /// Bytes of the request's body.
@@ -179,7 +172,7 @@ impl HttpRecord {
 impl Drop for HttpRecord {
     fn drop(&mut self) {
         let now = Instant::now();
-        let duration = now.saturating_duration_since(self.started);
+        let duration = now.saturating_duration_since(self.start.started);
         let sent = self.response_bytes.load(Ordering::Relaxed);
         let received = self.request_bytes.load(Ordering::Relaxed);
         let late = self.late.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -199,13 +192,14 @@ impl Drop for HttpRecord {
         if let Some(path) = late.path {
             self.telemetry.mesh().request_took(path);
         }
+        let Some(wall) = self.wall else { return };
         let entry = Entry {
             flow: late.flow.clone(),
-            wall: self.wall,
+            wall,
             duration,
-            source: self.start.as_ref().map(|start| start.source),
-            destination: self.start.as_ref().map(|start| start.destination),
-            http: self.start.take(),
+            source: Some(self.start.source),
+            destination: Some(self.start.destination),
+            http: Some(Arc::clone(&self.start)),
             status: Some(late.status.unwrap_or(0)),
             responded_after: late.responded_after,
             grpc_status: late.grpc_status,

@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::service::ServiceName;
@@ -127,19 +127,22 @@ impl PeerLabels {
         })
     }
 
-    /// The labels of a peer that no pod is known for.
-    pub fn unknown() -> Self {
-        let unknown: Arc<str> = UNKNOWN.into();
-        Self::from_text(PeerText {
-            workload: Arc::clone(&unknown),
-            namespace: Arc::clone(&unknown),
-            principal: Arc::clone(&unknown),
-            app: Arc::clone(&unknown),
-            version: Arc::clone(&unknown),
-            canonical_service: Arc::clone(&unknown),
-            canonical_revision: Arc::clone(&unknown),
-            cluster: unknown,
-        })
+    /// The labels of a peer that no pod is known for, always the same ones.
+    pub fn unknown() -> Arc<Self> {
+        static NOBODY: LazyLock<Arc<PeerLabels>> = LazyLock::new(|| {
+            let unknown: Arc<str> = UNKNOWN.into();
+            Arc::new(PeerLabels::from_text(PeerText {
+                workload: Arc::clone(&unknown),
+                namespace: Arc::clone(&unknown),
+                principal: Arc::clone(&unknown),
+                app: Arc::clone(&unknown),
+                version: Arc::clone(&unknown),
+                canonical_service: Arc::clone(&unknown),
+                canonical_revision: Arc::clone(&unknown),
+                cluster: unknown,
+            }))
+        });
+        Arc::clone(&NOBODY)
     }
 
     /// The same side with the identity that it proved on this flow, or with none.

@@ -59,7 +59,7 @@ pub(super) fn write(out: &mut impl Write, entry: &Entry) -> io::Result<()> {
 }
 
 fn line(entry: &Entry) -> Line<'_> {
-    let http = entry.http.as_ref();
+    let http = entry.http.as_deref();
     let flow = &entry.flow;
     let is_http = http.is_some();
     Line {

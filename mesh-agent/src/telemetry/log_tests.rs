@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::tests::{flow, http_start, tcp_start};
-use super::{AccessLog, HttpStart, Reporter, ResponseFlag, Telemetry};
+use super::{AccessLog, FlowLabels, HttpStart, Reporter, ResponseFlag, Telemetry};
 
 /// A place to write to that can be read afterwards.
 #[derive(Clone, Default)]
@@ -41,7 +41,12 @@ fn a_request_line_has_istios_keys_and_who_spoke_with_whom() {
     let lines = logged(|telemetry| {
         let record = telemetry.http(flow(Reporter::Destination), http_start());
         record.route("shop/cart");
-        record.upstream("10.1.0.2:8080".parse().unwrap());
+        let FlowLabels {
+            destination,
+            security,
+            ..
+        } = flow(Reporter::Destination);
+        record.sent_to(destination, security, "10.1.0.2:8080".parse().unwrap());
         record.details("via_upstream");
         record.add_request_bytes(5);
         record.respond(200);

@@ -47,7 +47,9 @@ pub use self::legs::LegBytes;
 pub use self::mesh::{Direction, DnsOutcome, HandshakeSide, MeshMetrics};
 pub use self::observed::CertificateFacts;
 pub use self::policy::{CheckResult, QuotaResult};
-pub use self::resilience::{MirrorOutcome, ResilienceMetrics, RetryOutcome};
+pub use self::resilience::{
+    FallbackOutcome, HealthFinding, HedgeOutcome, MirrorOutcome, ResilienceMetrics, RetryOutcome,
+};
 pub use self::tcp::{TcpRecord, TcpStart};
 
 use self::http::{HttpCollector, HttpCounters, HttpLabels};
@@ -134,8 +136,8 @@ impl Telemetry {
     }
 
     /// Opens the record of a request. Its `reporter` says whose side this is.
-    pub fn http(&self, flow: FlowLabels, start: HttpStart) -> HttpRecord {
-        HttpRecord::open(self.clone(), flow, start)
+    pub fn http(&self, flow: FlowLabels, start: impl Into<Arc<HttpStart>>) -> HttpRecord {
+        HttpRecord::open(self.clone(), flow, start.into())
     }
 
     /// Opens the record of an opaque connection, and counts it as opened.

@@ -1,15 +1,18 @@
-//! What was tried again, and what was copied.
+//! What was tried again, asked twice, copied, and answered by another, and how endpoints answered health checks.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
 use super::mesh::family;
 
-/// Families of further attempts and of mirrors.
+/// Families of further attempts, mirrors, hedges and fallbacks.
 #[derive(Debug)]
 pub struct ResilienceMetrics {
     retries: [Counter; RetryOutcome::ALL.len()],
     mirrors: [Counter; MirrorOutcome::ALL.len()],
+    hedges: [Counter; HedgeOutcome::ALL.len()],
+    fallbacks: [Counter; FallbackOutcome::ALL.len()],
+    checks: [Counter; HealthFinding::ALL.len()],
 }
 
 /// What became of a request whose attempt failed.
@@ -85,6 +88,113 @@ impl MirrorOutcome {
     }
 }
 
+/// What became of a request that took longer than usual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HedgeOutcome {
+    /// A further endpoint was asked.
+    Begun,
+    /// A further endpoint's answer is the client's.
+    Won,
+    /// The Service's budget grants no more.
+    OverBudget,
+    /// As many are under way, or are being tried again, as the destination's limits allow.
+    Overflow,
+    /// Its body is not wholly known: too large to be sent twice, or still on its way.
+    BodyGone,
+    /// There is no other endpoint that may be asked.
+    NoOther,
+}
+
+impl HedgeOutcome {
+    /// Every outcome, in the order of the variants.
+    pub const ALL: [Self; 6] = [
+        Self::Begun,
+        Self::Won,
+        Self::OverBudget,
+        Self::Overflow,
+        Self::BodyGone,
+        Self::NoOther,
+    ];
+
+    /// The value of label `outcome`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Begun => "begun",
+            Self::Won => "won",
+            Self::OverBudget => "over_budget",
+            Self::Overflow => "overflow",
+            Self::BodyGone => "body_gone",
+            Self::NoOther => "no_other",
+        }
+    }
+}
+
+/// What became of a request that its own Service did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FallbackOutcome {
+    /// The agent answered what is written.
+    Answered,
+    /// Another Service answered, whatever it was.
+    Served,
+    /// The other Service did not answer either.
+    Failed,
+    /// Its body is gone, so that nobody else could be asked.
+    BodyGone,
+    /// Its time is over, so that nobody else could be asked.
+    TooLate,
+    /// The other Service is not known.
+    Absent,
+}
+
+impl FallbackOutcome {
+    /// Every outcome, in the order of the variants.
+    pub const ALL: [Self; 6] = [
+        Self::Answered,
+        Self::Served,
+        Self::Failed,
+        Self::BodyGone,
+        Self::TooLate,
+        Self::Absent,
+    ];
+
+    /// The value of label `outcome`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Served => "served",
+            Self::Failed => "failed",
+            Self::BodyGone => "body_gone",
+            Self::TooLate => "too_late",
+            Self::Absent => "absent",
+        }
+    }
+}
+
+/// What a health check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HealthFinding {
+    /// The answer that is wanted.
+    Passed,
+    /// Another answer.
+    Failed,
+    /// No answer in time, or no connection.
+    NoAnswer,
+}
+
+impl HealthFinding {
+    /// Every result, in the order of the variants.
+    pub const ALL: [Self; 3] = [Self::Passed, Self::Failed, Self::NoAnswer];
+
+    /// The value of label `result`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::NoAnswer => "no_answer",
+        }
+    }
+}
+
 impl ResilienceMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
         Self {
@@ -103,6 +213,30 @@ impl ResilienceMetrics {
                     "Copies of requests by what became of them",
                 ),
                 ("outcome", MirrorOutcome::ALL.map(MirrorOutcome::as_str)),
+            ),
+            hedges: family(
+                registry,
+                (
+                    "mesh_hedges",
+                    "Requests that took long: further endpoints that were asked, and why none was",
+                ),
+                ("outcome", HedgeOutcome::ALL.map(HedgeOutcome::as_str)),
+            ),
+            fallbacks: family(
+                registry,
+                (
+                    "mesh_fallbacks",
+                    "Requests that their own Service did not answer, by what became of them",
+                ),
+                ("outcome", FallbackOutcome::ALL.map(FallbackOutcome::as_str)),
+            ),
+            checks: family(
+                registry,
+                (
+                    "mesh_health_checks",
+                    "Health checks of endpoints by what they found",
+                ),
+                ("result", HealthFinding::ALL.map(HealthFinding::as_str)),
             ),
         }
     }
@@ -138,6 +272,45 @@ impl ResilienceMetrics {
             MirrorOutcome::Failed => failed,
             MirrorOutcome::Crowded => crowded,
             MirrorOutcome::Behind => behind,
+        };
+        counter.inc();
+    }
+
+    /// A request took longer than usual.
+    pub fn hedged(&self, outcome: HedgeOutcome) {
+        let [begun, won, over_budget, overflow, body_gone, no_other] = &self.hedges;
+        let counter = match outcome {
+            HedgeOutcome::Begun => begun,
+            HedgeOutcome::Won => won,
+            HedgeOutcome::OverBudget => over_budget,
+            HedgeOutcome::Overflow => overflow,
+            HedgeOutcome::BodyGone => body_gone,
+            HedgeOutcome::NoOther => no_other,
+        };
+        counter.inc();
+    }
+
+    /// A request was not answered by its own Service.
+    pub fn fell_back(&self, outcome: FallbackOutcome) {
+        let [answered, served, failed, body_gone, too_late, absent] = &self.fallbacks;
+        let counter = match outcome {
+            FallbackOutcome::Answered => answered,
+            FallbackOutcome::Served => served,
+            FallbackOutcome::Failed => failed,
+            FallbackOutcome::BodyGone => body_gone,
+            FallbackOutcome::TooLate => too_late,
+            FallbackOutcome::Absent => absent,
+        };
+        counter.inc();
+    }
+
+    /// A health check ended.
+    pub fn checked(&self, result: HealthFinding) {
+        let [passed, failed, no_answer] = &self.checks;
+        let counter = match result {
+            HealthFinding::Passed => passed,
+            HealthFinding::Failed => failed,
+            HealthFinding::NoAnswer => no_answer,
         };
         counter.inc();
     }

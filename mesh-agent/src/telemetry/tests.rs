@@ -102,7 +102,7 @@ fn a_request_has_istios_labels_in_istios_order() {
 #[test]
 fn an_unknown_peer_is_unknown_in_every_label() {
     let telemetry = Telemetry::new();
-    let unknown = Arc::new(PeerLabels::unknown());
+    let unknown = PeerLabels::unknown();
     let flow = FlowLabels {
         source: unknown,
         service: None,
@@ -157,8 +157,8 @@ fn the_first_cause_stays_and_the_last_destination_counts() {
     let telemetry = Telemetry::new();
     let record = telemetry.http(flow(Reporter::Source), http_start());
     record.request_is_grpc();
-    record.destination(Arc::new(PeerLabels::of(&workload("cart-v2"))));
-    record.security(Security::InProcess);
+    let callee = Arc::new(PeerLabels::of(&workload("cart-v2")));
+    record.sent_to(callee, Security::InProcess, "10.1.0.2:8080".parse().unwrap());
     record.flag(ResponseFlag::Ut);
     record.flag(ResponseFlag::Dc);
     record.respond(200);
@@ -237,7 +237,7 @@ fn bytes_of_a_connection_are_seen_while_it_lives() {
 #[test]
 fn overflow_series_have_the_labels_of_the_others() {
     let telemetry = Telemetry::new();
-    let unused = Arc::new(PeerLabels::unknown());
+    let unused = PeerLabels::unknown();
     for number in 0..=CAPACITY {
         let source = Arc::new(PeerLabels::of(&workload(&format!("peer-{number}"))));
         let flow = FlowLabels {

@@ -4,8 +4,9 @@
 //! policy asked for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use futures_util::future::BoxFuture;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio_rustls::{TlsConnector, client};
@@ -32,5 +33,13 @@ pub async fn begin<S: ByteStream + 'static>(
 impl<S: ByteStream> ByteStream for BackendStream<S> {
     fn reset_on_close(&self) {
         self.get_ref().0.reset_on_close();
+    }
+
+    fn proved_until(&self) -> Option<SystemTime> {
+        self.get_ref().0.proved_until()
+    }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        self.get_ref().0.revoked()
     }
 }

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::pod::LocalPod;
@@ -70,6 +71,14 @@ impl Delivery {
 impl ByteStream for Delivery {
     fn reset_on_close(&self) {
         self.stream.reset_on_close();
+    }
+
+    fn proved_until(&self) -> Option<SystemTime> {
+        self.stream.proved_until()
+    }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        self.stream.revoked()
     }
 }
 

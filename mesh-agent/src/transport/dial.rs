@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use futures_util::future::BoxFuture;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::TcpRepair;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -11,7 +12,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::pod::netns::Netns;
-use crate::transport::{ByteStream, DialError};
+use crate::transport::{ByteStream, DialError, never};
 
 /// From where a connection is dialled.
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +98,14 @@ impl ByteStream for TcpStream {
         if let Err(error) = SockRef::from(self).set_linger(Some(Duration::ZERO)) {
             tracing::debug!(%error, "cannot turn the close into a reset");
         }
+    }
+
+    fn proved_until(&self) -> Option<SystemTime> {
+        None
+    }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        never()
     }
 }
 

@@ -28,6 +28,12 @@ impl Workshop {
         Self { on, tasks }
     }
 
+    /// A place of one pod at the same threads: what several of them have to do there, they do in turns.
+    #[must_use]
+    pub fn fair_share(&self) -> Self {
+        Self::new(self.on.clone(), self.tasks.fair_child())
+    }
+
     /// What `work` comes to; `None` when it panicked or the runtime has ended. Cancel-safe: `work` ends too.
     pub async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
         let (mut done, outcome) = oneshot::channel();

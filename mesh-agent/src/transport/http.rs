@@ -11,11 +11,17 @@ use http::header::{HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request};
 use http_body::Body as _;
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use crate::lifecycle::Tasks;
+use crate::lifecycle::{Tasks, seldom};
+use crate::transport::announced::Announced;
+use crate::transport::gathered::Gathered;
+use crate::transport::paced::Paced;
 use crate::transport::{ByteStream, DialError};
 
 /// What a body may fail with.
@@ -30,6 +36,11 @@ pub type H1Sender = http1::SendRequest<Body>;
 /// An HTTP/2 connection: clones share it.
 pub type H2Sender = http2::SendRequest<Body>;
 
+/// The body of a message without one.
+pub fn no_body() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
 /// Starts HTTP/1.1 on `stream`; a task drives the connection until either side ends it.
 ///
 /// Ends what is under way too when a certificate of the stream is revoked, until the connection changes protocol.
@@ -37,7 +48,7 @@ pub async fn start_h1(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H1Se
     let revoked = stream.revoked();
     let (sender, connection) = http1::Builder::new()
         .max_header_size(MAX_HEAD_BYTES)
-        .handshake::<_, Body>(TokioIo::new(stream))
+        .handshake::<_, Body>(TokioIo::new(Gathered::new(stream)))
         .await
         .map_err(DialError::Http)?;
     tasks.spawn("upstream-http1", async move {
@@ -45,7 +56,7 @@ pub async fn start_h1(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H1Se
             ended = connection.with_upgrades() => if let Err(error) = ended {
                 tracing::debug!(%error, "upstream HTTP/1.1 connection ended");
             },
-            () = revoked => tracing::debug!("upstream HTTP/1.1 connection ended: a certificate was revoked"),
+            () = seldom(revoked) => tracing::debug!("upstream HTTP/1.1 connection ended: a certificate was revoked"),
         }
     });
     Ok(sender)
@@ -54,9 +65,51 @@ pub async fn start_h1(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H1Se
 /// Starts HTTP/2 with prior knowledge on `stream`; a task drives the connection and pings an idle peer.
 /// Ends what is under way too when a certificate of the stream is revoked.
 pub async fn start_h2(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H2Sender, DialError> {
-    let executor = UntilRevoked {
+    let revoked = stream.revoked();
+    start_h2_until(tasks, stream, revoked).await
+}
+
+/// As [`start_h2`], where the server says within `patience` that it takes extended CONNECT (RFC 8441). One that does
+/// not, or speaks no HTTP/2, is hung up on: the connection is closed when this returns.
+pub async fn start_extended(
+    tasks: &Tasks,
+    stream: Box<dyn ByteStream>,
+    patience: Duration,
+) -> Result<Option<H2Sender>, DialError> {
+    let revoked = stream.revoked();
+    let (stream, mut announcement) = Announced::new(stream);
+    let (hang_up, hung_up) = oneshot::channel::<()>();
+    let ended = async move {
+        let hung_up = async {
+            // Gone without a word is no wish to hang up.
+            if hung_up.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = revoked => {}
+            () = hung_up => {}
+        }
+    };
+    let sender = start_h2_until(tasks, Box::new(stream), ended.boxed()).await?;
+    if timeout(patience, announcement.said()).await.unwrap_or(false) {
+        return Ok(Some(sender));
+    }
+    // It may have ended by itself.
+    let _ended = hang_up.send(());
+    drop(sender);
+    announcement.closed().await;
+    Ok(None)
+}
+
+async fn start_h2_until(
+    tasks: &Tasks,
+    stream: Box<dyn ByteStream>,
+    ended: BoxFuture<'static, ()>,
+) -> Result<H2Sender, DialError> {
+    let executor = Until {
         executor: TaskExecutor(tasks.clone()),
-        revoked: stream.revoked().shared(),
+        ended: ended.shared(),
     };
     let (sender, connection) = http2::Builder::new(executor)
         .timer(TokioTimer::new())
@@ -65,7 +118,7 @@ pub async fn start_h2(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H2Se
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .handshake::<_, Body>(TokioIo::new(stream))
+        .handshake::<_, Body>(TokioIo::new(Paced::new(stream)))
         .await
         .map_err(DialError::Http)?;
     tasks.spawn("upstream-http2", async move {
@@ -103,21 +156,22 @@ where
 /// Hyper gives the stream itself to a task, which outlives the connection's future as long as something is under way: it
 /// is this task that must end.
 #[derive(Clone)]
-struct UntilRevoked {
+struct Until {
     executor: TaskExecutor,
-    revoked: Shared<BoxFuture<'static, ()>>,
+    /// When a certificate is revoked, mostly.
+    ended: Shared<BoxFuture<'static, ()>>,
 }
 
-impl<F> Executor<F> for UntilRevoked
+impl<F> Executor<F> for Until
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        let revoked = self.revoked.clone();
+        let ended = self.ended.clone();
         self.executor.execute(async move {
             tokio::select! {
                 () = future => {}
-                () = revoked => tracing::debug!("upstream HTTP/2 connection ended: a certificate was revoked"),
+                () = seldom(ended) => tracing::debug!("upstream HTTP/2 connection given up, or a certificate of it revoked"),
             }
         });
     }

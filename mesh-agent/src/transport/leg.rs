@@ -11,8 +11,9 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use futures_util::future::BoxFuture;
 use mesh_common::splice::{READS_BEFORE, WINDOW};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -274,6 +275,14 @@ impl AsyncWrite for Leg {
 impl ByteStream for Leg {
     fn reset_on_close(&self) {
         self.stream.reset_on_close();
+    }
+
+    fn proved_until(&self) -> Option<SystemTime> {
+        self.stream.proved_until()
+    }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        self.stream.revoked()
     }
 }
 

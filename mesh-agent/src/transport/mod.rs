@@ -2,13 +2,16 @@
 //!
 //! Place in the walk: after the endpoint was chosen. Must not know: routes, policies, which pod is allowed what.
 
+mod announced;
 pub mod backend;
 pub mod deliver;
 pub mod dial;
 pub mod fetch;
+pub mod gathered;
 pub mod handshakes;
 pub mod http;
 pub mod leg;
+pub mod paced;
 pub mod pool;
 pub mod relay;
 pub mod tls;
@@ -63,15 +66,20 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
     fn reset_on_close(&self);
 
     /// Until when both ends have proved who they are; nothing new is sent afterwards. None where nobody had to.
-    fn proved_until(&self) -> Option<SystemTime> {
-        None
-    }
+    ///
+    /// A stream that wraps another one says what that one says.
+    fn proved_until(&self) -> Option<SystemTime>;
 
     /// Completes when a certificate on which the connection rests is revoked: it must end then. Independent of the
-    /// stream; never completes where nobody had to prove anything.
-    fn revoked(&self) -> BoxFuture<'static, ()> {
-        Box::pin(std::future::pending())
-    }
+    /// stream; [`never`] where nobody had to prove anything.
+    ///
+    /// A stream that wraps another one says what that one says.
+    fn revoked(&self) -> BoxFuture<'static, ()>;
+}
+
+/// [`ByteStream::revoked`] of a stream that rests on no certificate.
+pub fn never() -> BoxFuture<'static, ()> {
+    Box::pin(std::future::pending())
 }
 
 impl<S: ByteStream + ?Sized> ByteStream for Box<S> {

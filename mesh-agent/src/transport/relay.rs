@@ -269,13 +269,24 @@ const ROUNDS_PER_POLL: usize = 8;
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::time::SystemTime;
 
+    use futures_util::future::BoxFuture;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
+    use crate::transport::never;
 
     impl ByteStream for DuplexStream {
         fn reset_on_close(&self) {}
+
+        fn proved_until(&self) -> Option<SystemTime> {
+            None
+        }
+
+        fn revoked(&self) -> BoxFuture<'static, ()> {
+            never()
+        }
     }
 
     #[derive(Default)]

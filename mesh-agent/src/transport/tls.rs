@@ -17,7 +17,7 @@ use crate::identity::{Alpn, Revocations, Shown, WorkloadTls, peer_identity, peer
 use crate::mesh::identity::SpiffeId;
 use crate::transport::dial::{Origin, dial};
 use crate::transport::handshakes::Workshop;
-use crate::transport::{ByteStream, DialError};
+use crate::transport::{ByteStream, DialError, never};
 
 /// A TLS stream to the agent of another pod.
 #[derive(Debug)]
@@ -167,5 +167,14 @@ impl AsyncWrite for ClientStream {
 impl<S: ByteStream> ByteStream for ServerStream<S> {
     fn reset_on_close(&self) {
         self.get_ref().0.reset_on_close();
+    }
+
+    /// Whoever accepts is told with the identity what was shown, and watches that.
+    fn proved_until(&self) -> Option<SystemTime> {
+        None
+    }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        never()
     }
 }

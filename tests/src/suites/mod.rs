@@ -18,6 +18,8 @@ mod exceptions;
 mod explain;
 mod external;
 mod faults;
+mod hedging;
+mod isolation;
 mod issuers;
 mod jwt;
 mod kubernetes;
@@ -102,6 +104,7 @@ pub fn all() -> Vec<Suite> {
         ("tcproutes", tcproutes::CLAIMS),
         ("balance", balance::CLAIMS),
         ("resilience", resilience::CLAIMS),
+        ("hedging", hedging::CLAIMS),
         ("security", security::CLAIMS),
         ("tls", tls::CLAIMS),
         ("authz", authz::CLAIMS),
@@ -119,6 +122,7 @@ pub fn all() -> Vec<Suite> {
         ("restart", restart::CLAIMS),
         ("authority", ca::CLAIMS),
         ("issuers", issuers::CLAIMS),
+        ("isolation", isolation::CLAIMS),
         ("soak", soak::CLAIMS),
     ];
     suites

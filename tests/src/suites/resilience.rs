@@ -26,11 +26,11 @@ const CLIENT: &str = "shop/client";
 const NODE: &str = "node-a";
 const NEAR: &str = "shop/replica-1";
 const FAR: &str = "shop/replica-4";
-const REPLICAS: [&str; 5] = [NEAR, "shop/replica-2", "shop/replica-3", FAR, "shop/replica-5"];
+pub(super) const REPLICAS: [&str; 5] = [NEAR, "shop/replica-2", "shop/replica-3", FAR, "shop/replica-5"];
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A program that a claim started in a pod, ended with it.
-struct Program<'l> {
+pub(super) struct Program<'l> {
     lab: &'l Running,
     pod: &'static str,
     pid: String,
@@ -38,7 +38,7 @@ struct Program<'l> {
 
 impl<'l> Program<'l> {
     /// Starts `script` in `pod`, and waits until it listens on `port`.
-    fn start(lab: &'l Running, pod: &'static str, script: &str, port: u16) -> Result<Self> {
+    pub(super) fn start(lab: &'l Running, pod: &'static str, script: &str, port: u16) -> Result<Self> {
         let script = format!("{script} >\"$SCRATCH/said\" 2>&1 & echo $!");
         let pid = lab.exec(pod, &["sh", "-c", &script])?.success()?.stdout;
         let program = Self {
@@ -62,6 +62,12 @@ impl<'l> Program<'l> {
         let recorder =
             "rm -f \"$SCRATCH/copies\"; exec python3 ../programs/recorder.py 8086 \"$SCRATCH/copies\"";
         Self::start(lab, pod, recorder, 8086)
+    }
+
+    /// What a shell in the same pod says.
+    pub(super) fn run(&self, script: &str) -> Result<String> {
+        let said = self.lab.exec(self.pod, &["sh", "-c", script])?.success()?;
+        Ok(said.stdout)
     }
 
     fn signal(&self, signal: &str) -> Result<()> {

@@ -3,7 +3,9 @@
 //! A bench prints what it measured and never judges a time: it fails only where bytes were wrong or something broke.
 
 mod blocks;
+mod changes;
 mod fastpath;
+mod isolation;
 mod proxies;
 
 use anyhow::Result;
@@ -22,14 +24,20 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Requests beside a thousand route changes a minute, against requests without; needs root
+    Changes(changes::Arguments),
     /// Two pods of one node whose connections go past the agent, against two pods outside of the mesh; needs root
     Fastpath(fastpath::Arguments),
+    /// What a storm of one pod costs another pod of its node, with and without the mesh; needs root
+    Isolation(isolation::Arguments),
 }
 
 /// Runs it.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         None => proxies::run(&arguments.proxies),
+        Some(Command::Changes(arguments)) => changes::run(arguments),
         Some(Command::Fastpath(arguments)) => fastpath::run(arguments),
+        Some(Command::Isolation(arguments)) => isolation::run(arguments),
     }
 }

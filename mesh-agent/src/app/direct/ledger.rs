@@ -259,7 +259,7 @@ impl Ledger {
         let peer = |netns: u64, addr: SocketAddr| {
             let known = self.people.get(&netns).map(|(workload, _)| workload);
             let known = known.or_else(|| snapshot.workload_at(addr.ip()));
-            Arc::new(known.map_or_else(PeerLabels::unknown, |workload| PeerLabels::of(workload)))
+            known.map_or_else(PeerLabels::unknown, |workload| snapshot.labels(workload))
         };
         let service = match snapshot.destination(seen.dialled) {
             Destination::Service(upstream) => Some(upstream.service.clone()),

@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use rand::{Rng, RngCore};
 
-use super::priority::{self, Health, Level};
+use super::priority::{self, Bearing, Level};
 use super::round_robin::Turn;
-use super::{Asked, Balancer, Member, Members, slow_start};
+use super::{Asked, Balancer, Health, Member, Members, Standing, slow_start};
 use crate::mesh::traffic::{BalancerKind, Warmup};
 
 /// How a roster chooses.
@@ -94,7 +94,7 @@ impl Roster {
 
     /// Shares the traffic anew among the groups after members were ejected or taken back.
     pub fn refresh(&self) {
-        let healths: Vec<Health> = self.groups.iter().map(Group::health).collect();
+        let healths: Vec<Bearing> = self.groups.iter().map(Group::bearing).collect();
         let levels = if self.groups.iter().any(|group| group.weight.is_some()) {
             self.by_weight(&healths)
         } else {
@@ -139,11 +139,11 @@ impl Roster {
     }
 
     /// Declared shares, less of those groups that cannot bear theirs (Envoy's locality-weighted balancing).
-    fn by_weight(&self, healths: &[Health]) -> Vec<Level> {
+    fn by_weight(&self, healths: &[Bearing]) -> Vec<Level> {
         let is_panicking = priority::levels(healths, self.policy.panic_percent)
             .iter()
             .all(|level| level.is_panicking);
-        let share = |(group, health): (&Group, &Health)| {
+        let share = |(group, health): (&Group, &Bearing)| {
             let borne = if is_panicking { 100 } else { health.provision() };
             Level {
                 share: group.weight.unwrap_or_default() * borne,
@@ -187,6 +187,11 @@ impl Policy {
         } else {
             standing.age(now)
         };
+        let recovered = member
+            .health
+            .as_ref()
+            .and_then(|health| health.recovered_for(now));
+        let age = recovered.map_or(age, |recovered| recovered.min(age));
         let part = slow_start::part(warmup, age);
         part >= 1.0 || asked.rng.random::<f64>() < part
     }
@@ -199,7 +204,7 @@ impl Group {
         for attempt in 0..ATTEMPTS {
             asked.attempt = attempt;
             let member = self.members.get(self.balancer.pick(&self.members, asked)?)?;
-            if member.is_ejected() && !is_panicking {
+            if member.is_left_out() && !is_panicking {
                 continue;
             }
             if !asked.tried.contains(&member.name) && policy.admits(member, asked, now) {
@@ -207,7 +212,7 @@ impl Group {
             }
             passed_over.get_or_insert(member.index);
         }
-        let untried = |member: &&Member| !member.is_ejected() && !asked.tried.contains(&member.name);
+        let untried = |member: &&Member| !member.is_left_out() && !asked.tried.contains(&member.name);
         let start = asked.rng.random_range(0..self.members.len().max(1));
         // Most are ejected or tried, or chance was unkind; one that was passed over is better than none.
         match passed_over {
@@ -226,19 +231,20 @@ impl Group {
         (0..count).filter_map(move |step| self.members.get((start + step).checked_rem(count)?))
     }
 
-    fn health(&self) -> Health {
-        Health {
-            good: self.members.iter().filter(|member| !member.is_ejected()).count(),
+    fn bearing(&self) -> Bearing {
+        Bearing {
+            good: self.members.iter().filter(|member| !member.is_left_out()).count(),
             all: self.members.len(),
         }
     }
 }
 
 impl Member {
-    fn is_ejected(&self) -> bool {
-        self.standing
-            .as_ref()
-            .is_some_and(|standing| standing.is_ejected())
+    /// Whether it is ejected, or unhealthy.
+    fn is_left_out(&self) -> bool {
+        let is_ejected = |standing: &Arc<Standing>| standing.is_ejected();
+        let is_unhealthy = |health: &Arc<Health>| health.is_unhealthy();
+        self.standing.as_ref().is_some_and(is_ejected) || self.health.as_ref().is_some_and(is_unhealthy)
     }
 }
 

@@ -19,6 +19,7 @@ fn watched(from: usize, count: usize) -> Vec<Member> {
             weight: 1,
             load: Arc::default(),
             standing: Some(Arc::new(Standing::default())),
+            health: None,
         })
         .collect()
 }
@@ -48,7 +49,7 @@ fn eject(roster: &Roster, group: usize, count: usize) {
                 Instant::now(),
             );
         }
-        assert!(member.is_ejected());
+        assert!(member.is_left_out());
     }
 }
 

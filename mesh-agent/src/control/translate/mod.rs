@@ -8,18 +8,23 @@
 //! no request goes where the object did not send it. Security policies are never left out: what cannot be read of them
 //! refuses.
 
+mod annotation;
 mod authorization_policy;
 mod authorization_rule;
 mod backend_tls_policy;
 mod backend_traffic_policy;
 mod ca_bundles;
+mod connection_pool;
 mod consistent_hash;
 mod destination_rule;
 mod duration;
 mod endpoint_slice;
 mod exclusions;
 mod external_auth;
+mod fallback;
 mod grpc_rule;
+mod health_check;
+mod hedge;
 mod http_route;
 mod http_rule;
 mod locality_setting;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as api;
 
 use super::object::Object;
-use super::protocol;
+use super::{fallback, health_check, hedge, protocol};
 use crate::mesh::facts::Rejection;
-use crate::mesh::service::{Service, ServiceName, ServicePort};
+use crate::mesh::service::{Resilience, Service, ServiceName, ServicePort};
 use crate::mesh::traffic::{BalancerKind, Nearest, ServiceTraffic};
 
 /// `None` for `ExternalName` Services: they are DNS aliases and take no traffic.
@@ -52,6 +52,7 @@ pub(super) fn translate(
         vips: vips(object, &spec)?,
         ports,
         traffic: traffic(object, &spec, rejections),
+        resilience: resilience(object, rejections),
     }))
 }
 
@@ -147,6 +148,17 @@ fn traffic(object: &Object, spec: &api::ServiceSpec, rejections: &mut Vec<Reject
         is_local_only,
         nearest,
         keeps_dialled: false,
+        health_check: health_check::of_service(object, rejections).map(Arc::new),
+    }
+}
+
+fn resilience(object: &Object, rejections: &mut Vec<Rejection>) -> Resilience {
+    let mut report = |rejection| rejections.push(rejection);
+    Resilience {
+        hedge: hedge::translate(object).map_err(&mut report).unwrap_or_default(),
+        fallback: fallback::translate(object)
+            .map_err(&mut report)
+            .unwrap_or_default(),
     }
 }
 

@@ -19,7 +19,7 @@ use super::protocol;
 use super::service::{own_addr, port_number};
 use crate::mesh::facts::{Facts, Rejection};
 use crate::mesh::route::NamePattern;
-use crate::mesh::service::{Endpoint, EndpointCondition, Service, ServiceName, ServicePort};
+use crate::mesh::service::{Endpoint, EndpointCondition, Resilience, Service, ServiceName, ServicePort};
 use crate::mesh::traffic::{EndpointPlace, ServiceTraffic};
 
 /// networking.istio.io/v1, as far as it is read; all else is reported.
@@ -242,6 +242,7 @@ impl Entry<'_> {
                 keeps_dialled: self.resolution == Resolution::Dialled,
                 ..ServiceTraffic::default()
             },
+            resilience: Resilience::default(),
         });
     }
 

@@ -13,15 +13,16 @@ use serde_json::Value;
 use super::ca_bundles::CaBundles;
 use super::locality_setting::{self, LocalitySetting};
 use super::object::{Object, unknown_fields};
-use super::{consistent_hash, duration, outlier_detection, tls_settings};
+use super::{connection_pool, consistent_hash, duration, outlier_detection, tls_settings};
 use crate::mesh::facts::Rejection;
-use crate::mesh::traffic::{BalancerKind, Limits, Warmup, WrittenBalancer, WrittenPolicy};
+use crate::mesh::traffic::{BalancerKind, Warmup, WrittenBalancer, WrittenPolicy};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Written {
     load_balancer: Option<LoadBalancer>,
-    connection_pool: Option<ConnectionPool>,
+    connection_pool: Option<connection_pool::Written>,
+    retry_budget: Option<connection_pool::WrittenBudget>,
     outlier_detection: Option<outlier_detection::Written>,
     tls: Option<tls_settings::Written>,
 }
@@ -42,27 +43,6 @@ struct WrittenWarmup {
     duration: Option<String>,
     minimum_percent: Option<f64>,
     aggression: Option<f64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ConnectionPool {
-    tcp: Option<Tcp>,
-    http: Option<Http>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Tcp {
-    max_connections: Option<u32>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Http {
-    http1_max_pending_requests: Option<u32>,
-    http2_max_requests: Option<u32>,
-    max_retries: Option<u32>,
 }
 
 /// The policy that `part`, found at the path `at`, writes; `also` is the field that is read elsewhere.
@@ -86,7 +66,14 @@ pub(super) fn translate(
             Some(load_balancer) => Some(reader.load_balancer(&load_balancer, rejections)?),
             None => None,
         },
-        limits: written.connection_pool.map(|pool| limits(&pool)),
+        limits: match written.connection_pool {
+            Some(pool) => Some(connection_pool::read(&reader, &pool)?),
+            None => None,
+        },
+        retry_share: match written.retry_budget {
+            Some(budget) => Some(connection_pool::read_budget(&reader, &budget)?),
+            None => None,
+        },
         outliers: match written.outlier_detection {
             Some(outliers) => Some(outlier_detection::read(&reader, &outliers)?),
             None => None,
@@ -186,18 +173,8 @@ impl Reader<'_> {
     }
 }
 
-fn limits(written: &ConnectionPool) -> Limits {
-    let http = written.http.as_ref();
-    Limits {
-        connections: written.tcp.as_ref().and_then(|tcp| tcp.max_connections),
-        pending: http.and_then(|http| http.http1_max_pending_requests),
-        requests: http.and_then(|http| http.http2_max_requests),
-        retries: http.and_then(|http| http.max_retries),
-    }
-}
-
 /// A number from 0 to `most`, its fraction cut off.
-fn whole(value: f64, most: u32) -> Option<u32> {
+pub(super) fn whole(value: f64, most: u32) -> Option<u32> {
     if !(0.0..=f64::from(most)).contains(&value) {
         return None;
     }
@@ -205,8 +182,17 @@ fn whole(value: f64, most: u32) -> Option<u32> {
 }
 
 /// Each mapping that is read, and the fields that have an effect.
-const SUPPORTED: [(&str, &[&str]); 13] = [
-    ("", &["loadBalancer", "connectionPool", "outlierDetection", "tls"]),
+const SUPPORTED: [(&str, &[&str]); 14] = [
+    (
+        "",
+        &[
+            "loadBalancer",
+            "connectionPool",
+            "retryBudget",
+            "outlierDetection",
+            "tls",
+        ],
+    ),
     (
         "/loadBalancer",
         &[
@@ -244,11 +230,30 @@ const SUPPORTED: [(&str, &[&str]); 13] = [
         &["duration", "minimumPercent", "aggression"],
     ),
     ("/connectionPool", &["tcp", "http"]),
-    ("/connectionPool/tcp", &["maxConnections"]),
+    (
+        "/connectionPool/tcp",
+        &[
+            "maxConnections",
+            "connectTimeout",
+            "idleTimeout",
+            "maxConnectionDuration",
+        ],
+    ),
     (
         "/connectionPool/http",
-        &["http1MaxPendingRequests", "http2MaxRequests", "maxRetries"],
+        &[
+            "http1MaxPendingRequests",
+            "http2MaxRequests",
+            "maxRequestsPerConnection",
+            "maxRetries",
+            "idleTimeout",
+            "h2UpgradePolicy",
+            // The client's version of HTTP is what the application gets in any case.
+            "useClientProtocol",
+            "maxConcurrentStreams",
+        ],
     ),
+    ("/retryBudget", &["percent", "minRetryConcurrency"]),
     (
         "/outlierDetection",
         &[

@@ -38,6 +38,9 @@ pub enum RetryOn {
     RefusedStream,
     /// `retriable-4xx`: 409.
     Conflict,
+    /// `envoy-ratelimited`: a limit refused it, be it by this mesh or an Envoy (`x-envoy-ratelimited`). Nothing else is a reason
+    /// then.
+    RateLimited,
     /// `retriable-status-codes`.
     Status(StatusCode),
     /// `retriable-headers`: the response has a field of this name.
@@ -74,6 +77,7 @@ impl RetryOn {
             "connect-failure" => Self::ConnectFailure,
             "refused-stream" => Self::RefusedStream,
             "retriable-4xx" => Self::Conflict,
+            "envoy-ratelimited" => Self::RateLimited,
             "cancelled" => Self::Grpc(1),
             "deadline-exceeded" => Self::Grpc(4),
             "resource-exhausted" => Self::Grpc(8),

@@ -21,6 +21,7 @@ use crate::external::{CheckError, MAX_ANSWER};
 use crate::identity::Alpn;
 use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::policy::external::{Authorizer, AuthorizerTarget, CheckProtocol, OnError};
+use crate::mesh::traffic::Reuse;
 use crate::proxy::backend;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, prepare};
@@ -30,7 +31,7 @@ use crate::proxy::refusal::{Refusal, Unapproved};
 use crate::proxy::{Ends, Mesh};
 use crate::snapshot::PickFacts;
 use crate::transport::http::Body;
-use crate::transport::pool::{Connect, Leased, PoolKey, SendError, Wire};
+use crate::transport::pool::{Leased, PoolKey, SendError, Wire};
 
 /// Why there is no decision.
 #[derive(Debug, thiserror::Error)]
@@ -203,16 +204,13 @@ impl Way {
             client,
             wire,
             tls: self.tls.as_deref().map(BackendTls::number),
+            reuse: Reuse::default(),
         };
-        let connect: Connect = {
-            let (mesh, pod, hop) = (Arc::clone(mesh), Arc::clone(pod), self.hop.clone());
-            let (own, addr, tls) = (self.own, self.addr, self.tls.clone());
-            Box::new(move || {
-                let connecting = hop.connect(&mesh, &pod, own, addr, Alpn::H2);
-                backend::over(&mesh, &pod, tls.as_ref(), backend::alpn(wire), connecting)
-            })
+        let connect = || {
+            let connecting = self.hop.connect(mesh, pod, self.own, self.addr, Alpn::H2);
+            backend::over(mesh, pod, self.tls.as_ref(), backend::alpn(wire), connecting)
         };
-        Ok(pool.send(&key, check, connect).await?)
+        Ok(pool.send(&key, check, &connect).await?)
     }
 
     /// The policies of an authorizer on this node are asked here, as nobody else does. One that must itself be asked

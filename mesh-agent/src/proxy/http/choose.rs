@@ -40,6 +40,14 @@ pub(super) struct Choice {
     pub(super) session: Option<(HeaderName, HeaderValue)>,
 }
 
+/// Endpoints that a request was sent to.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    pub(super) addrs: Vec<SocketAddr>,
+    /// Whether one of them is worse than none.
+    pub(super) must_differ: bool,
+}
+
 /// What the routes of the dialled Service say.
 pub(super) enum Routed {
     /// The request goes to one of these endpoints.
@@ -53,7 +61,7 @@ pub(super) fn endpoint(
     course: &Course,
     ends: Ends,
     request: &Request<impl Sized>,
-    tried: Option<&mut Vec<SocketAddr>>,
+    tried: Option<&mut Tried>,
 ) -> Result<Choice, Refusal> {
     match &course.target {
         Target::Upstream(upstream) => pick(upstream, course.route.as_ref(), ends, request, tried),
@@ -80,20 +88,24 @@ fn pick(
     route: Option<&Applied>,
     ends: Ends,
     request: &Request<impl Sized>,
-    tried: Option<&mut Vec<SocketAddr>>,
+    tried: Option<&mut Tried>,
 ) -> Result<Choice, Refusal> {
-    let before = tried.as_deref().map_or(&[][..], Vec::as_slice);
+    let before = tried.as_deref().map_or(&[][..], |tried| tried.addrs.as_slice());
     let (mut facts, cookie) = pick_facts(upstream, ends, request, before);
     facts.kept = route.and_then(Applied::kept);
+    upstream.used_by(ends.client.ip(), facts.now);
     let picked = upstream.pick(&facts, &mut rand::rng())?;
     let addr = picked.endpoint.addr;
     if let Some(tried) = tried {
-        tried.push(addr);
+        if tried.must_differ && tried.addrs.contains(&addr) {
+            return Err(Refusal::NoEndpoint);
+        }
+        tried.addrs.push(addr);
     }
     Ok(Choice {
         addr,
         workload: picked.endpoint.workload.clone(),
-        protocol: upstream.protocol,
+        protocol: upstream.spoken(),
         service: Some(upstream.service.clone()),
         tls: upstream.tls().cloned(),
         pick: Some(picked.pick),

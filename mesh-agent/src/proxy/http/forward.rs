@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::identity::Alpn;
 use crate::mesh::backend_tls::BackendTls;
+use crate::mesh::traffic::Reuse;
 use crate::proxy::Mesh;
 use crate::proxy::backend;
 use crate::proxy::breaker::limited;
@@ -20,10 +21,11 @@ use crate::proxy::http::body::{ResponseBody, Watch};
 use crate::proxy::http::headers::{ORIGINAL_VERSION, prepare, prepare_response};
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::plan::Plan;
+use crate::proxy::http::reach;
 use crate::proxy::http::upload::Upload;
 use crate::proxy::refusal::Refusal;
-use crate::transport::http::Body;
-use crate::transport::pool::{Connect, Leased, PoolKey, Wire};
+use crate::transport::http::{Body, no_body};
+use crate::transport::pool::{Leased, PoolKey, Wire};
 
 /// Carries one request over a pooled connection.
 pub(super) async fn carry(
@@ -55,16 +57,14 @@ pub(super) async fn send(
         ledger.request_is_whole();
     }
     let request = ready(request, plan, key.wire)?;
-    let connect: Connect = {
-        let (mesh, via, hop) = (Arc::clone(mesh), Arc::clone(&plan.via), plan.hop.clone());
-        let (client, addr) = (plan.client, plan.addr);
-        let (tls, alpn) = (plan.tls.clone(), backend::alpn(plan.wire));
-        limited(plan.breakers.clone(), move || {
-            let connecting = hop.connect(&mesh, &via, client, addr, Alpn::H2);
-            backend::over(&mesh, &via, tls.as_ref(), alpn, connecting)
-        })
-    };
-    let sent = within(plan.first_deadline(), pool.send(&key, request, connect)).await;
+    let connect = limited(plan.breakers.as_ref(), || {
+        let connecting = plan
+            .hop
+            .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H2);
+        let alpn = backend::alpn(plan.wire);
+        backend::over(mesh, &plan.via, plan.tls.as_ref(), alpn, connecting)
+    });
+    let sent = within(plan.first_deadline(), pool.send(&key, request, &connect)).await;
     let sent = sent.and_then(|sent| sent.map_err(Refusal::from));
     let response = sent.inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -77,20 +77,32 @@ pub(super) async fn send(
 pub(super) fn ready(mut request: Request<Upload>, plan: &Plan, wire: Wire) -> Result<Request<Body>, Refusal> {
     prepare(&mut request, wire, &plan.authority)?;
     request.headers_mut().remove(ORIGINAL_VERSION);
-    if matches!(plan.hop, Hop::OtherNode { .. }) && plan.wire == Wire::H1 {
-        request
-            .headers_mut()
-            .insert(ORIGINAL_VERSION, HeaderValue::from_static("1"));
+    // Only agents ask so.
+    request.headers_mut().remove(reach::ASKED);
+    if matches!(plan.hop, Hop::OtherNode { .. }) && plan.wire != wire {
+        let version = match plan.wire {
+            Wire::H1 => HeaderValue::from_static("1"),
+            Wire::H2 => HeaderValue::from_static("2"),
+        };
+        request.headers_mut().insert(ORIGINAL_VERSION, version);
     }
     identify(request.headers_mut());
-    Ok(request.map(BodyExt::boxed_unsync))
+    // Most have none: then there is nothing to carry, nor to keep in memory.
+    Ok(request.map(|body| match body {
+        Upload::Once(body) if body.is_end_stream() => no_body(),
+        body @ (Upload::Once(_) | Upload::Kept(_) | Upload::Copied(_)) => body.boxed_unsync(),
+    }))
 }
 
 /// Gives a request without one an id that joins the log lines of both agents and of the application.
 pub(super) fn identify(headers: &mut HeaderMap) {
-    if !headers.contains_key(REQUEST_ID)
-        && let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string())
-    {
+    if headers.contains_key(REQUEST_ID) {
+        return;
+    }
+    // Not a secret, so the thread's own generator does, which asks the kernel once in thousands of ids.
+    let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
+    let mut text = uuid::Uuid::encode_buffer();
+    if let Ok(id) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
         headers.insert(REQUEST_ID, id);
     }
 }
@@ -138,6 +150,10 @@ fn key_of(plan: &Plan, client: Option<std::net::IpAddr>, wire: Wire) -> PoolKey 
         client,
         wire,
         tls: plan.tls.as_deref().map(BackendTls::number),
+        reuse: plan
+            .breakers
+            .as_ref()
+            .map_or_else(Reuse::default, |breakers| breakers.limits().reuse),
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::transport::ByteStream;
@@ -263,6 +264,10 @@ impl<S: ByteStream> ByteStream for Framed<S> {
 
     fn proved_until(&self) -> Option<SystemTime> {
         self.inner.proved_until()
+    }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        self.inner.revoked()
     }
 }
 

@@ -11,9 +11,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
@@ -184,6 +185,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HalfClosed<S> {
 impl<S: ByteStream> ByteStream for HalfClosed<S> {
     fn reset_on_close(&self) {
         self.inner.reset_on_close();
+    }
+
+    fn proved_until(&self) -> Option<SystemTime> {
+        self.inner.proved_until()
+    }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        self.inner.revoked()
     }
 }
 

@@ -14,8 +14,8 @@ use crate::proxy::http::path;
 use crate::proxy::refusal::Refusal;
 use crate::transport::pool::Wire;
 
-/// Tells the other agent that the client spoke HTTP/1.x, so that it is restored there. Never accepted from, nor
-/// shown to, an application.
+/// Tells the other agent which major version the application is to be spoken to in, where it is not the one between
+/// the agents. Never accepted from, nor shown to, an application.
 pub(super) const ORIGINAL_VERSION: HeaderName = HeaderName::from_static("x-mesh-agent-http-version");
 
 /// Says in a response of the destination's agent how its own attempt ended. Never accepted from, nor shown to, an
@@ -84,8 +84,7 @@ pub(super) fn prepare(
     match wire {
         Wire::H1 => {
             join_cookies(request.headers_mut());
-            let host = HeaderValue::from_str(authority.as_str()).map_err(|_invalid| Refusal::Malformed)?;
-            request.headers_mut().insert(HOST, host);
+            name_host(request.headers_mut(), authority)?;
             request.headers_mut().remove(TE);
             *request.uri_mut() = Uri::from(path);
             *request.version_mut() = Version::HTTP_11;
@@ -100,6 +99,17 @@ pub(super) fn prepare(
                 .map_err(|_invalid| Refusal::Malformed)?;
             *request.version_mut() = Version::HTTP_2;
         }
+    }
+    Ok(())
+}
+
+/// Makes `Host` name `authority`, as it mostly does already.
+fn name_host(headers: &mut HeaderMap, authority: &Authority) -> Result<(), Refusal> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let is_named = hosts.next().is_some_and(|host| host == authority.as_str()) && hosts.next().is_none();
+    if !is_named {
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_invalid| Refusal::Malformed)?;
+        headers.insert(HOST, host);
     }
     Ok(())
 }
@@ -136,9 +146,9 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(CONTENT_LENGTH);
     }
     headers.remove(UPGRADE);
-    headers.remove("keep-alive");
-    headers.remove("proxy-connection");
-    headers.remove("http2-settings");
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS] {
+        headers.remove(name);
+    }
     // `trailers` is the only value that may go on, and only over HTTP/2 (RFC 9113 section 8.2.2).
     let wants_trailers = headers
         .get_all(TE)
@@ -202,6 +212,10 @@ fn join_cookies(headers: &mut HeaderMap) {
         headers.insert(COOKIE, joined);
     }
 }
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use http::HeaderMap;
-use http::header::HeaderValue;
+use http::header::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -19,7 +19,7 @@ use crate::telemetry::{FlowLabels, HttpRecord, HttpStart, PathTaken, ResponseFla
 #[derive(Debug)]
 pub(super) struct Ledger {
     telemetry: Telemetry,
-    start: HttpStart,
+    start: Arc<HttpStart>,
     /// None for a mirror's request: whoever called made one request.
     first: Option<HttpRecord>,
     /// Of the attempt that is under way at a pod of this node.
@@ -34,11 +34,11 @@ impl Ledger {
     pub(super) fn open(
         telemetry: &Telemetry,
         flow: FlowLabels,
-        start: HttpStart,
+        start: Arc<HttpStart>,
         is_grpc: bool,
         turn: Turn,
     ) -> Arc<Self> {
-        let first = telemetry.http(flow, start.clone());
+        let first = telemetry.http(flow, Arc::clone(&start));
         if is_grpc {
             first.request_is_grpc();
         }
@@ -57,17 +57,29 @@ impl Ledger {
     pub(super) fn of_copy(&self, authority: &str) -> Arc<Self> {
         Arc::new(Self {
             telemetry: self.telemetry.clone(),
-            start: HttpStart {
+            start: Arc::new(HttpStart {
                 authority: clipped(authority),
                 started: Instant::now(),
-                ..self.start.clone()
-            },
+                ..HttpStart::clone(&self.start)
+            }),
             first: None,
             second: Mutex::default(),
             is_grpc: self.is_grpc,
             turn: Turn::new(Arc::default()),
             place: OnceLock::new(),
         })
+    }
+
+    /// Of a try beside another one: only a destination on this node reports it, until its answer is the client's.
+    pub(super) fn of_try(&self) -> Arc<Self> {
+        self.of_copy(&self.start.authority)
+    }
+
+    /// The try that `other` was kept for is the request's own from now on.
+    pub(super) fn adopt(&self, other: &Self) {
+        let second = other.second.lock().take();
+        let before = std::mem::replace(&mut *self.second.lock(), second);
+        drop(before);
     }
 
     /// Holds `place` for as long as the request is under way.
@@ -78,7 +90,7 @@ impl Ledger {
 
     /// This agent is the destination's too: a second record is kept from now on.
     pub(super) fn also(&self, flow: FlowLabels) {
-        let record = self.telemetry.http(flow, self.start.clone());
+        let record = self.telemetry.http(flow, Arc::clone(&self.start));
         if self.is_grpc {
             record.request_is_grpc();
         }
@@ -121,6 +133,13 @@ impl Ledger {
         }
         if let Some(second) = &*self.second.lock() {
             tell(second);
+        }
+    }
+
+    /// Tells the record of the source alone.
+    pub(super) fn at_source(&self, tell: impl FnOnce(&HttpRecord)) {
+        if let Some(first) = &self.first {
+            tell(first);
         }
     }
 
@@ -183,6 +202,8 @@ impl Ledger {
 
 /// `grpc-status`, of a head or of trailers.
 pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    let text = headers.get("grpc-status").map(HeaderValue::to_str);
+    let text = headers.get(GRPC_STATUS).map(HeaderValue::to_str);
     text.and_then(Result::ok)?.parse().ok()
 }
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");

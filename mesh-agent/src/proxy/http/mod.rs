@@ -8,21 +8,27 @@ mod choose;
 mod copied;
 mod decide;
 pub mod explain;
+mod extended;
 pub(super) mod external;
 mod fault;
 mod forward;
 mod framing;
 mod gate;
 mod half_closed;
+mod head_timer;
 mod headers;
 mod inflow;
+mod introduce;
 mod ledger;
 mod limit;
+mod line;
 mod mirror;
 mod outcome;
 pub(super) mod path;
 mod patience;
 mod plan;
+pub(super) mod probe;
+mod reach;
 mod replay;
 mod reply;
 mod routed;
@@ -44,11 +50,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::detect::Spoken;
+use crate::lifecycle::seldom;
 use crate::mesh::identity::SpiffeId;
 use crate::proxy::http::admission::admit;
 use crate::proxy::http::decide::{Outcome, decide};
+use crate::proxy::http::extended::Extended;
 use crate::proxy::http::framing::Framed;
 use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
+use crate::proxy::http::head_timer::HeadTimer;
 use crate::proxy::http::headers::UNSERVED;
 use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
@@ -62,9 +71,11 @@ use crate::proxy::{Ends, Mesh};
 use crate::telemetry::plain::clipped;
 use crate::telemetry::{Direction, HttpStart, PathTaken};
 use crate::transport::ByteStream;
+use crate::transport::gathered::Gathered;
 use crate::transport::http::{
     Body, CONNECTION_WINDOW, MAX_HEAD, MAX_HEAD_BYTES, STREAM_WINDOW, TaskExecutor,
 };
+use crate::transport::paced::Paced;
 
 /// From where the walk looks at a connection.
 #[derive(Debug)]
@@ -105,9 +116,9 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
     let idle = mesh.settings.idle_timeout;
     let answers = Arc::<Answers>::default();
     let is_other_protocol = Arc::<AtomicBool>::default();
-    let (is_watched, stream) = match spoken {
+    let (is_watched, stream): (_, Box<dyn ByteStream>) = match spoken {
         Spoken::Http1 | Spoken::Opaque => looked_after(stream, &side, &answers, &is_other_protocol),
-        Spoken::Http2 => (false, stream),
+        Spoken::Http2 => (false, Box::new(Paced::new(stream))),
     };
     let connection = Arc::new(Connection {
         mesh,
@@ -120,7 +131,6 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
         let connection = Arc::clone(&connection);
         async move { Ok::<_, Infallible>(Box::pin(connection.answer(request)).await) }
     });
-    let io = TokioIo::new(stream);
     let serving = async {
         match spoken {
             Spoken::Http2 => {
@@ -128,16 +138,17 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
                 builder
                     .timer(TokioTimer::new())
                     .auto_date_header(false)
+                    .enable_connect_protocol()
                     .max_concurrent_streams(MAX_STREAMS)
                     .max_header_list_size(MAX_HEAD)
                     .initial_stream_window_size(STREAM_WINDOW)
                     .initial_connection_window_size(CONNECTION_WINDOW)
                     .keep_alive_interval(PING_INTERVAL)
                     .keep_alive_timeout(PING_TIMEOUT);
-                let mut served = std::pin::pin!(builder.serve_connection(io, service));
+                let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
                 tokio::select! {
                     result = served.as_mut() => result,
-                    () = stop.requested() => {
+                    () = seldom(stop.requested()) => {
                         served.as_mut().graceful_shutdown();
                         served.await
                     }
@@ -146,15 +157,19 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
             Spoken::Http1 | Spoken::Opaque => {
                 let mut builder = http1::Builder::new();
                 builder
-                    .timer(TokioTimer::new())
+                    .timer(HeadTimer::default())
                     .auto_date_header(false)
                     .half_close(is_watched)
                     .max_header_size(MAX_HEAD_BYTES)
                     .header_read_timeout(idle);
-                let mut served = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
+                let mut served = std::pin::pin!(
+                    builder
+                        .serve_connection(TokioIo::new(Gathered::new(stream)), service)
+                        .with_upgrades()
+                );
                 tokio::select! {
                     result = served.as_mut() => result,
-                    () = stop.requested() => {
+                    () = seldom(stop.requested()) => {
                         served.as_mut().graceful_shutdown();
                         served.await
                     }
@@ -165,7 +180,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
     let served = tokio::select! {
         served = serving => served,
         // Dropped in the middle: what is under way on it ends too.
-        () = watched.forbidden() => return,
+        () = seldom(watched.forbidden()) => return,
     };
     if let Err(error) = served {
         tracing::debug!(%error, "client connection ended");
@@ -207,14 +222,20 @@ impl Connection {
     }
 
     /// One request, answered by the application or by the agent; never fails.
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Body> {
+        let extended = Extended::of(&mut request);
         let is_grpc = headers::is_grpc(request.headers());
         let start = self.start_of(&request);
         let version = request.version();
         let turn = Turn::new(Arc::clone(&self.answers));
         let flow = decide::first_flow(&self);
         let ledger = Ledger::open(&self.mesh.telemetry, flow, start, is_grpc, turn);
-        match self.carry(request, &ledger).await {
+        let answered = self.carry(request, extended.is_some(), &ledger).await;
+        let answered = match extended {
+            Some(extended) => answered.and_then(|response| extended.answer(response)),
+            None => answered,
+        };
+        match answered {
             Ok(response) => {
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     self.is_other_protocol.store(true, Ordering::Release);
@@ -243,12 +264,17 @@ impl Connection {
     async fn carry(
         &self,
         mut request: Request<Incoming>,
+        is_extended: bool,
         ledger: &Arc<Ledger>,
     ) -> Result<Response<Body>, Refusal> {
         self.take_place(ledger)?;
         strict::check(&request)?;
         headers::normalise_path(&mut request, self.mesh.snapshots.load().path_form())?;
-        let upgrade = headers::upgrade_of(&request);
+        let upgrade = if is_extended {
+            Some(Extended::protocol())
+        } else {
+            headers::upgrade_of(&request)
+        };
         // Before anything is decided by headers: what does not travel on must not count.
         headers::remove_named_by_connection(request.headers_mut());
         let delayed = fault::inject(&self.mesh, &self.side, &request, ledger).await?;
@@ -279,7 +305,7 @@ impl Connection {
     ) -> Result<Response<Body>, Refusal> {
         let mesh = &self.mesh;
         let mut request = request.map(|body| Inflow::new(body, Arc::clone(ledger)));
-        let (request, mut plan) = match &self.side {
+        let (mut plan, request) = match &self.side {
             Side::Outbound { source, ends } => {
                 let caller = Caller {
                     mesh,
@@ -296,15 +322,18 @@ impl Connection {
                     mirror::send(&caller, &course, &mut request);
                     return tries::carry(&caller, course, request).await;
                 }
-                let plan = plan::outbound(&caller, course, &mut request, None)?;
-                (request, plan)
+                (plan::outbound(&caller, course, &mut request, None)?, request)
             }
             Side::Inbound { pod, ends, peer } => {
                 if peer.is_none() {
                     ledger.path_taken(PathTaken::Plain);
                 }
+                if reach::is_asked(&request, peer.as_ref()) {
+                    let answer = reach::answer(mesh, pod, *ends, peer.as_ref()).await?;
+                    return Ok(reply::whole(answer, ledger));
+                }
                 let plan = plan::inbound(mesh, pod, *ends, peer.as_ref(), &mut request)?;
-                (request, plan)
+                (plan, request)
             }
         };
         let mut request = request.map(Upload::Once);
@@ -315,36 +344,43 @@ impl Connection {
         }
     }
 
-    fn start_of(&self, request: &Request<Incoming>) -> HttpStart {
+    fn start_of(&self, request: &Request<Incoming>) -> Arc<HttpStart> {
         let (Side::Outbound { ends, .. } | Side::Inbound { ends, .. }) = &self.side;
-        let text = |name: &str| {
-            request
-                .headers()
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-                .map(clipped)
-        };
-        let authority = request
-            .uri()
-            .authority()
-            .map(|authority| clipped(authority.as_str()))
-            .or_else(|| text("host"));
-        HttpStart {
-            method: short(request.method()),
-            path: request
-                .uri()
-                .path_and_query()
-                .map_or_else(|| "/".to_owned(), |path| clipped(path.as_str())),
-            authority: authority.unwrap_or_default(),
+        let mut start = HttpStart {
+            method: Method::GET,
+            path: String::new(),
+            authority: String::new(),
             protocol: request.version(),
-            user_agent: text("user-agent"),
-            request_id: text("x-request-id"),
-            x_forwarded_for: text("x-forwarded-for"),
+            user_agent: None,
+            request_id: None,
+            x_forwarded_for: None,
             source: ends.client,
             destination: ends.original,
             started: Instant::now(),
+        };
+        if self.mesh.telemetry.access_log().is_on() {
+            note_texts(&mut start, request);
         }
+        Arc::new(start)
     }
+}
+
+/// What only the access log shows.
+fn note_texts(start: &mut HttpStart, request: &Request<impl Sized>) {
+    let text = |name: &str| {
+        let value = request.headers().get(name);
+        value.and_then(|value| value.to_str().ok()).map(clipped)
+    };
+    let uri = request.uri();
+    let authority = uri.authority().map(|authority| clipped(authority.as_str()));
+    start.method = short(request.method());
+    start.path = uri
+        .path_and_query()
+        .map_or_else(|| "/".to_owned(), |path| clipped(path.as_str()));
+    start.authority = authority.or_else(|| text("host")).unwrap_or_default();
+    start.user_agent = text("user-agent");
+    start.request_id = text("x-request-id");
+    start.x_forwarded_for = text("x-forwarded-for");
 }
 
 /// A method as the access log shows it: one longer than any that is registered says nothing.

@@ -5,6 +5,8 @@
 //! What the agent of another node could not deliver it answers itself; a header between the agents says so, so that the
 //! client's agent has the same reasons there as on its own node.
 
+use std::time::Duration;
+
 use http::header::{HeaderMap, HeaderValue};
 
 use crate::proxy::http::headers::UNSERVED;
@@ -33,6 +35,9 @@ pub(super) fn of_refusal(refusal: &Refusal) -> Option<Attempt<'static>> {
         Refusal::Broken(error) => Some(of_broken(error)),
         Refusal::NoAnswer => Some(Attempt::Reset { is_sent: true }),
         Refusal::TimedOut => Some(Attempt::TimedOut),
+        Refusal::RateLimited(limited) => Some(Attempt::RateLimited {
+            retry_after: limited.retry_after_s.map(Duration::from_secs),
+        }),
         Refusal::NoRoute
         | Refusal::InvalidBackend
         | Refusal::NoEndpoint
@@ -44,10 +49,10 @@ pub(super) fn of_refusal(refusal: &Refusal) -> Option<Attempt<'static>> {
         | Refusal::Denied(_)
         | Refusal::Unauthenticated(_)
         | Refusal::External(_)
-        | Refusal::RateLimited(_)
         | Refusal::RateLimiterFailed
         | Refusal::Revoked
         | Refusal::ConnectMethod
+        | Refusal::ConnectProtocol
         | Refusal::TargetTooLong
         | Refusal::Aborted(_)
         | Refusal::Malformed => None,
@@ -65,25 +70,39 @@ pub(super) fn of_broken(error: &hyper::Error) -> Attempt<'static> {
     }
 }
 
+/// What another agent tells of its own attempt.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Heard {
+    /// It came to nothing, as it would have on this node.
+    Failed(Attempt<'static>),
+    /// A policy of the destination refused the request, with whatever status: there is no reason to try again.
+    Forbidden,
+}
+
 /// What another agent is told of a refusal.
 pub(super) fn told(refusal: &Refusal) -> Option<HeaderValue> {
-    let word = match of_refusal(refusal)? {
-        Attempt::NotConnected => "connect",
-        Attempt::Refused => "refused",
-        Attempt::Reset { is_sent: false } => "unsent",
-        Attempt::Reset { is_sent: true } => "reset",
-        Attempt::TimedOut | Attempt::Answered { .. } => return None,
+    let word = match of_refusal(refusal) {
+        Some(Attempt::NotConnected) => "connect",
+        Some(Attempt::Refused) => "refused",
+        Some(Attempt::Reset { is_sent: false }) => "unsent",
+        Some(Attempt::Reset { is_sent: true }) => "reset",
+        None if refusal.is_of_policy() => "policy",
+        // What it is answered with says it.
+        Some(Attempt::RateLimited { .. } | Attempt::TimedOut | Attempt::Answered { .. }) | None => {
+            return None;
+        }
     };
     Some(HeaderValue::from_static(word))
 }
 
 /// What another agent tells of its own attempt.
-pub(super) fn heard(headers: &HeaderMap) -> Option<Attempt<'static>> {
+pub(super) fn heard(headers: &HeaderMap) -> Option<Heard> {
     Some(match headers.get(UNSERVED)?.as_bytes() {
-        b"connect" => Attempt::NotConnected,
-        b"refused" => Attempt::Refused,
-        b"unsent" => Attempt::Reset { is_sent: false },
-        b"reset" => Attempt::Reset { is_sent: true },
+        b"connect" => Heard::Failed(Attempt::NotConnected),
+        b"refused" => Heard::Failed(Attempt::Refused),
+        b"unsent" => Heard::Failed(Attempt::Reset { is_sent: false }),
+        b"reset" => Heard::Failed(Attempt::Reset { is_sent: true }),
+        b"policy" => Heard::Forbidden,
         _ => return None,
     })
 }
@@ -91,7 +110,6 @@ pub(super) fn heard(headers: &HeaderMap) -> Option<Attempt<'static>> {
 #[cfg(test)]
 mod tests {
     use std::io::ErrorKind;
-    use std::time::Duration;
 
     use super::*;
     use crate::mesh::route::RetryPolicy;
@@ -158,7 +176,12 @@ mod tests {
         let told = told(&of_dial(DialError::Connect(refused))).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(UNSERVED, told);
-        assert!(matches!(heard(&headers), Some(Attempt::NotConnected)));
+        assert!(matches!(
+            heard(&headers),
+            Some(Heard::Failed(Attempt::NotConnected))
+        ));
+        headers.insert(UNSERVED, super::told(&Refusal::Plaintext).unwrap());
+        assert!(matches!(heard(&headers), Some(Heard::Forbidden)));
         headers.insert(UNSERVED, HeaderValue::from_static("something else"));
         assert!(heard(&headers).is_none());
         assert!(super::told(&Refusal::NoEndpoint).is_none());

@@ -21,9 +21,10 @@ use crate::proxy::arrival::Visit;
 use crate::proxy::backend;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::authenticate::authenticate;
-use crate::proxy::http::choose::{Choice, endpoint};
+use crate::proxy::http::choose::{Choice, Tried, endpoint};
 use crate::proxy::http::decide::{Course, authority_or};
 use crate::proxy::http::headers::ORIGINAL_VERSION;
+use crate::proxy::http::introduce::introduce;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::routed::Applied;
 use crate::proxy::inbound::visit;
@@ -55,6 +56,8 @@ pub(super) struct Plan {
     pub(super) hop: Hop,
     /// The endpoint.
     pub(super) addr: SocketAddr,
+    /// What records call whoever is there, where this agent is the source's.
+    pub(super) peer: Option<Arc<PeerLabels>>,
     /// The pod in whose name the connection is made.
     pub(super) via: Arc<ServedPod>,
     /// The client that the application is shown.
@@ -106,6 +109,16 @@ impl Plan {
         }
     }
 
+    /// Tells the source's record of this attempt, where it was told of another one.
+    pub(super) fn tell_source(&self, ledger: &Ledger) {
+        ledger.at_source(|record| {
+            if let Some(peer) = &self.peer {
+                record.sent_to(Arc::clone(peer), self.hop.security(), self.addr);
+            }
+        });
+        ledger.path_taken(self.hop.path());
+    }
+
     /// When the response must have begun.
     pub(super) fn first_deadline(&self) -> Option<Instant> {
         self.deadline.into_iter().chain(self.attempt_deadline).min()
@@ -120,7 +133,7 @@ pub(super) fn outbound(
     caller: &Caller<'_>,
     course: Course,
     request: &mut Request<impl Sized>,
-    tried: Option<&mut Vec<SocketAddr>>,
+    tried: Option<&mut Tried>,
 ) -> Result<Plan, Refusal> {
     let Caller {
         mesh,
@@ -135,7 +148,7 @@ pub(super) fn outbound(
         ledger.service(service);
     }
     let hop = Hop::decide(mesh, &snapshot, choice.workload.as_ref(), choice.addr.port())?;
-    note(caller, &choice, &hop);
+    let peer = note(caller, &snapshot, &choice, &hop);
     let visit = same_node(&hop, source, ends, choice.addr);
     let (token, ask) = match &visit {
         Some(visit) => admit(mesh, &snapshot, visit, request, &course.authority)?,
@@ -146,6 +159,7 @@ pub(super) fn outbound(
         tls: backend::tls_behind(&hop, choice.addr.port(), &snapshot, choice.tls.as_ref()),
         hop,
         addr: choice.addr,
+        peer: Some(peer),
         via: Arc::clone(source),
         client: ends.client,
         wire: wire_for(choice.protocol, request.version()),
@@ -165,12 +179,16 @@ pub(super) fn outbound(
 }
 
 /// Tells the records who is asked, and by which way.
-fn note(caller: &Caller<'_>, choice: &Choice, hop: &Hop) {
+fn note(caller: &Caller<'_>, snapshot: &Snapshot, choice: &Choice, hop: &Hop) -> Arc<PeerLabels> {
     let ledger = caller.ledger;
+    let destination = choice
+        .workload
+        .as_deref()
+        .map_or_else(PeerLabels::unknown, |workload| snapshot.labels(workload));
     if matches!(hop, Hop::SameNode(_)) {
         let flow = source_flow(
             caller.source,
-            choice.workload.as_deref(),
+            Some(Arc::clone(&destination)),
             choice.service.clone(),
             hop.security(),
         );
@@ -179,18 +197,11 @@ fn note(caller: &Caller<'_>, choice: &Choice, hop: &Hop) {
             ..flow
         });
     }
-    let destination = Arc::new(
-        choice
-            .workload
-            .as_deref()
-            .map_or_else(PeerLabels::unknown, PeerLabels::of),
-    );
     ledger.each(|record| {
-        record.destination(Arc::clone(&destination));
-        record.security(hop.security());
-        record.upstream(choice.addr);
+        record.sent_to(Arc::clone(&destination), hop.security(), choice.addr);
     });
     ledger.path_taken(hop.path());
+    destination
 }
 
 /// Plans a request that somebody sent to a pod of this node, if its policies let it in.
@@ -211,11 +222,13 @@ pub(super) fn inbound(
     let original_version = request.headers().get(ORIGINAL_VERSION).filter(|_| from_agent);
     let version = match original_version.map(HeaderValue::as_bytes) {
         Some(b"1") => Version::HTTP_11,
+        Some(b"2") => Version::HTTP_2,
         Some(_) | None => request.version(),
     };
     Ok(Plan {
         hop: Hop::SameNode(Arc::clone(pod)),
         addr: ends.original,
+        peer: None,
         via: Arc::clone(pod),
         client: ends.client,
         wire: wire_for(port.protocol, version),
@@ -249,6 +262,11 @@ fn admit(
     arrival
         .judge_plaintext(snapshot)
         .inspect_err(|refusal| arrival.refused(mesh, refusal))?;
+    introduce(
+        request.headers_mut(),
+        &arrival.pod.identity,
+        arrival.proven(snapshot),
+    );
     let token = authenticate(mesh, snapshot, &arrival, request, authority)?;
     let ask = arrival.admit_request(mesh, snapshot, request, authority, token.as_ref())?;
     Ok((token, ask))

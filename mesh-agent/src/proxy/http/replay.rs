@@ -26,6 +26,8 @@ struct State<B> {
     size: usize,
     /// Too much of it was sent to be kept, or its sender broke it off.
     is_lost: bool,
+    /// Its sender said that there is no more.
+    has_ended: bool,
     /// The sending that may be read.
     newest: u32,
     /// Wakes it when it waits for more.
@@ -56,6 +58,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Replay<B> {
             kept: Vec::new(),
             size: 0,
             is_lost: false,
+            has_ended: false,
             newest: 0,
             waiting: None,
         }));
@@ -88,9 +91,20 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Replay<B> {
         })
     }
 
+    /// The body from its beginning, for a sending that does not end those before it; `None` unless all of it is known,
+    /// so that none of them has to be read from its sender.
+    pub(super) fn beside(&self) -> Option<Sending<B>> {
+        let state = self.0.lock();
+        (state.is_whole() && !state.is_lost).then(|| Sending {
+            shared: Arc::clone(&self.0),
+            number: state.newest,
+            sent: 0,
+        })
+    }
+
     /// Whether all of it was read from its sender.
     pub(super) fn is_whole(&self) -> bool {
-        self.0.lock().rest.is_end_stream()
+        self.0.lock().is_whole()
     }
 }
 
@@ -114,6 +128,9 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Body for Sending<B> {
                 Kept::Trailers(trailers) => Frame::trailers(trailers),
             })));
         }
+        if state.has_ended {
+            return Poll::Ready(None);
+        }
         let Poll::Ready(frame) = Pin::new(&mut state.rest).poll_frame(cx) else {
             state.waiting = Some(cx.waker().clone());
             return Poll::Pending;
@@ -125,14 +142,14 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Body for Sending<B> {
             }
             // What the client did not finish must not be sent again.
             Some(Err(_)) => state.lose(),
-            None => {}
+            None => state.has_ended = true,
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         let state = self.shared.lock();
-        self.sent >= state.kept.len() && state.rest.is_end_stream()
+        self.sent >= state.kept.len() && state.is_whole()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -151,6 +168,12 @@ impl Sending<Inflow> {
         }
         let kept = state.kept.iter().filter_map(Kept::data);
         Poll::Ready(beginning(kept.chain(state.rest.peeked()), limit))
+    }
+}
+
+impl<B: Body> State<B> {
+    fn is_whole(&self) -> bool {
+        self.has_ended || self.rest.is_end_stream()
     }
 }
 
@@ -226,6 +249,22 @@ mod tests {
             assert_eq!(second.trailers().unwrap()["end"], "1");
             assert_eq!(second.to_bytes(), "onetwo", "{read_before}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_sending_beside_another_one_has_the_same_body_and_takes_nothing_from_it() {
+        let (replay, mut first) = Replay::of(body(vec![data("one"), data("two")]));
+        assert!(replay.beside().is_none(), "there may be more");
+        first.frame().await.unwrap().unwrap();
+        assert!(replay.beside().is_none());
+        first.frame().await.unwrap().unwrap();
+        assert!(first.frame().await.is_none());
+        let second = replay.beside().unwrap();
+        assert_eq!(second.collect().await.unwrap().to_bytes(), "onetwo");
+        assert!(first.is_end_stream() && first.frame().await.is_none());
+        let third = replay.beside().unwrap();
+        let _fourth = replay.again().unwrap();
+        assert!(third.collect().await.is_err(), "another attempt ends all of them");
     }
 
     #[tokio::test]

@@ -39,6 +39,8 @@ pub(super) struct Applied {
     cookie_path: Option<Arc<str>>,
     /// The endpoint at which the client's session is kept.
     kept: Option<SocketAddr>,
+    /// Whether another Service answers than the backend.
+    is_stand_in: bool,
     /// What a script of another origin is told with the response.
     cors: HeaderMap,
     /// What those that let the request in want written into the response's headers.
@@ -66,6 +68,7 @@ impl Applied {
             prefix: decided.prefix,
             cookie_path: decided.cookie_path,
             kept: None,
+            is_stand_in: false,
             on_response: Vec::new(),
         }
     }
@@ -90,6 +93,15 @@ impl Applied {
         }
     }
 
+    /// For another Service that answers in the backend's place: no session begins there.
+    pub(super) fn standing_in(self) -> Self {
+        Self {
+            kept: None,
+            is_stand_in: true,
+            ..self
+        }
+    }
+
     /// The endpoint at which the client's session is kept, if it has one.
     pub(super) fn kept(&self) -> Option<SocketAddr> {
         self.kept
@@ -102,7 +114,7 @@ impl Applied {
         upstream: &Upstream,
         endpoint: SocketAddr,
     ) -> Option<(HeaderName, HeaderValue)> {
-        let sessions = self.rule.session.as_ref()?;
+        let sessions = self.rule.session.as_ref().filter(|_| !self.is_stand_in)?;
         if self.kept == Some(endpoint) {
             return None;
         }

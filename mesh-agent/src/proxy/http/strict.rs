@@ -6,13 +6,17 @@
 use http::header::{HOST, HeaderMap};
 use http::uri::Authority;
 use http::{Method, Request, Version};
+use hyper::ext::Protocol;
 
 use crate::proxy::refusal::Refusal;
 
 /// Whether the target has a form that its method allows, a bearable length, and names whom `Host` names.
 pub(super) fn check(request: &Request<impl Sized>) -> Result<(), Refusal> {
     if request.method() == Method::CONNECT {
-        return Err(Refusal::ConnectMethod);
+        return Err(match request.extensions().get::<Protocol>() {
+            Some(_) => Refusal::ConnectProtocol,
+            None => Refusal::ConnectMethod,
+        });
     }
     let uri = request.uri();
     if uri

@@ -1,33 +1,31 @@
-//! Requests that ask to change protocol, WebSocket above all: one connection of their own, HTTP/1.1 to its end.
+//! Requests that ask to change protocol, WebSocket above all: each has a connection of its own.
 //!
 //! Between nodes it is one mTLS connection whose ALPN says HTTP/1.1, so that the bytes after the change pay no
-//! second framing and the other agent still sees the request.
+//! second framing and the other agent still sees the request. Client and application may each speak HTTP/2.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::uri::Authority;
-use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::{Request, Response, StatusCode, Version};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::balance::Pick;
-use crate::identity::{Alpn, BackendAlpn};
 use crate::policy::authentication::Claims;
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
-use crate::proxy::backend;
-use crate::proxy::breaker::limited;
 use crate::proxy::conduct;
-use crate::proxy::http::forward::{answer, ready, within};
+use crate::proxy::http::forward::answer;
 use crate::proxy::http::headers::prepare_response;
 use crate::proxy::http::ledger::Ledger;
+use crate::proxy::http::line;
 use crate::proxy::http::plan::Plan;
 use crate::proxy::http::reply::switching;
 use crate::proxy::http::upload::Upload;
@@ -35,10 +33,10 @@ use crate::proxy::live::until_refused;
 use crate::proxy::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::telemetry::ResponseFlag;
-use crate::transport::ByteStream;
-use crate::transport::http::{Body, frame_for_h1, start_h1};
-use crate::transport::pool::{Leased, Wire};
+use crate::transport::http::Body;
+use crate::transport::pool::Leased;
 use crate::transport::relay::{Meter, RelayEnd, relay};
+use crate::transport::{ByteStream, never};
 
 /// Carries a request that asks for `protocol`; when the application agrees, carries the bytes that follow.
 pub(super) async fn carry(
@@ -50,16 +48,18 @@ pub(super) async fn carry(
 ) -> Result<Response<Body>, Refusal> {
     let client_side = hyper::upgrade::on(&mut request);
     let asked = Asked::of(&request, &plan);
-    let mut request = ready(request, &plan, Wire::H1)?;
-    request
-        .headers_mut()
-        .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    request.headers_mut().insert(UPGRADE, protocol);
-    frame_for_h1(&mut request);
-    let sent = send(mesh, request, &plan).await;
-    let (mut response, revoked) =
-        sent.inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
+    let is_extended = request.version() == Version::HTTP_2;
+    let answered = line::send(mesh, request, &plan, protocol).await;
+    let line::Answered {
+        mut response,
+        revoked,
+    } = answered.inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if is_extended && response.status().is_success() {
+            // To the client it would be an agreement.
+            conduct::refused(plan.pick.as_mut(), &Refusal::NoAnswer);
+            return Err(Refusal::NoAnswer);
+        }
         return Ok(answer(mesh, response.map(Leased::unpooled), plan, ledger));
     }
     conduct::answered(plan.pick.as_mut(), &response, false);
@@ -91,30 +91,6 @@ pub(super) async fn carry(
     };
     plan.via.tasks.spawn("upgraded", tunnel.run());
     Ok(switching(headers))
-}
-
-/// Sends the request on a connection of its own.
-/// The response, and what ends the connection when a certificate of it is called back.
-async fn send(
-    mesh: &Arc<Mesh>,
-    request: Request<Body>,
-    plan: &Plan,
-) -> Result<(Response<Incoming>, BoxFuture<'static, ()>), Refusal> {
-    let connect = limited(plan.breakers.clone(), {
-        let (mesh, via, hop) = (Arc::clone(mesh), Arc::clone(&plan.via), plan.hop.clone());
-        let (client, addr, tls) = (plan.client, plan.addr, plan.tls.clone());
-        move || {
-            let connecting = hop.connect(&mesh, &via, client, addr, Alpn::H1);
-            backend::over(&mesh, &via, tls.as_ref(), BackendAlpn::H1, connecting)
-        }
-    });
-    let stream = within(plan.first_deadline(), connect()).await??;
-    let revoked = stream.revoked();
-    let mut sender = start_h1(&plan.via.tasks, stream).await?;
-    let response = within(plan.first_deadline(), sender.send_request(request))
-        .await?
-        .map_err(Refusal::Broken)?;
-    Ok((response, revoked))
 }
 
 /// Two connections that changed protocol together.
@@ -226,6 +202,15 @@ impl UpgradedStream {
 
 impl ByteStream for UpgradedStream {
     fn reset_on_close(&self) {}
+
+    /// Whoever changed protocol watches the connection itself.
+    fn proved_until(&self) -> Option<SystemTime> {
+        None
+    }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        never()
+    }
 }
 
 impl AsyncRead for UpgradedStream {

@@ -22,7 +22,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::facts::LabPod;
 use super::lab::Lab;
 use crate::detect::{Spoken, look, spoken};
-use crate::lifecycle::Tasks;
 use crate::transport::http::{Body, TaskExecutor};
 
 /// An HTTP server of a pod, and what it saw.
@@ -48,6 +47,23 @@ impl App {
         F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
         R: Future<Output = Response<Body>> + Send + 'static,
     {
+        Self::serving(lab, pod, false, handler).await
+    }
+
+    /// As [`App::http`], and takes extended CONNECT.
+    pub(super) async fn extended<F, R>(lab: &Lab, pod: LabPod, handler: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
+        R: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::serving(lab, pod, true, handler).await
+    }
+
+    async fn serving<F, R>(lab: &Lab, pod: LabPod, is_extended: bool, handler: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
+        R: Future<Output = Response<Body>> + Send + 'static,
+    {
         let listener = TcpListener::bind((pod.ip, 0)).await.unwrap();
         let app = Self {
             addr: listener.local_addr().unwrap(),
@@ -58,8 +74,12 @@ impl App {
         lab.tasks.spawn("app", async move {
             loop {
                 let (stream, peer) = listener.accept().await.unwrap();
-                let (handler, seen, executor) = (Arc::clone(&handler), Arc::clone(&seen), tasks.clone());
-                tasks.spawn("app-connection", serve(stream, peer, handler, seen, executor));
+                let (handler, seen) = (Arc::clone(&handler), Arc::clone(&seen));
+                let mut h2 = http2::Builder::new(TaskExecutor(tasks.clone()));
+                if is_extended {
+                    h2.enable_connect_protocol();
+                }
+                tasks.spawn("app-connection", serve(stream, peer, handler, seen, h2));
             }
         });
         app
@@ -101,7 +121,7 @@ async fn serve(
     peer: SocketAddr,
     handler: Arc<Handler>,
     seen: Arc<Mutex<Vec<Seen>>>,
-    tasks: Tasks,
+    h2: http2::Builder<TaskExecutor>,
 ) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (head, body) = request.into_parts();
@@ -118,9 +138,7 @@ async fn serve(
     let io = TokioIo::new(stream);
     // An error is a client that went away.
     let _served = if version == Some(Spoken::Http2) {
-        http2::Builder::new(TaskExecutor(tasks))
-            .serve_connection(io, service)
-            .await
+        h2.serve_connection(io, service).await
     } else {
         http1::Builder::new()
             .serve_connection(io, service)

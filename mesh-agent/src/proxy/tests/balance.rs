@@ -27,8 +27,7 @@ fn quick() -> WrittenPolicy {
             consecutive_5xx: 1,
             ..OutlierDetection::default()
         }),
-        limits: None,
-        tls: None,
+        ..WrittenPolicy::default()
     }
 }
 

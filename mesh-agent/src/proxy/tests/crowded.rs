@@ -1,13 +1,16 @@
 //! What one pod may have at a time, and what its neighbours have of it.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
+
+use tokio::io::AsyncReadExt;
 
 use super::app::{App, written_by_hand};
 use super::client::{H1, get};
 use super::facts::{BANK, CART, PAY, WEB};
 use super::lab::{Lab, eventually, soon};
 use crate::mesh::service::AppProtocol;
-use crate::proxy::pods::MAX_REQUESTS;
+use crate::proxy::pods::{MAX_CONNECTIONS, MAX_REQUESTS};
 
 #[tokio::test]
 async fn a_pod_with_too_many_requests_is_refused_and_its_neighbour_is_not() {
@@ -56,4 +59,32 @@ async fn a_pod_with_too_many_requests_is_refused_and_its_neighbour_is_not() {
         served.requests.available_permits() == MAX_REQUESTS
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_pod_with_too_many_connections_is_reset_and_its_neighbour_is_not() {
+    let lab = Lab::start().await;
+    let app = App::says(&lab, PAY, "paid").await;
+    let vip = lab.service("pay", AppProtocol::Http, &[app.addr]).await;
+    let served = lab.a.mesh.pods.find(&WEB.workload().uid).unwrap();
+    let all = u32::try_from(MAX_CONNECTIONS).unwrap();
+    let others = Arc::clone(&served.connections)
+        .try_acquire_many_owned(all)
+        .unwrap();
+
+    let mut refused = lab.dial(WEB, vip).await;
+    let error = soon("its end", refused.read_u8()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let of_pod = [
+        ("workload", WEB.name),
+        ("direction", "outbound"),
+        ("limit", "connections"),
+    ];
+    assert_eq!(lab.a.sum("mesh_pod_limits_refused_total", &of_pod), 1);
+
+    let reply = H1::dial(&lab, CART, vip).await.fetch(get("/")).await;
+    assert_eq!((reply.status.as_u16(), reply.text()), (200, "paid"));
+    drop(others);
+    let reply = H1::dial(&lab, WEB, vip).await.fetch(get("/")).await;
+    assert_eq!(reply.status, 200);
 }

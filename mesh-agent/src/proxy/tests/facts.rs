@@ -12,7 +12,9 @@ use crate::mesh::route::{
     Audience, BackendTarget, Filters, HttpMatch, HttpRoute, HttpRule, PathMatch, RouteBackend, RouteKind,
     RouteParent, RuleAction,
 };
-use crate::mesh::service::{AppProtocol, Endpoint, EndpointCondition, Service, ServiceName, ServicePort};
+use crate::mesh::service::{
+    AppProtocol, Endpoint, EndpointCondition, Resilience, Service, ServiceName, ServicePort,
+};
 use crate::mesh::traffic::{
     BalancerKind, DestinationRule, EndpointPlace, HostPattern, Locality, ServiceTraffic, WrittenPolicy,
 };
@@ -117,6 +119,7 @@ pub(super) fn service(service: &str, vip: IpAddr, protocol: AppProtocol) -> Serv
             balancer: Some(BalancerKind::RoundRobin),
             ..ServiceTraffic::default()
         },
+        resilience: Resilience::default(),
     }
 }
 

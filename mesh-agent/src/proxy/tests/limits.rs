@@ -13,6 +13,7 @@ use super::authorization::{from, policy as authorization};
 use super::client::{H1, H2, call, get};
 use super::facts::{BANK, CART, LEGACY, LabPod, PAY, WEB, node};
 use super::lab::Lab;
+use super::retries::{again, retrying};
 use crate::mesh::facts::{Facts, ObjectMeta};
 use crate::mesh::policy::authorization::{PolicyAction, PolicyTarget};
 use crate::mesh::policy::rate_limit::{
@@ -301,4 +302,38 @@ async fn a_change_of_something_else_gives_no_tokens() {
     assert_eq!(statuses(&lab, WEB, vip, &["/"]).await, [429]);
     lab.change(set(policy(vec![hourly(2, vec![])])));
     assert_eq!(statuses(&lab, WEB, vip, &["/", "/", "/"]).await, [200, 200, 429]);
+}
+
+/// Whether a reason to try again is one does not depend on the node: the destination's agent is asked, or answers.
+#[tokio::test]
+async fn what_a_limit_or_a_policy_refuses_is_tried_again_on_no_path_unless_that_is_asked_for() {
+    let lab = Lab::start().await;
+    let (limited, denied) = (
+        policy(vec![hourly(1, vec![])]),
+        authorization(PolicyAction::Allow, vec![from(BANK)]),
+    );
+    for (pod, server) in SERVERS {
+        let app = App::says(&lab, pod, "hello").await;
+        let vip = lab.service(server, AppProtocol::Http, &[app.addr]).await;
+        let agent = if pod == CART { &lab.a } else { &lab.b };
+        let refused = |reason| agent.sum("mesh_policy_denials_total", &[("reason", reason)]);
+        for (words, asked) in [("429,5xx", 1), ("429,envoy-ratelimited", 3)] {
+            // Another name, so that the bucket is full again.
+            let name = format!("{server}-{asked}").into();
+            lab.change(set(RateLimitPolicy {
+                name,
+                ..limited.clone()
+            }));
+            retrying(&lab, server, &again(2, words));
+            assert_eq!(statuses(&lab, WEB, vip, &["/"]).await, [200], "{server} {words}");
+            let before = refused("local_rate_limited");
+            assert_eq!(statuses(&lab, WEB, vip, &["/"]).await, [429], "{server} {words}");
+            assert_eq!(refused("local_rate_limited") - before, asked, "{server} {words}");
+        }
+        lab.change(|facts| facts.authorization_policies = vec![denied.clone()]);
+        retrying(&lab, server, &again(2, "403,5xx"));
+        assert_eq!(statuses(&lab, WEB, vip, &["/"]).await, [403], "{server}");
+        assert_eq!(refused("authorization_denied"), 1, "{server}");
+        lab.change(|facts| facts.authorization_policies.clear());
+    }
 }

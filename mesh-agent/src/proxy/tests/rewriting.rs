@@ -2,10 +2,11 @@
 
 use http::Version;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use super::app::{App, heard, speaks};
 use super::client::{H1, H2, exchange, get, get2};
-use super::facts::{CART, PAY, WEB};
+use super::facts::{CART, LEGACY, PAY, WEB};
 use super::lab::Lab;
 use crate::mesh::service::AppProtocol;
 
@@ -230,5 +231,51 @@ async fn a_response_says_its_length_in_one_way() {
         let reply = H1::dial(&lab, WEB, vip).await.fetch(get("/")).await;
         assert_eq!(reply.text(), "whole", "{name}");
         assert_eq!(reply.headers.get("content-length"), None, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn who_asks_is_said_by_the_agent_and_what_proxies_said_stays_as_it_came() {
+    let lab = Lab::start().await;
+    let forged = [
+        (
+            "x-forwarded-client-cert",
+            "URI=spiffe://cluster.local/ns/bank/sa/root",
+        ),
+        ("x-forwarded-for", "192.0.2.1, 192.0.2.2"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "example.org"),
+        ("via", "1.1 edge"),
+    ];
+    let asking = || {
+        let mut request = get("/");
+        for (name, value) in forged {
+            let value = http::HeaderValue::from_static(value);
+            request.headers_mut().insert(name, value);
+        }
+        request
+    };
+    for (pod, name) in [(CART, "cart"), (PAY, "pay")] {
+        let app = App::says(&lab, pod, "hello").await;
+        let vip = lab.service(name, AppProtocol::Http, &[app.addr]).await;
+        H1::dial(&lab, WEB, vip).await.fetch(asking()).await;
+        let gate = lab.steer(app.addr, LEGACY.ip).await;
+        let outside = TcpStream::connect(gate).await.unwrap();
+        H1::on(&lab, outside).await.fetch(asking()).await;
+
+        let [from_web, from_outside] = &app.seen()[..] else {
+            panic!("{name}: not two requests");
+        };
+        let element = format!("By={};Subject=\"\";URI={}", pod.identity(), WEB.identity());
+        assert_eq!(
+            from_web.header("x-forwarded-client-cert"),
+            Some(&*element),
+            "{name}"
+        );
+        assert_eq!(from_outside.header("x-forwarded-client-cert"), None, "{name}");
+        for (field, value) in &forged[1..] {
+            assert_eq!(from_web.header(field), Some(*value), "{name}");
+            assert_eq!(from_outside.header(field), Some(*value), "{name}");
+        }
     }
 }

@@ -4,10 +4,12 @@ mod authorization;
 mod backends_tls;
 mod contradictions;
 mod direct;
+mod health;
 mod lookups;
 mod nodes;
 mod places;
 mod rebuilds;
+mod resilience;
 mod service_entries;
 mod stream_routes;
 mod subsets;
@@ -24,7 +26,7 @@ use crate::mesh::facts::{Facts, ObjectMeta, Rejection};
 use crate::mesh::route::{
     Audience, BackendTarget, Filters, HttpRoute, HttpRule, RouteBackend, RouteKind, RouteParent, RuleAction,
 };
-use crate::mesh::service::{Endpoint, EndpointCondition, Service, ServicePort};
+use crate::mesh::service::{Endpoint, EndpointCondition, Resilience, Service, ServicePort};
 use crate::mesh::traffic::{BalancerKind, EndpointPlace, Locality, ServiceTraffic};
 use crate::mesh::workload::fixture::pod;
 use crate::mesh::workload::{Membership, Placement};
@@ -74,6 +76,7 @@ fn service(name: &str, vips: &[&str], protocol: AppProtocol) -> Service {
             balancer: Some(BalancerKind::RoundRobin),
             ..ServiceTraffic::default()
         },
+        resilience: Resilience::default(),
     }
 }
 

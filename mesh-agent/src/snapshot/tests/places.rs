@@ -95,13 +95,18 @@ fn the_kernel_chooses_only_where_any_endpoint_will_do() {
         }),
         ..WrittenPolicy::default()
     };
-    let connections = WrittenPolicy {
-        limits: Some(Limits {
-            connections: Some(5),
-            ..Limits::default()
-        }),
+    let limits = |limits| WrittenPolicy {
+        limits: Some(limits),
         ..WrittenPolicy::default()
     };
+    let connections = limits(Limits {
+        connections: Some(5),
+        ..Limits::default()
+    });
+    let brief = limits(Limits {
+        opaque_duration: Some(Duration::from_mins(1)),
+        ..Limits::default()
+    });
     let open_of = |facts: &Facts| {
         let (snapshot, _) = build(facts);
         upstream(&snapshot).open_to_kernel(true).map(|open| open.len())
@@ -112,6 +117,7 @@ fn the_kernel_chooses_only_where_any_endpoint_will_do() {
     for (policy, open) in [
         (limited(5), Some(2)),
         (connections, None),
+        (brief, None),
         (ejecting(), None),
         (warm, None),
     ] {

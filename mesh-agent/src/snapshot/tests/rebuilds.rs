@@ -45,6 +45,27 @@ fn loads_and_turns_and_unchanged_pods_survive_a_rebuild() {
 }
 
 #[test]
+fn a_pods_labels_are_worked_out_once_until_the_pod_changes() {
+    let mut facts = web();
+    let (first, _) = build(&facts);
+    let known = |snapshot: &Snapshot, uid| Arc::clone(snapshot.workload(&WorkloadUid::new(uid)).unwrap());
+    let of = |snapshot: &Snapshot, uid| snapshot.labels(&known(snapshot, uid));
+    let (same, changed) = (of(&first, "shop/web-1"), of(&first, "shop/web-2"));
+    assert!(Arc::ptr_eq(&same, &of(&first, "shop/web-1")));
+
+    facts.workloads[1].naming.app = "renamed".into();
+    let (second, _) = Snapshot::build(&facts, &settings(), Some(&first));
+    assert!(Arc::ptr_eq(&same, &of(&second, "shop/web-1")));
+    assert_eq!(of(&second, "shop/web-2").app(), "renamed");
+    let stale = known(&first, "shop/web-2");
+    assert_eq!(
+        second.labels(&stale).app(),
+        changed.app(),
+        "asked about a pod as it was"
+    );
+}
+
+#[test]
 fn a_new_pod_at_an_old_address_begins_with_no_load() {
     let mut facts = web();
     facts.endpoints.truncate(1);

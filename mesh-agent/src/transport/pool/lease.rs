@@ -133,15 +133,22 @@ pub(super) struct H1Lease {
     shelves: Arc<H1Shelves>,
     key: PoolKey,
     sender: H1Sender,
+    /// Requests, with this one.
+    carried: u32,
 }
 
 impl H1Lease {
-    pub(super) fn new(shelves: Arc<H1Shelves>, key: PoolKey, sender: H1Sender) -> Self {
-        Self { shelves, key, sender }
+    pub(super) fn new(shelves: Arc<H1Shelves>, key: PoolKey, sender: H1Sender, carried: u32) -> Self {
+        Self {
+            shelves,
+            key,
+            sender,
+            carried,
+        }
     }
 
     fn give_back(self) {
-        self.shelves.put(self.key, self.sender);
+        self.shelves.put(self.key, self.sender, self.carried);
     }
 }
 

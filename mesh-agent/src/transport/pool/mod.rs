@@ -16,21 +16,22 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
-use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use parking_lot::Mutex;
 
 use crate::lifecycle::Tasks;
+use crate::mesh::traffic::Reuse;
 use crate::mesh::workload::WorkloadUid;
-use crate::transport::http::{Body, H1Sender, frame_for_h1, start_h1};
+use crate::transport::http::{Body, H1Sender, frame_for_h1, no_body, start_h1};
 use crate::transport::pool::lease::{H1Lease, H2Lease};
 use crate::transport::pool::shelf::{H1Shelf, H2Shelf, Opening};
 use crate::transport::{ByteStream, DialError};
 
 pub use crate::transport::pool::lease::Leased;
 
-/// Opens one connection; called once for each connection that is needed.
-pub type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> + Send + Sync>;
+/// Opens one connection; called once for each connection that is needed, which for most requests is none.
+pub type Connect<'c> =
+    &'c (dyn Fn() -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> + Send + Sync);
 
 /// The HTTP version that a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,6 +55,15 @@ pub struct PoolKey {
     pub wire: Wire,
     /// The number of the TLS that the application speaks itself: connections that were begun by other rules are not used.
     pub tls: Option<u64>,
+    /// How they are used again; where a policy changes that, new ones are opened.
+    pub reuse: Reuse,
+}
+
+impl PoolKey {
+    /// How long an HTTP/1.1 connection may be idle.
+    fn idle_h1(&self) -> Duration {
+        self.reuse.idle.unwrap_or(IDLE)
+    }
 }
 
 /// Why a request got no response.
@@ -75,11 +85,12 @@ struct H1Shelves {
 }
 
 impl H1Shelves {
-    /// Keeps a connection for the next request.
-    fn put(&self, key: PoolKey, sender: H1Sender) {
+    /// Keeps a connection that has carried `carried` requests for the next one, if it may carry one more.
+    fn put(&self, key: PoolKey, sender: H1Sender, carried: u32) {
+        let is_spent = key.reuse.requests.is_some_and(|most| carried >= most.get());
         let mut shelves = self.shelves.lock();
-        if !sender.is_closed() && !self.is_closed.load(Ordering::Acquire) {
-            shelves.entry(key).or_default().put(sender);
+        if !is_spent && !sender.is_closed() && !self.is_closed.load(Ordering::Acquire) {
+            shelves.entry(key).or_default().put(sender, carried);
         }
     }
 }
@@ -111,7 +122,7 @@ impl HttpPool {
         &self,
         key: &PoolKey,
         request: Request<Body>,
-        connect: Connect,
+        connect: Connect<'_>,
     ) -> Result<Response<Leased>, SendError> {
         match key.wire {
             Wire::H1 => self.send_h1(key, request, connect).await,
@@ -121,7 +132,9 @@ impl HttpPool {
 
     /// Closes what was idle for longer than the idle time; called from a periodic task.
     pub fn sweep(&self) {
-        self.h1.shelves.lock().retain(|_, shelf| shelf.sweep(IDLE));
+        let mut shelves = self.h1.shelves.lock();
+        shelves.retain(|key, shelf| shelf.sweep(key.idle_h1()));
+        drop(shelves);
         self.h2.lock().retain(|_, shelf| shelf.sweep());
     }
 
@@ -148,16 +161,16 @@ impl HttpPool {
         &self,
         key: &PoolKey,
         mut request: Request<Body>,
-        connect: Connect,
+        connect: Connect<'_>,
     ) -> Result<Response<Leased>, SendError> {
         frame_for_h1(&mut request);
-        while let Some(mut sender) = self.take_idle(key) {
+        while let Some((mut sender, carried)) = self.take_idle(key) {
             if sender.ready().await.is_err() {
                 continue;
             }
             let again = replay_of(&request);
             let mut failed = match sender.try_send_request(request).await {
-                Ok(response) => return Ok(self.lease_h1(key, sender, response)),
+                Ok(response) => return Ok(self.lease_h1(key, sender, carried.saturating_add(1), response)),
                 Err(failed) => failed,
             };
             if let Some(unsent) = failed.take_message() {
@@ -178,20 +191,21 @@ impl HttpPool {
             .await
             .map_err(|error| SendError::Dial(Arc::new(error)))?;
         let response = sender.send_request(request).await.map_err(SendError::Broken)?;
-        Ok(self.lease_h1(key, sender, response))
+        Ok(self.lease_h1(key, sender, 1, response))
     }
 
-    fn take_idle(&self, key: &PoolKey) -> Option<H1Sender> {
-        self.h1.shelves.lock().get_mut(key)?.take(IDLE)
+    fn take_idle(&self, key: &PoolKey) -> Option<(H1Sender, u32)> {
+        self.h1.shelves.lock().get_mut(key)?.take(key.idle_h1())
     }
 
     fn lease_h1(
         &self,
         key: &PoolKey,
         sender: H1Sender,
+        carried: u32,
         response: Response<hyper::body::Incoming>,
     ) -> Response<Leased> {
-        let lease = H1Lease::new(Arc::clone(&self.h1), key.clone(), sender);
+        let lease = H1Lease::new(Arc::clone(&self.h1), key.clone(), sender, carried);
         response.map(|body| Leased::h1(body, lease))
     }
 
@@ -199,10 +213,10 @@ impl HttpPool {
         &self,
         key: &PoolKey,
         mut request: Request<Body>,
-        connect: Connect,
+        connect: Connect<'_>,
     ) -> Result<Response<Leased>, SendError> {
         for _ in 0..MAX_TRIES {
-            let opening = self.h2_connection(key, &connect);
+            let opening = self.h2_connection(key, connect);
             let (mut sender, lease): (_, H2Lease) = opening.wait().await.map_err(SendError::Dial)?;
             let again = copy_without_body(&request);
             match sender.try_send_request(request).await {
@@ -221,11 +235,11 @@ impl HttpPool {
 
     /// A connection with room; a new one when there is none, kept unless the pool is closed: then it ends with what
     /// it was opened for.
-    fn h2_connection(&self, key: &PoolKey, connect: &Connect) -> Opening {
+    fn h2_connection(&self, key: &PoolKey, connect: Connect<'_>) -> Opening {
         let mut shelves = self.h2.lock();
         let kept = shelves.get_mut(key).and_then(H2Shelf::free);
         kept.unwrap_or_else(|| {
-            let opening = Opening::begin(&self.tasks, connect);
+            let opening = Opening::begin(&self.tasks, connect, key.reuse);
             if !self.h1.is_closed.load(Ordering::Acquire) {
                 shelves.entry(key.clone()).or_default().keep(&opening);
             }
@@ -247,10 +261,7 @@ fn copy_without_body(request: &Request<Body>) -> Option<Request<Body>> {
     if !request.body().is_end_stream() {
         return None;
     }
-    let empty = http_body_util::Empty::new()
-        .map_err(|never| match never {})
-        .boxed_unsync();
-    let mut copy = Request::new(empty);
+    let mut copy = Request::new(no_body());
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());
     copy.headers_mut().clone_from(request.headers());

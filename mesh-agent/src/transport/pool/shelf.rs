@@ -1,6 +1,7 @@
 //! The connections to one destination.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -10,6 +11,7 @@ use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 
 use crate::lifecycle::Tasks;
+use crate::mesh::traffic::Reuse;
 use crate::transport::DialError;
 use crate::transport::http::{H1Sender, H2Sender, POOLED_STREAMS, start_h2};
 use crate::transport::pool::Connect;
@@ -18,34 +20,52 @@ use crate::transport::pool::lease::H2Lease;
 /// Idle HTTP/1.1 connections, the one used last on top.
 #[derive(Debug, Default)]
 pub(super) struct H1Shelf {
-    idle: Vec<(H1Sender, Instant)>,
+    idle: Vec<Idle>,
+}
+
+/// A connection that waits for its next request.
+#[derive(Debug)]
+struct Idle {
+    sender: H1Sender,
+    since: Instant,
+    carried: u32,
 }
 
 impl H1Shelf {
-    /// The freshest connection that is open and younger than `idle`.
-    pub(super) fn take(&mut self, idle: Duration) -> Option<H1Sender> {
-        while let Some((sender, since)) = self.idle.pop() {
+    /// The freshest connection that is open and idle for less than `idle`, and how many requests it has carried.
+    pub(super) fn take(&mut self, idle: Duration) -> Option<(H1Sender, u32)> {
+        while let Some(Idle {
+            sender,
+            since,
+            carried,
+        }) = self.idle.pop()
+        {
             if since.elapsed() >= idle {
                 self.idle.clear();
                 return None;
             }
             if !sender.is_closed() {
-                return Some(sender);
+                return Some((sender, carried));
             }
         }
         None
     }
 
-    pub(super) fn put(&mut self, sender: H1Sender) {
+    pub(super) fn put(&mut self, sender: H1Sender, carried: u32) {
         if self.idle.len() < MAX_IDLE {
-            self.idle.push((sender, Instant::now()));
+            let since = Instant::now();
+            self.idle.push(Idle {
+                sender,
+                since,
+                carried,
+            });
         }
     }
 
     /// Closes what is too old; whether anything is left.
     pub(super) fn sweep(&mut self, idle: Duration) -> bool {
         self.idle
-            .retain(|(sender, since)| since.elapsed() < idle && !sender.is_closed());
+            .retain(|one| one.since.elapsed() < idle && !one.sender.is_closed());
         !self.idle.is_empty()
     }
 
@@ -64,10 +84,9 @@ impl H2Shelf {
     /// A connection that has room for one more stream; connections that ended are forgotten.
     pub(super) fn free(&mut self) -> Option<Opening> {
         self.connections.retain(Opening::is_alive);
-        self.connections
-            .iter()
-            .find(|connection| connection.has_room())
-            .cloned()
+        let free = self.connections.iter().find(|connection| connection.has_room())?;
+        free.begun.fetch_add(1, Ordering::Relaxed);
+        Some(free.clone())
     }
 
     /// Keeps a connection, or one that is being opened, for whoever comes.
@@ -92,6 +111,9 @@ impl H2Shelf {
 pub(super) struct Opening {
     sender: Shared<BoxFuture<'static, Result<H2Sender, Arc<DialError>>>>,
     streams: Arc<AtomicU32>,
+    /// How many requests it has been given so far.
+    begun: Arc<AtomicU32>,
+    reuse: Reuse,
     last_used: Arc<Mutex<Instant>>,
     /// Set once it is open, see [`ByteStream::proved_until`](crate::transport::ByteStream::proved_until).
     proved_until: Arc<OnceLock<SystemTime>>,
@@ -99,7 +121,7 @@ pub(super) struct Opening {
 
 impl Opening {
     /// Begins to open a connection. A task sees it through, although who asked for it may go away meanwhile.
-    pub(super) fn begin(tasks: &Tasks, connect: &Connect) -> Self {
+    pub(super) fn begin(tasks: &Tasks, connect: Connect<'_>, reuse: Reuse) -> Self {
         let (driver, connecting) = (tasks.clone(), connect());
         let proved_until: Arc<OnceLock<SystemTime>> = Arc::default();
         let until_when = Arc::clone(&proved_until);
@@ -116,6 +138,8 @@ impl Opening {
         Self {
             sender,
             streams: Arc::default(),
+            begun: Arc::new(AtomicU32::new(1)),
+            reuse,
             last_used: Arc::new(Mutex::new(Instant::now())),
             proved_until,
         }
@@ -138,6 +162,10 @@ impl Opening {
         {
             return false;
         }
+        let begun = self.begun.load(Ordering::Relaxed);
+        if self.reuse.requests.is_some_and(|most| begun >= most.get()) {
+            return false;
+        }
         match self.sender.peek() {
             None => true,
             Some(Ok(sender)) => !sender.is_closed(),
@@ -146,11 +174,13 @@ impl Opening {
     }
 
     fn has_room(&self) -> bool {
-        self.streams.load(Ordering::Relaxed) < POOLED_STREAMS
+        let most = self.reuse.streams.map_or(POOLED_STREAMS, NonZeroU32::get);
+        self.streams.load(Ordering::Relaxed) < most.min(POOLED_STREAMS)
     }
 
     fn is_stale(&self) -> bool {
-        self.streams.load(Ordering::Relaxed) == 0 && self.last_used.lock().elapsed() > STALE
+        self.streams.load(Ordering::Relaxed) == 0
+            && self.last_used.lock().elapsed() > self.reuse.idle.unwrap_or(STALE)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Claims about pooled connections, tried without sockets.
 
 use std::io;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,6 +21,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::transport::http::TaskExecutor;
+use crate::transport::never;
 
 fn key(wire: Wire) -> PoolKey {
     PoolKey {
@@ -28,6 +30,7 @@ fn key(wire: Wire) -> PoolKey {
         client: None,
         wire,
         tls: None,
+        reuse: Reuse::default(),
     }
 }
 
@@ -49,10 +52,15 @@ fn serve(tasks: &Tasks, stream: DuplexStream, ended: &Arc<AtomicBool>) {
 }
 
 /// Dials as soon as `may` says so.
-fn connect(tasks: &Tasks, may: &Arc<Notify>, ended: &Arc<AtomicBool>, dialled: &Arc<AtomicBool>) -> Connect {
+fn connect(
+    tasks: &Tasks,
+    may: &Arc<Notify>,
+    ended: &Arc<AtomicBool>,
+    dialled: &Arc<AtomicBool>,
+) -> impl Fn() -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> + Send + Sync {
     let (tasks, may) = (tasks.clone(), Arc::clone(may));
     let (ended, dialled) = (Arc::clone(ended), Arc::clone(dialled));
-    Box::new(move || {
+    move || {
         let (tasks, may) = (tasks.clone(), Arc::clone(&may));
         let (ended, dialled) = (Arc::clone(&ended), Arc::clone(&dialled));
         async move {
@@ -64,7 +72,7 @@ fn connect(tasks: &Tasks, may: &Arc<Notify>, ended: &Arc<AtomicBool>, dialled: &
             Ok(stream)
         }
         .boxed()
-    })
+    }
 }
 
 async fn eventually(what: &str, holds: impl Fn() -> bool) {
@@ -82,14 +90,15 @@ async fn a_dial_goes_on_although_who_began_it_went_away() {
     let (ended, dialled) = (Arc::default(), Arc::default());
     let pool = HttpPool::new(tasks.clone());
     let key = key(Wire::H2);
-    let mut first = Box::pin(pool.send(&key, request(), connect(&tasks, &may, &ended, &dialled)));
+    let connect = connect(&tasks, &may, &ended, &dialled);
+    let mut first = Box::pin(pool.send(&key, request(), &connect));
     assert!(poll_immediate(&mut first).await.is_none());
     drop(first);
 
     may.notify_one();
     eventually("dialled with nobody waiting", || dialled.load(Ordering::Relaxed)).await;
 
-    let never: Connect = Box::new(|| panic!("there is a connection already"));
+    let never: Connect<'_> = &|| panic!("there is a connection already");
     let response = pool.send(&key, request(), never).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
 }
@@ -103,7 +112,7 @@ async fn a_closed_pool_serves_what_still_comes_and_keeps_nothing() {
 
     may.notify_one();
     let connect = connect(&tasks, &may, &ended, &dialled);
-    let response = pool.send(&key(Wire::H2), request(), connect).await.unwrap();
+    let response = pool.send(&key(Wire::H2), request(), &connect).await.unwrap();
     assert_eq!((response.status(), pool.len()), (StatusCode::OK, 0));
 
     drop(response);
@@ -147,24 +156,41 @@ impl ByteStream for Proved {
     fn proved_until(&self) -> Option<SystemTime> {
         Some(self.1)
     }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        never()
+    }
 }
 
 /// How often three requests dial, over connections that are proved until then.
 async fn dials(until: SystemTime) -> usize {
+    dials_of(until, Reuse::default(), false).await
+}
+
+/// The same under `reuse`; where they `overlap` no response is read before the last request.
+async fn dials_of(until: SystemTime, reuse: Reuse, overlap: bool) -> usize {
     let tasks = Tasks::new();
     let pool = HttpPool::new(tasks.clone());
     let dialled = Arc::new(AtomicUsize::new(0));
+    let key = PoolKey {
+        reuse,
+        ..key(Wire::H2)
+    };
+    let mut under_way = Vec::new();
     for _ in 0..3 {
         let (tasks, dialled) = (tasks.clone(), Arc::clone(&dialled));
-        let connect: Connect = Box::new(move || {
+        let connect = move || -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> {
             dialled.fetch_add(1, Ordering::Relaxed);
             let (ours, theirs) = duplex(64 * 1024);
             serve(&tasks, theirs, &Arc::default());
             let stream: Box<dyn ByteStream> = Box::new(Proved(ours, until));
             std::future::ready(Ok(stream)).boxed()
-        });
-        let response = pool.send(&key(Wire::H2), request(), connect).await.unwrap();
+        };
+        let response = pool.send(&key, request(), &connect).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
+        if overlap {
+            under_way.push(response);
+        }
     }
     dialled.load(Ordering::Relaxed)
 }
@@ -174,4 +200,32 @@ async fn a_connection_whose_certificates_have_expired_carries_no_new_request() {
     let now = SystemTime::now();
     assert_eq!(dials(now + Duration::from_hours(1)).await, 1);
     assert_eq!(dials(now - Duration::from_secs(1)).await, 3);
+}
+
+#[tokio::test]
+async fn an_http_2_connection_carries_no_more_than_its_policy_says() {
+    let later = SystemTime::now() + Duration::from_hours(1);
+    let two = NonZeroU32::new(2);
+    let (requests, streams) = (
+        Reuse {
+            requests: two,
+            ..Reuse::default()
+        },
+        Reuse {
+            streams: two,
+            ..Reuse::default()
+        },
+    );
+    for (reuse, overlap, expected) in [
+        (Reuse::default(), true, 1),
+        (requests, false, 2),
+        (streams, false, 1),
+        (streams, true, 2),
+    ] {
+        assert_eq!(
+            dials_of(later, reuse, overlap).await,
+            expected,
+            "{reuse:?} {overlap}"
+        );
+    }
 }

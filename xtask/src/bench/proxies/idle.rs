@@ -1,6 +1,9 @@
 //! Idle connections: what a proxy's user memory grows by for each, in processes that were started for the purpose.
 //!
-//! Memory that was once used is not always given back, so each sample is one of fresh processes. It must not measure time.
+//! Memory that was once used is not always given back, so each sample is one of fresh processes. What they used while they
+//! started they give back late, an agent some 25 MB while the first thousand connections come in: so nothing is compared with
+//! the memory before. Some connections are held, then some more, and so on; what counts is the slope of the line through all
+//! but the first of these points. It must not measure time.
 
 use std::fs;
 use std::process::Child;
@@ -16,18 +19,77 @@ use nix::sys::signal::Signal;
 
 use crate::bench::proxies::load::{Amount, Load};
 use crate::bench::proxies::way::{FAR, NEAR, Way};
+use crate::shell::line;
 
 /// KiB of all proxies together for each connection of the client.
 pub(crate) fn sample(lab: &Running, way: &Way) -> Result<f64> {
     // Threads and pools that any traffic brings are no part of it.
     let done = Load::KeepAlive.run(lab, &way.client, &way.url(Load::KeepAlive), Amount::Requests(640))?;
     ensure!(done.errors == 0, "{} of the first requests failed", done.errors);
-    let before = settled(way)?;
-    let held = Held::open(lab, way)?;
-    let after = settled(way);
-    held.end()?;
-    let after = after?;
-    Ok((after - before) / f64::from(CONNECTIONS))
+    let mut held = Vec::new();
+    let points = held_points(lab, way, &mut held);
+    for one in held {
+        one.end()?;
+    }
+    let points = points?;
+    let fit = Fit::of(&points).context("no slope")?;
+    if fit.off > STRAIGHT_KIB {
+        let shown: Vec<_> = points.iter().map(|(_, kib)| format!("{kib:.0}")).collect();
+        line(&format!(
+            "    memory grows by {:.2} KiB a connection, but not on a line: {} KiB",
+            fit.slope,
+            shown.join(", ")
+        ))?;
+    }
+    Ok(fit.slope)
+}
+
+/// How many connections are held, and the KiB in use then, once for each step.
+fn held_points(lab: &Running, way: &Way, held: &mut Vec<Held>) -> Result<Vec<(f64, f64)>> {
+    let mut points = Vec::new();
+    for step in 1..=STEPS {
+        held.push(Held::open(lab, way)?);
+        let kib = settled(way)?;
+        if step >= FIRST_THAT_COUNTS {
+            points.push((f64::from(step * STEP), kib));
+        }
+    }
+    Ok(points)
+}
+
+/// A line through points by least squares.
+#[derive(Debug, Clone, Copy)]
+struct Fit {
+    slope: f64,
+    /// How far the point lies off it that lies off most.
+    off: f64,
+}
+
+impl Fit {
+    /// `None` unless there are points at two places.
+    fn of(points: &[(f64, f64)]) -> Option<Self> {
+        let mean = |of: fn(&(f64, f64)) -> f64| {
+            let (sum, count) = points
+                .iter()
+                .fold((0.0, 0.0), |(sum, count), point| (sum + of(point), count + 1.0));
+            sum / count
+        };
+        let (x, y) = (mean(|point| point.0), mean(|point| point.1));
+        let (mut above, mut below) = (0.0, 0.0);
+        for point in points {
+            above += (point.0 - x) * (point.1 - y);
+            below += (point.0 - x) * (point.0 - x);
+        }
+        if below <= 0.0 {
+            return None;
+        }
+        let slope = above / below;
+        let distance = |point: &(f64, f64)| (point.1 - y - slope * (point.0 - x)).abs();
+        Some(Self {
+            slope,
+            off: points.iter().map(distance).fold(0.0, f64::max),
+        })
+    }
 }
 
 /// Ends the agents and starts them again; without the trial of the splice, which uses memory and gives it back later.
@@ -57,7 +119,7 @@ impl Held {
             told.to_str().context("a path that is no text")?,
             &way.host,
             &way.port(Load::KeepAlive).to_string(),
-            &CONNECTIONS.to_string(),
+            &STEP.to_string(),
         ];
         let program = program.map(str::to_owned);
         let command = lab.command(&way.client.parse()?, &program, &lab.state.input)?;
@@ -75,7 +137,7 @@ impl Held {
             Ok(Some(())) => Ok(held),
             Ok(None) => {
                 held.end()?;
-                bail!("{CONNECTIONS} connections are not open after a minute")
+                bail!("{STEP} more connections are not open after a minute")
             }
             Err(error) => {
                 held.end()?;
@@ -89,7 +151,7 @@ impl Held {
     }
 }
 
-/// What the proxies hold once that changes no more, or after half a minute: allocators give back late what is no longer used.
+/// What the proxies hold once that changes no more, or after a quarter of a minute: allocators give back late what is no longer used.
 fn settled(way: &Way) -> Result<f64> {
     let (mut last, mut calm) = (memory(way)?, 0);
     let settled = process::wait_until(SETTLE_LIMIT, || {
@@ -121,12 +183,46 @@ fn anonymous(process: ProcessId) -> Result<f64> {
         .parse()?)
 }
 
-/// How many are held.
-pub(crate) const CONNECTIONS: u32 = 2000;
+/// How many more are held at each step, and how many steps there are.
+const STEP: u32 = 500;
+const STEPS: u32 = 7;
+/// Until then a process gives back what it used while it started.
+const FIRST_THAT_COUNTS: u32 = 3;
+/// What a sample's points may lie off their line without a word: a twentieth of what connections add to an agent meanwhile.
+const STRAIGHT_KIB: f64 = 2048.0;
 /// Time between two readings of memory.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Two readings are the same when they differ by no more than this share.
 const SAME: f64 = 0.002;
 /// How many readings in a row have to be the same.
 const CALM: u32 = 5;
-const SETTLE_LIMIT: Duration = Duration::from_secs(30);
+const SETTLE_LIMIT: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slope_is_what_each_connection_adds_whatever_was_there_before() {
+        for before in [0.0, 5000.0] {
+            let points: Vec<_> = (1..=4)
+                .map(|step| f64::from(step) * 500.0)
+                .map(|x| (x, before + 6.0 * x))
+                .collect();
+            let fit = Fit::of(&points).unwrap();
+            assert!((fit.slope - 6.0).abs() < 1e-9 && fit.off < 1e-6, "{fit:?}");
+        }
+    }
+
+    #[test]
+    fn memory_that_is_given_back_in_between_shows() {
+        let fit = Fit::of(&[(500.0, 20_000.0), (1000.0, 6000.0), (1500.0, 20_000.0)]).unwrap();
+        assert!(fit.off > STRAIGHT_KIB, "{fit:?}");
+    }
+
+    #[test]
+    fn one_point_has_no_slope() {
+        assert!(Fit::of(&[(500.0, 1.0)]).is_none());
+        assert!(Fit::of(&[]).is_none());
+    }
+}

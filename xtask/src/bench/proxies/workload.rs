@@ -123,14 +123,14 @@ pub(crate) const WORKLOADS: [Workload; 8] = [
     },
     Workload {
         key: "W7",
-        title: "2,000 idle connections after one request each, same node",
+        title: "1,500 to 3,500 idle connections after one request each, same node",
         hops: Hops::One,
         work: Work::Idle,
         quick_blocks: 1,
     },
     Workload {
         key: "W7-cross",
-        title: "2,000 idle connections after one request each, between nodes",
+        title: "1,500 to 3,500 idle connections after one request each, between nodes",
         hops: Hops::Two,
         work: Work::Idle,
         quick_blocks: 1,

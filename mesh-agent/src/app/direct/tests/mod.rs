@@ -14,7 +14,7 @@ use super::*;
 use crate::kernel::direct::fake::FakeDirect;
 use crate::kernel::fake::FakeFlows;
 use crate::mesh::facts::{Facts, ObjectMeta};
-use crate::mesh::service::{AppProtocol, EndpointCondition, Service, ServiceName, ServicePort};
+use crate::mesh::service::{AppProtocol, EndpointCondition, Resilience, Service, ServiceName, ServicePort};
 use crate::mesh::traffic::{EndpointPlace, ServiceTraffic};
 use crate::mesh::workload::Placement;
 use crate::mesh::workload::fixture::pod;
@@ -152,6 +152,7 @@ fn facts(protocol: AppProtocol) -> Facts {
                 protocol,
             }],
             traffic: ServiceTraffic::default(),
+            resilience: Resilience::default(),
         }],
         endpoints: vec![crate::mesh::service::Endpoint {
             hostname: None,

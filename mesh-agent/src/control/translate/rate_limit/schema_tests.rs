@@ -2,8 +2,11 @@
 
 use serde_json::{Map, Value};
 
-use super::tests::{WHOLE, WRONG, wrong_policy};
+use super::tests::{WHOLE, WRONG, read, wrong_policy};
+use crate::control::conditions::{ObjectConditions, of_rate_limits};
 use crate::control::manifest::documents;
+
+use crate::mesh::facts::Rejection;
 
 const CRD: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -125,5 +128,73 @@ fn what_the_schema_can_see_to_be_wrong_is_held_back() {
     for (limit, _, is_seen) in WRONG {
         let checked = check(&schema(), &value(&wrong_policy(limit)), "");
         assert_eq!(checked.is_err(), is_seen, "{limit}: {checked:?}");
+    }
+}
+
+/// What a writer is told of the policy in `text`, of whose targets the snapshot knows none of `unknown`; the schema lets
+/// it through.
+fn told(text: &str, unknown: usize) -> Vec<(String, String, String)> {
+    let mut reading = read(text);
+    let of_snapshot = |_| Rejection {
+        origin: "f".to_owned(),
+        object: "RateLimitPolicy shop/p".to_owned(),
+        field: "spec.targetRefs".to_owned(),
+        reason: "Service shop/x is not known".to_owned(),
+    };
+    reading.rejections.extend((0..unknown).map(of_snapshot));
+    let all = of_rate_limits(&reading.facts.rate_limit_policies, &reading.rejections);
+    let [
+        ObjectConditions {
+            object, conditions, ..
+        },
+    ] = &all[..]
+    else {
+        panic!("not one policy: {all:?}");
+    };
+    assert_eq!(object, "RateLimitPolicy shop/p");
+    let mut written = value(text);
+    written["status"] = serde_json::json!({ "observedGeneration": 1, "conditions": conditions });
+    for condition in written["status"]["conditions"].as_array_mut().unwrap() {
+        condition["lastTransitionTime"] = "2026-01-01T00:00:00Z".into();
+    }
+    assert_eq!(
+        check(&schema()["properties"]["status"], &written["status"], "status"),
+        Ok(())
+    );
+    let told = conditions.iter().map(|one| {
+        let holds = format!("{}={}", one.r#type, one.status);
+        (holds, one.reason.clone(), one.message.clone())
+    });
+    told.collect()
+}
+
+#[test]
+fn each_policy_has_conditions_that_a_writer_can_take() {
+    let accepted = || ("Accepted=True".to_owned(), "Accepted".to_owned(), String::new());
+    assert_eq!(told(WHOLE, 0), [accepted()]);
+    let on_trial = WHOLE.replace(
+        "namespace: shop }",
+        "namespace: shop, annotations: { istio.io/dry-run: perhaps } }",
+    );
+    let partly = told(&on_trial, 0);
+    assert_eq!(partly[0], accepted());
+    assert_eq!(
+        (&*partly[1].0, &*partly[1].1),
+        ("PartiallyInvalid=True", "UnsupportedValue")
+    );
+    assert!(partly[1].2.starts_with("metadata.annotations"), "{partly:?}");
+    let lost = told(WHOLE, 1);
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    assert_eq!((&*lost[0].0, &*lost[0].1), ("Accepted=False", "TargetNotFound"));
+    assert_eq!(lost[0].2, "spec.targetRefs: Service shop/x is not known");
+    for (limit, field, _) in WRONG {
+        let wrong = told(&wrong_policy(limit), 0);
+        assert_eq!(wrong.len(), 1, "{limit}");
+        assert_eq!(
+            (&*wrong[0].0, &*wrong[0].1),
+            ("Accepted=False", "Invalid"),
+            "{limit}"
+        );
+        assert!(wrong[0].2.contains(field), "{limit}: {wrong:?}");
     }
 }

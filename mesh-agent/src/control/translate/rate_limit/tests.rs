@@ -45,7 +45,7 @@ spec:
       failureMode: deny
 ";
 
-fn read(text: &str) -> Reading {
+pub(super) fn read(text: &str) -> Reading {
     let (documents, rejections) = documents("f", text, false);
     assert_eq!(rejections, []);
     crate::control::translate::translate(documents, "cluster.local")

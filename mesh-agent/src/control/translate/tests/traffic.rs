@@ -1,12 +1,13 @@
 //! How traffic is spread: DestinationRule field by field.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::*;
 use crate::mesh::traffic::{
     BalancerKind, ConsistentHash, DestinationRule, Distribution, HashCookie, HashKey, HashTable, HostPattern,
     Limits, LocalityPattern, LocalityPolicy, OutlierDetection, PlaceLabel, PriorityLabel, RegionFailover,
-    Warmup, WrittenPolicy,
+    RetryShare, Reuse, Warmup, WrittenPolicy,
 };
 
 fn reading_of(annotations: &str, spec: &str) -> Reading {
@@ -99,8 +100,10 @@ fn each_algorithm_has_istios_name() {
 #[test]
 fn a_whole_policy_is_read_with_istios_defaults() {
     let rule = rule(
-        "loadBalancer: {warmup: {duration: 1m, aggression: 2.5}}, connectionPool: {tcp: {maxConnections: 7}, http: \
-         {http1MaxPendingRequests: 8, http2MaxRequests: 9, maxRetries: 3}}, outlierDetection: {consecutive5xxErrors: 3, interval: 1s, \
+        "loadBalancer: {warmup: {duration: 1m, aggression: 2.5}}, connectionPool: {tcp: {maxConnections: 7, connectTimeout: \
+         250ms, idleTimeout: 2h, maxConnectionDuration: 24h}, http: {http1MaxPendingRequests: 8, http2MaxRequests: 9, maxRetries: 3, \
+         maxRequestsPerConnection: 10, maxConcurrentStreams: 11, idleTimeout: 90s, h2UpgradePolicy: UPGRADE, useClientProtocol: \
+         true}}, retryBudget: {percent: 12.5}, outlierDetection: {consecutive5xxErrors: 3, interval: 1s, \
          baseEjectionTime: 10m, minHealthPercent: 40}, portLevelSettings: [{port: {number: 81}, loadBalancer: {simple: \
          RANDOM}}]",
     );
@@ -119,6 +122,23 @@ fn a_whole_policy_is_read_with_istios_defaults() {
             pending: Some(8),
             requests: Some(9),
             retries: Some(3),
+            retry_share: None,
+            connect_timeout: Some(Duration::from_millis(250)),
+            opaque_idle: Some(Duration::from_hours(2)),
+            opaque_duration: Some(Duration::from_hours(24)),
+            reuse: Reuse {
+                idle: Some(Duration::from_secs(90)),
+                requests: NonZeroU32::new(10),
+                streams: NonZeroU32::new(11),
+            },
+            upgrades: true,
+        })
+    );
+    assert_eq!(
+        rule.policy.retry_share,
+        Some(RetryShare {
+            percent_milli: 12_500,
+            least: 3,
         })
     );
     assert_eq!(
@@ -218,14 +238,34 @@ const WRONG: &[(&str, &[&str], bool)] = &[
         true,
     ),
     (
-        "host: web, trafficPolicy: {connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}, http: {maxConcurrentStreams: \
-         1, idleTimeout: 1s}}}",
+        "host: web, trafficPolicy: {connectionPool: {tcp: {maxConnections: 1, tcpKeepalive: {}}, http: {http2KeepAlive: {}}}, \
+         retryBudget: {budgetInterval: 1s}}",
         &[
-            "spec.trafficPolicy.connectionPool.tcp.connectTimeout",
-            "spec.trafficPolicy.connectionPool.http.idleTimeout",
-            "spec.trafficPolicy.connectionPool.http.maxConcurrentStreams",
+            "spec.trafficPolicy.connectionPool.tcp.tcpKeepalive",
+            "spec.trafficPolicy.connectionPool.http.http2KeepAlive",
+            "spec.trafficPolicy.retryBudget.budgetInterval",
         ],
         true,
+    ),
+    (
+        "host: web, trafficPolicy: {connectionPool: {tcp: {connectTimeout: 0s}}}",
+        &["spec.trafficPolicy.connectionPool.tcp.connectTimeout"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {connectionPool: {http: {idleTimeout: never}}}",
+        &["spec.trafficPolicy.connectionPool.http.idleTimeout"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: PERHAPS}}}",
+        &["spec.trafficPolicy.connectionPool.http.h2UpgradePolicy"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {retryBudget: {percent: 101}}",
+        &["spec.trafficPolicy.retryBudget.percent"],
+        false,
     ),
     (
         "host: web, trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {}, outlierDetection: {novel: 1}}]}",

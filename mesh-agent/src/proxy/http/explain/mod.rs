@@ -8,6 +8,7 @@ mod place;
 mod policies;
 mod question;
 pub mod report;
+mod resilience;
 mod routes;
 mod way;
 

@@ -133,6 +133,10 @@ pub struct Way {
     pub balancer: Option<String>,
     /// Requests that are under way to all endpoints from this node.
     pub under_way: Option<usize>,
+    /// Whether and when a second endpoint is asked too, where the Service says so.
+    pub hedge: Option<String>,
+    /// What answers instead, and when, where the Service says so.
+    pub fallback: Option<String>,
     /// Endpoints in the order in which their groups are preferred.
     pub endpoints: Vec<EndpointLine>,
     /// Further ones, which are not shown.
@@ -162,6 +166,9 @@ pub struct EndpointLine {
     pub under_way: usize,
     /// Whether it is left out for its failures.
     pub is_ejected: bool,
+    /// Whether it is left out for its answers to health checks.
+    #[serde(default)]
+    pub is_unhealthy: bool,
     /// Which group of equally near endpoints it is of, from 0.
     pub group: usize,
     /// What part of the traffic that group gets now, in percent.

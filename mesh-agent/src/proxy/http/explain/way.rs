@@ -49,7 +49,10 @@ impl Trip<'_> {
             ..Way::default()
         };
         let judged = self.attempt(target, request, authority, route, &mut way);
-        way.verdict = judged.unwrap_or_else(|refusal| self.refused(&refusal));
+        way.verdict = judged.unwrap_or_else(|refusal| {
+            let fallen_back = self.fallen_back(target, &refusal);
+            fallen_back.unwrap_or_else(|| self.refused(&refusal))
+        });
         way
     }
 
@@ -67,9 +70,10 @@ impl Trip<'_> {
         way.sent_as = Some(format!("{} {authority}{}", request.method(), request.uri()));
         let (end, protocol) = match target {
             Target::Upstream(upstream) => {
+                self.tell_resilience(upstream, request.method(), route, way);
                 let (mut facts, _cookie) = pick_facts(upstream, self.ends, &request, &[]);
                 facts.kept = route.and_then(Applied::kept);
-                (endpoint(upstream, &facts, way)?, upstream.protocol)
+                (endpoint(upstream, &facts, way)?, upstream.spoken())
             }
             Target::Workload {
                 workload, protocol, ..
@@ -184,6 +188,7 @@ fn endpoints(
             region: text(place.region.as_ref()),
             under_way: endpoint.active(),
             is_ejected: endpoint.is_ejected(),
+            is_unhealthy: endpoint.is_unhealthy(),
             group,
             group_share_percent: share,
             is_picked: Some(endpoint.addr) == picked,
