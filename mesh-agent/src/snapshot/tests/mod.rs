@@ -5,6 +5,7 @@ mod backends_tls;
 mod contradictions;
 mod direct;
 mod health;
+mod leaving;
 mod lookups;
 mod nodes;
 mod places;
