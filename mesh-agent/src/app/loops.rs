@@ -292,7 +292,7 @@ fn kind_of(object: &str) -> &'static str {
     KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
 }
 
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 16] = [
     "Namespace",
     "Node",
     "Pod",
@@ -306,6 +306,7 @@ const KINDS: [&str; 15] = [
     "RateLimitPolicy",
     "DestinationRule",
     "XBackendTrafficPolicy",
+    "BackendTLSPolicy",
     "ConfigMap",
     "List",
 ];

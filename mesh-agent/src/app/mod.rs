@@ -323,5 +323,6 @@ fn proxy_settings(config: &Config) -> anyhow::Result<ProxySettings> {
         endpoint_drain: config.endpoint_drain,
         handshake_rate: config.handshake_rate,
         zone: zone.context("cluster_domain is too long for a name")?,
+        root_bundle: config.jwks_root_file.clone(),
     })
 }

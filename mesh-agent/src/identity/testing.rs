@@ -109,3 +109,31 @@ pub(crate) fn first_flight_to(name: &str) -> Vec<u8> {
     connection.write_tls(&mut bytes).unwrap();
     bytes
 }
+
+/// An application that serves TLS with a certificate of these names, URIs among them, and the root that it is believed by.
+pub(crate) fn tls_server(names: &[&str]) -> (tokio_rustls::TlsAcceptor, String) {
+    let root_key = rcgen::KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = params.self_signed(&root_key).unwrap();
+    let (uris, hosts): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| name.contains("://"));
+    let hosts: Vec<String> = hosts.into_iter().map(str::to_owned).collect();
+    let mut leaf = CertificateParams::new(hosts).unwrap();
+    let uris = uris
+        .into_iter()
+        .map(|uri| rcgen::SanType::URI(uri.try_into().unwrap()));
+    leaf.subject_alt_names.extend(uris);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = leaf
+        .signed_by(&key, &rcgen::Issuer::new(params, root_key))
+        .unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&super::tls::PROVIDER))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    (tokio_rustls::TlsAcceptor::from(Arc::new(config)), root.pem())
+}

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mesh::backend_tls::BackendTlsPolicy;
 use crate::mesh::mesh_config::MeshConfig;
 use crate::mesh::node::Node;
 use crate::mesh::policy::PeerAuthentication;
@@ -46,6 +47,8 @@ pub struct Facts {
     pub destination_rules: Vec<DestinationRule>,
     /// Gateway API's policies of traffic to Services.
     pub backend_policies: Vec<BackendTrafficPolicy>,
+    /// Gateway API's policies of the TLS that backends speak.
+    pub backend_tls_policies: Vec<BackendTlsPolicy>,
 }
 
 /// Where a fact was read, what it is called there, and since when it exists.

@@ -3,6 +3,8 @@
 //! Place in the walk: everything else reads these types; `control` writes them from Kubernetes objects.
 //! Must not know: how a fact was learned, how bytes move, any async runtime or HTTP stack.
 
+pub mod backend_policy;
+pub mod backend_tls;
 pub mod connection_pool;
 pub mod domain;
 pub mod exclusions;

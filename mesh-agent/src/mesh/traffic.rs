@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::mesh::backend_policy::BackendTrafficPolicy;
+use crate::mesh::backend_tls::{BackendTls, WrittenTls};
 pub use crate::mesh::connection_pool::{Limits, RetryShare, Reuse};
 use crate::mesh::{facts::ObjectMeta, health_check::HealthCheck, service::ServiceName};
 
@@ -24,6 +26,8 @@ pub struct TrafficPolicy {
     pub outliers: Option<OutlierDetection>,
     /// How many further attempts there may be, if a policy says so.
     pub retries: Option<RetryConstraint>,
+    /// The TLS that applications are spoken to in.
+    pub tls: Option<Arc<BackendTls>>,
 }
 
 /// The fields of a `trafficPolicy` that were written.
@@ -37,6 +41,8 @@ pub struct WrittenPolicy {
     pub retry_share: Option<RetryShare>,
     /// `outlierDetection`.
     pub outliers: Option<OutlierDetection>,
+    /// `tls`.
+    pub tls: Option<WrittenTls>,
 }
 
 impl WrittenPolicy {
@@ -48,6 +54,7 @@ impl WrittenPolicy {
             limits: self.limits.or(other.limits),
             retry_share: self.retry_share.or(other.retry_share),
             outliers: self.outliers.or(other.outliers),
+            tls: self.tls.or(other.tls),
         }
     }
 }
@@ -293,17 +300,6 @@ impl Default for RetryConstraint {
             min_interval: Duration::from_secs(1),
         }
     }
-}
-
-/// Gateway API's `XBackendTrafficPolicy`, as far as it has an effect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackendTrafficPolicy {
-    /// Where it was declared.
-    pub meta: Arc<ObjectMeta>,
-    /// `targetRefs`: field, and Service of its own namespace.
-    pub targets: Vec<(Arc<str>, ServiceName)>,
-    /// `retryConstraint`.
-    pub retries: RetryConstraint,
 }
 
 /// `outlierDetection`.

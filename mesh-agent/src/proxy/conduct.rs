@@ -63,6 +63,7 @@ fn is_endpoints_fault(refusal: &Refusal) -> bool {
             DialError::Socket(_)
             | DialError::NoCertificate
             | DialError::Tls(_)
+            | DialError::Backend(_)
             | DialError::Overflow
             | DialError::Crowded(_) => false,
         },

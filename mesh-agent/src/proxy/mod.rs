@@ -6,6 +6,7 @@
 mod affinity;
 mod approval;
 mod arrival;
+mod backend;
 mod breaker;
 mod conduct;
 mod departing;
@@ -28,6 +29,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -42,7 +44,7 @@ use crate::capture::listeners::PodListeners;
 use crate::capture::{Direction, Leaving, PodHost};
 use crate::detect::Prefixed;
 use crate::dns::Zone;
-use crate::identity::Certificates;
+use crate::identity::{BackendClients, Certificates};
 use crate::lifecycle::{Tasks, seldom};
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
@@ -72,6 +74,7 @@ pub struct Mesh {
     pub telemetry: Telemetry,
     /// Limits and names.
     pub settings: ProxySettings,
+    backends: BackendClients,
     pods: ServedPods,
     workshop: Workshop,
     tasks: Tasks,
@@ -94,6 +97,8 @@ pub struct ProxySettings {
     pub handshake_rate: NonZeroU32,
     /// What is answered to captured DNS questions.
     pub zone: Zone,
+    /// The file of roots that the node believes: for applications that speak TLS, where their policy says so.
+    pub root_bundle: PathBuf,
 }
 
 impl Mesh {
@@ -110,6 +115,7 @@ impl Mesh {
             snapshots,
             certificates,
             telemetry,
+            backends: BackendClients::new(&settings.root_bundle),
             settings,
             pods: ServedPods::default(),
             workshop: Workshop::new(workshop, tasks.elsewhere()),

@@ -11,13 +11,14 @@ use tokio::time::sleep;
 use crate::balance::Outcome;
 use crate::capture::door::Captured;
 use crate::detect::{Prefixed, Spoken, look, spoken};
-use crate::identity::Alpn;
+use crate::identity::{Alpn, BackendAlpn};
 use crate::lifecycle::Stop;
 use crate::mesh::route::Opening;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
 use crate::proxy::approval;
 use crate::proxy::arrival::{Arrival, Visit};
+use crate::proxy::backend;
 use crate::proxy::breaker::within;
 use crate::proxy::conduct;
 use crate::proxy::dns::{Stream, answer_stream};
@@ -170,6 +171,9 @@ async fn tcp(
     }
     let arrival = visit.as_ref().map(Visit::arrival);
     let connecting = hop.connect(mesh, source, ends.client, choice.addr, Alpn::Tcp);
+    // In the mesh bytes go as they are: who speaks bytes there speaks its application's.
+    let tls = choice.tls.as_ref().filter(|_| matches!(hop, Hop::Plain { .. }));
+    let connecting = backend::over(mesh, source, tls, BackendAlpn::Bytes, connecting);
     match within(choice.limits.connect_timeout, connecting).await {
         Ok(upstream) => {
             if let Some(pick) = &mut choice.pick {

@@ -288,7 +288,7 @@ impl Refusal {
                 DialError::TimedOut => "upstream_connect_timeout",
                 DialError::NoCertificate => "no_certificate",
                 DialError::Crowded(_) => "too_many_handshakes",
-                DialError::Tls(_) | DialError::Handshake(_) => "upstream_tls_failed",
+                DialError::Tls(_) | DialError::Backend(_) | DialError::Handshake(_) => "upstream_tls_failed",
                 DialError::NotHttp2 => "upstream_protocol_error",
                 DialError::Http(_) => "upstream_http_handshake_failed",
                 DialError::Overflow => "overflow",

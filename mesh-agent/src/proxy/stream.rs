@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use crate::balance::{Limit, Pick};
 use crate::detect::{Look, Prefixed, look};
 use crate::identity::hello;
+use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::route::Opening;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::traffic::Limits;
@@ -28,6 +29,8 @@ pub(super) struct Choice {
     pub(super) addr: SocketAddr,
     pub(super) workload: Option<Arc<Workload>>,
     pub(super) service: Option<ServiceName>,
+    /// The TLS that it is spoken to in where it is outside of the mesh.
+    pub(super) tls: Option<Arc<BackendTls>>,
     /// Counts the connection as active at its endpoint, and is told what became of it.
     pub(super) pick: Option<Pick>,
     /// `NAMESPACE/NAME` of the route that sent it there.
@@ -121,6 +124,7 @@ pub(super) fn choose(
             addr: original,
             workload: Some(workload),
             service,
+            tls: None,
             pick: None,
             route: None,
             limits: Limits::default(),
@@ -130,6 +134,7 @@ pub(super) fn choose(
             addr: original,
             workload: None,
             service: None,
+            tls: None,
             pick: None,
             route: None,
             limits: Limits::default(),
@@ -180,6 +185,7 @@ fn pick(upstream: &Upstream, ends: Ends) -> Result<Choice, Refusal> {
         addr: picked.endpoint.addr,
         workload: picked.endpoint.workload.clone(),
         service: Some(upstream.service.clone()),
+        tls: upstream.tls().cloned(),
         pick: Some(picked.pick),
         route: None,
         limits: *upstream.breakers().limits(),

@@ -3,6 +3,7 @@
 //! Place in the walk: `control` builds it, `proxy` asks it at every step, `kernel` mirrors it into maps.
 //! Must not know: where facts come from, sockets, or who asks.
 
+mod backends_tls;
 mod build;
 mod candidate;
 mod cell;
@@ -37,6 +38,7 @@ use self::services::Services;
 pub use self::upstream::{PickFacts, Picked, Unpicked, Upstream, UpstreamEndpoint};
 use self::workloads::Workloads;
 use crate::dns::names::Names;
+use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::leaving::Leaving;
 use crate::mesh::mesh_config::PathForm;
@@ -109,6 +111,8 @@ pub struct InboundPort {
     pub protocol: AppProtocol,
     /// The first of them by name.
     pub service: Option<ServiceName>,
+    /// The TLS that the application speaks itself, as a policy of one of them says.
+    pub tls: Option<Arc<BackendTls>>,
 }
 
 impl Snapshot {
@@ -170,7 +174,9 @@ impl Snapshot {
         let Some(workload) = self.workload_at(addr.ip()) else {
             return Destination::Unknown;
         };
-        let InboundPort { protocol, service } = self.inbound(workload, addr.port());
+        let InboundPort {
+            protocol, service, ..
+        } = self.inbound(workload, addr.port());
         Destination::Workload {
             workload: Arc::clone(workload),
             protocol,
@@ -197,6 +203,13 @@ impl Snapshot {
     /// A port of a Service.
     pub fn upstream(&self, service: &ServiceName, port: u16) -> Option<&Arc<Upstream>> {
         self.services.upstream(service, port)
+    }
+
+    /// The TLS that an endpoint of a Service is spoken to in where it is outside of the mesh.
+    pub fn outside_tls(&self, service: &ServiceName, addr: SocketAddr) -> Option<&Arc<BackendTls>> {
+        let mut ports = self.services.of(service);
+        let has_it = |port: &&Arc<Upstream>| port.endpoints().iter().any(|one| one.addr == addr);
+        ports.find(has_it)?.tls()
     }
 
     /// Where a backend of a route leads.
@@ -324,6 +337,7 @@ impl Snapshot {
             .unwrap_or_else(|| InboundPort {
                 protocol: AppProtocol::of_port(port),
                 service: None,
+                tls: None,
             })
     }
 }

@@ -288,7 +288,7 @@ impl Indexing<'_> {
             .and_then(|previous| previous.backend(&service.name, port.port, name));
         let mut rng = SmallRng::seed_from_u64(seed(self.node, front));
         let spread = Spread {
-            policy: self.traffic.policy(service, port.port, subset),
+            policy: self.traffic.policy(service, port, subset),
             nearest: service.traffic.nearest,
             is_local_only: service.traffic.is_local_only,
             keeps_dialled: service.traffic.keeps_dialled,
@@ -322,6 +322,7 @@ impl Indexing<'_> {
     }
 
     fn learn_inbound(&mut self, workload: &Workload, pod_port: u16, service: &Service, port: &ServicePort) {
+        let tls = self.traffic.tls(&service.name, port);
         let pods = self.index.pods.entry(service.name.clone()).or_default();
         pods.push((workload.uid.clone(), pod_port));
         let ports = self.index.inbound.entry(workload.uid.clone()).or_default();
@@ -330,6 +331,7 @@ impl Indexing<'_> {
                 vacant.insert(InboundPort {
                     protocol: port.protocol,
                     service: Some(service.name.clone()),
+                    tls,
                 });
             }
             Entry::Occupied(mut known) => {
@@ -337,6 +339,7 @@ impl Indexing<'_> {
                 if known.protocol != port.protocol {
                     known.protocol = AppProtocol::Detect;
                 }
+                known.tls = known.tls.take().or(tls);
                 if known.service.as_ref().is_none_or(|name| service.name < *name) {
                     known.service = Some(service.name.clone());
                 }
@@ -347,12 +350,8 @@ impl Indexing<'_> {
     /// One load for an address, however many Services it stands behind.
     fn load(&mut self, key: LoadKey) -> Arc<Load> {
         let previous = self.previous.and_then(|previous| previous.loads.get(&key));
-        let load = self
-            .index
-            .loads
-            .entry(key)
-            .or_insert_with(|| previous.cloned().unwrap_or_default());
-        Arc::clone(load)
+        let of_key = self.index.loads.entry(key);
+        Arc::clone(of_key.or_insert_with(|| previous.cloned().unwrap_or_default()))
     }
 
     /// Only what may be used from here is asked, and a pod that terminates is left alone.

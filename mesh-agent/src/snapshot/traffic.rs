@@ -10,8 +10,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use super::backends_tls::BackendsTls;
+use crate::mesh::backend_tls::{BackendTls, WrittenTls};
 use crate::mesh::facts::{Facts, Rejection};
-use crate::mesh::service::{Service, ServiceName};
+use crate::mesh::service::{Service, ServiceName, ServicePort};
 use crate::mesh::traffic::{
     BackendTrafficPolicy, BalancerKind, ConsistentHash, DestinationRule, EndpointPlace, HashKey, HashTable,
     HostPattern, Limits, Locality, RetryConstraint, ServiceTraffic, Subset, TrafficPolicy, WrittenPolicy,
@@ -24,6 +26,7 @@ pub(super) struct Traffic<'f> {
     /// By the namespace they are in.
     rules: HashMap<&'f str, Rules<'f>>,
     retries: HashMap<&'f ServiceName, &'f BackendTrafficPolicy>,
+    tls: BackendsTls<'f>,
     root_namespace: &'f str,
     nodes: HashMap<&'f str, &'f Locality>,
     /// The region of a zone, as the nodes tell it.
@@ -61,6 +64,7 @@ impl<'f> Traffic<'f> {
         let mut traffic = Self {
             rules: HashMap::new(),
             retries: retries(&facts.backend_policies, &known, rejections),
+            tls: BackendsTls::index(&facts.backend_tls_policies, &known, rejections),
             root_namespace,
             regions: regions.collect(),
             nodes,
@@ -107,20 +111,57 @@ impl<'f> Traffic<'f> {
     }
 
     /// What is in force for a port of a Service, or of a subset of its endpoints.
-    pub(super) fn policy(&self, service: &Service, port: u16, subset: Option<&Subset>) -> TrafficPolicy {
+    pub(super) fn policy(
+        &self,
+        service: &Service,
+        port: &ServicePort,
+        subset: Option<&Subset>,
+    ) -> TrafficPolicy {
         let of_host = self
-            .rule(&service.name)
-            .map(|rule| of_port(&rule.ports, port).unwrap_or(&rule.policy).clone())
+            .of_host(&service.name, port.port)
+            .cloned()
             .unwrap_or_default();
-        let written = match subset {
+        let mut written = match subset {
             None => of_host,
             // As Istio merges them: a port's settings inherit nothing.
-            Some(subset) => of_port(&subset.ports, port)
+            Some(subset) => of_port(&subset.ports, port.port)
                 .cloned()
                 .unwrap_or_else(|| subset.policy.clone().or(of_host)),
         };
+        let tls = self.settled_tls(&service.name, port, written.tls.take().as_ref());
         let retries = self.retries.get(&service.name).map(|policy| policy.retries);
-        settled(written, &service.traffic, retries)
+        TrafficPolicy {
+            tls,
+            ..settled(written, &service.traffic, retries)
+        }
+    }
+
+    /// The TLS that applications behind a port of a Service speak, whatever subset they are of.
+    pub(super) fn tls(&self, service: &ServiceName, port: &ServicePort) -> Option<Arc<BackendTls>> {
+        let written = self
+            .of_host(service, port.port)
+            .and_then(|policy| policy.tls.as_ref());
+        self.settled_tls(service, port, written)
+    }
+
+    /// Gateway API's policy goes before a rule's.
+    fn settled_tls(
+        &self,
+        service: &ServiceName,
+        port: &ServicePort,
+        written: Option<&WrittenTls>,
+    ) -> Option<Arc<BackendTls>> {
+        let tls = match (self.tls.of(service, &port.name), written) {
+            (Some(tls), _) | (None, Some(WrittenTls::Begun(tls))) => tls,
+            (None, Some(WrittenTls::Mesh) | None) => return None,
+        };
+        Some(Arc::new(tls.of(service)))
+    }
+
+    /// What a rule says of a port of a Service.
+    fn of_host(&self, service: &ServiceName, port: u16) -> Option<&'f WrittenPolicy> {
+        let rule = self.rule(service)?;
+        Some(of_port(&rule.ports, port).unwrap_or(&rule.policy))
     }
 
     /// The subsets that the rule for a Service names.
@@ -243,6 +284,7 @@ fn settled(
         limits,
         retry_share,
         outliers,
+        tls: _,
     } = written;
     let load_balancer = load_balancer.unwrap_or_default();
     let affinity = service
@@ -266,6 +308,7 @@ fn settled(
         },
         outliers,
         retries,
+        tls: None,
     }
 }
 

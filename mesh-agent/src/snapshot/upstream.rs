@@ -14,6 +14,7 @@ use crate::balance::locality::{Place, Wishes, arrange};
 use crate::balance::{
     Asked, Breakers, Health, Limit, Load, Member, Pick, Policy, Roster, Standing, Usage, Vitals, Watch,
 };
+use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::service::{AppProtocol, Resilience, ServiceName};
 use crate::mesh::traffic::{BalancerKind, HashKey, Locality, TrafficPolicy};
 use crate::mesh::workload::Workload;
@@ -178,6 +179,11 @@ impl Upstream {
         }
     }
 
+    /// The TLS that its endpoints outside the mesh are spoken to in; of those inside their own agents know.
+    pub fn tls(&self) -> Option<&Arc<BackendTls>> {
+        self.policy.tls.as_ref()
+    }
+
     /// What may be under way to it.
     pub fn breakers(&self) -> &Breakers {
         &self.breakers
@@ -213,7 +219,8 @@ impl Upstream {
     /// Those of one family of which the kernel may choose at random without the agent; `None` where that would not be
     /// the same: turns and hashes, shares, counts that somebody limits or watches.
     pub fn open_to_kernel(&self, is_v4: bool) -> Option<Vec<&Arc<UpstreamEndpoint>>> {
-        if self.watch.is_some() || self.usage.is_some() || self.policy.limits.see_connections() {
+        let is_seen = self.policy.limits.see_connections() || self.policy.tls.is_some();
+        if self.watch.is_some() || self.usage.is_some() || is_seen {
             return None;
         }
         let roster = if is_v4 { &self.v4 } else { &self.v6 };

@@ -169,6 +169,7 @@ fn write_transport(text: &mut String, transport: &Transport) -> Result {
     let how = match transport.kind {
         TransportKind::SameNode => "within this node",
         TransportKind::MutualTls => "by mutual TLS",
+        TransportKind::Tls => "by the application's own TLS",
         TransportKind::Plaintext => "in PLAINTEXT",
     };
     let peer = transport.peer_identity.as_deref();

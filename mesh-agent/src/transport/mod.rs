@@ -3,6 +3,7 @@
 //! Place in the walk: after the endpoint was chosen. Must not know: routes, policies, which pod is allowed what.
 
 mod announced;
+pub mod backend;
 pub mod deliver;
 pub mod dial;
 pub mod fetch;
@@ -21,7 +22,7 @@ use std::time::SystemTime;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::identity::TlsError;
+use crate::identity::{BackendTlsError, TlsError};
 use crate::transport::handshakes::TooMany;
 
 /// Why no connection came about.
@@ -45,8 +46,11 @@ pub enum DialError {
     /// The pod in whose name the connection is made has too many handshakes already.
     #[error("no mTLS handshake is begun")]
     Crowded(#[source] TooMany),
-    /// TLS failed: a peer without a certificate of this mesh, or with another identity than expected.
-    #[error("mTLS handshake failed")]
+    /// No TLS can be begun with an application that speaks it itself.
+    #[error("cannot begin a TLS handshake with the backend")]
+    Backend(#[source] BackendTlsError),
+    /// TLS failed: a peer without a certificate that is believed, or with another identity than expected.
+    #[error("TLS handshake failed")]
     Handshake(#[source] io::Error),
     /// The traffic policy of the destination allows no more connections.
     #[error("as many connections as the traffic policy allows")]

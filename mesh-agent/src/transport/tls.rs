@@ -103,7 +103,7 @@ pub async fn accept<S: ByteStream + 'static>(
 }
 
 /// Computes `handshake` at `workshop`, within `limit`.
-async fn at<T: Send + 'static>(
+pub(super) async fn at<T: Send + 'static>(
     workshop: &Workshop,
     handshake: impl Future<Output = io::Result<T>> + Send + 'static,
     limit: Duration,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::ca_bundles::CaBundles;
 use super::object::{Object, unknown_fields};
 use super::traffic_policy;
 use crate::mesh::facts::Rejection;
@@ -53,6 +54,7 @@ struct PortSelector {
 /// `None` for a rule without an effect.
 pub(super) fn translate(
     object: &Object,
+    bundles: &CaBundles,
     rejections: &mut Vec<Rejection>,
 ) -> Result<Option<DestinationRule>, Rejection> {
     let spec: Spec = object.parse_part(object.spec(), "spec")?;
@@ -63,8 +65,9 @@ pub(super) fn translate(
         let reason = "only \"*\" is supported: the balancers of a node serve all of its pods; ignored";
         rejections.push(object.reject("spec.exportTo", reason));
     }
-    let (policy, ports) = policy(object, object.spec(), "spec", rejections)?;
-    let subsets = subsets(object, spec.subsets.as_deref().unwrap_or_default(), rejections)?;
+    let (policy, ports) = policy(object, (object.spec(), "spec"), bundles, rejections)?;
+    let subsets = spec.subsets.unwrap_or_default();
+    let subsets = self::subsets(object, &subsets, bundles, rejections)?;
     if policy == WrittenPolicy::default() && ports.is_empty() && subsets.is_empty() {
         return Ok(None);
     }
@@ -89,6 +92,7 @@ pub(super) fn translate(
 fn subsets(
     object: &Object,
     list: &[Value],
+    bundles: &CaBundles,
     rejections: &mut Vec<Rejection>,
 ) -> Result<Vec<Subset>, Rejection> {
     let mut subsets: Vec<Subset> = Vec::new();
@@ -102,7 +106,7 @@ fn subsets(
             rejections.push(object.reject(&format!("{at}.name"), reason));
             continue;
         }
-        let (policy, ports) = policy(object, part, &at, rejections)?;
+        let (policy, ports) = policy(object, (part, &at), bundles, rejections)?;
         subsets.push(Subset {
             name: name.into(),
             labels: labels.unwrap_or_default(),
@@ -116,8 +120,8 @@ fn subsets(
 /// `trafficPolicy` of `part`, found at the path `at`, and what it says of single ports.
 fn policy(
     object: &Object,
-    part: &Value,
-    at: &str,
+    (part, at): (&Value, &str),
+    bundles: &CaBundles,
     rejections: &mut Vec<Rejection>,
 ) -> Result<(WrittenPolicy, Vec<(u16, WrittenPolicy)>), Rejection> {
     let part = part.get("trafficPolicy").unwrap_or(&Value::Null);
@@ -125,14 +129,14 @@ fn policy(
         return Ok((WrittenPolicy::default(), Vec::new()));
     }
     let at = format!("{at}.trafficPolicy");
-    let policy = traffic_policy::translate(object, part, &at, "portLevelSettings", rejections)?;
-    Ok((policy, ports(object, part, &at, rejections)?))
+    let policy = traffic_policy::translate(object, (part, &at), "portLevelSettings", bundles, rejections)?;
+    Ok((policy, ports(object, (part, &at), bundles, rejections)?))
 }
 
 fn ports(
     object: &Object,
-    part: &Value,
-    at: &str,
+    (part, at): (&Value, &str),
+    bundles: &CaBundles,
     rejections: &mut Vec<Rejection>,
 ) -> Result<Vec<(u16, WrittenPolicy)>, Rejection> {
     let TrafficPolicy { port_level_settings } = object.parse_part(part, at)?;
@@ -140,7 +144,7 @@ fn ports(
     for (index, part) in port_level_settings.iter().flatten().enumerate() {
         let at = format!("{at}.portLevelSettings[{index}]");
         let PortLevel { port } = object.parse_part(part, &at)?;
-        let policy = traffic_policy::translate(object, part, &at, "port", rejections)?;
+        let policy = traffic_policy::translate(object, (part, &at), "port", bundles, rejections)?;
         ports.push((port.number, policy));
     }
     Ok(ports)

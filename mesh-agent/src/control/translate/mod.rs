@@ -11,7 +11,9 @@
 mod annotation;
 mod authorization_policy;
 mod authorization_rule;
+mod backend_tls_policy;
 mod backend_traffic_policy;
+mod ca_bundles;
 mod connection_pool;
 mod consistent_hash;
 mod destination_rule;
@@ -44,6 +46,7 @@ mod service;
 mod service_entry;
 mod session_persistence;
 mod stream_route;
+mod tls_settings;
 mod traffic_policy;
 mod virtual_service;
 
@@ -51,6 +54,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use self::ca_bundles::CaBundles;
 use self::namespace::Namespaces;
 use self::object::Object;
 use super::Reading;
@@ -67,6 +71,8 @@ pub(super) fn translate(documents: Vec<Document>, trust_domain: &str) -> Reading
             .namespaces
             .learn(object, &mut translation.reading.rejections);
     }
+    // Policies of any kind may name them.
+    translation.bundles = CaBundles::of(&objects);
     for object in &objects {
         if let Err(rejection) = translation.add(object, trust_domain) {
             translation.reading.rejections.push(rejection);
@@ -83,6 +89,7 @@ pub(super) fn translate(documents: Vec<Document>, trust_domain: &str) -> Reading
 struct Translation {
     reading: Reading,
     namespaces: Namespaces,
+    bundles: CaBundles,
 }
 
 impl Translation {
@@ -168,10 +175,17 @@ impl Translation {
                 None => *skipped += 1,
             },
             "DestinationRule" => {
-                facts
-                    .destination_rules
-                    .extend(destination_rule::translate(object, rejections)?);
+                facts.destination_rules.extend(destination_rule::translate(
+                    object,
+                    &self.bundles,
+                    rejections,
+                )?);
             }
+            "BackendTLSPolicy" => facts.backend_tls_policies.push(backend_tls_policy::translate(
+                object,
+                &self.bundles,
+                rejections,
+            )?),
             "XBackendTrafficPolicy" => {
                 facts
                     .backend_policies

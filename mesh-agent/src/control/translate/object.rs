@@ -185,6 +185,7 @@ fn known(api_version: &str, kind: &str) -> Option<KnownKind> {
         "DestinationRule" | "VirtualService" | "ServiceEntry" => {
             ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"])
         }
+        "BackendTLSPolicy" => ("gateway.networking.k8s.io", &["v1", "v1alpha3"]),
         "XBackendTrafficPolicy" => ("gateway.networking.x-k8s.io", &["v1alpha1"]),
         _ => return None,
     };
@@ -207,7 +208,6 @@ fn is_missed(api_version: &str, kind: &str, value: &Value) -> bool {
                 .flatten()
                 .any(|parent| parent.get("kind").is_some_and(|kind| kind == "Service"))
         }
-        ("gateway.networking.k8s.io", "BackendTLSPolicy") => true,
         _ => false,
     }
 }

@@ -10,9 +10,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::ca_bundles::CaBundles;
 use super::locality_setting::{self, LocalitySetting};
 use super::object::{Object, unknown_fields};
-use super::{connection_pool, consistent_hash, duration, outlier_detection};
+use super::{connection_pool, consistent_hash, duration, outlier_detection, tls_settings};
 use crate::mesh::facts::Rejection;
 use crate::mesh::traffic::{BalancerKind, Warmup, WrittenBalancer, WrittenPolicy};
 
@@ -23,6 +24,7 @@ struct Written {
     connection_pool: Option<connection_pool::Written>,
     retry_budget: Option<connection_pool::WrittenBudget>,
     outlier_detection: Option<outlier_detection::Written>,
+    tls: Option<tls_settings::Written>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -46,9 +48,9 @@ struct WrittenWarmup {
 /// The policy that `part`, found at the path `at`, writes; `also` is the field that is read elsewhere.
 pub(super) fn translate(
     object: &Object,
-    part: &Value,
-    at: &str,
+    (part, at): (&Value, &str),
     also: &str,
+    bundles: &CaBundles,
     rejections: &mut Vec<Rejection>,
 ) -> Result<WrittenPolicy, Rejection> {
     let written: Written = object.parse_part(part, at)?;
@@ -76,6 +78,9 @@ pub(super) fn translate(
             Some(outliers) => Some(outlier_detection::read(&reader, &outliers)?),
             None => None,
         },
+        tls: written
+            .tls
+            .map(|tls| tls_settings::read(&reader, &tls, bundles, rejections)),
     })
 }
 
@@ -185,6 +190,7 @@ const SUPPORTED: [(&str, &[&str]); 14] = [
             "connectionPool",
             "retryBudget",
             "outlierDetection",
+            "tls",
         ],
     ),
     (

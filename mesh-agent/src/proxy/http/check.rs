@@ -19,8 +19,10 @@ use http_body_util::{BodyExt, Full, Limited};
 use crate::balance::{Limit, Pick};
 use crate::external::{CheckError, MAX_ANSWER};
 use crate::identity::Alpn;
+use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::policy::external::{Authorizer, AuthorizerTarget, CheckProtocol, OnError};
 use crate::mesh::traffic::Reuse;
+use crate::proxy::backend;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, prepare};
 use crate::proxy::outbound::same_node;
@@ -126,6 +128,8 @@ struct Way {
     own: SocketAddr,
     /// What the authorizer speaks.
     spoken: Wire,
+    /// The TLS that it speaks it in, where this agent begins it.
+    tls: Option<Arc<BackendTls>>,
     /// Counts the check as active at its endpoint.
     _pick: Option<Pick>,
 }
@@ -134,6 +138,7 @@ impl Way {
     fn find(mesh: &Mesh, pod: &ServedPod, called: Called<'_>) -> Result<Self, AskError> {
         let snapshot = mesh.snapshots.load();
         let like = pod.pod.workload.addrs.first().ok_or(AskError::NoEndpoint)?;
+        let mut outside = None;
         let (addr, workload, pick) = match called.target {
             AuthorizerTarget::Service(service) => {
                 let facts = PickFacts {
@@ -144,8 +149,9 @@ impl Way {
                     kept: None,
                     now: Instant::now(),
                 };
-                let picked = snapshot
-                    .upstream(service, called.port)
+                let upstream = snapshot.upstream(service, called.port);
+                outside = upstream.and_then(|upstream| upstream.tls());
+                let picked = upstream
                     .and_then(|upstream| upstream.pick(&facts, &mut rand::rng()).ok())
                     .ok_or(AskError::NoEndpoint)?;
                 (
@@ -160,8 +166,10 @@ impl Way {
             }
         };
         let own = pod.pod.addr_like(addr.ip()).unwrap_or(*like);
+        let hop = Hop::decide(mesh, &snapshot, workload.as_ref(), addr.port()).map_err(AskError::Refused)?;
         Ok(Self {
-            hop: Hop::decide(mesh, &snapshot, workload.as_ref(), addr.port()).map_err(AskError::Refused)?,
+            tls: backend::tls_behind(&hop, addr.port(), &snapshot, outside),
+            hop,
             addr,
             own: SocketAddr::new(own, 0),
             spoken: called.spoken,
@@ -195,9 +203,13 @@ impl Way {
             addr: self.addr,
             client,
             wire,
+            tls: self.tls.as_deref().map(BackendTls::number),
             reuse: Reuse::default(),
         };
-        let connect = || self.hop.connect(mesh, pod, self.own, self.addr, Alpn::H2);
+        let connect = || {
+            let connecting = self.hop.connect(mesh, pod, self.own, self.addr, Alpn::H2);
+            backend::over(mesh, pod, self.tls.as_ref(), backend::alpn(wire), connecting)
+        };
         Ok(pool.send(&key, check, &connect).await?)
     }
 

@@ -12,6 +12,7 @@ use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Request, Response};
 
 use crate::balance::{Breakers, Limit, Pick};
+use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::policy::external::Authorizer;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
@@ -30,6 +31,8 @@ pub(super) struct Choice {
     pub(super) workload: Option<Arc<Workload>>,
     pub(super) protocol: AppProtocol,
     pub(super) service: Option<ServiceName>,
+    /// The TLS that it is spoken to in where it is outside of the mesh.
+    pub(super) tls: Option<Arc<BackendTls>>,
     pub(super) pick: Option<Pick>,
     pub(super) breakers: Option<Breakers>,
     pub(super) cookie: Option<HeaderValue>,
@@ -71,6 +74,7 @@ pub(super) fn endpoint(
             workload: Some(Arc::clone(workload)),
             protocol: *protocol,
             service: service.clone(),
+            tls: None,
             pick: None,
             breakers: None,
             cookie: None,
@@ -103,6 +107,7 @@ fn pick(
         workload: picked.endpoint.workload.clone(),
         protocol: upstream.spoken(),
         service: Some(upstream.service.clone()),
+        tls: upstream.tls().cloned(),
         pick: Some(picked.pick),
         breakers: Some(upstream.breakers().clone()),
         cookie,

@@ -10,8 +10,10 @@ use hyper::body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::identity::Alpn;
+use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::traffic::Reuse;
 use crate::proxy::Mesh;
+use crate::proxy::backend;
 use crate::proxy::breaker::limited;
 use crate::proxy::conduct;
 use crate::proxy::hop::Hop;
@@ -58,8 +60,11 @@ pub(super) async fn send(
     }
     let request = ready(request, plan, key.wire)?;
     let connect = limited(plan.breakers.as_ref(), || {
-        plan.hop
-            .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H2)
+        let connecting = plan
+            .hop
+            .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H2);
+        let alpn = backend::alpn(plan.wire);
+        backend::over(mesh, &plan.via, plan.tls.as_ref(), alpn, connecting)
     });
     let sent = within(plan.first_deadline(), pool.send(&key, request, &connect)).await;
     let sent = sent.and_then(|sent| sent.map_err(Refusal::from));
@@ -153,6 +158,7 @@ fn key_of(plan: &Plan, client: Option<std::net::IpAddr>, wire: Wire) -> PoolKey 
         addr: plan.addr,
         client,
         wire,
+        tls: plan.tls.as_deref().map(BackendTls::number),
         reuse: plan
             .breakers
             .as_ref()

@@ -10,8 +10,9 @@ use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use crate::identity::Alpn;
+use crate::identity::{Alpn, BackendAlpn};
 use crate::proxy::Mesh;
+use crate::proxy::backend;
 use crate::proxy::breaker::limited;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::extended::{can_be_extended, extend, restore};
@@ -40,12 +41,15 @@ pub(super) async fn send(
     protocol: HeaderValue,
 ) -> Result<Answered, Refusal> {
     let connect = limited(plan.breakers.as_ref(), || {
-        plan.hop
-            .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H1)
+        let connecting = plan
+            .hop
+            .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H1);
+        backend::over(mesh, &plan.via, plan.tls.as_ref(), BackendAlpn::H1, connecting)
     });
     let cut = plan.via.pool.cut_of(plan.hop.uid(), plan.addr);
     // The agent of another node is asked over HTTP/1.1, and told what the application speaks.
-    let is_last = !matches!(plan.hop, Hop::OtherNode { .. });
+    // An application that speaks TLS has agreed on HTTP/1.1 in its handshake.
+    let is_last = !matches!(plan.hop, Hop::OtherNode { .. }) && plan.tls.is_none();
     if is_last && plan.wire == Wire::H2 && can_be_extended(&request, &protocol) {
         let stream = within(plan.first_deadline(), connect()).await??;
         let revoked = stream.revoked();

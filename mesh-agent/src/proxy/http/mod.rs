@@ -302,7 +302,7 @@ impl Connection {
         let (pod, direction) = self.side.owner();
         let mut request =
             request.map(|body| Inflow::new(body, Arc::clone(ledger)).counted(Share::new(pod, direction)));
-        let (request, mut plan) = match &self.side {
+        let (mut plan, request) = match &self.side {
             Side::Outbound { source, ends } => {
                 let caller = Caller {
                     mesh,
@@ -319,8 +319,7 @@ impl Connection {
                     mirror::send(&caller, &course, &mut request);
                     return tries::carry(&caller, course, request).await;
                 }
-                let plan = plan::outbound(&caller, course, &mut request, None)?;
-                (request, plan)
+                (plan::outbound(&caller, course, &mut request, None)?, request)
             }
             Side::Inbound { pod, ends, peer } => {
                 if peer.is_none() {
@@ -331,7 +330,7 @@ impl Connection {
                     return Ok(reply::whole(answer, ledger));
                 }
                 let plan = plan::inbound(mesh, pod, *ends, peer.as_ref(), &mut request)?;
-                (request, plan)
+                (plan, request)
             }
         };
         let mut request = request.map(Upload::Once);

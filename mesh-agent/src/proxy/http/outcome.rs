@@ -28,6 +28,7 @@ pub(super) fn of_refusal(refusal: &Refusal) -> Option<Attempt<'static>> {
             DialError::Socket(_)
             | DialError::NoCertificate
             | DialError::Tls(_)
+            | DialError::Backend(_)
             | DialError::Overflow
             | DialError::Crowded(_) => None,
         },

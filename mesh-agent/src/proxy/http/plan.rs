@@ -13,10 +13,12 @@ use tokio::time::Instant;
 
 use crate::balance::{Breakers, Pick};
 use crate::external::HeaderChange;
+use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::service::AppProtocol;
 use crate::policy::authentication::Claims;
 use crate::proxy::arrival::Visit;
+use crate::proxy::backend;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::authenticate::authenticate;
 use crate::proxy::http::choose::{Choice, Tried, endpoint};
@@ -62,6 +64,8 @@ pub(super) struct Plan {
     pub(super) client: SocketAddr,
     /// What the application at the end is spoken to in.
     pub(super) wire: Wire,
+    /// The TLS that the application speaks itself, where this agent is the one that begins it.
+    pub(super) tls: Option<Arc<BackendTls>>,
     /// The authority that the client named.
     pub(super) authority: Authority,
     /// The route that the request took, if one did.
@@ -160,6 +164,7 @@ pub(super) fn outbound(
     };
     let limit = course.route.as_ref().and_then(|route| route.limits().attempt);
     Ok(Plan {
+        tls: backend::tls_behind(&hop, choice.addr.port(), &snapshot, choice.tls.as_ref()),
         hop,
         addr: choice.addr,
         peer: Some(peer),
@@ -235,6 +240,8 @@ pub(super) fn inbound(
         via: Arc::clone(pod),
         client: ends.client,
         wire: wire_for(port.protocol, version),
+        // Who comes from elsewhere speaks with the application as it would without a mesh.
+        tls: port.tls.filter(|_| from_agent),
         authority,
         route: None,
         deadline: None,

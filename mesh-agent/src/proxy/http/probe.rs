@@ -19,10 +19,12 @@ use http_body_util::{BodyExt, Full};
 use crate::balance::Finding;
 use crate::grpc;
 use crate::identity::Alpn;
+use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::health_check::{HttpQuestion, Question};
 use crate::mesh::service::AppProtocol;
 use crate::mesh::traffic::Reuse;
 use crate::mesh::workload::Workload;
+use crate::proxy::backend;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, prepare};
 use crate::proxy::http::outcome::{self, Heard};
@@ -86,6 +88,8 @@ struct Way<'a> {
     /// What the application is shown: the caller's address, and no port, since nobody there dialled.
     client: SocketAddr,
     protocol: AppProtocol,
+    /// The TLS that the application speaks itself, where this agent begins it.
+    tls: Option<Arc<BackendTls>>,
 }
 
 impl<'a> Way<'a> {
@@ -96,9 +100,11 @@ impl<'a> Way<'a> {
         let hop = Hop::decide(mesh, &snapshot, pod, addr.port())?;
         let own = caller.pod.addr_like(addr.ip());
         let own = own.or_else(|| caller.pod.workload.addrs.first().copied());
+        let outside = snapshot.outside_tls(&checked.service, addr);
         Ok(Self {
             mesh,
             caller,
+            tls: backend::tls_behind(&hop, addr.port(), &snapshot, outside),
             hop,
             addr,
             client: SocketAddr::new(own.ok_or(Refusal::NotEnrolled)?, 0),
@@ -226,10 +232,12 @@ impl<'a> Way<'a> {
             client: None,
             wire: carrying,
             reuse: Reuse::default(),
+            tls: self.tls.as_deref().map(BackendTls::number),
         };
         let connect = || {
-            self.hop
-                .connect(self.mesh, self.caller, self.client, self.addr, Alpn::H2)
+            let (mesh, caller) = (self.mesh, self.caller);
+            let connecting = self.hop.connect(mesh, caller, self.client, self.addr, Alpn::H2);
+            backend::over(mesh, caller, self.tls.as_ref(), backend::alpn(wire), connecting)
         };
         Ok(pool.send(&key, request, &connect).await?)
     }

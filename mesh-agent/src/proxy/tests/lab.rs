@@ -199,6 +199,7 @@ impl Agent {
                 endpoint_drain: ENDPOINT_DRAIN,
                 handshake_rate: HANDSHAKE_RATE,
                 zone: Zone::new(&ClusterDomain::default(), Duration::from_secs(30)).unwrap(),
+                root_bundle: dir.path().join("roots.pem"),
             },
             Handle::current(),
             tasks.clone(),

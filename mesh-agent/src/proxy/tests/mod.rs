@@ -8,6 +8,7 @@ mod flows;
 mod lab;
 
 mod authorization;
+mod backends;
 mod balance;
 mod bytes;
 mod connection_pool;

@@ -159,7 +159,9 @@ fn services_that_disagree_leave_a_pods_port_to_detection() {
     let (snapshot, _) = build(&facts);
     let at = |addr: &str| {
         let workload = snapshot.workload_at(addr.parse().unwrap()).unwrap();
-        let InboundPort { protocol, service } = snapshot.inbound(workload, 8080);
+        let InboundPort {
+            protocol, service, ..
+        } = snapshot.inbound(workload, 8080);
         (protocol, service.unwrap().name.to_string())
     };
     assert_eq!(at("10.0.0.1"), (AppProtocol::Detect, "admin".to_owned()));

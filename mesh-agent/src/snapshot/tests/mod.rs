@@ -1,6 +1,7 @@
 //! What a snapshot promises: lookups, endpoint selection, what survives a rebuild, what contradictions do.
 
 mod authorization;
+mod backends_tls;
 mod contradictions;
 mod direct;
 mod health;

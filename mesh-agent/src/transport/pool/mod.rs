@@ -56,6 +56,8 @@ pub struct PoolKey {
     pub client: Option<IpAddr>,
     /// What is spoken.
     pub wire: Wire,
+    /// The number of the TLS that the application speaks itself: connections that were begun by other rules are not used.
+    pub tls: Option<u64>,
     /// How they are used again; where a policy changes that, new ones are opened.
     pub reuse: Reuse,
 }

@@ -29,6 +29,7 @@ fn key(wire: Wire) -> PoolKey {
         addr: ([127, 0, 0, 1], 80).into(),
         client: None,
         wire,
+        tls: None,
         reuse: Reuse::default(),
     }
 }

@@ -1,6 +1,7 @@
 //! What the translation promises, from manifests to facts.
 
 mod authorization;
+mod backend_tls;
 mod backend_traffic_policy;
 mod dns;
 mod external_auth;

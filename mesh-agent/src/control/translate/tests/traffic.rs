@@ -222,10 +222,10 @@ const WRONG: &[(&str, &[&str], bool)] = &[
         true,
     ),
     (
-        "host: web, subsets: [{name: a, colour: red}, {name: a}, {name: ''}], workloadSelector: {}, trafficPolicy: {tls: {mode: DISABLE}, outlierDetection: {}}",
+        "host: web, subsets: [{name: a, colour: red}, {name: a}, {name: ''}], workloadSelector: {}, trafficPolicy: {tunnel: {}, outlierDetection: {}}",
         &[
             "spec.workloadSelector",
-            "spec.trafficPolicy.tls",
+            "spec.trafficPolicy.tunnel",
             "spec.subsets[0].colour",
             "spec.subsets[1].name",
             "spec.subsets[2].name",

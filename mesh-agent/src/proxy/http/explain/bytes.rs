@@ -55,15 +55,18 @@ impl Trip<'_> {
             Destination::Workload { workload, .. } => End {
                 addr: self.ends.original,
                 workload: Some(Arc::clone(workload)),
+                tls: None,
             },
             Destination::NoSuchPort(_) => return Err(Refusal::NoSuchPort),
             Destination::Unknown => End {
                 addr: self.ends.original,
                 workload: None,
+                tls: None,
             },
         };
         let hop = Hop::decide(self.mesh, self.snapshot, end.workload.as_ref(), end.addr.port())?;
-        let mut transport = way::transport(&hop, &end, "bytes");
+        let tls = end.tls.as_deref().filter(|_| matches!(hop, Hop::Plain { .. }));
+        let mut transport = way::transport(&hop, &end, "bytes", tls);
         if let Some(route) = route {
             let note = format!(
                 "{route} sends a connection that begins with nothing known there; another may be drawn elsewhere"

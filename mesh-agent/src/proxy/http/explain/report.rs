@@ -200,6 +200,8 @@ pub enum TransportKind {
     SameNode,
     /// Mutual TLS with the agent of another node.
     MutualTls,
+    /// TLS with the application itself.
+    Tls,
     /// In plaintext.
     Plaintext,
 }

@@ -11,9 +11,11 @@ use http::uri::Authority;
 use super::report::{EndpointLine, Transport, TransportKind, Verdict, Way};
 use super::{Trip, bounded, pod_name};
 use crate::balance::Limit;
+use crate::mesh::backend_tls::{BackendTls, TrustedRoots};
 use crate::mesh::service::AppProtocol;
 use crate::mesh::traffic::BalancerKind;
 use crate::mesh::workload::Workload;
+use crate::proxy::backend;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::choose::pick_facts;
 use crate::proxy::http::decide::Target;
@@ -29,6 +31,8 @@ use crate::transport::pool::Wire;
 pub(super) struct End {
     pub(super) addr: SocketAddr,
     pub(super) workload: Option<Arc<Workload>>,
+    /// The TLS that it is spoken to in where it is outside of the mesh.
+    pub(super) tls: Option<Arc<BackendTls>>,
 }
 
 impl Trip<'_> {
@@ -77,12 +81,15 @@ impl Trip<'_> {
                 let end = End {
                     addr: self.ends.original,
                     workload: Some(Arc::clone(workload)),
+                    tls: None,
                 };
                 (end, *protocol)
             }
         };
         let hop = Hop::decide(self.mesh, self.snapshot, end.workload.as_ref(), end.addr.port())?;
-        way.transport = Some(transport(&hop, &end, speaks(&hop, protocol, &request)));
+        let tls = backend::tls_behind(&hop, end.addr.port(), self.snapshot, end.tls.as_ref());
+        let speaks = speaks(&hop, protocol, &request);
+        way.transport = Some(transport(&hop, &end, speaks, tls.as_deref()));
         self.has_certificate(&hop)?;
         self.let_in_request(&hop, &end, request, &authority, way)
     }
@@ -111,14 +118,28 @@ pub(super) fn endpoint(upstream: &Upstream, facts: &PickFacts<'_>, way: &mut Way
     Ok(End {
         addr: endpoint.addr,
         workload: endpoint.workload.clone(),
+        tls: upstream.tls().cloned(),
     })
 }
 
-pub(super) fn transport(hop: &Hop, end: &End, speaks: &str) -> Transport {
+/// `tls` is what this agent begins with the application there.
+pub(super) fn transport(hop: &Hop, end: &End, speaks: &str, tls: Option<&BackendTls>) -> Transport {
     let mut notes = Vec::new();
+    if let Some(tls) = tls {
+        let name = tls.name.as_deref().unwrap_or_default();
+        notes.push(match tls.roots {
+            TrustedRoots::Nobody => {
+                "the policy of its TLS cannot be honoured: requests are refused".to_owned()
+            }
+            TrustedRoots::System | TrustedRoots::Pem(_) => {
+                format!("the application speaks TLS itself and is asked for {name}")
+            }
+        });
+    }
     let (kind, peer_identity) = match hop {
         Hop::SameNode(_) => (TransportKind::SameNode, None),
         Hop::OtherNode { expected, .. } => (TransportKind::MutualTls, Some(expected.to_string())),
+        Hop::Plain { .. } if tls.is_some() => (TransportKind::Tls, None),
         Hop::Plain { .. } => (TransportKind::Plaintext, None),
     };
     if let (Hop::Plain { .. }, Some(workload)) = (hop, &end.workload) {

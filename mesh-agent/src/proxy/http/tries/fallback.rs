@@ -75,9 +75,11 @@ pub(in crate::proxy::http) fn is_unreachable(refusal: &Refusal) -> bool {
             | DialError::NotHttp2
             | DialError::Overflow => true,
             // Our own want of a socket, a certificate, or room: somebody must see it.
-            DialError::Socket(_) | DialError::NoCertificate | DialError::Tls(_) | DialError::Crowded(_) => {
-                false
-            }
+            DialError::Socket(_)
+            | DialError::NoCertificate
+            | DialError::Tls(_)
+            | DialError::Backend(_)
+            | DialError::Crowded(_) => false,
         },
         Refusal::NoRoute
         | Refusal::InvalidBackend
