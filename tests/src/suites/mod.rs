@@ -19,7 +19,6 @@ mod explain;
 mod external;
 mod faults;
 mod hedging;
-mod isolation;
 mod issuers;
 mod jwt;
 mod kubernetes;
@@ -122,7 +121,6 @@ pub fn all() -> Vec<Suite> {
         ("restart", restart::CLAIMS),
         ("authority", ca::CLAIMS),
         ("issuers", issuers::CLAIMS),
-        ("isolation", isolation::CLAIMS),
         ("soak", soak::CLAIMS),
     ];
     suites
