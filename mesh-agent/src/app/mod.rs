@@ -43,7 +43,7 @@ use crate::lifecycle::{Readiness, Tasks};
 use crate::mesh::facts::Facts;
 use crate::privileges::{self, Privileges};
 use crate::proxy::explain::{self, Question, Unexplained};
-use crate::proxy::{Mesh, Proxy, ProxySettings, check_health};
+use crate::proxy::{Mesh, Proxy, ProxySettings, check_health, watch_departures};
 use crate::snapshot::{Snapshot, SnapshotCell, SnapshotSettings};
 use crate::status::StatusBoard;
 use crate::telemetry::{AccessLog, CertificateFacts, Telemetry};
@@ -175,11 +175,7 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
     let watching = watch_direct(direct, snapshots, board.clone(), tasks.stop());
     tasks.spawn("direct", watching);
     tasks.spawn("upstreams", watch_upstreams(Arc::clone(&mesh), tasks.stop()));
-    {
-        let _on_data_threads = data.enter();
-        let checking = check_health(Arc::clone(&mesh), tasks.stop());
-        tasks.spawn("health-checks", checking);
-    }
+    look_after_endpoints(&mesh, &tasks, data);
     tasks.spawn("sweep-pools", sweep_pools(Arc::clone(&mesh), tasks.stop()));
     let metrics = telemetry.clone();
     admin
@@ -196,6 +192,13 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
     enrolment.lock().stop();
     telemetry.access_log().flush(Duration::from_secs(1));
     Ok(())
+}
+
+/// Asks endpoints how they are, and lets go of those that go away, on the threads that carry the traffic.
+fn look_after_endpoints(mesh: &Arc<Mesh>, tasks: &Tasks, data: &Handle) {
+    let _on_data_threads = data.enter();
+    tasks.spawn("health-checks", check_health(Arc::clone(mesh), tasks.stop()));
+    tasks.spawn("departures", watch_departures(Arc::clone(mesh), tasks.stop()));
 }
 
 /// What would become of requests.
@@ -317,6 +320,7 @@ fn proxy_settings(config: &Config) -> anyhow::Result<ProxySettings> {
         detect_timeout: config.detect_timeout,
         connect_timeout: config.connect_timeout,
         idle_timeout: config.idle_timeout,
+        endpoint_drain: config.endpoint_drain,
         handshake_rate: config.handshake_rate,
         zone: zone.context("cluster_domain is too long for a name")?,
     })

@@ -49,7 +49,7 @@ fn suggestion(unknown: &str) -> String {
 }
 
 /// Names of all settings, for suggestions.
-pub(super) const FIELDS: [&str; 36] = [
+pub(super) const FIELDS: [&str; 37] = [
     "node_name",
     "manifests",
     "state_dir",
@@ -64,6 +64,7 @@ pub(super) const FIELDS: [&str; 36] = [
     "connect_timeout_ms",
     "idle_timeout_s",
     "drain_timeout_s",
+    "endpoint_drain_s",
     "certificate_ttl_s",
     "ca_addr",
     "ca_root_file",

@@ -56,6 +56,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// Default 5 s.
     pub drain_timeout: Duration,
+    /// How long what is under way to an endpoint that goes away may go on.
+    pub endpoint_drain: Duration,
     /// Default 24 h.
     pub certificate_ttl: Duration,
     /// Who signs certificates. Default the embedded CA.

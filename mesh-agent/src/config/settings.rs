@@ -62,6 +62,9 @@ pub(super) struct Settings {
     /// Seconds that connections may take to end after SIGTERM (0 to 3600).
     #[arg(long, env = "MESH_DRAIN_TIMEOUT_S")]
     drain_timeout_s: Option<u64>,
+    /// Seconds that what is under way to an endpoint that goes away may go on (0 to 3600).
+    #[arg(long, env = "MESH_ENDPOINT_DRAIN_S")]
+    endpoint_drain_s: Option<u64>,
     /// Seconds that a workload certificate of the embedded CA is valid (30 to 7776000).
     #[arg(long, env = "MESH_CERTIFICATE_TTL_S")]
     certificate_ttl_s: Option<u64>,
@@ -150,6 +153,7 @@ impl Settings {
             connect_timeout_ms: self.connect_timeout_ms.or(lower.connect_timeout_ms),
             idle_timeout_s: self.idle_timeout_s.or(lower.idle_timeout_s),
             drain_timeout_s: self.drain_timeout_s.or(lower.drain_timeout_s),
+            endpoint_drain_s: self.endpoint_drain_s.or(lower.endpoint_drain_s),
             certificate_ttl_s: self.certificate_ttl_s.or(lower.certificate_ttl_s),
             ca_addr: self.ca_addr.or(lower.ca_addr),
             ca_root_file: self.ca_root_file.or(lower.ca_root_file),
@@ -175,6 +179,13 @@ impl Settings {
         }
     }
 
+    /// What connections have to end: when the agent stops, and when their endpoint goes away.
+    fn drains(&self) -> Result<(Duration, Duration), ConfigError> {
+        let of_agent = ranged("drain_timeout_s", self.drain_timeout_s.unwrap_or(5), 0, 3_600)?;
+        let of_endpoint = ranged("endpoint_drain_s", self.endpoint_drain_s.unwrap_or(45), 0, 3_600)?;
+        Ok((Duration::from_secs(of_agent), Duration::from_secs(of_endpoint)))
+    }
+
     pub(super) fn complete(self, cores: usize) -> Result<Config, ConfigError> {
         let detect = ranged(
             "detect_timeout_ms",
@@ -194,7 +205,7 @@ impl Settings {
             1,
             2_592_000,
         )?;
-        let drain = ranged("drain_timeout_s", self.drain_timeout_s.unwrap_or(5), 0, 3_600)?;
+        let (drain_timeout, endpoint_drain) = self.drains()?;
         let ttl = ranged(
             "certificate_ttl_s",
             self.certificate_ttl_s.unwrap_or(86_400),
@@ -241,7 +252,8 @@ impl Settings {
             detect_timeout: Duration::from_millis(detect),
             connect_timeout: Duration::from_millis(connect),
             idle_timeout: Duration::from_secs(idle),
-            drain_timeout: Duration::from_secs(drain),
+            drain_timeout,
+            endpoint_drain,
             certificate_ttl: Duration::from_secs(ttl),
             direct: self.direct.unwrap_or_default(),
             splice: self.splice.unwrap_or_default(),

@@ -11,6 +11,7 @@ pub mod fallback;
 pub mod health_check;
 pub mod hedge;
 pub mod identity;
+pub mod leaving;
 pub mod mesh_config;
 pub mod node;
 pub mod policy;

@@ -60,6 +60,8 @@ pub struct Workload {
     pub membership: Membership,
     /// Where the pod lives on this machine, when its manifest says so.
     pub placement: Option<Placement>,
+    /// Whether it is being deleted: `metadata.deletionTimestamp` is set.
+    pub is_terminating: bool,
     /// What becomes of its new connections while the agent is dead.
     pub fail_mode: FailMode,
     /// Annotation `mesh-agent.dev/dns-capture` of the Pod, else of its Namespace; without either the agent's setting
@@ -149,6 +151,7 @@ pub(crate) mod fixture {
             exclusions: Exclusions::default(),
             membership: Membership::Enrolled,
             placement: None,
+            is_terminating: false,
             fail_mode: FailMode::Closed,
             dns_capture: None,
         }

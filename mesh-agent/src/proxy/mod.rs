@@ -8,6 +8,7 @@ mod approval;
 mod arrival;
 mod breaker;
 mod conduct;
+mod departing;
 mod dns;
 mod health;
 pub mod hop;
@@ -55,6 +56,7 @@ use crate::transport::ByteStream;
 use crate::transport::handshakes::Workshop;
 use crate::transport::pool::HttpPool;
 
+pub use self::departing::watch_departures;
 pub use self::health::check_health;
 pub use self::http::explain;
 
@@ -85,6 +87,8 @@ pub struct ProxySettings {
     pub connect_timeout: Duration,
     /// How long a TCP connection may be silent in both directions (Envoy's and Istio's default: 1 h).
     pub idle_timeout: Duration,
+    /// How long what is under way to an endpoint that goes away may go on.
+    pub endpoint_drain: Duration,
     /// Handshakes that a pod may begin a second, in each direction.
     pub handshake_rate: NonZeroU32,
     /// What is answered to captured DNS questions.
@@ -152,6 +156,7 @@ impl PodHost for Proxy {
             pool: HttpPool::new(tasks.clone()),
             tasks,
             cut: CancellationToken::new(),
+            leaving: CancellationToken::new(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
             handshakes: Handshakes::new(self.mesh.settings.handshake_rate, &self.mesh.workshop),

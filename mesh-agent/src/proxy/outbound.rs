@@ -177,6 +177,7 @@ async fn tcp(
                 pick.done(Outcome::Good, Instant::now());
             }
             let revoked = upstream.revoked();
+            let cut = source.pool.cut_of(hop.uid(), choice.addr);
             let stream = stream.map(|stream| Leg::over_tcp(stream).relayed(&source.pod, ends.original));
             let idle = choice.limits.opaque_idle.unwrap_or(mesh.settings.idle_timeout);
             tokio::select! {
@@ -185,6 +186,7 @@ async fn tcp(
                     ledger.flag(ResponseFlag::Dt, "max_connection_duration");
                 }
                 () = revoked => ledger.refuse(&Refusal::Revoked),
+                () = cut.cancelled() => ledger.flag(ResponseFlag::Dt, DRAINED),
                 refusal = refused_midway(mesh, arrival) => ledger.refuse(&refusal),
             }
         }
@@ -289,3 +291,6 @@ pub(super) fn source_flow(
         security,
     }
 }
+
+/// Why a connection ended whose endpoint went away and that did not end by itself.
+pub(super) const DRAINED: &str = "endpoint_drained";

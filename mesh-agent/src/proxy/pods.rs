@@ -33,6 +33,8 @@ pub struct ServedPod {
     pub tasks: Tasks,
     /// Ends its connections at once, when nobody is left to end them.
     pub cut: CancellationToken,
+    /// Cancelled once the pod is going away: clients are told, and what is under way goes on.
+    pub(super) leaving: CancellationToken,
     /// One permit for each captured connection, so that a pod, or who dials it, takes no descriptors from its
     /// neighbours.
     pub connections: Arc<Semaphore>,

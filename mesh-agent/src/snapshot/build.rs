@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use super::leaving::leaving;
 use super::mesh_settings::MeshSettings;
 use super::resilience;
 use super::routes::Routes;
@@ -111,6 +112,7 @@ impl Snapshot {
                 mesh_config,
                 names: Names::index(facts),
                 own_node: own_node(facts, settings).collect(),
+                leaving: leaving(facts),
             },
             rejections,
         )

@@ -10,6 +10,7 @@ mod checked;
 mod direct;
 mod ejected;
 mod kept;
+mod leaving;
 mod mesh_settings;
 mod outlook;
 mod resilience;
@@ -37,6 +38,7 @@ pub use self::upstream::{PickFacts, Picked, Unpicked, Upstream, UpstreamEndpoint
 use self::workloads::Workloads;
 use crate::dns::names::Names;
 use crate::mesh::identity::SpiffeId;
+use crate::mesh::leaving::Leaving;
 use crate::mesh::mesh_config::PathForm;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::policy::external::Authorizer;
@@ -77,6 +79,7 @@ pub struct Snapshot {
     names: Names,
     /// Addresses of the node that this agent serves.
     own_node: HashSet<IpAddr>,
+    leaving: Leaving,
 }
 
 /// What stands behind an address that a pod dials.

@@ -22,6 +22,7 @@ use crate::lifecycle::{Tasks, seldom};
 use crate::transport::announced::Announced;
 use crate::transport::gathered::Gathered;
 use crate::transport::paced::Paced;
+use crate::transport::pool::Cut;
 use crate::transport::{ByteStream, DialError};
 
 /// What a body may fail with.
@@ -43,8 +44,9 @@ pub fn no_body() -> Body {
 
 /// Starts HTTP/1.1 on `stream`; a task drives the connection until either side ends it.
 ///
-/// Ends what is under way too when a certificate of the stream is revoked, until the connection changes protocol.
-pub async fn start_h1(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H1Sender, DialError> {
+/// Ends what is under way too when a certificate of the stream is revoked, or `cut` asks for it, until the connection
+/// changes protocol.
+pub async fn start_h1(tasks: &Tasks, stream: Box<dyn ByteStream>, cut: Cut) -> Result<H1Sender, DialError> {
     let revoked = stream.revoked();
     let (sender, connection) = http1::Builder::new()
         .max_header_size(MAX_HEAD_BYTES)
@@ -56,17 +58,17 @@ pub async fn start_h1(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H1Se
             ended = connection.with_upgrades() => if let Err(error) = ended {
                 tracing::debug!(%error, "upstream HTTP/1.1 connection ended");
             },
-            () = seldom(revoked) => tracing::debug!("upstream HTTP/1.1 connection ended: a certificate was revoked"),
+            () = seldom(over(revoked, cut)) => {}
         }
     });
     Ok(sender)
 }
 
 /// Starts HTTP/2 with prior knowledge on `stream`; a task drives the connection and pings an idle peer.
-/// Ends what is under way too when a certificate of the stream is revoked.
-pub async fn start_h2(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H2Sender, DialError> {
-    let revoked = stream.revoked();
-    start_h2_until(tasks, stream, revoked).await
+/// Ends what is under way too when a certificate of the stream is revoked, or `cut` asks for it.
+pub async fn start_h2(tasks: &Tasks, stream: Box<dyn ByteStream>, cut: Cut) -> Result<H2Sender, DialError> {
+    let ended = over(stream.revoked(), cut).boxed();
+    start_h2_until(tasks, stream, ended).await
 }
 
 /// As [`start_h2`], where the server says within `patience` that it takes extended CONNECT (RFC 8441). One that does
@@ -74,9 +76,10 @@ pub async fn start_h2(tasks: &Tasks, stream: Box<dyn ByteStream>) -> Result<H2Se
 pub async fn start_extended(
     tasks: &Tasks,
     stream: Box<dyn ByteStream>,
+    cut: Cut,
     patience: Duration,
 ) -> Result<Option<H2Sender>, DialError> {
-    let revoked = stream.revoked();
+    let over = over(stream.revoked(), cut);
     let (stream, mut announcement) = Announced::new(stream);
     let (hang_up, hung_up) = oneshot::channel::<()>();
     let ended = async move {
@@ -87,7 +90,7 @@ pub async fn start_extended(
             }
         };
         tokio::select! {
-            () = revoked => {}
+            () = over => {}
             () = hung_up => {}
         }
     };
@@ -100,6 +103,14 @@ pub async fn start_extended(
     drop(sender);
     announcement.closed().await;
     Ok(None)
+}
+
+/// Completes when a connection must end whatever is under way on it.
+async fn over(revoked: BoxFuture<'static, ()>, cut: Cut) {
+    tokio::select! {
+        () = revoked => tracing::debug!("upstream connection ended: a certificate was revoked"),
+        () = cut.cancelled() => tracing::debug!("upstream connection ended: its endpoint went away"),
+    }
 }
 
 async fn start_h2_until(
@@ -171,7 +182,7 @@ where
         self.executor.execute(async move {
             tokio::select! {
                 () = future => {}
-                () = seldom(ended) => tracing::debug!("upstream HTTP/2 connection given up, or a certificate of it revoked"),
+                () = seldom(ended) => {}
             }
         });
     }

@@ -18,6 +18,7 @@ mod exceptions;
 mod explain;
 mod external;
 mod faults;
+mod health;
 mod hedging;
 mod issuers;
 mod jwt;
@@ -104,6 +105,7 @@ pub fn all() -> Vec<Suite> {
         ("balance", balance::CLAIMS),
         ("resilience", resilience::CLAIMS),
         ("hedging", hedging::CLAIMS),
+        ("health", health::CLAIMS),
         ("security", security::CLAIMS),
         ("tls", tls::CLAIMS),
         ("authz", authz::CLAIMS),

@@ -53,7 +53,7 @@ impl<'l> Program<'l> {
         Ok(program)
     }
 
-    fn nginx(lab: &'l Running, pod: &'static str) -> Result<Self> {
+    pub(super) fn nginx(lab: &'l Running, pod: &'static str) -> Result<Self> {
         let nginx = "exec nginx -p \"$SCRATCH\" -c \"$PWD/../programs/flaky.conf\"";
         Self::start(lab, pod, nginx, 8085)
     }
@@ -70,7 +70,7 @@ impl<'l> Program<'l> {
         Ok(said.stdout)
     }
 
-    fn signal(&self, signal: &str) -> Result<()> {
+    pub(super) fn signal(&self, signal: &str) -> Result<()> {
         self.lab
             .exec(self.pod, &["kill", signal, &self.pid])?
             .success()

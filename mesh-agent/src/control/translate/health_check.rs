@@ -195,13 +195,10 @@ impl Statuses {
     fn range(&self) -> Option<RangeInclusive<u16>> {
         let range = match self {
             Self::One(status) => *status..=*status,
-            Self::Range(text) => match text.split_once('-') {
-                Some((first, last)) => first.parse().ok()?..=last.parse().ok()?,
-                None => {
-                    let status = text.parse().ok()?;
-                    status..=status
-                }
-            },
+            Self::Range(text) => {
+                let (first, last) = text.split_once('-').unwrap_or((text, text));
+                first.parse().ok()?..=last.parse().ok()?
+            }
         };
         let is_range = *range.start() >= 100 && *range.end() <= 599 && range.start() <= range.end();
         is_range.then_some(range)

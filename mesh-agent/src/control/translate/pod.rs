@@ -70,6 +70,7 @@ pub(super) fn translate(
             Membership::Outside
         },
         placement: placement(object, pod.metadata.annotations.as_ref())?,
+        is_terminating: pod.metadata.deletion_timestamp.is_some(),
         fail_mode: fail_mode(object, pod.metadata.annotations.as_ref(), rejections),
         dns_capture: dns_capture(object, pod.metadata.annotations.as_ref(), rejections)
             .or_else(|| namespaces.dns_capture(&object.namespace)),

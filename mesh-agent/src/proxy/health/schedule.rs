@@ -99,7 +99,7 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let check = HealthCheck::new(Question::Tcp);
-        assert_eq!(check.no_traffic_interval, Duration::from_secs(60));
+        assert_eq!(check.no_traffic_interval, Duration::from_mins(1));
         let by = IpAddr::V4(Ipv4Addr::LOCALHOST);
         for (used, asked, now, expected) in [
             (None, None, 0, Turn::Forget),

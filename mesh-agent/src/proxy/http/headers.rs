@@ -7,7 +7,7 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Uri, Version};
+use http::{Method, Request, Uri, Version};
 
 use crate::mesh::mesh_config::PathForm;
 use crate::proxy::http::path;
@@ -169,6 +169,17 @@ pub(super) fn prepare_response(headers: &mut HeaderMap) {
         headers.insert(TRAILER, trailer);
     }
 }
+
+/// A method as the access log shows it: one longer than any that is registered says nothing.
+pub(super) fn short(method: &Method) -> Method {
+    if method.as_str().len() <= MAX_METHOD {
+        return method.clone();
+    }
+    Method::from_bytes(b"OVERLONG").unwrap_or_default()
+}
+
+/// Longer than `UPDATEREDIRECTREF`, the longest of RFC 9110's registry.
+const MAX_METHOD: usize = 32;
 
 /// The protocol that an HTTP/1.1 request asks to change to (RFC 9110 section 7.8). `h2c` is never passed on.
 pub(super) fn upgrade_of(request: &Request<impl Sized>) -> Option<HeaderValue> {

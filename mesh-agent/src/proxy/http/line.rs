@@ -20,7 +20,7 @@ use crate::proxy::http::plan::Plan;
 use crate::proxy::http::upload::Upload;
 use crate::proxy::refusal::Refusal;
 use crate::transport::http::{H1Sender, H2Sender, frame_for_h1, start_extended, start_h1};
-use crate::transport::pool::Wire;
+use crate::transport::pool::{Cut, Wire};
 
 /// What an endpoint answered on a connection of the request's own.
 pub(super) struct Answered {
@@ -28,6 +28,8 @@ pub(super) struct Answered {
     pub(super) response: Response<Incoming>,
     /// Completes when a certificate of the connection is called back.
     pub(super) revoked: BoxFuture<'static, ()>,
+    /// Asks it to end when its endpoint went away.
+    pub(super) cut: Cut,
 }
 
 /// Sends a request for `protocol`, and waits for the head of the response.
@@ -41,23 +43,32 @@ pub(super) async fn send(
         plan.hop
             .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H1)
     });
+    let cut = plan.via.pool.cut_of(plan.hop.uid(), plan.addr);
     // The agent of another node is asked over HTTP/1.1, and told what the application speaks.
     let is_last = !matches!(plan.hop, Hop::OtherNode { .. });
     if is_last && plan.wire == Wire::H2 && can_be_extended(&request, &protocol) {
         let stream = within(plan.first_deadline(), connect()).await??;
         let revoked = stream.revoked();
         let patience = mesh.settings.connect_timeout;
-        let starting = start_extended(&plan.via.tasks, stream, patience);
+        let starting = start_extended(&plan.via.tasks, stream, Arc::clone(&cut), patience);
         if let Some(sender) = within(plan.first_deadline(), starting).await?? {
             let response = send_extended(sender, request, plan).await?;
-            return Ok(Answered { response, revoked });
+            return Ok(Answered {
+                response,
+                revoked,
+                cut,
+            });
         }
     }
     let stream = within(plan.first_deadline(), connect()).await??;
     let revoked = stream.revoked();
-    let sender = start_h1(&plan.via.tasks, stream).await?;
+    let sender = start_h1(&plan.via.tasks, stream, Arc::clone(&cut)).await?;
     let response = send_h1(sender, request, plan, protocol).await?;
-    Ok(Answered { response, revoked })
+    Ok(Answered {
+        response,
+        revoked,
+        cut,
+    })
 }
 
 async fn send_h1(

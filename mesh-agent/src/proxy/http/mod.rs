@@ -52,6 +52,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use crate::detect::Spoken;
 use crate::lifecycle::seldom;
 use crate::mesh::identity::SpiffeId;
+use crate::proxy::departing::{tell_leaving, told_to_end};
 use crate::proxy::http::admission::admit;
 use crate::proxy::http::decide::{Outcome, decide};
 use crate::proxy::http::extended::Extended;
@@ -120,6 +121,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
         Spoken::Http1 | Spoken::Opaque => looked_after(stream, &side, &answers, &is_other_protocol),
         Spoken::Http2 => (false, Box::new(Paced::new(stream))),
     };
+    let told = told_to_end(&side, stop.clone());
     let connection = Arc::new(Connection {
         mesh,
         side,
@@ -148,7 +150,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
                 let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
                 tokio::select! {
                     result = served.as_mut() => result,
-                    () = seldom(stop.requested()) => {
+                    () = seldom(told) => {
                         served.as_mut().graceful_shutdown();
                         served.await
                     }
@@ -240,7 +242,7 @@ impl Connection {
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     self.is_other_protocol.store(true, Ordering::Release);
                 }
-                response
+                tell_leaving(&self.side, version, response)
             }
             Err(refusal) => {
                 tracing::debug!(%refusal, cause = ?refusal, "request refused");
@@ -374,7 +376,7 @@ fn note_texts(start: &mut HttpStart, request: &Request<impl Sized>) {
     };
     let uri = request.uri();
     let authority = uri.authority().map(|authority| clipped(authority.as_str()));
-    start.method = short(request.method());
+    start.method = headers::short(request.method());
     start.path = uri
         .path_and_query()
         .map_or_else(|| "/".to_owned(), |path| clipped(path.as_str()));
@@ -384,16 +386,6 @@ fn note_texts(start: &mut HttpStart, request: &Request<impl Sized>) {
     start.x_forwarded_for = text("x-forwarded-for");
 }
 
-/// A method as the access log shows it: one longer than any that is registered says nothing.
-fn short(method: &Method) -> Method {
-    if method.as_str().len() <= MAX_METHOD {
-        return method.clone();
-    }
-    Method::from_bytes(b"OVERLONG").unwrap_or_default()
-}
-
-/// Longer than `UPDATEREDIRECTREF`, the longest of RFC 9110's registry.
-const MAX_METHOD: usize = 32;
 /// Streams that one HTTP/2 peer may have open. gRPC servers set no limit, and a client whose long streams fill a lower
 /// one waits for ever for what works without a mesh.
 const MAX_STREAMS: u32 = 1024;

@@ -25,7 +25,7 @@ use crate::mesh::traffic::Reuse;
 use crate::mesh::workload::Workload;
 use crate::proxy::hop::Hop;
 use crate::proxy::http::headers::{ORIGINAL_VERSION, prepare};
-use crate::proxy::http::outcome;
+use crate::proxy::http::outcome::{self, Heard};
 use crate::proxy::http::plan::wire_for;
 use crate::proxy::http::reach;
 use crate::proxy::outbound::same_node;
@@ -68,7 +68,13 @@ pub(in crate::proxy) async fn probe(mesh: &Arc<Mesh>, checked: &Checked, caller:
         Question::Tcp => way.tcp().await,
         Question::Grpc(service) => way.grpc(service).await,
     };
-    answered.unwrap_or_else(|refusal| Answer::none(refusal.details()))
+    answered.unwrap_or_else(|refusal| {
+        if refusal.is_of_policy() {
+            Answer::of(Finding::Failed, refusal.details())
+        } else {
+            Answer::none(refusal.details())
+        }
+    })
 }
 
 /// The way to one endpoint.
@@ -172,6 +178,9 @@ impl<'a> Way<'a> {
             request.headers_mut().insert(reach::ASKED, reach::TCP);
             let authority = self.addr.to_string();
             let response = self.send(request, &authority, Wire::H2).await?;
+            if let Some(answer) = unserved(response.headers()) {
+                return Ok(answer);
+            }
             return Ok(match response.headers().get(reach::ASKED) {
                 Some(_) => Answer::of(Finding::Passed, "connected"),
                 None => Answer::none(format!("status {}", response.status().as_u16())),
@@ -252,8 +261,10 @@ fn pod_of<'s>(snapshot: &'s Snapshot, checked: &Checked) -> Result<Option<&'s Ar
 
 /// What another agent says of an attempt that did not reach its application.
 fn unserved(headers: &HeaderMap) -> Option<Answer> {
-    outcome::heard(headers)?;
-    Some(Answer::none("the agent of its node cannot reach it"))
+    Some(match outcome::heard(headers)? {
+        Heard::Failed(_) => Answer::none("the agent of its node cannot reach it"),
+        Heard::Forbidden => Answer::of(Finding::Failed, "a policy of its pod refuses it"),
+    })
 }
 
 /// A body of a few bytes, and its trailers; `None` if it breaks off or is larger.

@@ -30,11 +30,12 @@ use crate::proxy::http::plan::Plan;
 use crate::proxy::http::reply::switching;
 use crate::proxy::http::upload::Upload;
 use crate::proxy::live::until_refused;
+use crate::proxy::outbound::DRAINED;
 use crate::proxy::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::telemetry::ResponseFlag;
 use crate::transport::http::Body;
-use crate::transport::pool::Leased;
+use crate::transport::pool::{Cut, Leased};
 use crate::transport::relay::{Meter, RelayEnd, relay};
 use crate::transport::{ByteStream, never};
 
@@ -53,6 +54,7 @@ pub(super) async fn carry(
     let line::Answered {
         mut response,
         revoked,
+        cut,
     } = answered.inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         if is_extended && response.status().is_success() {
@@ -88,6 +90,7 @@ pub(super) async fn carry(
         pick: plan.pick,
         asked,
         revoked,
+        cut,
     };
     plan.via.tasks.spawn("upgraded", tunnel.run());
     Ok(switching(headers))
@@ -103,6 +106,8 @@ struct Tunnel {
     asked: Option<Asked>,
     /// Of the connection that it rests on.
     revoked: BoxFuture<'static, ()>,
+    /// Of the endpoint at its other end.
+    cut: Cut,
 }
 
 /// What was let in at a pod of this node, to be judged again when policies change.
@@ -163,6 +168,10 @@ impl Tunnel {
             ended = relay(client, upstream, idle, &*self.ledger) => ended,
             () = self.revoked => {
                 self.ledger.flag(Refusal::Revoked.flag(), Refusal::Revoked.details());
+                return;
+            }
+            () = self.cut.cancelled() => {
+                self.ledger.flag(ResponseFlag::Dt, DRAINED);
                 return;
             }
             refusal = Asked::forbidden(self.asked.as_ref(), &self.mesh) => {

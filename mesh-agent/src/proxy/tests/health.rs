@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -175,6 +176,12 @@ async fn statuses_that_are_no_better_than_silence_need_several_in_a_row() {
     assert_eq!(checks(&lab, "failed"), 0);
 }
 
+async fn note_check(request: Request<Incoming>, heard: Arc<Mutex<Bytes>>) {
+    if request.uri().path() == "/grpc.health.v1.Health/Check" {
+        *heard.lock() = request.into_body().collect().await.unwrap().to_bytes();
+    }
+}
+
 #[tokio::test]
 async fn only_serving_is_healthy_in_grpc() {
     const SERVING: &[u8] = b"\0\0\0\0\x02\x08\x01";
@@ -193,11 +200,9 @@ async fn only_serving_is_healthy_in_grpc() {
         let question = Arc::new(Mutex::new(Bytes::new()));
         let heard = Arc::clone(&question);
         let app = App::http(&lab, pod, move |request| {
-            let heard = Arc::clone(&heard);
+            let noted = note_check(request, Arc::clone(&heard));
             async move {
-                if request.uri().path() == "/grpc.health.v1.Health/Check" {
-                    *heard.lock() = request.into_body().collect().await.unwrap().to_bytes();
-                }
+                noted.await;
                 grpc(message, status)
             }
         })

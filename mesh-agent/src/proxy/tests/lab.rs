@@ -63,8 +63,8 @@ impl Lab {
         let ca = EmbeddedCa::open(dir.path(), "cluster.local", Duration::from_hours(24)).unwrap();
         let ca = Arc::new(ca);
         Self {
-            a: Agent::start("node-a", &ca, &dir).await,
-            b: Agent::start("node-b", &ca, &dir).await,
+            a: Box::pin(Agent::start("node-a", &ca, &dir)).await,
+            b: Box::pin(Agent::start("node-b", &ca, &dir)).await,
             tasks: Tasks::new(),
             ca,
             last: Mutex::default(),
@@ -196,6 +196,7 @@ impl Agent {
                 detect_timeout: Duration::from_millis(100),
                 connect_timeout: Duration::from_secs(5),
                 idle_timeout: Duration::from_mins(1),
+                endpoint_drain: ENDPOINT_DRAIN,
                 handshake_rate: HANDSHAKE_RATE,
                 zone: Zone::new(&ClusterDomain::default(), Duration::from_secs(30)).unwrap(),
             },
@@ -322,6 +323,8 @@ pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     .await;
 }
 
+/// So short that a test can wait for it.
+const ENDPOINT_DRAIN: Duration = Duration::from_millis(500);
 /// So few that a test can use them up.
 pub(super) const HANDSHAKE_RATE: NonZeroU32 = NonZeroU32::new(200).unwrap();
 

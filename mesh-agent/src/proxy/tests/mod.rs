@@ -13,6 +13,7 @@ mod bytes;
 mod connection_pool;
 mod cross_node;
 mod crowded;
+mod departing;
 mod disabled;
 mod dns;
 mod explain;

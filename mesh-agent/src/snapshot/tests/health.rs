@@ -8,19 +8,18 @@ use crate::balance::{Change, Finding};
 use crate::mesh::health_check::{HealthCheck, Question};
 use crate::snapshot::{Checked, Unpicked};
 
-fn quick(panic_percent: u32) -> Option<Arc<HealthCheck>> {
-    let check = HealthCheck {
+fn quick(panic_percent: u32) -> Arc<HealthCheck> {
+    Arc::new(HealthCheck {
         unhealthy_threshold: 1,
         healthy_threshold: 1,
         panic_percent,
         ..HealthCheck::new(Question::Tcp)
-    };
-    Some(Arc::new(check))
+    })
 }
 
 fn checked_web(panic_percent: u32) -> Facts {
     let mut facts = web();
-    facts.services[0].traffic.health_check = quick(panic_percent);
+    facts.services[0].traffic.health_check = Some(quick(panic_percent));
     facts
 }
 
@@ -69,7 +68,9 @@ fn an_unhealthy_endpoint_is_passed_over_at_once_and_used_again_when_it_is_health
 fn when_too_few_are_healthy_all_are_used_unless_that_is_not_wanted() {
     for (panic_percent, expected) in [(50, 2), (0, 0)] {
         let (snapshot, _) = build(&checked_web(panic_percent));
-        checked(&snapshot).iter().for_each(|one| fail(one));
+        for one in checked(&snapshot) {
+            fail(&one);
+        }
         upstream(&snapshot).sweep(Instant::now());
         assert_eq!(picked(&snapshot).len(), expected, "{panic_percent}");
         let pick = upstream(&snapshot).pick(&request_to(vip()), &mut rand::rng());
@@ -89,7 +90,7 @@ fn what_is_known_survives_a_snapshot_but_neither_another_pod_nor_another_check()
     assert!(Arc::ptr_eq(&checked(&first)[0], &checked(&second)[0]));
     assert!(checked(&second)[0].usage.last().is_some());
 
-    facts.services[0].traffic.health_check = quick(49);
+    facts.services[0].traffic.health_check = Some(quick(49));
     let other_check = again(&facts);
     assert_eq!(other_check.unhealthy(), []);
     assert!(

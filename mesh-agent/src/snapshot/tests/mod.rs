@@ -4,6 +4,7 @@ mod authorization;
 mod contradictions;
 mod direct;
 mod health;
+mod leaving;
 mod lookups;
 mod nodes;
 mod places;

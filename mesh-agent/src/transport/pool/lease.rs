@@ -135,20 +135,30 @@ pub(super) struct H1Lease {
     sender: H1Sender,
     /// Requests, with this one.
     carried: u32,
+    /// Destinations that had gone away when it was taken.
+    departures: u64,
 }
 
 impl H1Lease {
-    pub(super) fn new(shelves: Arc<H1Shelves>, key: PoolKey, sender: H1Sender, carried: u32) -> Self {
+    pub(super) fn new(
+        shelves: Arc<H1Shelves>,
+        key: PoolKey,
+        sender: H1Sender,
+        carried: u32,
+        departures: u64,
+    ) -> Self {
         Self {
             shelves,
             key,
             sender,
             carried,
+            departures,
         }
     }
 
     fn give_back(self) {
-        self.shelves.put(self.key, self.sender, self.carried);
+        self.shelves
+            .put(self.key, self.sender, self.carried, self.departures);
     }
 }
 

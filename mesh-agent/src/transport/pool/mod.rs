@@ -4,6 +4,7 @@
 //! HTTP/2: one connection carries many requests; a second is opened when the first is full. Keys carry the
 //! destination's uid, so that an address that moved to another pod never meets an old connection.
 
+mod departures;
 mod lease;
 mod shelf;
 
@@ -20,6 +21,7 @@ use hyper::body::Body as _;
 use parking_lot::Mutex;
 
 use crate::lifecycle::Tasks;
+use crate::mesh::leaving::Leaving;
 use crate::mesh::traffic::Reuse;
 use crate::mesh::workload::WorkloadUid;
 use crate::transport::http::{Body, H1Sender, frame_for_h1, no_body, start_h1};
@@ -27,6 +29,7 @@ use crate::transport::pool::lease::{H1Lease, H2Lease};
 use crate::transport::pool::shelf::{H1Shelf, H2Shelf, Opening};
 use crate::transport::{ByteStream, DialError};
 
+pub use crate::transport::pool::departures::{Cut, Departures};
 pub use crate::transport::pool::lease::Leased;
 
 /// Opens one connection; called once for each connection that is needed, which for most requests is none.
@@ -80,11 +83,20 @@ pub enum SendError {
 struct H1Shelves {
     shelves: Mutex<HashMap<PoolKey, H1Shelf>>,
     is_closed: AtomicBool,
+    departures: Departures,
 }
 
 impl H1Shelves {
     /// Keeps a connection that has carried `carried` requests for the next one, if it may carry one more.
-    fn put(&self, key: PoolKey, sender: H1Sender, carried: u32) {
+    ///
+    /// Taken when as many destinations had gone away as `departures` counted: not kept if its own did since.
+    fn put(&self, key: PoolKey, sender: H1Sender, carried: u32, departures: u64) {
+        if self
+            .departures
+            .has_left_since(departures, key.endpoint.as_ref(), key.addr)
+        {
+            return;
+        }
         let is_spent = key.reuse.requests.is_some_and(|most| carried >= most.get());
         let mut shelves = self.shelves.lock();
         if !is_spent && !sender.is_closed() && !self.is_closed.load(Ordering::Acquire) {
@@ -134,6 +146,36 @@ impl HttpPool {
         shelves.retain(|key, shelf| shelf.sweep(key.idle_h1()));
         drop(shelves);
         self.h2.lock().retain(|_, shelf| shelf.sweep());
+        self.h1.departures.sweep();
+    }
+
+    /// Lets go of destinations that go away: what is idle closes now, what is in use when it is done, or after `limit`.
+    pub fn leave(&self, leaving: &Arc<Leaving>, limit: Duration) {
+        let cuts = self.h1.departures.leave(leaving);
+        let stays = |key: &PoolKey| !leaving.includes(key.endpoint.as_ref(), key.addr);
+        self.h1.shelves.lock().retain(|key, _| stays(key));
+        // Streams that are under way hold the connection; it ends with the last of them.
+        self.h2.lock().retain(|key, _| stays(key));
+        if cuts.is_empty() {
+            return;
+        }
+        let stop = self.tasks.stop();
+        self.tasks.spawn("leave", async move {
+            tokio::select! {
+                () = tokio::time::sleep(limit) => {
+                    for cut in &cuts {
+                        cut.cancel();
+                    }
+                }
+                // What is left then has the agent's own time to end.
+                () = stop.requested() => {}
+            }
+        });
+    }
+
+    /// What ends a connection that is opened now when its destination goes away.
+    pub fn cut_of(&self, endpoint: Option<WorkloadUid>, addr: SocketAddr) -> Cut {
+        self.h1.departures.cut_of(endpoint, addr)
     }
 
     /// Closes what is idle, and from now on everything that becomes idle: the pod leaves or the agent stops.
@@ -162,13 +204,17 @@ impl HttpPool {
         connect: Connect<'_>,
     ) -> Result<Response<Leased>, SendError> {
         frame_for_h1(&mut request);
+        let departures = self.h1.departures.count();
         while let Some((mut sender, carried)) = self.take_idle(key) {
             if sender.ready().await.is_err() {
                 continue;
             }
             let again = replay_of(&request);
             let mut failed = match sender.try_send_request(request).await {
-                Ok(response) => return Ok(self.lease_h1(key, sender, carried.saturating_add(1), response)),
+                Ok(response) => {
+                    let carried = carried.saturating_add(1);
+                    return Ok(self.lease_h1(key, sender, carried, response, departures));
+                }
                 Err(failed) => failed,
             };
             if let Some(unsent) = failed.take_message() {
@@ -185,11 +231,12 @@ impl HttpPool {
         let stream = connect()
             .await
             .map_err(|error| SendError::Dial(Arc::new(error)))?;
-        let mut sender = start_h1(&self.tasks, stream)
+        let cut = self.cut_of(key.endpoint.clone(), key.addr);
+        let mut sender = start_h1(&self.tasks, stream, cut)
             .await
             .map_err(|error| SendError::Dial(Arc::new(error)))?;
         let response = sender.send_request(request).await.map_err(SendError::Broken)?;
-        Ok(self.lease_h1(key, sender, 1, response))
+        Ok(self.lease_h1(key, sender, 1, response, departures))
     }
 
     fn take_idle(&self, key: &PoolKey) -> Option<(H1Sender, u32)> {
@@ -202,8 +249,9 @@ impl HttpPool {
         sender: H1Sender,
         carried: u32,
         response: Response<hyper::body::Incoming>,
+        departures: u64,
     ) -> Response<Leased> {
-        let lease = H1Lease::new(Arc::clone(&self.h1), key.clone(), sender, carried);
+        let lease = H1Lease::new(Arc::clone(&self.h1), key.clone(), sender, carried, departures);
         response.map(|body| Leased::h1(body, lease))
     }
 
@@ -237,7 +285,8 @@ impl HttpPool {
         let mut shelves = self.h2.lock();
         let kept = shelves.get_mut(key).and_then(H2Shelf::free);
         kept.unwrap_or_else(|| {
-            let opening = Opening::begin(&self.tasks, connect, key.reuse);
+            let cut = self.cut_of(key.endpoint.clone(), key.addr);
+            let opening = Opening::begin(&self.tasks, connect, key.reuse, cut);
             if !self.h1.is_closed.load(Ordering::Acquire) {
                 shelves.entry(key.clone()).or_default().keep(&opening);
             }

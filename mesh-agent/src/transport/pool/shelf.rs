@@ -14,8 +14,8 @@ use crate::lifecycle::Tasks;
 use crate::mesh::traffic::Reuse;
 use crate::transport::DialError;
 use crate::transport::http::{H1Sender, H2Sender, POOLED_STREAMS, start_h2};
-use crate::transport::pool::Connect;
 use crate::transport::pool::lease::H2Lease;
+use crate::transport::pool::{Connect, Cut};
 
 /// Idle HTTP/1.1 connections, the one used last on top.
 #[derive(Debug, Default)]
@@ -121,7 +121,7 @@ pub(super) struct Opening {
 
 impl Opening {
     /// Begins to open a connection. A task sees it through, although who asked for it may go away meanwhile.
-    pub(super) fn begin(tasks: &Tasks, connect: Connect<'_>, reuse: Reuse) -> Self {
+    pub(super) fn begin(tasks: &Tasks, connect: Connect<'_>, reuse: Reuse, cut: Cut) -> Self {
         let (driver, connecting) = (tasks.clone(), connect());
         let proved_until: Arc<OnceLock<SystemTime>> = Arc::default();
         let until_when = Arc::clone(&proved_until);
@@ -131,7 +131,7 @@ impl Opening {
                 // The first and only time that it is set.
                 until_when.get_or_init(|| until);
             }
-            start_h2(&driver, stream).await.map_err(Arc::new)
+            start_h2(&driver, stream, cut).await.map_err(Arc::new)
         });
         let sender = future.shared();
         tasks.spawn("open-http2", sender.clone().map(drop));

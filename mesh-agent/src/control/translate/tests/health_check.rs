@@ -39,7 +39,7 @@ fn what_is_not_written_has_the_documented_default() {
             port: None,
             interval: Duration::from_secs(10),
             timeout: Duration::from_secs(1),
-            no_traffic_interval: Duration::from_secs(60),
+            no_traffic_interval: Duration::from_mins(1),
             unhealthy_threshold: 3,
             healthy_threshold: 2,
             panic_percent: 50,
