@@ -20,7 +20,6 @@ mod external;
 mod faults;
 mod health;
 mod hedging;
-mod isolation;
 mod issuers;
 mod jwt;
 mod kubernetes;
@@ -127,7 +126,6 @@ pub fn all() -> Vec<Suite> {
         ("restart", restart::CLAIMS),
         ("authority", ca::CLAIMS),
         ("issuers", issuers::CLAIMS),
-        ("isolation", isolation::CLAIMS),
         ("soak", soak::CLAIMS),
     ];
     suites
