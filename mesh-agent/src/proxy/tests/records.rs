@@ -143,6 +143,27 @@ async fn what_is_outside_the_mesh_is_spoken_to_in_plaintext() {
     assert_eq!(app.only_seen().header("x-mesh-agent-http-version"), None);
 }
 
+#[tokio::test]
+async fn a_callers_principal_is_what_it_proved_and_not_what_discovery_expects() {
+    let lab = Lab::start().await;
+    let pod = lab.a.mesh.pods.find(&WEB.workload().uid).unwrap();
+    let ends = crate::proxy::Ends {
+        client: (CART.ip, 1).into(),
+        original: (WEB.ip, 80).into(),
+    };
+    let expected = CART.workload().identity;
+    let other = crate::mesh::identity::SpiffeId::new("cluster.local", "shop", "somebody-else").unwrap();
+    for (peer, principal) in [
+        (Some(&expected), expected.to_string()),
+        (Some(&other), other.to_string()),
+        (None, "unknown".to_owned()),
+    ] {
+        let flow = crate::proxy::inbound::destination_flow(&lab.a.mesh, &pod, ends, peer);
+        assert_eq!(flow.source.principal(), principal);
+        assert_eq!(flow.source.workload(), &*CART.workload().naming.workload);
+    }
+}
+
 /// Memory that an idle connection costs besides its socket and what hyper holds: design section 7.
 #[tokio::test]
 async fn the_walks_futures_fit_their_budget() {
