@@ -238,10 +238,10 @@ impl Fault {
 
     async fn over_h2(self, mut stream: TcpStream) {
         if self == Self::Garbage {
-            stream
-                .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-                .await
-                .unwrap();
+            let said = b"HTTP/1.1 400 Bad Request\r\n\r\n";
+            stream.write_all(said).await.unwrap();
+            // What is closed before it was read resets the connection, and takes what was said with it.
+            let _ended = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
             return;
         }
         let mut server = h2::server::handshake(stream).await.unwrap();
