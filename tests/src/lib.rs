@@ -23,6 +23,8 @@ pub mod authority;
 pub mod cgroup;
 pub mod cpu;
 pub mod endpoints;
+#[cfg(test)]
+mod features;
 pub mod guest;
 pub mod hosts;
 pub mod http;

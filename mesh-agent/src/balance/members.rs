@@ -58,11 +58,15 @@ impl Members {
 
     /// The member at a position.
     pub fn get(&self, position: usize) -> Option<&Member> {
+        #[cfg(test)]
+        looks::note(1);
         self.all.get(position)
     }
 
     /// All, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Member> {
+        #[cfg(test)]
+        looks::note(self.all.len());
         self.all.iter()
     }
 
@@ -91,5 +95,26 @@ impl Members {
     pub(super) fn are_named_as(&self, other: &Self) -> bool {
         let name = |one: &Member| (one.name, one.weight);
         self.all.iter().map(name).eq(other.all.iter().map(name))
+    }
+}
+
+/// How many members a test has looked at, so that it can claim that few are.
+#[cfg(test)]
+pub(super) mod looks {
+    use std::cell::Cell;
+
+    thread_local! {
+        static LOOKS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn note(count: usize) {
+        LOOKS.with(|looks| looks.set(looks.get() + count));
+    }
+
+    /// How many `work` looks at.
+    pub(in crate::balance) fn of<T>(work: impl FnOnce() -> T) -> (T, usize) {
+        let before = LOOKS.with(Cell::get);
+        let done = work();
+        (done, LOOKS.with(Cell::get) - before)
     }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use super::members::looks;
 use super::*;
 use crate::mesh::traffic::{ConsistentHash, HashKey};
 
@@ -163,6 +164,29 @@ fn a_pick_holds_one_unit_until_dropped() {
     assert_eq!(load.active(), 1);
     drop(second);
     assert_eq!(load.active(), 0);
+}
+
+#[test]
+fn no_algorithm_looks_at_more_of_10_000_than_a_handful() {
+    let members = members(10_000);
+    // All but ten are busy, so that a bound on load passes over as many as it ever does.
+    let _held: Vec<_> = members
+        .iter()
+        .skip(10)
+        .map(|member| Pick::new(Arc::clone(&member.load)))
+        .collect();
+    for kind in kinds() {
+        let balancer = new(&kind, &members, &turn());
+        let mut rng = SmallRng::seed_from_u64(5);
+        for value in 0..2000_u32 {
+            let mut asked = asked(&mut rng);
+            (asked.hash, asked.active) = (Some(hash(&value.to_be_bytes())), 9_990);
+            let (picked, looks) = looks::of(|| balancer.pick(&members, &mut asked));
+            assert!(picked.is_some(), "{kind:?}");
+            // The one that is hashed to, and as many jumps as a bound allows, each looked at twice.
+            assert!(looks <= 70, "{kind:?}: {looks}");
+        }
+    }
 }
 
 /// Prints nanoseconds per pick; run with `--ignored --nocapture`.

@@ -124,7 +124,26 @@ impl Matcher {
     }
 }
 
+/// By what the entries that may hold for a path are found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum PathKey<'m> {
+    /// The whole path.
+    Exact(&'m str),
+    /// Its first elements, without a slash at their end.
+    Prefix(&'m str),
+    /// Only a trial can tell.
+    Other,
+}
+
 impl Matcher {
+    pub(super) fn path_key(&self) -> PathKey<'_> {
+        match &self.path {
+            PathMatch::Exact(path) => PathKey::Exact(path),
+            PathMatch::Prefix(prefix) => PathKey::Prefix(prefix.strip_suffix('/').unwrap_or(prefix)),
+            PathMatch::AnyCase(_) | PathMatch::Beginning { .. } | PathMatch::Regex(_) => PathKey::Other,
+        }
+    }
+
     /// The path at and below which it may hold, as a cookie's `Path` says it.
     pub(super) fn cookie_path(&self) -> Arc<str> {
         match &self.path {

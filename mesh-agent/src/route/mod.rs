@@ -5,6 +5,7 @@
 //! chosen. Must not know: connections, endpoints, or how routes were read.
 
 mod further;
+mod index;
 mod matcher;
 mod mismatch;
 mod retry;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
+use self::index::Index;
 use self::matcher::{Matcher, Specificity};
 pub use self::mismatch::Mismatch;
 pub use self::retry::{Attempt, Attempts, NoMore};
@@ -72,6 +74,8 @@ pub struct Decided {
 pub struct RouteTable {
     /// The first entry that holds decides.
     entries: Vec<(Matcher, Arc<CompiledRule>)>,
+    /// Of many entries, which may hold.
+    index: Option<Index>,
     has_faults: bool,
 }
 
@@ -102,6 +106,7 @@ impl RouteTable {
         }
         Self {
             has_faults: entries.iter().any(|(_, rule)| rule.fault.is_some()),
+            index: Index::of(entries.iter().map(|(matcher, _)| matcher)),
             entries,
         }
     }
@@ -113,16 +118,16 @@ impl RouteTable {
 
     /// The rule for a request; `None` means 404, since a Service with routes answers nothing else.
     pub fn decide(&self, request: &RequestFacts<'_>) -> Option<Decided> {
-        self.trials(request).find_map(Trial::decided)
+        let Some(index) = &self.index else {
+            return self.trials(request).find_map(Trial::decided);
+        };
+        let mut candidates = index.candidates(request.path);
+        candidates.find_map(|position| trial(self.entries.get(position)?, request).decided())
     }
 
     /// How each match fares, in the order in which they are tried: the first that holds decides.
     pub fn trials<'t>(&'t self, request: &RequestFacts<'_>) -> impl Iterator<Item = Trial<'t>> {
-        self.entries.iter().map(move |(matcher, rule)| Trial {
-            mismatch: matcher.mismatch(request),
-            rule,
-            matcher,
-        })
+        self.entries.iter().map(move |entry| trial(entry, request))
     }
 }
 
@@ -148,6 +153,14 @@ impl Trial<'_> {
             prefix: self.matcher.prefix().cloned(),
             cookie_path: self.rule.session.as_ref().map(|_| self.matcher.cookie_path()),
         })
+    }
+}
+
+fn trial<'t>((matcher, rule): &'t (Matcher, Arc<CompiledRule>), request: &RequestFacts<'_>) -> Trial<'t> {
+    Trial {
+        mismatch: matcher.mismatch(request),
+        rule,
+        matcher,
     }
 }
 

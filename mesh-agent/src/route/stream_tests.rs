@@ -238,6 +238,23 @@ fn first_bytes_are_waited_for_only_where_a_rule_asks_for_them() {
 }
 
 #[test]
+fn a_rule_of_connections_without_weight_refuses() {
+    for backends in [vec![], vec![backend("a", 0), backend("b", 0)]] {
+        let mut routes = [route(
+            RouteKind::Tcp,
+            "t",
+            vec![rule(vec![StreamMatch::default()], "a")],
+        )];
+        routes[0].rules[0].backends = backends;
+        let table = table(&routes);
+        let StreamDecision::Rule(rule) = table.decide(&facts(&Opening::Other)) else {
+            panic!("no rule");
+        };
+        assert!(rule.choose(&mut SmallRng::seed_from_u64(1)).is_none());
+    }
+}
+
+#[test]
 fn shares_follow_the_weights_and_what_cannot_be_keeps_its_own() {
     let mut routes = [route(
         RouteKind::Tcp,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
+use arc_swap::ArcSwapOption;
 use rand::{Rng, RngCore};
 
 use super::priority::{self, Bearing, Level};
@@ -40,6 +41,8 @@ struct Group {
     weight: Option<u32>,
     share: AtomicU32,
     is_panicking: AtomicBool,
+    /// Positions of the members that may be used, as the last refresh saw them; absent while that is all.
+    good: ArcSwapOption<Box<[usize]>>,
 }
 
 impl Roster {
@@ -69,6 +72,7 @@ impl Roster {
                 weight,
                 share: AtomicU32::default(),
                 is_panicking: AtomicBool::default(),
+                good: ArcSwapOption::empty(),
             }
         };
         let groups = groups.into_iter().enumerate().map(group).collect();
@@ -94,7 +98,7 @@ impl Roster {
 
     /// Shares the traffic anew among the groups after members were ejected or taken back.
     pub fn refresh(&self) {
-        let healths: Vec<Bearing> = self.groups.iter().map(Group::bearing).collect();
+        let healths: Vec<Bearing> = self.groups.iter().map(Group::examine).collect();
         let levels = if self.groups.iter().any(|group| group.weight.is_some()) {
             self.by_weight(&healths)
         } else {
@@ -212,30 +216,47 @@ impl Group {
             }
             passed_over.get_or_insert(member.index);
         }
-        let untried = |member: &&Member| !member.is_left_out() && !asked.tried.contains(&member.name);
-        let start = asked.rng.random_range(0..self.members.len().max(1));
         // Most are ejected or tried, or chance was unkind; one that was passed over is better than none.
         match passed_over {
             Some(passed_over) if asked.tried.is_empty() => Some(passed_over),
-            _ => self
-                .starting_at(start)
-                .find(untried)
-                .map(|member| member.index)
-                .or(passed_over),
+            _ => self.good_one(asked).or(passed_over),
         }
     }
 
-    /// All members, from one of them on.
-    fn starting_at(&self, start: usize) -> impl Iterator<Item = &Member> {
-        let count = self.members.len();
-        (0..count).filter_map(move |step| self.members.get((start + step).checked_rem(count)?))
+    /// Any member that is good, from a random one on, and one that was not tried before one that was. However many there
+    /// are, it looks at few: besides those that were tried only such as were ejected since the last refresh are in the way.
+    fn good_one(&self, asked: &mut Asked<'_>) -> Option<usize> {
+        let good = self.good.load();
+        let good = good.as_deref();
+        let count = good.map_or(self.members.len(), |good| good.len());
+        let start = asked.rng.random_range(0..count.max(1));
+        let looks = asked.tried.len().saturating_add(LOOKS).min(count);
+        let members = (0..looks).filter_map(|step| {
+            let at = (start + step).checked_rem(count)?;
+            let position = good.map_or(Some(at), |good| good.get(at).copied())?;
+            self.members.get(position)
+        });
+        let mut tried = None;
+        for member in members.filter(|member| !member.is_left_out()) {
+            if !asked.tried.contains(&member.name) {
+                return Some(member.index);
+            }
+            tried.get_or_insert(member.index);
+        }
+        tried
     }
 
-    fn bearing(&self) -> Bearing {
-        Bearing {
-            good: self.members.iter().filter(|member| !member.is_left_out()).count(),
-            all: self.members.len(),
-        }
+    /// Looks at all members, and keeps who may be used for picks to find.
+    fn examine(&self) -> Bearing {
+        let all = self.members.len();
+        let positions = self.members.iter().enumerate();
+        let good: Box<[usize]> = positions
+            .filter(|(_, member)| !member.is_left_out())
+            .map(|(position, _)| position)
+            .collect();
+        let count = good.len();
+        self.good.store((count < all).then(|| Arc::new(good)));
+        Bearing { good: count, all }
     }
 }
 
@@ -250,6 +271,8 @@ impl Member {
 
 /// With half of the members ejected, one in 65,000 picks is not found by these.
 const ATTEMPTS: u32 = 16;
+/// With nine of ten ejected at once, one in 800 picks between that and the next refresh finds nobody by these.
+const LOOKS: usize = 64;
 
 #[cfg(test)]
 mod tests;

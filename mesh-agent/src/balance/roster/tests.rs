@@ -7,6 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::*;
+use crate::balance::members::looks;
 use crate::balance::tests::{asked, assert_fits};
 use crate::balance::{Outcome, Standing, Watch};
 use crate::mesh::traffic::{ConsistentHash, HashKey, HashTable, OutlierDetection};
@@ -250,4 +251,25 @@ fn a_table_is_kept_while_the_names_are_the_same() {
     let (same, other) = (of(5, Some(&first)), of(6, Some(&first)));
     assert!(Arc::ptr_eq(&first.groups[0].balancer, &same.groups[0].balancer));
     assert!(!Arc::ptr_eq(&first.groups[0].balancer, &other.groups[0].balancer));
+}
+
+#[test]
+fn whoever_is_ejected_a_pick_looks_at_a_handful_of_10_000() {
+    let mut rng = SmallRng::seed_from_u64(6);
+    for ejected in [0, 5_000, 9_900, 9_999, 10_000] {
+        let roster = roster(&[10_000], &[], random());
+        eject(&roster, 0, ejected);
+        roster.refresh();
+        let first: SocketAddr = roster.groups[0].members.get(9_999).unwrap().name;
+        for tried in [&[][..], &[first]] {
+            for _ in 0..500 {
+                let mut asked = asked(&mut rng);
+                asked.tried = tried;
+                let (picked, looks) = looks::of(|| roster.pick(&mut asked, Instant::now()));
+                // One that was tried is better than none.
+                assert_eq!(picked.is_none(), ejected == 10_000, "{ejected} {tried:?}");
+                assert!(looks <= 100, "{ejected}: {looks}");
+            }
+        }
+    }
 }

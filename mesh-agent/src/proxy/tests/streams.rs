@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::app::{App, full, streamed, written_by_hand};
-use super::client::{H1, H2, HOST, get2};
+use super::client::{H1, H2, HOST, call, get2};
 use super::facts::{CART, PAY, WEB};
 use super::lab::{Lab, eventually, soon};
 use crate::mesh::service::AppProtocol;
@@ -106,5 +106,35 @@ async fn the_length_of_a_body_that_is_not_sent_is_told() {
                 "{name}"
             );
         }
+    }
+}
+
+/// Each message says whether it is compressed, and only the ends know how: not a byte of it may change.
+#[tokio::test]
+async fn grpc_compression_is_between_client_and_server() {
+    const MESSAGE: &[u8] = b"\x01\0\0\0\x04\x1f\x8b\x08\0";
+    let lab = Lab::start().await;
+    for (pod, name) in [(CART, "cart"), (PAY, "pay")] {
+        let app = App::http(&lab, pod, |request| async {
+            let mut response = Response::new(request.into_body().map_err(Into::into).boxed_unsync());
+            let headers = response.headers_mut();
+            headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+            headers.insert("grpc-encoding", HeaderValue::from_static("gzip"));
+            headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity,gzip"));
+            response
+        })
+        .await;
+        let vip = lab.service(name, AppProtocol::Grpc, &[app.addr]).await;
+        let mut request = call(MESSAGE);
+        let headers = request.headers_mut();
+        headers.insert("grpc-encoding", HeaderValue::from_static("gzip"));
+        headers.insert("grpc-accept-encoding", HeaderValue::from_static("gzip"));
+        let reply = H2::dial(&lab, WEB, vip).await.fetch(request).await;
+        assert_eq!(reply.body, MESSAGE, "{name}");
+        assert_eq!(reply.headers["grpc-encoding"], "gzip", "{name}");
+        assert_eq!(reply.headers["grpc-accept-encoding"], "identity,gzip", "{name}");
+        let seen = app.only_seen();
+        assert_eq!(seen.header("grpc-encoding"), Some("gzip"), "{name}");
+        assert_eq!(seen.header("grpc-accept-encoding"), Some("gzip"), "{name}");
     }
 }

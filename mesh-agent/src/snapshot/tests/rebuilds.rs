@@ -4,6 +4,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::*;
+use crate::mesh::route::{HttpMatch, PathMatch};
 
 #[test]
 fn loads_and_turns_and_unchanged_pods_survive_a_rebuild() {
@@ -93,4 +94,56 @@ fn subscribers_of_the_cell_learn_the_published_version() {
     assert!(versions.has_changed().unwrap());
     assert_eq!(*versions.borrow_and_update(), 2);
     assert_eq!(cell.load().version(), 2);
+}
+
+/// A thousand Services with a hundred routes each.
+fn a_hundred_thousand_routes() -> Facts {
+    let mut facts = Facts::default();
+    for number in 0..1000_u32 {
+        let [.., high, low] = number.to_be_bytes();
+        let (name, vip) = (format!("s{number}"), format!("10.96.{high}.{low}"));
+        facts.services.push(service(&name, &[&vip], AppProtocol::Http));
+        for path in 0..100 {
+            let mut route = route("shop", &format!("{name}-{path}"), parent(&name), (&name, 80));
+            route.rules[0].matches = vec![HttpMatch {
+                path: PathMatch::Prefix(format!("/{path}").into()),
+                ..HttpMatch::default()
+            }];
+            facts.http_routes.push(route);
+        }
+    }
+    facts
+}
+
+#[test]
+fn a_hundred_thousand_routes_are_compiled_and_each_is_found() {
+    let mut facts = a_hundred_thousand_routes();
+    // One of them is wrong: it is named, and takes nothing with it.
+    facts.http_routes[4_242].parents = vec![parent("nothing")];
+    let (snapshot, rejections) = build(&facts);
+    assert_eq!(
+        fields(&rejections),
+        [("HTTPRoute shop/s42-42", "spec.parentRefs[0].name")]
+    );
+    let headers = HeaderMap::new();
+    for number in 0..1000_u32 {
+        let [.., high, low] = number.to_be_bytes();
+        let Destination::Service(upstream) = snapshot.destination(([10, 96, high, low], 80).into()) else {
+            panic!("{number} is no Service");
+        };
+        let table = snapshot.routes("shop", &upstream).unwrap();
+        for path in 0..100 {
+            let asked = format!("/{path}/more");
+            let facts = RequestFacts {
+                method: "GET",
+                path: &asked,
+                query: None,
+                headers: &headers,
+                dialled: Dialled::default(),
+            };
+            let found = table.decide(&facts).map(|decided| decided.rule.route.clone());
+            let expected = ((number, path) != (42, 42)).then(|| format!("shop/s{number}-{path}"));
+            assert_eq!(found, expected, "{number} {path}");
+        }
+    }
 }

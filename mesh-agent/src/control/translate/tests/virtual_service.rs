@@ -377,3 +377,24 @@ fn a_delegate_delegates_no_further() {
     assert!(fields(&reading).contains(&"spec.http[0].delegate".to_owned()));
     assert_eq!(reading.facts.http_routes[0].rules[0].backends(), []);
 }
+
+#[test]
+fn delegates_that_lead_in_a_circle_are_named_and_refuse() {
+    let reading = reading(&[
+        ("v", "hosts: [web], http: [{delegate: {name: a}}]"),
+        ("a", "http: [{delegate: {name: b}}]"),
+        ("b", "http: [{delegate: {name: a}}]"),
+    ]);
+    assert!(fields(&reading).contains(&"spec.http[0].delegate".to_owned()));
+    assert_eq!(reading.facts.http_routes.len(), 1);
+    assert_eq!(reading.facts.http_routes[0].rules[0].backends(), []);
+}
+
+#[test]
+fn weights_that_are_all_zero_are_named_and_refuse() {
+    let none =
+        "{destination: {host: web}, weight: 0}, {destination: {host: two, port: {number: 80}}, weight: 0}";
+    let (route, fields) = translated(&format!("hosts: [web], http: [{{route: [{none}]}}]"));
+    assert_eq!(fields, ["spec.http[0].route"]);
+    assert_eq!(route.unwrap().rules[0].backends(), []);
+}
