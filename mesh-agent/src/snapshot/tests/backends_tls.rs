@@ -58,7 +58,7 @@ fn the_port_goes_before_the_service_the_elder_before_the_younger_and_a_rule_come
         (vec![], vec![], None),
         (vec![], vec![rule.clone()], Some("web.shop.svc.cluster.local")),
         (
-            vec![whole("young", 1), whole("old", 5)],
+            vec![whole("young", 5), whole("old", 1)],
             vec![rule.clone()],
             Some("old"),
         ),
@@ -78,8 +78,8 @@ fn the_port_goes_before_the_service_the_elder_before_the_younger_and_a_rule_come
 #[test]
 fn who_is_not_in_force_is_told_so() {
     let policies = vec![
-        policy("old", 5, "web", None),
-        policy("young", 1, "web", None),
+        policy("old", 1, "web", None),
+        policy("young", 5, "web", None),
         policy("stray", 1, "nobody", None),
         policy("port", 1, "web", Some("gone")),
     ];
@@ -102,6 +102,7 @@ fn who_is_not_in_force_is_told_so() {
 fn bytes_for_such_a_backend_never_go_past_the_agent() {
     for is_wrapped in [false, true] {
         let mut facts = web();
+        facts.services[0].traffic = ServiceTraffic::default();
         if is_wrapped {
             facts.backend_tls_policies = vec![policy("p", 1, "web", None)];
         }

@@ -268,9 +268,9 @@ const WRONG: &[(&str, &[&str], bool)] = &[
         false,
     ),
     (
-        "host: web, trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {}, outlierDetection: {novel: 1}}]}",
+        "host: web, trafficPolicy: {portLevelSettings: [{port: {number: 80}, tunnel: {}, outlierDetection: {novel: 1}}]}",
         &[
-            "spec.trafficPolicy.portLevelSettings[0].tls",
+            "spec.trafficPolicy.portLevelSettings[0].tunnel",
             "spec.trafficPolicy.portLevelSettings[0].outlierDetection.novel",
         ],
         true,
