@@ -244,9 +244,8 @@ impl Fault {
         drop::<Request<_>>(request);
         if self == Self::EndsInTheHead {
             respond.send_reset(h2::Reason::INTERNAL_ERROR);
+            while let Some(Ok(_)) = server.accept().await {}
         }
-        // What was said goes out, and the connection with it.
-        while let Some(Ok(_)) = server.accept().await {}
     }
 }
 
