@@ -96,9 +96,9 @@ impl Turns {
             if !self.take() {
                 self.turn(&mut place).await;
             }
-            let begun = Instant::now();
+            let begun = tokio::time::Instant::now();
             let polled = poll_fn(|cx| {
-                let polled = in_poll_begun(begun, || task.as_mut().poll(cx));
+                let polled = in_poll_begun(begun.into_std(), || task.as_mut().poll(cx));
                 Poll::Ready(polled)
             })
             .await;

@@ -41,7 +41,8 @@ async fn yields(times: usize) {
     }
 }
 
-#[tokio::test]
+/// On a clock that stands still: what else the machine does makes no poll longer.
+#[tokio::test(start_paused = true)]
 async fn a_quiet_group_waits_for_one_round_of_a_busy_one() {
     let [storm, quiet] = groups();
     let (polls, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
