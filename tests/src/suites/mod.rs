@@ -40,6 +40,7 @@ mod talker;
 mod tcproutes;
 mod testssl;
 mod tls;
+mod tlsorigin;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -110,6 +111,7 @@ pub fn all() -> Vec<Suite> {
         ("health", health::CLAIMS),
         ("security", security::CLAIMS),
         ("tls", tls::CLAIMS),
+        ("tlsorigin", tlsorigin::CLAIMS),
         ("authz", authz::CLAIMS),
         ("jwt", jwt::CLAIMS),
         ("external", external::CLAIMS),

@@ -212,6 +212,13 @@ pub(super) fn with(lab: &Running, manifests: &str, work: impl FnOnce() -> Result
     in_force(lab, &before)
 }
 
+/// Puts other manifests in force at both agents, within the work of [`with`] and until it is done.
+pub(super) fn replaced(lab: &Running, manifests: &str) -> Result<()> {
+    let before = versions(lab)?;
+    lab.put_manifest(FILE, manifests)?;
+    in_force(lab, &before)
+}
+
 fn versions(lab: &Running) -> Result<Vec<f64>> {
     let version = |node| Ok(lab.metrics(node)?.sum("mesh_config_version", &[]));
     NODES.into_iter().map(version).collect()

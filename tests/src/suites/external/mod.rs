@@ -1,8 +1,9 @@
-//! External authorization: CUSTOM policies whose decision is that of programs which know nothing of this mesh, a gRPC
-//! server over Envoy's published messages and an nginx; for servers on both nodes.
+//! External authorization: CUSTOM policies and gates of routes whose decision is that of programs which know nothing of
+//! this mesh, a gRPC server over Envoy's published messages and an nginx; for servers on both nodes.
 
 mod connections;
 mod edges;
+mod gates;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -18,6 +19,11 @@ use self::edges::{
     refusals_are_counted_and_logged_as_those_of_an_authorizer, slashes_are_merged_where_the_mesh_asks_for_it,
     what_the_authorizer_lets_in_is_still_judged,
     without_a_decision_the_provider_says_what_becomes_of_a_request,
+};
+use self::gates::{
+    a_gate_of_a_route_refuses_in_its_own_words_at_the_clients_node,
+    a_gate_of_a_route_sees_what_the_client_wrote_and_changes_what_the_back_end_sees,
+    a_gate_of_a_route_that_nobody_answers_stays_shut, who_dials_the_pod_passes_no_gate_of_a_route,
 };
 use super::ask::{addresses, curl, equal, get, text, url};
 use super::authz::{protect, with};
@@ -42,6 +48,10 @@ pub(super) const CLAIMS: &[Claim] = claims![
     slashes_are_merged_where_the_mesh_asks_for_it,
     a_provider_that_is_not_declared_refuses_and_is_named,
     refusals_are_counted_and_logged_as_those_of_an_authorizer,
+    a_gate_of_a_route_sees_what_the_client_wrote_and_changes_what_the_back_end_sees,
+    a_gate_of_a_route_refuses_in_its_own_words_at_the_clients_node,
+    a_gate_of_a_route_that_nobody_answers_stays_shut,
+    who_dials_the_pod_passes_no_gate_of_a_route,
 ];
 
 const CLIENT: &str = "shop/client";
