@@ -74,7 +74,7 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
     fn proved_until(&self) -> Option<SystemTime>;
 
     /// Completes when a certificate on which the connection rests is revoked: it must end then. Independent of the
-    /// stream; [`never`] where nobody had to prove anything.
+    /// stream; [`never()`] where nobody had to prove anything.
     ///
     /// A stream that wraps another one says what that one says.
     fn revoked(&self) -> BoxFuture<'static, ()>;

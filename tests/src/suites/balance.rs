@@ -62,7 +62,9 @@ fn a_replica_that_answers_500_is_ejected_and_comes_back(lab: &Running) -> Result
         !distinct(&spared).contains("replica-4"),
         "the sick one answered: {spared:?}"
     );
-    until(PATIENCE, "the ejection is in the metrics", || Ok(ejections(lab)? > before))?;
+    until(PATIENCE, "the ejection is in the metrics", || {
+        Ok(ejections(lab)? > before)
+    })?;
     until(PATIENCE, "the replica that is well again is asked again", || {
         Ok(get(lab, CLIENT, "http://replicas/")?.says("pod")? == "replica-4")
     })?;

@@ -29,9 +29,9 @@ const BESIDES_KIB: u64 = 32 * 1024;
 fn two_hundred_readers_of_http1_make_no_agent_hold_more_than_their_shares(lab: &Running) -> Result<()> {
     for server in ["fast-near", "fast"] {
         has_a_gibibyte(lab, server)?;
-        stand_still(lab, &["h1", server, "80", "/big", "200"])?;
+        stand_still(lab, &["h1", server, "80", "/big", "200"], None)?;
         // A client of HTTP/1.1 in front of an application of HTTP/2.
-        stand_still(lab, &["h1", server, "81", "/big", "200"])?;
+        stand_still(lab, &["h1", server, "81", "/big", "200"], None)?;
     }
     Ok(())
 }
@@ -39,7 +39,7 @@ fn two_hundred_readers_of_http1_make_no_agent_hold_more_than_their_shares(lab: &
 fn two_hundred_readers_of_http2_make_no_agent_hold_more_than_their_shares(lab: &Running) -> Result<()> {
     for server in ["fast-near", "fast"] {
         has_a_gibibyte(lab, server)?;
-        stand_still(lab, &["h2", server, "81", "/big", "200"])?;
+        stand_still(lab, &["h2", server, "81", "/big", "200"], None)?;
     }
     Ok(())
 }
@@ -49,9 +49,10 @@ fn two_hundred_uploads_that_nobody_reads_make_no_agent_hold_more_than_their_shar
 ) -> Result<()> {
     let pod = "shop/client-b".parse()?;
     let words = ["python3", "../programs/slow_readers.py", "deaf", "7400"].map(str::to_owned);
-    let _deaf = Program::start(&mut lab.command(&pod, &words, &lab.state.input)?)?;
+    let deaf = Program::start(&mut lab.command(&pod, &words, &lab.state.input)?)?;
     let address = lab.pod(&pod)?.ipv4.to_string();
-    stand_still(lab, &["upload", &address, "7400", "200"])
+    // A client that goes away cannot say so while nobody reads what it sent before: its FIN waits for room, too.
+    stand_still(lab, &["upload", &address, "7400", "200"], Some(deaf))
 }
 
 /// A file that takes no room, at both ports of an nginx.
@@ -61,7 +62,9 @@ fn has_a_gibibyte(lab: &Running, server: &str) -> Result<()> {
 }
 
 /// Lets readers stand still for five seconds, in which an agent that goes on reading for them takes gigabytes.
-fn stand_still(lab: &Running, what: &[&str]) -> Result<()> {
+///
+/// Once they and `server`, if it has to, are gone, so are their connections.
+fn stand_still(lab: &Running, what: &[&str], server: Option<Program>) -> Result<()> {
     let (before, open) = (memory(lab)?, files(lab)?);
     let words = [&["python3", "../programs/slow_readers.py"][..], what].concat();
     let words: Vec<_> = words.into_iter().map(str::to_owned).collect();
@@ -89,7 +92,7 @@ fn stand_still(lab: &Running, what: &[&str]) -> Result<()> {
         "{what:?}: the agents grew by {grown:?} KiB, the bound is {bound}"
     );
     equal("others meanwhile", get(lab, CLIENT, "http://far/")?.status, 200)?;
-    drop(readers);
+    drop((readers, server));
     until(Duration::from_secs(30), "their connections are closed", || {
         let files = files(lab)?;
         Ok(files
