@@ -144,8 +144,8 @@ impl Trip<'_> {
     }
 }
 
-/// What becomes of a request that takes one of several ways.
-fn together(ways: &[Way]) -> Verdict {
+/// What becomes of a request or connection that takes one of several ways.
+pub(super) fn together(ways: &[Way]) -> Verdict {
     let mut verdicts = ways.iter().map(|way| &way.verdict);
     let Some(first) = verdicts.next() else {
         return Verdict::default();
@@ -282,7 +282,8 @@ fn answered(answer: &Response<bytes::Bytes>) -> Verdict {
     }
 }
 
-fn percent(part: u64, whole: u64) -> f64 {
+/// A part of a whole.
+pub(super) fn percent(part: u64, whole: u64) -> f64 {
     // In thousandths of a percent: exact enough for a reader, and small enough for every number in between.
     let thousandths = u128::from(part) * 100_000 / u128::from(whole.max(1));
     f64::from(u32::try_from(thousandths).unwrap_or(u32::MAX)) / 1000.0
