@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::mesh::backend_policy::BackendTrafficPolicy;
+pub use crate::mesh::backend_policy::{BackendTrafficPolicy, RetryConstraint};
 use crate::mesh::backend_tls::{BackendTls, WrittenTls};
 pub use crate::mesh::connection_pool::{Limits, RetryShare, Reuse};
+use crate::mesh::route::SessionPersistence;
 use crate::mesh::{facts::ObjectMeta, health_check::HealthCheck, service::ServiceName};
 
 /// What is in force for one port of a Service.
@@ -26,6 +27,8 @@ pub struct TrafficPolicy {
     pub outliers: Option<OutlierDetection>,
     /// How many further attempts there may be, if a policy says so.
     pub retries: Option<RetryConstraint>,
+    /// What keeps clients at one endpoint, where the rule that leads here has no such thing itself.
+    pub session: Option<SessionPersistence>,
     /// The TLS that applications are spoken to in.
     pub tls: Option<Arc<BackendTls>>,
 }
@@ -275,31 +278,6 @@ pub struct Warmup {
     pub minimum_percent: u32,
     /// `aggression` in thousandths: 1000 grows linearly, more grows faster at first.
     pub aggression_milli: u32,
-}
-
-/// `retryConstraint` (GEP-3388): how many further attempts a destination may be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RetryConstraint {
-    /// `budget.percent` of the requests,
-    pub percent: u32,
-    /// of the last `budget.interval`.
-    pub interval: Duration,
-    /// `minRetryRate.count`: so many are always granted,
-    pub min_count: u32,
-    /// in each `minRetryRate.interval`.
-    pub min_interval: Duration,
-}
-
-impl Default for RetryConstraint {
-    /// The API's.
-    fn default() -> Self {
-        Self {
-            percent: 20,
-            interval: Duration::from_secs(10),
-            min_count: 10,
-            min_interval: Duration::from_secs(1),
-        }
-    }
 }
 
 /// `outlierDetection`.

@@ -21,7 +21,7 @@ use crate::proxy::outbound::stopped;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh, affinity};
-use crate::route::{Dialled, Need, StreamDecision, StreamFacts, StreamTable};
+use crate::route::{CompiledStreamRule, Dialled, Need, StreamDecision, StreamFacts, StreamTable};
 use crate::snapshot::{Destination, PickFacts, Snapshot, Upstream};
 
 /// One endpoint that was chosen for a connection.
@@ -143,29 +143,42 @@ pub(super) fn choose(
 }
 
 /// Applies the routes of connections that are attached to the dialled Service, if any.
-pub(super) fn routed(
+fn routed(
     snapshot: &Snapshot,
     client: &Workload,
     upstream: Arc<Upstream>,
     original: SocketAddr,
     opening: &Opening,
 ) -> Result<(Arc<Upstream>, Option<String>), Refusal> {
-    let Some(table) = snapshot.stream_routes(&client.namespace, &upstream) else {
+    let Some(rule) = ruled(snapshot, client, &upstream, original, opening)? else {
         return Ok((upstream, None));
-    };
-    let facts = StreamFacts {
-        addr: original.ip(),
-        dialled: dialled(client, &upstream),
-        opening,
-    };
-    let rule = match table.decide(&facts) {
-        StreamDecision::Rule(rule) => rule,
-        StreamDecision::Unconcerned => return Ok((upstream, None)),
-        StreamDecision::NoRoute => return Err(Refusal::NoRoute),
     };
     let backend = rule.choose(&mut rand::rng()).ok_or(Refusal::InvalidBackend)?;
     let upstream = snapshot.backend(backend).ok_or(Refusal::InvalidBackend)?;
     Ok((Arc::clone(upstream), Some(rule.route.clone())))
+}
+
+/// The rule for a connection that dialled `upstream`; `None` where no route is about it.
+pub(super) fn ruled(
+    snapshot: &Snapshot,
+    client: &Workload,
+    upstream: &Upstream,
+    original: SocketAddr,
+    opening: &Opening,
+) -> Result<Option<Arc<CompiledStreamRule>>, Refusal> {
+    let Some(table) = snapshot.stream_routes(&client.namespace, upstream) else {
+        return Ok(None);
+    };
+    let facts = StreamFacts {
+        addr: original.ip(),
+        dialled: dialled(client, upstream),
+        opening,
+    };
+    match table.decide(&facts) {
+        StreamDecision::Rule(rule) => Ok(Some(rule)),
+        StreamDecision::Unconcerned => Ok(None),
+        StreamDecision::NoRoute => Err(Refusal::NoRoute),
+    }
 }
 
 fn pick(upstream: &Upstream, ends: Ends) -> Result<Choice, Refusal> {

@@ -37,8 +37,8 @@ pub struct CompiledRule {
     pub attempt_timeout: Option<Duration>,
     /// When a request is tried again.
     pub retry: Option<RetryPolicy>,
-    /// What keeps a client at one endpoint.
-    pub session: Option<Session>,
+    /// What keeps a client at one endpoint, whichever backend it is of.
+    pub session: Option<Arc<Session>>,
     /// What becomes of a request.
     pub action: CompiledAction,
 }
@@ -54,8 +54,8 @@ pub enum CompiledAction {
     Respond(DirectResponse),
 }
 
-/// Backends with a weight, each with the sum of the weights up to and including its own; `None` stands for one that
-/// cannot be.
+/// Backends, each with the sum of the weights up to and including its own; `None` stands for one that cannot be. Those
+/// without a weight are never drawn, but clients may be kept there.
 #[derive(Debug, Default)]
 pub struct Shares(Vec<(u64, Option<Arc<Backend>>)>);
 
@@ -103,7 +103,8 @@ impl CompiledRule {
             session: declared
                 .session
                 .as_ref()
-                .map(|session| Session::compile(session, (route, index), declared, backend_exists)),
+                .map(|session| Session::compile(session, (route, index), declared, backend_exists))
+                .map(Arc::new),
             action,
         }
     }
@@ -139,8 +140,7 @@ impl Backend {
 impl Shares {
     pub(super) fn compile(backends: &[RouteBackend], exists: &impl Fn(&BackendTarget) -> bool) -> Self {
         let mut total = 0_u64;
-        let with_weight = backends.iter().filter(|backend| backend.weight > 0);
-        let shares = with_weight.map(|backend| {
+        let shares = backends.iter().map(|backend| {
             total += u64::from(backend.weight);
             (total, Backend::compile(backend, exists).map(Arc::new))
         });
@@ -150,16 +150,23 @@ impl Shares {
     /// Chooses a backend, each with the probability that its weight gives it. `None` means 500: a backend that cannot
     /// be, or a rule of which no backend has a weight.
     pub fn choose(&self, rng: &mut dyn RngCore) -> Option<&Arc<Backend>> {
-        let (total, _) = self.0.last()?;
+        let (total, _) = self.0.last().filter(|(total, _)| *total > 0)?;
         let ticket = rng.random_range(0..*total);
         let index = self.0.partition_point(|(up_to, _)| *up_to <= ticket);
         self.0.get(index)?.1.as_ref()
     }
 
-    /// All of them, each with its weight; `None` stands for one that cannot be.
+    /// Those that exist, also without a weight.
+    pub fn existing(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.0.iter().filter_map(|(_, backend)| backend.as_ref())
+    }
+
+    /// Those with a weight, each with it; `None` stands for one that cannot be.
     pub fn each(&self) -> impl Iterator<Item = (u64, Option<&Arc<Backend>>)> {
         let before = std::iter::once(0).chain(self.0.iter().map(|(up_to, _)| *up_to));
         let shares = self.0.iter().zip(before);
-        shares.map(|((up_to, backend), before)| (up_to - before, backend.as_ref()))
+        shares
+            .map(|((up_to, backend), before)| (up_to - before, backend.as_ref()))
+            .filter(|(weight, _)| *weight > 0)
     }
 }

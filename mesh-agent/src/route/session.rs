@@ -1,6 +1,6 @@
 //! What keeps a client at one endpoint, compiled: which backends a session may name, and by what it names them.
 //!
-//! Place in the walk: part of a rule; before a backend is drawn by its weight. Must not know: requests, endpoints, how a
+//! Place in the walk: part of a rule, or of a Service; before a backend is drawn by its weight. Must not know: requests, endpoints, how a
 //! token is written.
 
 use std::sync::Arc;
@@ -9,16 +9,17 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::rule::Backend;
-use crate::mesh::route::{BackendTarget, HttpRoute, HttpRule, SessionCarrier, SessionPersistence};
+use crate::mesh::route::{BackendTarget, Filters, HttpRoute, HttpRule, SessionCarrier, SessionPersistence};
+use crate::mesh::service::ServiceName;
 
-/// The sessions of one rule.
+/// The sessions of one rule, or of one port of a Service.
 #[derive(Debug)]
 pub struct Session {
     /// What carries a session's token.
     pub carrier: Carrier,
     /// How long a session lasts from its first request on; `None` means without end.
     pub lifetime: Option<Duration>,
-    /// Backends of the rule by what tokens call them, those without a weight too: a session that began at one stays
+    /// Its backends by what tokens call them, those without a weight too: a session that began at one stays
     /// there when its weight is taken away (GEP-1619, "Traffic Splitting").
     backends: Vec<(u64, Arc<Backend>)>,
 }
@@ -50,47 +51,68 @@ impl Session {
             .as_deref()
             .map_or_else(|| index.to_string(), |name| format!("/{name}"));
         let rule_name = [route.kind.as_str(), &route.namespace, &route.name, &place].join("\n");
+        let backends = rule.backends().iter();
+        let backends = backends.filter_map(|backend| Backend::compile(backend, backend_exists));
+        Self::of(&rule_name, declared, backends)
+    }
+
+    /// Those of a Service's port, or of a subset of its endpoints, whichever rule leads there.
+    pub fn of_service(
+        declared: &SessionPersistence,
+        service: &ServiceName,
+        port: u16,
+        subset: Option<&Arc<str>>,
+    ) -> Self {
+        let only = Backend {
+            service: service.clone(),
+            port,
+            subset: subset.cloned(),
+            filters: Filters::default(),
+        };
+        // No kind of route is called so. A client of several subsets has one cookie for all.
+        Self::of(&format!("Service\n{service}\n{port}"), declared, [only])
+    }
+
+    fn of(owner: &str, declared: &SessionPersistence, backends: impl IntoIterator<Item = Backend>) -> Self {
         let carrier = match &declared.carrier {
             SessionCarrier::Header(name) => Carrier::Header(name.clone()),
             SessionCarrier::Cookie { name, is_permanent } => Carrier::Cookie {
                 name: name
                     .clone()
-                    .unwrap_or_else(|| format!("mesh-session-{:016x}", hash(&rule_name)).into()),
+                    .unwrap_or_else(|| format!("mesh-session-{:016x}", hash(owner)).into()),
                 is_permanent: *is_permanent,
             },
         };
-        let backends = rule.backends().iter();
-        let backends = backends.filter_map(|backend| Backend::compile(backend, backend_exists));
+        let backends = backends.into_iter();
         Self {
             carrier,
             lifetime: declared.lifetime,
             backends: backends
-                .map(|backend| (hash(&full_name(&rule_name, &backend)), Arc::new(backend)))
+                .map(|backend| (hash(&full_name(owner, &backend)), Arc::new(backend)))
                 .collect(),
         }
     }
 
-    /// The backend that tokens of this rule call so; tokens of other rules name none.
+    /// The backend that its tokens call so; tokens of other rules or Services name none.
     pub fn backend(&self, name: u64) -> Option<&Arc<Backend>> {
         let mut backends = self.backends.iter();
         backends.find_map(|(own, backend)| (*own == name).then_some(backend))
     }
 
-    /// What tokens call a backend of the rule.
-    pub fn name_of(&self, backend: &Backend) -> Option<u64> {
-        let is_same = |one: &Backend| {
-            (&one.service, one.port, &one.subset) == (&backend.service, backend.port, &backend.subset)
-        };
+    /// What its tokens call a backend.
+    pub fn name_of(&self, service: &ServiceName, port: u16, subset: Option<&Arc<str>>) -> Option<u64> {
+        let is_same =
+            |one: &Backend| (&one.service, one.port, one.subset.as_ref()) == (service, port, subset);
         let mut backends = self.backends.iter();
         backends.find_map(|(name, one)| is_same(one).then_some(*name))
     }
 }
 
-/// Of a backend of a rule: rules share no sessions (GEP-1619, "Two Routes Rules have Session Persistence to the Same
+/// Of a backend of a rule or a Service: rules share no sessions (GEP-1619, "Two Routes Rules have Session Persistence to the Same
 /// Service").
-fn full_name(rule: &str, backend: &Backend) -> String {
+fn full_name(owner: &str, backend: &Backend) -> String {
     let subset = backend.subset.as_deref().unwrap_or_default();
-    format!("{rule}\n{}\n{}\n{subset}", backend.service, backend.port)
+    format!("{owner}\n{}\n{}\n{subset}", backend.service, backend.port)
 }
 
 fn hash(text: &str) -> u64 {

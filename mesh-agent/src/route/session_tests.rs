@@ -45,12 +45,7 @@ fn decided(rules: Vec<HttpRule>, path: &str) -> Decided {
 fn name_of(rules: &[HttpRule], path: &str, service: &str) -> Option<u64> {
     let decided = decided(rules.to_vec(), path);
     let sessions = decided.rule.session.as_ref()?;
-    sessions.name_of(&Backend {
-        service: crate::mesh::service::ServiceName::new("ns", service),
-        port: 80,
-        subset: None,
-        filters: crate::mesh::route::Filters::default(),
-    })
+    sessions.name_of(&crate::mesh::service::ServiceName::new("ns", service), 80, None)
 }
 
 #[test]

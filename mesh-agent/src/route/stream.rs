@@ -150,6 +150,11 @@ impl CompiledStreamRule {
     pub fn choose(&self, rng: &mut dyn RngCore) -> Option<&Arc<Backend>> {
         self.shares.choose(rng)
     }
+
+    /// What it chooses from.
+    pub fn backends(&self) -> &Shares {
+        &self.shares
+    }
 }
 
 /// Whether a match is about this client and port, whatever is sent to which of the Service's addresses.

@@ -3,11 +3,20 @@
 //! Place in the walk: part of the pick of an endpoint. Must not know: who names it, and how.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use super::candidate::Front;
 use super::upstream::{PickFacts, Upstream, UpstreamEndpoint};
 use crate::balance::hash;
+use crate::mesh::traffic::TrafficPolicy;
+use crate::route::Session;
 
 impl Upstream {
+    /// The sessions of clients here, for rules that have none of their own and where no rule leads here.
+    pub fn sessions(&self) -> Option<&Arc<Session>> {
+        self.sessions.as_ref()
+    }
+
     /// Whether a session can be kept at the endpoint at `addr`: it may be used, is neither ejected nor unhealthy, and is the one of that
     /// time rather than another pod with its address.
     pub fn keeps(&self, addr: SocketAddr, incarnation: u64) -> bool {
@@ -39,6 +48,15 @@ impl Upstream {
         self.endpoints()
             .binary_search_by_key(&addr, |endpoint| endpoint.addr)
             .ok()
+    }
+}
+
+impl Front<'_> {
+    /// The sessions that the policy in force asks for.
+    pub(super) fn sessions(self, policy: &TrafficPolicy) -> Option<Arc<Session>> {
+        let declared = policy.session.as_ref()?;
+        let sessions = Session::of_service(declared, self.service, self.port.port, self.subset);
+        Some(Arc::new(sessions))
     }
 }
 

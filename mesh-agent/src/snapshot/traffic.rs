@@ -16,7 +16,7 @@ use crate::mesh::facts::{Facts, Rejection};
 use crate::mesh::service::{Service, ServiceName, ServicePort};
 use crate::mesh::traffic::{
     BackendTrafficPolicy, BalancerKind, ConsistentHash, DestinationRule, EndpointPlace, HashKey, HashTable,
-    HostPattern, Limits, Locality, RetryConstraint, ServiceTraffic, Subset, TrafficPolicy, WrittenPolicy,
+    HostPattern, Limits, Locality, ServiceTraffic, Subset, TrafficPolicy, WrittenPolicy,
 };
 use crate::mesh::workload::Workload;
 
@@ -25,7 +25,7 @@ use crate::mesh::workload::Workload;
 pub(super) struct Traffic<'f> {
     /// By the namespace they are in.
     rules: HashMap<&'f str, Rules<'f>>,
-    retries: HashMap<&'f ServiceName, &'f BackendTrafficPolicy>,
+    of_gateway_api: HashMap<&'f ServiceName, &'f BackendTrafficPolicy>,
     tls: BackendsTls<'f>,
     root_namespace: &'f str,
     nodes: HashMap<&'f str, &'f Locality>,
@@ -63,7 +63,7 @@ impl<'f> Traffic<'f> {
         let known: HashMap<_, _> = facts.services.iter().map(|one| (&one.name, one)).collect();
         let mut traffic = Self {
             rules: HashMap::new(),
-            retries: retries(&facts.backend_policies, &known, rejections),
+            of_gateway_api: of_gateway_api(&facts.backend_policies, &known, rejections),
             tls: BackendsTls::index(&facts.backend_tls_policies, &known, rejections),
             root_namespace,
             regions: regions.collect(),
@@ -129,10 +129,12 @@ impl<'f> Traffic<'f> {
                 .unwrap_or_else(|| subset.policy.clone().or(of_host)),
         };
         let tls = self.settled_tls(&service.name, port, written.tls.take().as_ref());
-        let retries = self.retries.get(&service.name).map(|policy| policy.retries);
+        let of_gateway_api = self.of_gateway_api.get(&service.name);
         TrafficPolicy {
             tls,
-            ..settled(written, &service.traffic, retries)
+            retries: of_gateway_api.and_then(|policy| policy.retries),
+            session: of_gateway_api.and_then(|policy| policy.session.clone()),
+            ..settled(written, &service.traffic)
         }
     }
 
@@ -228,7 +230,7 @@ impl<'f> Rules<'f> {
 }
 
 /// The policies of Gateway API by Service; of several for one the eldest counts.
-fn retries<'f>(
+fn of_gateway_api<'f>(
     policies: &'f [BackendTrafficPolicy],
     known: &HashMap<&ServiceName, &Service>,
     rejections: &mut Vec<Rejection>,
@@ -274,11 +276,7 @@ fn of_port(ports: &[(u16, WrittenPolicy)], port: u16) -> Option<&WrittenPolicy> 
 }
 
 /// A rule goes before what the Service says of itself.
-fn settled(
-    written: WrittenPolicy,
-    service: &ServiceTraffic,
-    retries: Option<RetryConstraint>,
-) -> TrafficPolicy {
+fn settled(written: WrittenPolicy, service: &ServiceTraffic) -> TrafficPolicy {
     let WrittenPolicy {
         load_balancer,
         limits,
@@ -307,7 +305,8 @@ fn settled(
             ..limits.unwrap_or_default()
         },
         outliers,
-        retries,
+        retries: None,
+        session: None,
         tls: None,
     }
 }

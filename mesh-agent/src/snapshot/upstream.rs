@@ -18,6 +18,7 @@ use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::service::{AppProtocol, Resilience, ServiceName};
 use crate::mesh::traffic::{BalancerKind, HashKey, Locality, TrafficPolicy};
 use crate::mesh::workload::Workload;
+use crate::route::Session;
 
 /// A port of a Service.
 #[derive(Debug)]
@@ -42,6 +43,7 @@ pub struct Upstream {
     pub(super) usage: Option<Arc<Usage>>,
     pub(super) keeps_dialled: bool,
     pub(super) resilience: Resilience,
+    pub(super) sessions: Option<Arc<Session>>,
 }
 
 /// One endpoint that may be used.
@@ -308,6 +310,7 @@ impl Upstream {
             usage,
             keeps_dialled,
             resilience: resilience.clone(),
+            sessions: front.sessions(&policy),
             endpoints,
             policy,
         }

@@ -1,4 +1,5 @@
-//! Gateway API's `XBackendTrafficPolicy` (GEP-3388, experimental): how many further attempts a Service may be asked for.
+//! Gateway API's `XBackendTrafficPolicy` (GEP-3388, experimental): how many further attempts a Service
+//! may be asked for, and what keeps clients at one of its endpoints.
 //!
 //! Place in the walk: becomes a part of Services' traffic policy when a snapshot is built. Must not know: which Services
 //! there are.
@@ -10,6 +11,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::object::{Object, unknown_fields};
+use super::route_rule::{Carried, Rule};
+use super::session_persistence;
 use crate::mesh::facts::Rejection;
 use crate::mesh::service::ServiceName;
 use crate::mesh::traffic::{BackendTrafficPolicy, RetryConstraint};
@@ -56,12 +59,22 @@ pub(super) fn translate(
     rejections: &mut Vec<Rejection>,
 ) -> Result<Option<BackendTrafficPolicy>, Rejection> {
     let spec: Spec = object.parse_part(object.spec(), "spec")?;
-    let unknown = unknown_fields(object.spec(), &["targetRefs", "retryConstraint"]);
+    let known = ["targetRefs", "retryConstraint", "sessionPersistence"];
+    let unknown = unknown_fields(object.spec(), &known);
     rejections.extend(unknown.map(|field| object.unsupported(&format!("spec.{field}"))));
-    let Some(constraint) = spec.retry_constraint else {
-        return Ok(None);
+    let constraint = spec.retry_constraint.as_ref();
+    let retries = constraint.map(|written| retries(object, written)).transpose()?;
+    let mut reading = Rule {
+        object,
+        at: "spec".to_owned(),
+        rejections,
+        is_refused: false,
+        carried: Carried::Requests,
     };
-    let retries = retries(object, &constraint)?;
+    let session = session_persistence::read(&mut reading, object.spec().get("sessionPersistence"))?;
+    if retries.is_none() && session.is_none() {
+        return Ok(None);
+    }
     let mut targets = Vec::new();
     for (index, target) in spec.target_refs.iter().enumerate() {
         let at = format!("spec.targetRefs[{index}]");
@@ -80,6 +93,7 @@ pub(super) fn translate(
         meta: Arc::clone(&object.meta),
         targets,
         retries,
+        session,
     }))
 }
 

@@ -48,7 +48,7 @@ pub(super) fn translate(
     if filters.redirect.is_some() || filters.cors.is_some() || filters.filters.rewrite != Rewrite::default() {
         reading.refuse_because("filters", "a GRPCRoute changes headers and mirrors, nothing else");
     }
-    let session = session_persistence::of_rule(&mut reading, rule.get("sessionPersistence"))?;
+    let session = session_persistence::read(&mut reading, rule.get("sessionPersistence"))?;
     let mut backends = reading.backends(rule.get("backendRefs"))?;
     if reading.is_refused {
         backends.clear();

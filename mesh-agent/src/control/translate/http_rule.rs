@@ -64,7 +64,7 @@ pub(super) fn translate(
         return Err(reading.malformed("timeouts.backendRequest", "is longer than timeouts.request"));
     }
     let retry = retry(&mut reading, rule.get("retry"))?;
-    let session = session_persistence::of_rule(&mut reading, rule.get("sessionPersistence"))?;
+    let session = session_persistence::read(&mut reading, rule.get("sessionPersistence"))?;
     if filters.redirect.is_some() && !backends.is_empty() {
         reading.refuse_because("backendRefs", "a rule that redirects has no backend");
     }

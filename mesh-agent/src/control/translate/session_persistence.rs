@@ -1,6 +1,6 @@
-//! `sessionPersistence` of a rule (GEP-1619).
+//! `sessionPersistence` of a rule or of a backend's policy (GEP-1619).
 //!
-//! Place in the walk: part of [`super::http_rule`] and [`super::grpc_rule`]. Must not know: how tokens are carried.
+//! Place in the walk: part of [`super::http_rule`], [`super::grpc_rule`] and [`super::backend_traffic_policy`]. Must not know: how tokens are carried.
 
 use std::time::Duration;
 
@@ -45,9 +45,9 @@ enum LifetimeType {
     Session,
 }
 
-/// What the rule says of sessions. `idleTimeout`, which Gateway API 1.6 dropped, is reported: an agent that keeps no
+/// What an object says of sessions. `idleTimeout`, which Gateway API 1.6 dropped, is reported: an agent that keeps no
 /// sessions does not know when one was last seen.
-pub(super) fn of_rule(
+pub(super) fn read(
     reading: &mut Rule<'_>,
     part: Option<&Value>,
 ) -> Result<Option<SessionPersistence>, Rejection> {

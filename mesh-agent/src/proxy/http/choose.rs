@@ -22,7 +22,7 @@ use crate::proxy::http::decide::{Course, Target};
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::routed::{self, Applied};
 use crate::proxy::refusal::Refusal;
-use crate::proxy::session::{self, Kept};
+use crate::proxy::session::{self, Keeping, Kept};
 use crate::snapshot::{PickFacts, Snapshot, Upstream};
 
 /// An endpoint that was chosen, and what was known when it was.
@@ -50,8 +50,8 @@ pub(super) struct Tried {
 
 /// What the routes of the dialled Service say.
 pub(super) enum Routed {
-    /// The request goes to one of these endpoints.
-    To(Arc<Upstream>, Option<Applied>),
+    /// The request goes there, as a rule says or by itself.
+    To(Target, Option<Applied>),
     /// It is answered, when this one has let it in, if there is one.
     Answer(Response<Bytes>, Option<Arc<Authorizer>>),
 }
@@ -64,7 +64,7 @@ pub(super) fn endpoint(
     tried: Option<&mut Tried>,
 ) -> Result<Choice, Refusal> {
     match &course.target {
-        Target::Upstream(upstream) => pick(upstream, course.route.as_ref(), ends, request, tried),
+        Target::Upstream(upstream, keeping) => pick(upstream, keeping.as_ref(), ends, request, tried),
         Target::Workload {
             workload,
             protocol,
@@ -85,14 +85,14 @@ pub(super) fn endpoint(
 
 fn pick(
     upstream: &Upstream,
-    route: Option<&Applied>,
+    keeping: Option<&Keeping>,
     ends: Ends,
     request: &Request<impl Sized>,
     tried: Option<&mut Tried>,
 ) -> Result<Choice, Refusal> {
     let before = tried.as_deref().map_or(&[][..], |tried| tried.addrs.as_slice());
     let (mut facts, cookie) = pick_facts(upstream, ends, request, before);
-    facts.kept = route.and_then(Applied::kept);
+    facts.kept = keeping.and_then(Keeping::endpoint);
     upstream.used_by(ends.client.ip(), facts.now);
     let picked = upstream.pick(&facts, &mut rand::rng())?;
     let addr = picked.endpoint.addr;
@@ -111,7 +111,7 @@ fn pick(
         pick: Some(picked.pick),
         breakers: Some(upstream.breakers().clone()),
         cookie,
-        session: route.and_then(|route| route.begin_session(upstream, addr)),
+        session: keeping.and_then(|keeping| keeping.begin(upstream, addr)),
     })
 }
 
@@ -147,7 +147,8 @@ pub(super) fn routed(
     ledger: &Ledger,
 ) -> Result<Routed, Refusal> {
     let Some(routes) = snapshot.routes(&client.namespace, &dialled) else {
-        return Ok(Routed::To(dialled, None));
+        let keeping = Keeping::of_dialled(&dialled, snapshot, request.headers());
+        return Ok(Routed::To(Target::Upstream(dialled, keeping), None));
     };
     let facts = routed::facts_of(request, authority, dialled.port, client);
     let decided = routes.decide(&facts).ok_or(Refusal::NoRoute)?;
@@ -159,23 +160,24 @@ pub(super) fn routed(
         let gate = routed::gate_of(&decided.rule.filters).cloned();
         return Ok(Routed::Answer(answer, gate));
     }
-    let sessions = decided.rule.session.as_ref();
-    let kept = sessions.and_then(|sessions| session::kept(sessions, snapshot, request.headers()));
     if let Some(Kept {
         backend,
         upstream,
         endpoint,
-    }) = kept
+    }) = session::kept_by(&decided, snapshot, request.headers())
     {
+        let keeping = Keeping::of_rule(&decided, &backend, &upstream);
+        let keeping = keeping.map(|keeping| keeping.at(endpoint));
         let applied = Applied::new(decided, backend, request.headers());
-        return Ok(Routed::To(upstream, Some(applied.kept_at(endpoint))));
+        return Ok(Routed::To(Target::Upstream(upstream, keeping), Some(applied)));
     }
     let backend = decided.rule.backends().choose(&mut rand::rng());
     let backend = Arc::clone(backend.ok_or(Refusal::InvalidBackend)?);
     let upstream = snapshot.backend(&backend);
     let upstream = Arc::clone(upstream.ok_or(Refusal::InvalidBackend)?);
+    let keeping = Keeping::of_rule(&decided, &backend, &upstream);
     Ok(Routed::To(
-        upstream,
+        Target::Upstream(upstream, keeping),
         Some(Applied::new(decided, backend, request.headers())),
     ))
 }

@@ -22,6 +22,7 @@ use crate::proxy::http::{Connection, Side};
 use crate::proxy::inbound::destination_flow;
 use crate::proxy::outbound::source_flow;
 use crate::proxy::refusal::Refusal;
+use crate::proxy::session::Keeping;
 use crate::snapshot::{Destination, Snapshot, Upstream};
 use crate::telemetry::{FlowLabels, Security};
 
@@ -41,8 +42,8 @@ pub(super) struct Course {
 /// What may answer a request.
 #[derive(Debug, Clone)]
 pub(super) enum Target {
-    /// Any endpoint of a Service port.
-    Upstream(Arc<Upstream>),
+    /// Any endpoint of a Service port, or the one at which the client is kept.
+    Upstream(Arc<Upstream>, Option<Keeping>),
     /// The pod whose own address the client dialled.
     Workload {
         /// The pod.
@@ -61,6 +62,16 @@ pub(super) enum Outcome {
     Forward(Course),
     /// A route answers it.
     Answer(Response<Bytes>),
+}
+
+impl Target {
+    /// The endpoint at which the client's session is kept, if it has one.
+    pub(super) fn kept(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Upstream(_, keeping) => keeping.as_ref().and_then(Keeping::endpoint),
+            Self::Workload { .. } => None,
+        }
+    }
 }
 
 impl Course {
@@ -98,9 +109,11 @@ pub(super) fn decide(caller: &Caller<'_>, request: &mut Request<impl Sized>) -> 
                     let gates = gate.into_iter().collect();
                     return Ok(Decision::gated(Outcome::Answer(response), gates));
                 }
-                Routed::To(upstream, route) => {
-                    ledger.service(&upstream.service);
-                    (Target::Upstream(upstream), route)
+                Routed::To(target, route) => {
+                    if let Target::Upstream(upstream, _) = &target {
+                        ledger.service(&upstream.service);
+                    }
+                    (target, route)
                 }
             }
         }

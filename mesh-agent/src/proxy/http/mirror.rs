@@ -65,7 +65,7 @@ fn begin(caller: &Caller<'_>, course: &Course, mirror: &Mirror, request: &mut Re
         request: copy_of(request, Upload::Copied(Inflow::new(body, Arc::clone(&ledger)))),
         ledger,
         course: Course {
-            target: Target::Upstream(Arc::clone(upstream)),
+            target: Target::Upstream(Arc::clone(upstream), None),
             authority,
             route: None,
             deadline: Some(deadline),

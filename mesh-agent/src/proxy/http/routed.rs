@@ -3,7 +3,6 @@
 //! Place in the walk: after a rule has matched and a backend is chosen, before policy is asked and an endpoint is
 //! picked; once more when the response comes. Must not know: endpoints, connections.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +10,8 @@ use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderName, HeaderValue,
-    LOCATION, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, LOCATION, ORIGIN,
+    VARY,
 };
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -24,11 +23,9 @@ use crate::mesh::route::{Cors, DirectResponse, Filters, Mirror, PathRewrite, Red
 use crate::mesh::workload::Workload;
 use crate::proxy::http::headers::normalise_path;
 use crate::proxy::refusal::Refusal;
-use crate::proxy::session::{self, Token};
 use crate::route::{
     Asked, Backend, CompiledAction, CompiledRule, Decided, Dialled, RequestFacts, location, rewritten,
 };
-use crate::snapshot::Upstream;
 
 /// A rule that was chosen for a request, and its backend.
 #[derive(Debug, Clone)]
@@ -36,11 +33,6 @@ pub(super) struct Applied {
     rule: Arc<CompiledRule>,
     backend: Arc<Backend>,
     prefix: Option<Arc<str>>,
-    cookie_path: Option<Arc<str>>,
-    /// The endpoint at which the client's session is kept.
-    kept: Option<SocketAddr>,
-    /// Whether another Service answers than the backend.
-    is_stand_in: bool,
     /// What a script of another origin is told with the response.
     cors: HeaderMap,
     /// What those that let the request in want written into the response's headers.
@@ -66,9 +58,6 @@ impl Applied {
             rule: decided.rule,
             backend,
             prefix: decided.prefix,
-            cookie_path: decided.cookie_path,
-            kept: None,
-            is_stand_in: false,
             on_response: Vec::new(),
         }
     }
@@ -83,48 +72,6 @@ impl Applied {
     /// With what those that let the request in want written into the response's headers.
     pub(super) fn let_in(&mut self, on_response: Vec<HeaderChange>) {
         self.on_response = on_response;
-    }
-
-    /// With a session of the client that is kept there.
-    pub(super) fn kept_at(self, endpoint: SocketAddr) -> Self {
-        Self {
-            kept: Some(endpoint),
-            ..self
-        }
-    }
-
-    /// For another Service that answers in the backend's place: no session begins there.
-    pub(super) fn standing_in(self) -> Self {
-        Self {
-            kept: None,
-            is_stand_in: true,
-            ..self
-        }
-    }
-
-    /// The endpoint at which the client's session is kept, if it has one.
-    pub(super) fn kept(&self) -> Option<SocketAddr> {
-        self.kept
-    }
-
-    /// The header of a response from `endpoint` that begins a session there, where the rule has sessions and the client
-    /// is not in that one already.
-    pub(super) fn begin_session(
-        &self,
-        upstream: &Upstream,
-        endpoint: SocketAddr,
-    ) -> Option<(HeaderName, HeaderValue)> {
-        let sessions = self.rule.session.as_ref().filter(|_| !self.is_stand_in)?;
-        if self.kept == Some(endpoint) {
-            return None;
-        }
-        let token = Token {
-            backend: sessions.name_of(&self.backend)?,
-            incarnation: upstream.incarnation(endpoint)?,
-            endpoint,
-            expires: session::end(sessions.lifetime, session::now()),
-        };
-        session::header(sessions, &token, self.cookie_path.as_deref())
     }
 
     /// How long it may take.

@@ -13,9 +13,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 
-pub(super) use self::token::Token;
+use self::token::Token;
 use crate::proxy::affinity::cookie_values;
-use crate::route::{Backend, Carrier, Session};
+use crate::route::{Backend, Carrier, Decided, Session};
 use crate::snapshot::{Snapshot, Upstream};
 
 /// Where a session is kept.
@@ -26,9 +26,111 @@ pub(super) struct Kept {
     pub(super) endpoint: SocketAddr,
 }
 
-/// Where a request of one of the rule's `sessions` goes: to a backend of the rule, whatever its weight, and an endpoint
+/// How the client of a request is kept at an endpoint of the backend that was chosen.
+#[derive(Debug, Clone)]
+pub(super) struct Keeping {
+    sessions: Arc<Session>,
+    /// What tokens call the backend.
+    backend: u64,
+    /// For which paths a cookie is; `None` means all.
+    path: Option<Arc<str>>,
+    /// Where it is kept already.
+    kept: Option<SocketAddr>,
+}
+
+impl Keeping {
+    /// As the rule says that led to `backend`.
+    pub(super) fn of_rule(decided: &Decided, backend: &Backend, upstream: &Upstream) -> Option<Self> {
+        let Some(sessions) = &decided.rule.session else {
+            return Self::of_service(upstream);
+        };
+        Some(Self {
+            sessions: Arc::clone(sessions),
+            backend: sessions.name_of(&backend.service, backend.port, backend.subset.as_ref())?,
+            path: decided.cookie_path.clone(),
+            kept: None,
+        })
+    }
+
+    /// As the Service's own policy says.
+    fn of_service(upstream: &Upstream) -> Option<Self> {
+        let sessions = upstream.sessions()?;
+        let backend = sessions.name_of(&upstream.service, upstream.port, upstream.subset.as_ref())?;
+        Some(Self {
+            sessions: Arc::clone(sessions),
+            backend,
+            path: None,
+            kept: None,
+        })
+    }
+
+    /// Of a request that reached the Service without a rule.
+    pub(super) fn of_dialled(upstream: &Upstream, snapshot: &Snapshot, request: &HeaderMap) -> Option<Self> {
+        let keeping = Self::of_service(upstream)?;
+        let kept = kept(&keeping.sessions, snapshot, request);
+        Some(Self {
+            kept: kept.map(|kept| kept.endpoint),
+            ..keeping
+        })
+    }
+
+    /// With a session of the client that is kept there.
+    pub(super) fn at(self, endpoint: SocketAddr) -> Self {
+        Self {
+            kept: Some(endpoint),
+            ..self
+        }
+    }
+
+    /// Whether the Service says so, rather than a rule.
+    pub(super) fn is_of(&self, upstream: &Upstream) -> bool {
+        let own = upstream.sessions();
+        own.is_some_and(|own| Arc::ptr_eq(own, &self.sessions))
+    }
+
+    /// The endpoint at which the client is kept, if it has a session.
+    pub(super) fn endpoint(&self) -> Option<SocketAddr> {
+        self.kept
+    }
+
+    /// The header of a response from `endpoint` that begins a session there, unless the client is in that one already.
+    pub(super) fn begin(
+        &self,
+        upstream: &Upstream,
+        endpoint: SocketAddr,
+    ) -> Option<(HeaderName, HeaderValue)> {
+        if self.kept == Some(endpoint) {
+            return None;
+        }
+        let token = Token {
+            backend: self.backend,
+            incarnation: upstream.incarnation(endpoint)?,
+            endpoint,
+            expires: end(self.sessions.lifetime, now()),
+        };
+        header(&self.sessions, &token, self.path.as_deref())
+    }
+}
+
+/// Where a request goes that a rule has matched and whose client is kept: as the rule says, else as the Services of its
+/// backends say. `None` without such a session: a new one begins.
+pub(super) fn kept_by(decided: &Decided, snapshot: &Snapshot, request: &HeaderMap) -> Option<Kept> {
+    if let Some(sessions) = &decided.rule.session {
+        return kept(sessions, snapshot, request);
+    }
+    decided.rule.backends().existing().find_map(|backend| {
+        let kept = kept(snapshot.backend(backend)?.sessions()?, snapshot, request)?;
+        Some(Kept {
+            // With what the rule changes on the way there.
+            backend: Arc::clone(backend),
+            ..kept
+        })
+    })
+}
+
+/// Where a request of one of the `sessions` goes: to a backend of theirs, whatever its weight, and an endpoint
 /// of it that may be used now. `None` without such a session: a new one begins.
-pub(super) fn kept(sessions: &Session, snapshot: &Snapshot, request: &HeaderMap) -> Option<Kept> {
+fn kept(sessions: &Session, snapshot: &Snapshot, request: &HeaderMap) -> Option<Kept> {
     let now = now();
     tokens(&sessions.carrier, request)
         .filter(|token| is_alive(token, sessions.lifetime, now))
@@ -44,23 +146,19 @@ pub(super) fn kept(sessions: &Session, snapshot: &Snapshot, request: &HeaderMap)
 }
 
 /// When a session of such a lifetime that begins `now` is over, if ever; both in seconds since the epoch.
-pub(super) fn end(lifetime: Option<Duration>, now: u64) -> Option<u64> {
+fn end(lifetime: Option<Duration>, now: u64) -> Option<u64> {
     Some(now.saturating_add(in_seconds(lifetime?)))
 }
 
 /// In seconds since the epoch.
-pub(super) fn now() -> u64 {
+fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     // A clock before 1970 ends no session.
     since.map_or(0, |since| since.as_secs())
 }
 
-/// The header of a response that gives the client its token; `path` is where the rule's match holds.
-pub(super) fn header(
-    sessions: &Session,
-    token: &Token,
-    path: Option<&str>,
-) -> Option<(HeaderName, HeaderValue)> {
+/// The header of a response that gives the client its token; `path` is where a rule's match holds.
+fn header(sessions: &Session, token: &Token, path: Option<&str>) -> Option<(HeaderName, HeaderValue)> {
     let (name, text) = match &sessions.carrier {
         Carrier::Header(name) => (name.clone(), token.encode()),
         Carrier::Cookie { name, is_permanent } => {

@@ -5,8 +5,10 @@ use super::explain::{Shop, routes};
 use super::facts::{BANK, PAY, WEB, mesh_wide, route, rule};
 use super::lab::Lab;
 use super::limits;
+use super::stream_routes;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::policy::authorization::{PolicyAction, TextAttribute};
+use crate::mesh::route::RouteKind;
 use crate::mesh::workload::{Membership, WorkloadUid};
 use crate::proxy::explain::report::{Explanation, Outcome, TransportKind};
 use crate::proxy::explain::{Question, Unexplained};
@@ -60,6 +62,50 @@ async fn each_backend_is_a_way_with_its_share() {
             (None, 10.0, None, None, Some(500)),
         ]
     );
+}
+
+#[tokio::test]
+async fn each_backend_of_a_tcp_route_is_a_way_with_its_share() {
+    let lab = Lab::start().await;
+    let _shops = [Shop::open(&lab, "cart").await, Shop::open(&lab, "pay").await];
+    let explained = |backends: &[(&str, u32)]| {
+        let backends = backends.iter();
+        let backends =
+            backends.map(|(name, weight)| stream_routes::to(stream_routes::service(name), *weight));
+        let rules = vec![(stream_routes::anything(), backends.collect())];
+        lab.change(|facts| {
+            facts.stream_routes = vec![stream_routes::route(RouteKind::Tcp, "cart", rules.clone())];
+        });
+        let question = Question::new("shop/web", "tcp://cart:80", None, &[""; 0]).unwrap();
+        lab.a.mesh.explain(&question).unwrap()
+    };
+    let told = explained(&[("cart", 6), ("pay", 3), ("nobody", 1), ("pay", 0)]);
+    assert_eq!(told.verdict.outcome, Outcome::Varies);
+    let ways: Vec<_> = told
+        .ways
+        .iter()
+        .map(|way| {
+            let transport = way.transport.as_ref();
+            let names_route = transport
+                .is_some_and(|transport| transport.notes.iter().any(|note| note.contains("shop/route")));
+            (
+                way.backend.as_deref(),
+                way.share_percent,
+                names_route,
+                way.verdict.outcome,
+            )
+        })
+        .collect();
+    assert_eq!(
+        ways,
+        [
+            (Some("shop/cart:80"), 60.0, true, Outcome::Sent),
+            (Some("shop/pay:80"), 30.0, true, Outcome::Sent),
+            (None, 10.0, false, Outcome::Refused),
+        ]
+    );
+    let none = explained(&[("cart", 0)]);
+    assert_eq!((none.verdict.outcome, none.ways.len()), (Outcome::Refused, 1));
 }
 
 #[tokio::test]

@@ -46,6 +46,7 @@ mod retry_limits;
 mod revoked;
 mod rewriting;
 mod same_node;
+mod service_sessions;
 mod sessions;
 mod stopping;
 mod stream_routes;

@@ -22,12 +22,13 @@ fn budget(lab: &Lab, service: &str) {
     let policy = BackendTrafficPolicy {
         meta: meta("XBackendTrafficPolicy shop/budget".to_owned()),
         targets: vec![("spec.targetRefs[0].name".into(), name(service))],
-        retries: RetryConstraint {
+        retries: Some(RetryConstraint {
             min_count: 1,
             min_interval: Duration::from_hours(1),
             interval: Duration::from_hours(1),
             ..RetryConstraint::default()
-        },
+        }),
+        session: None,
     };
     lab.change(|facts| facts.backend_policies = vec![policy.clone()]);
 }

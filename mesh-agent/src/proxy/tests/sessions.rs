@@ -15,7 +15,7 @@ use crate::mesh::route::{HttpRule, SessionCarrier, SessionPersistence};
 use crate::mesh::service::AppProtocol;
 use crate::transport::http::Body;
 
-fn by_cookie(lifetime: Option<Duration>, is_permanent: bool) -> SessionPersistence {
+pub(super) fn by_cookie(lifetime: Option<Duration>, is_permanent: bool) -> SessionPersistence {
     SessionPersistence {
         carrier: SessionCarrier::Cookie {
             name: Some("s".into()),
@@ -29,7 +29,7 @@ fn session_cookie() -> SessionPersistence {
     by_cookie(None, false)
 }
 
-fn keeping(prefix: &str, backends: &[(&str, u32)], session: SessionPersistence) -> HttpRule {
+pub(super) fn keeping(prefix: &str, backends: &[(&str, u32)], session: SessionPersistence) -> HttpRule {
     HttpRule {
         session: Some(session),
         ..rule(prefix, backends, None)
@@ -37,12 +37,12 @@ fn keeping(prefix: &str, backends: &[(&str, u32)], session: SessionPersistence) 
 }
 
 /// The cookie that a response sets, as a client sends it back.
-fn cookie_of(headers: &HeaderMap) -> Option<String> {
+pub(super) fn cookie_of(headers: &HeaderMap) -> Option<String> {
     let set = headers.get(SET_COOKIE)?.to_str().unwrap();
     Some(set.split(';').next().unwrap().to_owned())
 }
 
-fn with(path: &str, header: &str, value: &str) -> Request<Body> {
+pub(super) fn with(path: &str, header: &str, value: &str) -> Request<Body> {
     let mut request = get(path);
     request.headers_mut().insert(
         http::HeaderName::try_from(header).unwrap(),
@@ -51,7 +51,7 @@ fn with(path: &str, header: &str, value: &str) -> Request<Body> {
     request
 }
 
-async fn pair(lab: &Lab, pod: LabPod, service: &str) -> (App, App, SocketAddr) {
+pub(super) async fn pair(lab: &Lab, pod: LabPod, service: &str) -> (App, App, SocketAddr) {
     let (one, two) = (App::says(lab, pod, "one").await, App::says(lab, pod, "two").await);
     let vip = lab
         .service(service, AppProtocol::Http, &[one.addr, two.addr])

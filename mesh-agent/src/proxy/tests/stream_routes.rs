@@ -39,7 +39,7 @@ async fn answer(stream: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
     exchange(stream, b"").await.unwrap_or_default()
 }
 
-fn anything() -> StreamMatch {
+pub(super) fn anything() -> StreamMatch {
     StreamMatch::default()
 }
 
@@ -50,7 +50,7 @@ fn asking(pattern: &str) -> StreamMatch {
     }
 }
 
-fn to(target: BackendTarget, weight: u32) -> RouteBackend {
+pub(super) fn to(target: BackendTarget, weight: u32) -> RouteBackend {
     RouteBackend {
         field: "spec.rules[0].backendRefs[0]".into(),
         target,
@@ -59,11 +59,15 @@ fn to(target: BackendTarget, weight: u32) -> RouteBackend {
     }
 }
 
-fn service(of: &str) -> BackendTarget {
+pub(super) fn service(of: &str) -> BackendTarget {
     BackendTarget::Service(name(of), PORT)
 }
 
-fn route(kind: RouteKind, parent: &str, rules: Vec<(StreamMatch, Vec<RouteBackend>)>) -> StreamRoute {
+pub(super) fn route(
+    kind: RouteKind,
+    parent: &str,
+    rules: Vec<(StreamMatch, Vec<RouteBackend>)>,
+) -> StreamRoute {
     let rules = rules.into_iter().map(|(one, backends)| StreamRule {
         matches: vec![one],
         backends,

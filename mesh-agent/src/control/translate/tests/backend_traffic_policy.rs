@@ -1,8 +1,9 @@
-//! How many further attempts a Service may be asked for, as Gateway API writes it.
+//! How many further attempts a Service may be asked for and what keeps its clients, as Gateway API writes it.
 
 use std::time::Duration;
 
 use super::read;
+use crate::mesh::route::{SessionCarrier, SessionPersistence};
 use crate::mesh::service::ServiceName;
 use crate::mesh::traffic::{BackendTrafficPolicy, RetryConstraint};
 
@@ -23,7 +24,10 @@ fn a_budget_is_read_with_the_apis_defaults() {
     let (policy, reported) = translated(&format!("{WEB}, retryConstraint: {{}}"));
     let policy = policy.unwrap();
     assert_eq!(reported, Vec::<String>::new());
-    assert_eq!(policy.retries, RetryConstraint::default());
+    assert_eq!(
+        (policy.retries, policy.session),
+        (Some(RetryConstraint::default()), None)
+    );
     assert_eq!(policy.targets.len(), 1);
     assert_eq!(policy.targets[0].1, ServiceName::new("shop", "web"));
     let (policy, reported) = translated(&format!(
@@ -36,14 +40,16 @@ fn a_budget_is_read_with_the_apis_defaults() {
         min_count: 1,
         min_interval: Duration::from_hours(1),
     };
-    assert_eq!(policy.unwrap().retries, expected);
+    assert_eq!(policy.unwrap().retries, Some(expected));
 }
 
 #[test]
 fn what_has_no_effect_is_reported_and_what_is_out_of_bounds_left_out() {
-    let (policy, reported) = translated(&format!("{WEB}, retryConstraint: {{}}, sessionPersistence: {{}}"));
+    let (policy, reported) = translated(&format!("{WEB}, retryConstraint: {{}}, hedging: {{}}"));
     assert!(policy.is_some());
-    assert_eq!(reported, ["spec.sessionPersistence"]);
+    assert_eq!(reported, ["spec.hedging"]);
+    let (policy, reported) = translated(WEB);
+    assert_eq!((policy, reported.len()), (None, 0));
     let (policy, reported) = translated("targetRefs: [{kind: Gateway, name: g}], retryConstraint: {}");
     assert_eq!(policy.unwrap().targets, []);
     assert_eq!(reported, ["spec.targetRefs[0].kind"]);
@@ -65,4 +71,49 @@ fn what_has_no_effect_is_reported_and_what_is_out_of_bounds_left_out() {
     }
     let (policy, _) = translated(&format!("{WEB}, retryConstraint: {{budget: {{percentage: 20}}}}"));
     assert_eq!(policy, None);
+}
+
+#[test]
+fn sessions_are_read_as_those_of_rules_are() {
+    let header = SessionPersistence {
+        carrier: SessionCarrier::Header(http::HeaderName::from_static("x-s")),
+        lifetime: None,
+    };
+    let cookie = SessionPersistence {
+        carrier: SessionCarrier::Cookie {
+            name: Some("s".into()),
+            is_permanent: true,
+        },
+        lifetime: Some(Duration::from_mins(1)),
+    };
+    let permanent = "sessionName: s, absoluteTimeout: 1m, cookieConfig: {lifetimeType: Permanent}";
+    for (written, expected, fields) in [
+        ("type: Header, sessionName: X-S", &header, None),
+        (permanent, &cookie, None),
+        (
+            "type: Header, sessionName: x-s, idleTimeout: 1h",
+            &header,
+            Some("idleTimeout"),
+        ),
+    ] {
+        let (policy, reported) = translated(&format!("{WEB}, sessionPersistence: {{{written}}}"));
+        let policy = policy.unwrap();
+        assert_eq!(
+            (policy.retries, policy.session.as_ref()),
+            (None, Some(expected)),
+            "{written}"
+        );
+        let expected = fields.map(|field| format!("spec.sessionPersistence.{field}"));
+        assert_eq!(reported, Vec::from_iter(expected), "{written}");
+    }
+    for (written, field) in [
+        ("absoluteTimeout: 0s", "absoluteTimeout"),
+        ("cookieConfig: {lifetimeType: Permanent}", "absoluteTimeout"),
+        ("sessionName: 'a;b'", "sessionName"),
+        ("type: Header, sessionName: cookie", "sessionName"),
+    ] {
+        let spec = format!("{WEB}, retryConstraint: {{}}, sessionPersistence: {{{written}}}");
+        let expected = vec![format!("spec.sessionPersistence.{field}")];
+        assert_eq!(translated(&spec), (None, expected), "{written}");
+    }
 }

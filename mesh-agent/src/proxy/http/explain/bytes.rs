@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::report::{Verdict, Way};
+use super::routes::{percent, together};
 use super::way::{self, End, OF_BYTES};
 use super::{Told, Trip};
 use crate::mesh::route::Opening;
@@ -15,62 +16,91 @@ use crate::proxy::{affinity, stream};
 use crate::snapshot::{Destination, Passage, PickFacts, Upstream};
 
 impl Trip<'_> {
-    /// Where routes of connections send one that begins with nothing that they know, and which route.
-    fn routed_bytes(&self, dialled: &Arc<Upstream>) -> Result<(Arc<Upstream>, Option<String>), Refusal> {
-        let client = self.source.as_known(self.snapshot);
-        let (dialled, opening) = (Arc::clone(dialled), Opening::default());
-        stream::routed(self.snapshot, client, dialled, self.ends.original, &opening)
-    }
-
     /// What becomes of opaque bytes.
     pub(super) fn bytes(&self, destination: &Destination, told: &mut Told) -> Verdict {
-        let mut way = Way {
-            share_percent: 100.0,
-            ..Way::default()
-        };
-        let judged = self.connection(destination, &mut way);
-        way.verdict = judged.unwrap_or_else(|refusal| self.refused_bytes(&refusal));
-        let verdict = way.verdict.clone();
-        told.ways.push(way);
-        verdict
+        let ways = self.ways_of_bytes(destination);
+        told.ways = ways.unwrap_or_else(|refusal| vec![self.way_of_bytes(WHOLE, None, |_| Err(refusal))]);
+        together(&told.ways)
     }
 
-    fn connection(&self, destination: &Destination, way: &mut Way) -> Result<Verdict, Refusal> {
-        let mut route = None;
-        let end = match destination {
-            Destination::Service(dialled) => {
-                let (upstream, by) = self.routed_bytes(dialled)?;
-                route = by;
-                let key = upstream.hash_key();
-                let facts = PickFacts {
-                    dialled: self.ends.original.ip(),
-                    hash: key.and_then(|key| affinity::of_connection(key, self.ends.client.ip())),
-                    of: OF_BYTES,
-                    tried: &[],
-                    kept: None,
-                    now: Instant::now(),
-                };
-                way::endpoint(&upstream, &facts, way)?
-            }
-            Destination::Workload { workload, .. } => End {
-                addr: self.ends.original,
-                workload: Some(Arc::clone(workload)),
-                tls: None,
-            },
-            Destination::NoSuchPort(_) => return Err(Refusal::NoSuchPort),
-            Destination::Unknown => End {
-                addr: self.ends.original,
-                workload: None,
-                tls: None,
-            },
+    /// Where connections go, with all backends of the rule instead of the one that chance gives.
+    fn ways_of_bytes(&self, destination: &Destination) -> Result<Vec<Way>, Refusal> {
+        let stays = |workload| {
+            self.way_of_bytes(WHOLE, None, |_| {
+                Ok(End {
+                    addr: self.ends.original,
+                    workload,
+                    tls: None,
+                })
+            })
         };
+        match destination {
+            Destination::Service(dialled) => self.routed_bytes(dialled),
+            Destination::Workload { workload, .. } => Ok(vec![stays(Some(Arc::clone(workload)))]),
+            Destination::NoSuchPort(_) => Err(Refusal::NoSuchPort),
+            Destination::Unknown => Ok(vec![stays(None)]),
+        }
+    }
+
+    /// Where routes of connections send those that begin with nothing that they know.
+    fn routed_bytes(&self, dialled: &Arc<Upstream>) -> Result<Vec<Way>, Refusal> {
+        let client = self.source.as_known(self.snapshot);
+        let opening = Opening::default();
+        let rule = stream::ruled(self.snapshot, client, dialled, self.ends.original, &opening)?;
+        let Some(rule) = rule else {
+            let end = |way: &mut Way| self.foreseen(dialled, way);
+            return Ok(vec![self.way_of_bytes(WHOLE, None, end)]);
+        };
+        let shares: Vec<_> = rule.backends().each().collect();
+        let total: u64 = shares.iter().map(|(weight, _)| weight).sum();
+        if total == 0 {
+            return Err(Refusal::InvalidBackend);
+        }
+        let ways = shares.into_iter().map(|(weight, backend)| {
+            self.way_of_bytes(percent(weight, total), Some(&rule.route), |way| {
+                let upstream = backend.and_then(|backend| self.snapshot.backend(backend));
+                self.foreseen(upstream.ok_or(Refusal::InvalidBackend)?, way)
+            })
+        });
+        Ok(ways.collect())
+    }
+
+    /// The endpoint that a connection would get.
+    fn foreseen(&self, upstream: &Upstream, way: &mut Way) -> Result<End, Refusal> {
+        let key = upstream.hash_key();
+        let facts = PickFacts {
+            dialled: self.ends.original.ip(),
+            hash: key.and_then(|key| affinity::of_connection(key, self.ends.client.ip())),
+            of: OF_BYTES,
+            tried: &[],
+            kept: None,
+            now: Instant::now(),
+        };
+        way::endpoint(upstream, &facts, way)
+    }
+
+    /// One way, and what becomes of a connection that takes it.
+    fn way_of_bytes(
+        &self,
+        share_percent: f64,
+        route: Option<&str>,
+        end: impl FnOnce(&mut Way) -> Result<End, Refusal>,
+    ) -> Way {
+        let mut way = Way {
+            share_percent,
+            ..Way::default()
+        };
+        let judged = end(&mut way).and_then(|end| self.connection(&end, route, &mut way));
+        way.verdict = judged.unwrap_or_else(|refusal| self.refused_bytes(&refusal));
+        way
+    }
+
+    fn connection(&self, end: &End, route: Option<&str>, way: &mut Way) -> Result<Verdict, Refusal> {
         let hop = Hop::decide(self.mesh, self.snapshot, end.workload.as_ref(), end.addr.port())?;
         let tls = end.tls.as_deref().filter(|_| matches!(hop, Hop::Plain { .. }));
-        let mut transport = way::transport(&hop, &end, "bytes", tls);
+        let mut transport = way::transport(&hop, end, "bytes", tls);
         if let Some(route) = route {
-            let note = format!(
-                "{route} sends a connection that begins with nothing known there; another may be drawn elsewhere"
-            );
+            let note = format!("{route} sends connections there that begin with nothing known");
             transport.notes.push(note);
         }
         if let (Hop::SameNode(_), Some(workload)) = (&hop, &end.workload) {
@@ -85,7 +115,7 @@ impl Trip<'_> {
         }
         way.transport = Some(transport);
         self.has_certificate(&hop)?;
-        self.let_in_bytes(&hop, &end, way)
+        self.let_in_bytes(&hop, end, way)
     }
 
     /// There is no answer in bytes: the connection is reset.
@@ -98,3 +128,6 @@ impl Trip<'_> {
         }
     }
 }
+
+/// In percent.
+const WHOLE: f64 = 100.0;

@@ -11,21 +11,17 @@ use super::report::{Outcome, Verdict, Way};
 use crate::mesh::fallback::{FallbackOn, FallbackTo};
 use crate::mesh::hedge::Hedge;
 use crate::proxy::http::decide::Target;
-use crate::proxy::http::routed::Applied;
 use crate::proxy::http::tries::{is_raced, is_unreachable};
 use crate::proxy::refusal::Refusal;
 use crate::snapshot::Upstream;
 
 impl Trip<'_> {
     /// Says what the Service behind `way` asks for.
-    pub(super) fn tell_resilience(
-        &self,
-        upstream: &Upstream,
-        method: &Method,
-        route: Option<&Applied>,
-        way: &mut Way,
-    ) {
-        let is_allowed = |hedge: &Hedge| is_raced(hedge, method, self.is_grpc, route);
+    pub(super) fn tell_resilience(&self, target: &Target, method: &Method, way: &mut Way) {
+        let Target::Upstream(upstream, _) = target else {
+            return;
+        };
+        let is_allowed = |hedge: &Hedge| is_raced(hedge, method, self.is_grpc, target);
         let hedge = upstream.hedge();
         way.hedge = hedge.map(|hedge| of_hedge(upstream, hedge, is_allowed(hedge)));
         way.fallback = upstream.fallback().map(|fallback| {
@@ -40,7 +36,7 @@ impl Trip<'_> {
 
     /// What becomes of a request that is refused so, where something else answers instead.
     pub(super) fn fallen_back(&self, target: &Target, refusal: &Refusal) -> Option<Verdict> {
-        let Target::Upstream(upstream) = target else {
+        let Target::Upstream(upstream, _) = target else {
             return None;
         };
         let fallback = upstream.fallback()?;

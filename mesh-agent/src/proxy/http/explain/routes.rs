@@ -18,7 +18,7 @@ use crate::proxy::http::headers::{normalise_path, remove_named_by_connection};
 use crate::proxy::http::routed::{self, Applied};
 use crate::proxy::http::{fault, strict};
 use crate::proxy::refusal::Refusal;
-use crate::proxy::session;
+use crate::proxy::session::{self, Keeping};
 use crate::route::{Decided, Trial};
 use crate::snapshot::{Destination, Upstream};
 
@@ -61,7 +61,8 @@ impl Trip<'_> {
     ) -> Result<Verdict, Refusal> {
         let client = &self.source.pod.workload;
         let Some(table) = self.snapshot.routes(&client.namespace, &dialled) else {
-            let target = Target::Upstream(dialled);
+            let keeping = Keeping::of_dialled(&dialled, self.snapshot, request.headers());
+            let target = Target::Upstream(dialled, keeping);
             told.ways.push(self.way(&target, request, authority, None));
             return Ok(together(&told.ways));
         };
@@ -96,18 +97,18 @@ impl Trip<'_> {
     }
 
     fn backends(&self, decided: &Decided, request: &Request<()>, authority: &Authority, told: &mut Told) {
-        let sessions = decided.rule.session.as_ref();
-        if let Some(kept) = sessions.and_then(|one| session::kept(one, self.snapshot, request.headers())) {
+        if let Some(kept) = session::kept_by(decided, self.snapshot, request.headers()) {
             let changes = changes(&kept.backend.filters);
+            let keeping = Keeping::of_rule(decided, &kept.backend, &kept.upstream);
+            let keeping = keeping.map(|keeping| keeping.at(kept.endpoint));
             let applied = Applied::new(decided.clone(), kept.backend, request.headers());
-            let applied = applied.kept_at(kept.endpoint);
-            let target = Target::Upstream(kept.upstream);
+            let target = Target::Upstream(kept.upstream, keeping);
             let way = self.way(&target, copy(request), authority.clone(), Some(&applied));
             let verdict = applied
                 .gates()
                 .fold(way.verdict, |so_far, gate| gated(so_far, Some(gate)));
             told.ways.push(Way {
-                changes,
+                changes: [changes, way.changes].concat(),
                 verdict,
                 ..way
             });
@@ -120,13 +121,14 @@ impl Trip<'_> {
             let mut way = match backend.zip(upstream) {
                 Some((backend, upstream)) => {
                     let applied = Applied::new(decided.clone(), Arc::clone(backend), request.headers());
-                    let target = Target::Upstream(Arc::clone(upstream));
+                    let keeping = Keeping::of_rule(decided, backend, upstream);
+                    let target = Target::Upstream(Arc::clone(upstream), keeping);
                     let way = self.way(&target, copy(request), authority.clone(), Some(&applied));
                     let verdict = applied
                         .gates()
                         .fold(way.verdict, |so_far, gate| gated(so_far, Some(gate)));
                     Way {
-                        changes: changes(&backend.filters),
+                        changes: [changes(&backend.filters), way.changes].concat(),
                         verdict,
                         ..way
                     }
@@ -142,8 +144,8 @@ impl Trip<'_> {
     }
 }
 
-/// What becomes of a request that takes one of several ways.
-fn together(ways: &[Way]) -> Verdict {
+/// What becomes of a request or connection that takes one of several ways.
+pub(super) fn together(ways: &[Way]) -> Verdict {
     let mut verdicts = ways.iter().map(|way| &way.verdict);
     let Some(first) = verdicts.next() else {
         return Verdict::default();
@@ -280,7 +282,8 @@ fn answered(answer: &Response<bytes::Bytes>) -> Verdict {
     }
 }
 
-fn percent(part: u64, whole: u64) -> f64 {
+/// A part of a whole.
+pub(super) fn percent(part: u64, whole: u64) -> f64 {
     // In thousandths of a percent: exact enough for a reader, and small enough for every number in between.
     let thousandths = u128::from(part) * 100_000 / u128::from(whole.max(1));
     f64::from(u32::try_from(thousandths).unwrap_or(u32::MAX)) / 1000.0

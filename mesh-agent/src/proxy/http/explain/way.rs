@@ -69,10 +69,13 @@ impl Trip<'_> {
         }
         way.sent_as = Some(format!("{} {authority}{}", request.method(), request.uri()));
         let (end, protocol) = match target {
-            Target::Upstream(upstream) => {
-                self.tell_resilience(upstream, request.method(), route, way);
+            Target::Upstream(upstream, keeping) => {
+                if keeping.as_ref().is_some_and(|keeping| keeping.is_of(upstream)) {
+                    way.changes.push(KEPT_BY_SERVICE.to_owned());
+                }
+                self.tell_resilience(target, request.method(), way);
                 let (mut facts, _cookie) = pick_facts(upstream, self.ends, &request, &[]);
-                facts.kept = route.and_then(Applied::kept);
+                facts.kept = target.kept();
                 (endpoint(upstream, &facts, way)?, upstream.spoken())
             }
             Target::Workload {
@@ -216,3 +219,6 @@ fn speaks(hop: &Hop, protocol: AppProtocol, request: &Request<()>) -> &'static s
 
 /// What a connection of opaque bytes is picked by.
 pub(super) const OF_BYTES: Limit = Limit::Connections;
+
+const KEPT_BY_SERVICE: &str =
+    "keeps a client at the endpoint of its first request (session persistence of the Service)";

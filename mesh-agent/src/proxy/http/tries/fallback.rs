@@ -17,7 +17,6 @@ use crate::mesh::fallback::{Fallback, FallbackOn, FallbackTo, StaticAnswer};
 use crate::proxy::http::decide::{Course, Target};
 use crate::proxy::http::outcome::Heard;
 use crate::proxy::http::plan::{self, Caller};
-use crate::proxy::http::routed::Applied;
 use crate::proxy::http::{forward, reply};
 use crate::proxy::refusal::Refusal;
 use crate::snapshot::Upstream;
@@ -164,8 +163,8 @@ impl<'a> Tries<'a> {
         };
         self.give_up_on(outcome, cause);
         let course = Course {
-            target: Target::Upstream(upstream),
-            route: self.course.route.clone().map(Applied::standing_in),
+            // No session begins at another Service than the one that was asked.
+            target: Target::Upstream(upstream, None),
             ..self.course.clone()
         };
         self.sent += 1;

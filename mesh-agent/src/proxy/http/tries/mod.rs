@@ -102,12 +102,12 @@ struct Cares<'a> {
 impl<'a> Cares<'a> {
     /// `None` for a request that is sent once, come what may.
     fn about(caller: &Caller<'_>, course: &'a Course, request: &Request<Inflow>) -> Option<Self> {
-        let Target::Upstream(upstream) = &course.target else {
+        let Target::Upstream(upstream, _) = &course.target else {
             return None;
         };
         let policy = course.route.as_ref().and_then(Applied::retry);
         let is_grpc = caller.ledger.is_grpc();
-        let may_race = |hedge: &&Hedge| is_raced(hedge, request.method(), is_grpc, course.route.as_ref());
+        let may_race = |hedge: &&Hedge| is_raced(hedge, request.method(), is_grpc, &course.target);
         let hedge = upstream.hedge().filter(may_race);
         let fallback = upstream.fallback();
         (policy.is_some() || hedge.is_some() || fallback.is_some()).then_some(Self {

@@ -21,12 +21,12 @@ use super::attempt::Outcome;
 use crate::balance::{Limit, Slot};
 use crate::mesh::hedge::Hedge;
 use crate::proxy::http::choose::Tried;
+use crate::proxy::http::decide::Target;
 use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::outcome::Heard;
 use crate::proxy::http::plan::{self, Caller, Plan};
 use crate::proxy::http::replay::Sending;
-use crate::proxy::http::routed::Applied;
 use crate::proxy::http::upload::Upload;
 use crate::proxy::refusal::Refusal;
 use crate::telemetry::{HedgeOutcome, HttpRecord, ResponseFlag};
@@ -37,15 +37,14 @@ pub(in crate::proxy::http) fn is_raced(
     hedge: &Hedge,
     method: &Method,
     is_grpc: bool,
-    route: Option<&Applied>,
+    target: &Target,
 ) -> bool {
-    let is_kept = route.and_then(Applied::kept).is_some();
     let may_repeat = if is_grpc {
         hedge.grpc
     } else {
         method.is_idempotent()
     };
-    may_repeat && !is_kept
+    may_repeat && target.kept().is_none()
 }
 
 /// One try of several.
