@@ -118,11 +118,14 @@ mod tests {
 
     #[test]
     fn the_time_of_a_process_that_ended_is_still_to_be_read() {
+        // It begins when its input ends, lest it has ended before anybody knows it.
         let mut child = std::process::Command::new("sh")
-            .args(["-c", "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done"])
+            .args(["-c", "read -r _; i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done"])
+            .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
         let id = ProcessId::of(child.id()).unwrap();
+        drop(child.stdin.take());
         crate::process::wait_until(Duration::from_secs(30), || Ok((!id.is_alive()).then_some(()))).unwrap();
         let used = used_by(id).unwrap();
         child.wait().unwrap();
