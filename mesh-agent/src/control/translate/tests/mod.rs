@@ -19,6 +19,7 @@ mod service_entries;
 mod session_persistence;
 mod stream_routes;
 mod traffic;
+mod traffic_rejections;
 mod virtual_service;
 
 use super::*;
