@@ -8,6 +8,7 @@ pub mod conditions;
 mod directory;
 pub mod file;
 pub mod jwks;
+pub mod kubernetes;
 mod manifest;
 mod translate;
 

@@ -144,7 +144,11 @@ pub(super) fn unknown_fields<'v>(value: &'v Value, known: &'v [&str]) -> impl It
 
 /// What an object is called here, `Kind NAMESPACE/NAME`; no namespace is empty.
 pub(in crate::control) fn object_name(kind: &str, namespace: &str, name: &str) -> String {
-    full_name(kind, Some(namespace).filter(|namespace| !namespace.is_empty()), name)
+    full_name(
+        kind,
+        Some(namespace).filter(|namespace| !namespace.is_empty()),
+        name,
+    )
 }
 
 /// A kind that the mesh reads.
@@ -170,7 +174,11 @@ impl KnownKind {
         if self.versions.contains(&version) {
             return Ok(());
         }
-        let usable: Vec<_> = self.versions.iter().map(|version| self.api_version(version)).collect();
+        let usable: Vec<_> = self
+            .versions
+            .iter()
+            .map(|version| self.api_version(version))
+            .collect();
         Err(format!(
             "{api_version:?} is not known; use {}",
             usable.join(" or ")
@@ -241,11 +249,7 @@ fn created(Time(timestamp): Time) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
-const fn kind(
-    kind: &'static str,
-    group: &'static str,
-    versions: &'static [&'static str],
-) -> KnownKind {
+const fn kind(kind: &'static str, group: &'static str, versions: &'static [&'static str]) -> KnownKind {
     KnownKind {
         kind,
         group,
@@ -266,11 +270,19 @@ pub(in crate::control) const KINDS: [KnownKind; 19] = [
     kind("TCPRoute", GATEWAY, &["v1", "v1alpha2"]),
     kind("TLSRoute", GATEWAY, &["v1", "v1alpha3", "v1alpha2"]),
     kind("BackendTLSPolicy", GATEWAY, &["v1", "v1alpha3"]),
-    kind("XBackendTrafficPolicy", "gateway.networking.x-k8s.io", &["v1alpha1"]),
+    kind(
+        "XBackendTrafficPolicy",
+        "gateway.networking.x-k8s.io",
+        &["v1alpha1"],
+    ),
     kind("PeerAuthentication", ISTIO_SECURITY, &["v1", "v1beta1"]),
     kind("AuthorizationPolicy", ISTIO_SECURITY, &["v1", "v1beta1"]),
     kind("RequestAuthentication", ISTIO_SECURITY, &["v1", "v1beta1"]),
-    kind("DestinationRule", ISTIO_NETWORKING, &["v1", "v1beta1", "v1alpha3"]),
+    kind(
+        "DestinationRule",
+        ISTIO_NETWORKING,
+        &["v1", "v1beta1", "v1alpha3"],
+    ),
     kind("VirtualService", ISTIO_NETWORKING, &["v1", "v1beta1", "v1alpha3"]),
     kind("ServiceEntry", ISTIO_NETWORKING, &["v1", "v1beta1", "v1alpha3"]),
     kind("RateLimitPolicy", "mesh-agent.dev", &["v1alpha1"]),

@@ -87,13 +87,21 @@ impl Piece {
                 let policy = destination_rule::translate(&object, around.bundles, rejections);
                 let policy = kept(policy, rejections).flatten();
                 let bundles = around.bundles.asked();
-                Self::DestinationRule(Box::new(Naming { object, policy, bundles }))
+                Self::DestinationRule(Box::new(Naming {
+                    object,
+                    policy,
+                    bundles,
+                }))
             }
             "BackendTLSPolicy" => {
                 let policy = backend_tls_policy::translate(&object, around.bundles, rejections);
                 let policy = kept(policy, rejections);
                 let bundles = around.bundles.asked();
-                Self::BackendTlsPolicy(Box::new(Naming { object, policy, bundles }))
+                Self::BackendTlsPolicy(Box::new(Naming {
+                    object,
+                    policy,
+                    bundles,
+                }))
             }
             "VirtualService" => Self::VirtualService(Box::new(object)),
             "ConfigMap" => {
@@ -185,7 +193,10 @@ impl Piece {
 
     /// Whether VirtualServices must be read again when it comes, changes or goes.
     pub(super) fn concerns_virtual_services(&self) -> bool {
-        matches!(self, Self::Service(_) | Self::ServiceEntry(_) | Self::VirtualService(_))
+        matches!(
+            self,
+            Self::Service(_) | Self::ServiceEntry(_) | Self::VirtualService(_)
+        )
     }
 
     /// Adds what it says to a reading.

@@ -139,7 +139,10 @@ impl Store {
             facts, rejections, ..
         } = virtual_services.as_ref();
         reading.facts.http_routes.extend_from_slice(&facts.http_routes);
-        reading.facts.stream_routes.extend_from_slice(&facts.stream_routes);
+        reading
+            .facts
+            .stream_routes
+            .extend_from_slice(&facts.stream_routes);
         reading.rejections.extend_from_slice(rejections);
         self.virtual_services = Some(virtual_services);
         reading
