@@ -49,6 +49,7 @@ struct Noted {
     rejections: Vec<Rejection>,
     policies: Vec<ObjectConditions>,
     published: Option<SystemTime>,
+    digest: Option<String>,
     source_error: Option<String>,
     direct: DirectStatus,
     keys: Vec<KeyStatus>,
@@ -84,10 +85,16 @@ impl StatusBoard {
             rejections,
             policies,
             published: Some(SystemTime::now()),
+            digest: noted.digest.take(),
             source_error: None,
             direct: std::mem::take(&mut noted.direct),
             keys: std::mem::take(&mut noted.keys),
         };
+    }
+
+    /// The configuration of this digest is in force, in the kernel too.
+    pub fn in_force(&self, digest: Option<String>) {
+        self.0.noted.lock().digest = digest;
     }
 
     /// The source as a whole cannot be read.
@@ -141,6 +148,7 @@ impl StatusBoard {
             privileges: board.privileges.clone(),
             snapshot_version: board.snapshots.load().version(),
             snapshot_unix_s: noted.published.map(unix_seconds),
+            manifests_digest: noted.digest.clone(),
             source_error: noted.source_error.clone(),
             enrolment: board.enrolment.lock().status(),
             direct: noted.direct.clone(),
@@ -189,6 +197,9 @@ struct Status<E> {
     privileges: Privileges,
     snapshot_version: u64,
     snapshot_unix_s: Option<u64>,
+    /// What `mesh-agent check` prints of the directory that is in force.
+    #[serde(default)]
+    manifests_digest: Option<String>,
     source_error: Option<String>,
     enrolment: E,
     direct: DirectStatus,

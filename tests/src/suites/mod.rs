@@ -186,6 +186,8 @@ pub fn run(
     for claim in suite.claims.iter().filter(|claim| only(claim)) {
         judge.judge(claim.name, || {
             interrupt::check()?;
+            // What the claim before took back may be under way.
+            lab.running().settled(SETTLING)?;
             (claim.check)(lab.running())
         });
     }
@@ -201,6 +203,9 @@ pub fn run(
     });
     judge.verdicts
 }
+
+/// As long as a configuration may take on a busy machine.
+const SETTLING: Duration = Duration::from_secs(20);
 
 /// Times checks and collects what came of them.
 struct Judge<'h> {

@@ -128,6 +128,7 @@ impl Translation {
             facts,
             rejections,
             skipped,
+            ..
         } = &mut self.reading;
         match object.kind.as_str() {
             "Pod" => facts.workloads.extend(pod::translate(
