@@ -50,6 +50,7 @@ struct Noted {
     rejections: Vec<Rejection>,
     policies: Vec<ObjectConditions>,
     published: Option<SystemTime>,
+    digest: Option<String>,
     source_error: Option<(Instant, String)>,
     api_server: Option<Standing>,
     direct: DirectStatus,
@@ -86,11 +87,17 @@ impl StatusBoard {
             rejections,
             policies,
             published: Some(SystemTime::now()),
+            digest: noted.digest.take(),
             source_error: None,
             api_server: noted.api_server.take(),
             direct: std::mem::take(&mut noted.direct),
             keys: std::mem::take(&mut noted.keys),
         };
+    }
+
+    /// The configuration of this digest is in force, in the kernel too.
+    pub fn in_force(&self, digest: Option<String>) {
+        self.0.noted.lock().digest = digest;
     }
 
     /// The source as a whole cannot be read.
@@ -162,6 +169,7 @@ impl StatusBoard {
             privileges: board.privileges.clone(),
             snapshot_version: board.snapshots.load().version(),
             snapshot_unix_s: noted.published.map(unix_seconds),
+            manifests_digest: noted.digest.clone(),
             source_error: noted.source_error.as_ref().map(|(_, error)| error.clone()),
             api_server: noted.api_server.as_ref().map(Standing::status),
             enrolment: board.enrolment.lock().status(),
@@ -212,6 +220,9 @@ struct Status<E> {
     privileges: Privileges,
     snapshot_version: u64,
     snapshot_unix_s: Option<u64>,
+    /// What `mesh-agent check` prints of the directory that is in force.
+    #[serde(default)]
+    manifests_digest: Option<String>,
     source_error: Option<String>,
     /// How the watches stand, where facts come from an API server.
     #[serde(default)]

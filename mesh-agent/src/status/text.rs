@@ -20,6 +20,9 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
         "node {} · agent {} · snapshot {}",
         status.node, status.version, status.snapshot_version
     )?;
+    if let Some(digest) = &status.manifests_digest {
+        writeln!(text, "manifests {} · digest {digest}", status.manifests)?;
+    }
     write_privileges(&mut text, &status.privileges)?;
     if let Some(error) = &status.source_error {
         writeln!(text, "! {error}; the last configuration stays in force")?;
