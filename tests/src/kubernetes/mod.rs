@@ -251,7 +251,11 @@ impl ControlPlane {
     fn api_arguments(&self) -> Vec<String> {
         let file = |name: &str| self.dir.join(name).display().to_string();
         // A place is a network of its own, in which others may ask too; the machine's own is not for them.
-        let bind = if self.place.is_some() { "0.0.0.0" } else { "127.0.0.1" };
+        let bind = if self.place.is_some() {
+            "0.0.0.0"
+        } else {
+            "127.0.0.1"
+        };
         [
             format!("--bind-address={bind}"),
             // Of no interest where no Service `kubernetes` is; without it a default route would be needed.
@@ -259,7 +263,7 @@ impl ControlPlane {
             "--endpoint-reconciler-type=none".to_owned(),
             format!("--secure-port={}", self.ports.api),
             format!("--etcd-servers={}", self.etcd_url()),
-            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+            "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/108".to_owned(),
             format!("--tls-cert-file={}", file("server.crt")),
             format!("--tls-private-key-file={}", file("server.key")),
             format!("--token-auth-file={}", file(pki::TOKENS)),
