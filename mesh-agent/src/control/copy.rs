@@ -116,7 +116,7 @@ impl Copy {
     pub(super) async fn tend(&mut self) {
         loop {
             self.written().await;
-            if self.pending.is_empty() {
+            if !self.is_behind() {
                 std::future::pending::<()>().await;
             }
             if self.pending_bytes < MUCH {
@@ -129,10 +129,16 @@ impl Copy {
     /// Writes what was noted, and waits for it.
     pub(super) async fn finish(&mut self) {
         self.written().await;
-        if !self.pending.is_empty() {
+        if self.is_behind() {
             self.begin();
             self.written().await;
         }
+    }
+
+    /// Something was noted that is not on disk, or all is there and not under its name.
+    fn is_behind(&self) -> bool {
+        let is_unnamed = self.is_whole && !self.is_lost && self.base.as_ref() != Some(&self.path);
+        !self.pending.is_empty() || is_unnamed
     }
 
     fn begin(&mut self) {
@@ -285,8 +291,11 @@ impl Out {
 }
 
 fn last_line(objects: usize, digest: &[u8]) -> String {
-    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{END}{objects} {digest}")
+    let mut line = format!("{END}{objects} ");
+    for half in digest.iter().flat_map(|byte| [byte >> 4, byte & 15]) {
+        line.extend(char::from_digit(half.into(), 16));
+    }
+    line
 }
 
 /// Reads a file through once; it is what was written, or not used.
@@ -426,6 +435,19 @@ mod tests {
             1,
             "nothing is left beside it"
         );
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_whole_though_nothing_changes_after_the_last_was_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("objects");
+        let mut copy = Copy::at(path.clone());
+        copy.note(&name("a"), Some(json!(1).to_string().into()));
+        copy.finish().await;
+        assert!(matches!(read(&path), Err(CopyError::Absent)));
+        copy.is_whole_now();
+        copy.finish().await;
+        assert_eq!(read(&path).unwrap().len(), 1);
     }
 
     #[tokio::test]

@@ -71,7 +71,7 @@ struct Watching {
 /// What is learned.
 enum News {
     Served(Served),
-    Of(WatchId, Event),
+    Of(WatchId, Box<Event>),
 }
 
 impl KubernetesSource {
@@ -142,7 +142,7 @@ impl KubernetesSource {
                 () = self.copy.tend() => {}
                 news = self.news.next() => match news {
                     Some(News::Served(served)) => self.take_served(served),
-                    Some(News::Of(id, event)) => self.take(&id, event),
+                    Some(News::Of(id, event)) => self.take(&id, *event),
                     // Discovery never ends.
                     None => std::future::pending().await,
                 },
@@ -172,7 +172,7 @@ impl KubernetesSource {
                 self.touch();
             }
             Err(CopyError::Absent) => {
-                tracing::warn!("the api server has not told all yet, and there is no copy on disk")
+                tracing::warn!("the api server has not told all yet, and there is no copy on disk");
             }
             Err(error) => {
                 let said = error_chain(&error);
@@ -340,8 +340,11 @@ impl KubernetesSource {
         self.standing.begin(&id, &resource);
         let events = id.follow(self.client.clone(), &resource, stopped);
         let of = id.clone();
-        self.news
-            .push(events.map(move |event| News::Of(of.clone(), event)).boxed());
+        self.news.push(
+            events
+                .map(move |event| News::Of(of.clone(), Box::new(event)))
+                .boxed(),
+        );
         let watching = Watching {
             resource,
             _stop: stop,
