@@ -21,7 +21,7 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
         status.node, status.version, status.snapshot_version
     )?;
     if let Some(digest) = &status.manifests_digest {
-        writeln!(text, "manifests {} · digest {digest}", status.manifests)?;
+        writeln!(text, "{} · digest {digest}", status.source)?;
     }
     write_privileges(&mut text, &status.privileges)?;
     if let Some(error) = &status.source_error {
