@@ -9,6 +9,7 @@ mod directory;
 pub mod file;
 pub mod jwks;
 mod manifest;
+pub mod statuses;
 mod translate;
 
 use std::fmt::Debug;

@@ -86,7 +86,7 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
 }
 
 /// Bounds what an answer may take; watches have their own bound.
-async fn answered<T>(asked: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
+pub async fn answered<T>(asked: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
     match tokio::time::timeout(ANSWER, asked).await {
         Ok(answer) => Ok(answer?),
         Err(_elapsed) => Err(ApiError::Silent(ANSWER)),
@@ -99,7 +99,7 @@ fn was_first(error: &kube::Error) -> bool {
 }
 
 /// The API server's own words name the rule that is missing.
-fn watch_error(error: &watcher::Error) -> String {
+pub fn watch_error(error: &watcher::Error) -> String {
     use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
     match error {
         InitialListFailed(kube::Error::Api(status)) | WatchStartFailed(kube::Error::Api(status))
