@@ -52,6 +52,9 @@ pub struct CaArgs {
     /// Make the Secret with a self-signed root if it is not there or is empty.
     #[arg(long, env = "MESH_CA_MAKE_ROOT_SECRET", requires = "root_secret")]
     make_root_secret: bool,
+    /// ConfigMap, as NAMESPACE/NAME, into which all trusted roots are written as `roots.pem`; it must be there before.
+    #[arg(long, env = "MESH_CA_ROOTS_CONFIGMAP", requires = "kubernetes")]
+    roots_configmap: Option<String>,
     /// Trust domain of the identities.
     #[arg(long, env = "MESH_TRUST_DOMAIN", default_value = DEFAULT_TRUST_DOMAIN)]
     trust_domain: String,
@@ -127,6 +130,8 @@ pub struct ClusterFacts {
     pub token_audience: String,
     /// Service accounts of agents, as `NAMESPACE/NAME`.
     pub agent_accounts: Vec<String>,
+    /// The ConfigMap that shows the roots to agents, as `NAMESPACE/NAME`.
+    pub roots_configmap: Option<String>,
 }
 
 /// A Secret with the signing key.
@@ -147,6 +152,7 @@ impl CaArgs {
                 kubeconfig: self.kubeconfig,
                 token_audience: self.token_audience,
                 agent_accounts: self.agent_accounts,
+                roots_configmap: self.roots_configmap,
             })),
             (Some(node_tokens), Some(manifests)) if !self.make_root => Some(CaFacts::Files {
                 node_tokens,

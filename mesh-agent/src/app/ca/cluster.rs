@@ -6,8 +6,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use kube::Client;
 
-use crate::ca::kubernetes::{self, Account, ClusterPods, RootSecret, SecretName, TokenReviewer};
-use crate::ca::{Authenticator, KeyFiles, NodePods};
+use crate::ca::kubernetes::{
+    self, Account, ClusterPods, PublishedRoots, RootSecret, SecretName, TokenReviewer,
+};
+use crate::ca::{Authenticator, KeyFiles, Keys, NodePods};
 use crate::config::{CaConfig, ClusterFacts};
 use crate::lifecycle::{ReadyGuard, Tasks};
 use crate::telemetry::CaMetrics;
@@ -18,6 +20,7 @@ pub(super) struct Cluster {
     reviewer: Arc<TokenReviewer>,
     pods: Arc<ClusterPods>,
     root: Option<RootSecret>,
+    shown_in: Option<SecretName>,
 }
 
 impl Cluster {
@@ -34,12 +37,14 @@ impl Cluster {
                 Some(RootSecret::obtain(client.clone(), name, make).await?)
             }
         };
+        let shown_in = facts.roots_configmap.as_deref().map(str::parse).transpose();
         let audience = facts.token_audience.clone();
         Ok(Self {
             reviewer: Arc::new(TokenReviewer::new(client.clone(), audience, agents)),
             pods: Arc::new(ClusterPods::new(&config.trust_domain)),
             client,
             root,
+            shown_in: shown_in.context("--roots-configmap")?,
         })
     }
 
@@ -56,7 +61,12 @@ impl Cluster {
         Arc::<ClusterPods>::clone(&self.pods)
     }
 
-    pub(super) fn run(self, tasks: &Tasks, metrics: &CaMetrics, first: ReadyGuard) {
+    /// `keys` are those that the service signs by.
+    pub(super) fn run(self, tasks: &Tasks, metrics: &CaMetrics, first: ReadyGuard, keys: Arc<Keys>) {
+        if let Some(name) = self.shown_in {
+            let shown = PublishedRoots::new(self.client.clone(), name, keys);
+            tasks.spawn("ca-shown-roots", shown.follow(tasks.stop()));
+        }
         let pods = self
             .pods
             .follow(self.client, metrics.clone(), first, tasks.stop());

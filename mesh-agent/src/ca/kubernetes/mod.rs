@@ -6,6 +6,7 @@
 mod bearer;
 mod index;
 mod pods;
+mod published_roots;
 mod review;
 mod reviewer;
 mod root_secret;
@@ -20,6 +21,7 @@ use kube::{Client, Config};
 use crate::identity::error_chain;
 
 pub use self::pods::ClusterPods;
+pub use self::published_roots::{PublishedRoots, ROOTS};
 pub use self::review::{Account, TokenFault};
 pub use self::reviewer::TokenReviewer;
 pub use self::root_secret::{RootSecret, RootSecretError, SecretName};
@@ -108,3 +110,5 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod wire_tests;
+#[cfg(test)]
+mod published_roots_tests;
