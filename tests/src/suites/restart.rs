@@ -76,7 +76,7 @@ fn the_next_agent_serves_the_same_pods_within_three_seconds(lab: &Running) -> Re
     })?;
     lab.wait_ready(NODE)?;
     ensure!(
-        program.is_some_and(process::ProcessId::is_alive),
+        program.is_some_and(ProcessId::is_alive),
         "the pod's program did not live on"
     );
     equal("pins", self::pins(lab)?, pins)
