@@ -215,7 +215,9 @@ fn rendered_chart() -> Result<Judged> {
     if chart::check()? {
         return Ok(Judged::Passed);
     }
-    Ok(Judged::Skipped("helm was not built yet: cargo xtask chart".to_owned()))
+    Ok(Judged::Skipped(
+        "helm was not built yet: cargo xtask chart".to_owned(),
+    ))
 }
 
 fn in_process_tests() -> Result<Judged> {

@@ -22,9 +22,7 @@ pub fn stay(admin_addr: SocketAddr) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
         let tasks = Tasks::new();
-        AdminServer::bind(admin_addr, Readiness::new())
-            .await?
-            .run(&tasks);
+        AdminServer::bind(admin_addr, Readiness::new()).await?.run(&tasks);
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

@@ -184,7 +184,9 @@ fn uninstall_removes_all_that_was_pinned_and_the_pods_are_free(lab: &Running) ->
     equal("served", get(lab, CLIENT, "http://far/")?.status, 200)
 }
 
-fn uninstall_that_stays_is_ready_when_nothing_is_left_and_ends_when_it_is_told_to(lab: &Running) -> Result<()> {
+fn uninstall_that_stays_is_ready_when_nothing_is_left_and_ends_when_it_is_told_to(
+    lab: &Running,
+) -> Result<()> {
     lab.end_agent(NODE, Signal::SIGTERM)?;
     let netns = Site::netns_path(&lab.site.node_netns(NODE));
     let mut command = Command::new("nsenter");

@@ -76,7 +76,11 @@ fn dry_run(api: Api<'_>, kinds: &Kinds, object: &Value) -> Result<()> {
     let found = api.create(&path, &object);
     match found {
         // A CRD has to be called after its kind.
-        Err(error) if kind.1 == "CustomResourceDefinition" && format!("{error:#}").contains("AlreadyExists") => Ok(()),
+        Err(error)
+            if kind.1 == "CustomResourceDefinition" && format!("{error:#}").contains("already exists") =>
+        {
+            Ok(())
+        }
         other => other.map(drop),
     }
 }
@@ -164,7 +168,9 @@ fn module(module: &str) -> Result<PathBuf> {
     let said: Value =
         serde_json::from_str(&read(&mut download, DOWNLOAD)?).context("go says no JSON of the module")?;
     let dir = said.get("Dir").and_then(Value::as_str);
-    Ok(dir.with_context(|| format!("go does not say where {module} is"))?.into())
+    Ok(dir
+        .with_context(|| format!("go does not say where {module} is"))?
+        .into())
 }
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";

@@ -75,7 +75,11 @@ fn compare(at: &str, values: &Value, schema: &Value) {
     let Some(properties) = schema.get("properties") else {
         return;
     };
-    assert_eq!(schema.get("additionalProperties"), Some(&Value::Bool(false)), "{at}");
+    assert_eq!(
+        schema.get("additionalProperties"),
+        Some(&Value::Bool(false)),
+        "{at}"
+    );
     let free = ["settings", "resources"].map(|name| format!("/{name}"));
     if free.iter().any(|name| at.ends_with(name)) {
         return;
@@ -102,7 +106,11 @@ fn kinds_that_agents_read() -> BTreeSet<(String, String)> {
     let config = text("docs/config.md");
     let kinds = config.lines().filter_map(|line| {
         let (kind, versions) = line.strip_prefix("### ")?.strip_suffix(')')?.split_once(" (")?;
-        let group = versions.split(',').next()?.rsplit_once('/').map_or("", |(group, _)| group);
+        let group = versions
+            .split(',')
+            .next()?
+            .rsplit_once('/')
+            .map_or("", |(group, _)| group);
         let lower = kind.to_lowercase();
         let plural = match lower.strip_suffix('y') {
             Some(stem) => format!("{stem}ies"),
@@ -170,7 +178,11 @@ fn dashboards_ask_for_metrics_that_exist() {
                         .iter()
                         .find_map(|end| name.strip_suffix(end))
                         .unwrap_or(&name);
-                    assert!(documented.contains(&format!("`{family}`")), "{}: {name}", path.display());
+                    assert!(
+                        documented.contains(&format!("`{family}`")),
+                        "{}: {name}",
+                        path.display()
+                    );
                     asked += 1;
                 }
             }
@@ -182,7 +194,11 @@ fn dashboards_ask_for_metrics_that_exist() {
 /// Words of an expression that begin as our families do.
 fn families(expr: &str) -> Vec<String> {
     let words = expr.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let ours = words.filter(|word| ["istio_", "mesh_", "process_"].iter().any(|start| word.starts_with(start)));
+    let ours = words.filter(|word| {
+        ["istio_", "mesh_", "process_"]
+            .iter()
+            .any(|start| word.starts_with(start))
+    });
     ours.map(str::to_owned).collect()
 }
 

@@ -44,7 +44,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let mut sets = Vec::new();
     for set in &rendered {
-        sets.push((set.name.clone(), objects(&set.text).with_context(|| set.name.clone())?));
+        sets.push((
+            set.name.clone(),
+            objects(&set.text).with_context(|| set.name.clone())?,
+        ));
     }
     for path in yaml_files(&workspace::root().join("deploy/example"))? {
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -93,7 +96,10 @@ fn rendered(helm: &Helm) -> Result<Vec<Rendered>> {
 }
 
 fn write(rendered: &[Rendered]) -> Result<()> {
-    let kept = rendered.iter().find(|set| set.is_kept).context("nothing is kept")?;
+    let kept = rendered
+        .iter()
+        .find(|set| set.is_kept)
+        .context("nothing is kept")?;
     fs::write(manifests(), &kept.text).with_context(|| manifests().display().to_string())
 }
 

@@ -112,6 +112,6 @@ fn watch_error(error: &watcher::Error) -> String {
 const ANSWER: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
-mod wire_tests;
-#[cfg(test)]
 mod published_roots_tests;
+#[cfg(test)]
+mod wire_tests;

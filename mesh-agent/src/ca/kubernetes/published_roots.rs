@@ -78,7 +78,9 @@ impl PublishedRoots {
         }
         let change = Patch::Merge(json!({ "data": { ROOTS: roots } }));
         let plainly = PatchParams::default();
-        answered(self.api.patch(self.name.name(), &plainly, &change)).await.map(|_| true)
+        answered(self.api.patch(self.name.name(), &plainly, &change))
+            .await
+            .map(|_| true)
     }
 }
 
