@@ -7,6 +7,7 @@ mod bearer;
 mod index;
 mod lease;
 mod pods;
+mod published_roots;
 mod review;
 mod reviewer;
 mod root_secret;
@@ -22,6 +23,7 @@ use crate::identity::error_chain;
 
 pub use self::lease::ClusterLease;
 pub use self::pods::ClusterPods;
+pub use self::published_roots::{PublishedRoots, ROOTS};
 pub use self::review::{Account, TokenFault};
 pub use self::reviewer::TokenReviewer;
 pub use self::root_secret::{RootSecret, RootSecretError, SecretName};
@@ -119,5 +121,7 @@ pub fn watch_error(error: &watcher::Error) -> String {
 /// Half of what a request to the CA may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
+#[cfg(test)]
+mod published_roots_tests;
 #[cfg(test)]
 mod wire_tests;
