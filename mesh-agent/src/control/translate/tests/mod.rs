@@ -3,6 +3,7 @@
 mod authorization;
 mod backend_tls;
 mod backend_traffic_policy;
+mod direct_responses;
 mod dns;
 mod external_auth;
 mod fields;
