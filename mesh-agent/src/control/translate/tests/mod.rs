@@ -5,6 +5,7 @@ mod backend_tls;
 mod backend_traffic_policy;
 mod direct_responses;
 mod dns;
+mod exports;
 mod external_auth;
 mod fields;
 mod health_check;
