@@ -10,6 +10,7 @@ mod lock;
 mod loops;
 mod splice;
 mod upstreams;
+pub mod vacancy;
 
 use std::path::Path;
 use std::sync::Arc;
