@@ -10,6 +10,7 @@ use super::{ConfigError, DEFAULT_ROOT_NAMESPACE, DEFAULT_TRUST_DOMAIN, SeccompMo
 
 /// Arguments of `ca`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct CaArgs {
     /// Address that agents connect to.
     #[arg(long, env = "MESH_CA_LISTEN", default_value = "0.0.0.0:15012")]

@@ -19,33 +19,31 @@ pub(super) fn of_two_cas_one_writes_and_the_other_takes_over_when_it_is_killed(l
     let other = Authority::another(lab)?;
     other.launch(&scene.ca_arguments(&other)?)?;
     other.wait_ready()?;
-    let leader = leader(&[&scene.ca, &other])?;
+    let (leader, waiting) = match leads(&scene.ca, &other)? {
+        Leads::First => (&scene.ca, &other),
+        Leads::Second => (&other, &scene.ca),
+    };
     api.create(ROUTES, &route("first", "web"))?;
     until(SOON, "the leader writes", || {
         Ok(conditions(api, "first")?.is_some())
     })?;
-    equal(
-        "written by who waits",
-        written(&[&other, &scene.ca][leader])?,
-        0.0,
-    )?;
+    equal("written by who waits", written(waiting)?, 0.0)?;
 
-    let cas = [&scene.ca, &other];
-    cas[leader].kill()?;
+    leader.kill()?;
     api.create(ROUTES, &route("second", "web"))?;
     // After a whole lease, by the clock of who waits.
     until(Duration::from_mins(1), "the other one writes", || {
         Ok(conditions(api, "second")?.is_some())
     })?;
-    ensure!(written(cas[1 - leader])? > 0.0, "who wrote it?");
+    ensure!(written(waiting)? > 0.0, "who wrote it?");
     let lease = api.get(LEASE)?.success()?;
     ensure!(
         at(&lease, "/spec/leaseTransitions").as_u64() >= Some(1),
         "{lease}"
     );
     // As a Deployment would.
-    cas[leader].launch(&scene.ca_arguments(cas[leader])?)?;
-    cas[leader].wait_ready()
+    leader.launch(&scene.ca_arguments(leader)?)?;
+    leader.wait_ready()
 }
 
 pub(super) fn a_route_says_what_it_names_in_vain_and_that_it_is_mended(lab: &Running) -> Result<()> {
@@ -65,7 +63,7 @@ pub(super) fn a_route_says_what_it_names_in_vain_and_that_it_is_mended(lab: &Run
         })
     };
     says("False", "BackendNotFound", 1)?;
-    let change = json!({ "spec": route("mended", "web")["spec"] });
+    let change = json!({ "spec": at(&route("mended", "web"), "/spec") });
     api.patch(&format!("{ROUTES}/mended"), &change)?;
     says("True", "ResolvedRefs", 2)?;
     // Mended from the other end.
@@ -168,19 +166,25 @@ pub(super) fn a_policy_of_our_own_says_whether_it_has_a_target(lab: &Running) ->
 }
 
 /// Which of two leads.
-fn leader(cas: &[&Authority<'_>; 2]) -> Result<usize> {
-    let mut leader = None;
+#[derive(Debug, Clone, Copy)]
+enum Leads {
+    First,
+    Second,
+}
+
+/// Waits until exactly one of both leads.
+fn leads(first: &Authority<'_>, second: &Authority<'_>) -> Result<Leads> {
+    let leads = |ca: &Authority<'_>| -> Result<bool> { Ok(ca.metrics()?.sum("mesh_ca_leader", &[]) > 0.0) };
+    let mut found = None;
     until(Duration::from_mins(1), "one leads", || {
-        let leads =
-            |ca: &Authority<'_>| -> Result<bool> { Ok(ca.metrics()?.sum("mesh_ca_leader", &[]) > 0.0) };
-        leader = match (leads(cas[0])?, leads(cas[1])?) {
-            (true, false) => Some(0),
-            (false, true) => Some(1),
+        found = match (leads(first)?, leads(second)?) {
+            (true, false) => Some(Leads::First),
+            (false, true) => Some(Leads::Second),
             (false, false) | (true, true) => None,
         };
-        Ok(leader.is_some())
+        Ok(found.is_some())
     })?;
-    leader.context("nobody leads")
+    found.context("nobody leads")
 }
 
 fn written(ca: &Authority<'_>) -> Result<f64> {
@@ -194,7 +198,7 @@ fn conditions(api: Api<'_>, name: &str) -> Result<Option<Vec<Value>>> {
     let route = api.get(&format!("{ROUTES}/{name}"))?.success()?;
     let ours = parents(&route)
         .into_iter()
-        .find(|entry| at(entry, "/controllerName") == "mesh-agent.dev/controller");
+        .find(|entry| at(entry, "/controllerName") == CONTROLLER);
     Ok(ours.and_then(|entry| at(&entry, "/conditions").as_array().cloned()))
 }
 
@@ -283,6 +287,7 @@ fn define(api: Api<'_>, definition: &Value, collection: &str) -> Result<()> {
     .map(drop)
 }
 
+const CONTROLLER: &str = "mesh-agent.dev/controller";
 const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes";
 const LIMITS: &str = "/apis/mesh-agent.dev/v1alpha1/namespaces/shop/ratelimitpolicies";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/mesh-system/leases/mesh-ca";
