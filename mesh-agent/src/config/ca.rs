@@ -10,7 +10,7 @@ use super::{ConfigError, DEFAULT_ROOT_NAMESPACE, DEFAULT_TRUST_DOMAIN, SeccompMo
 
 /// Arguments of `ca`.
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct CaArgs {
     /// Address that agents connect to.
     #[arg(long, env = "MESH_CA_LISTEN", default_value = "0.0.0.0:15012")]
@@ -53,6 +53,9 @@ pub struct CaArgs {
     /// Make the Secret with a self-signed root if it is not there or is empty.
     #[arg(long, env = "MESH_CA_MAKE_ROOT_SECRET", requires = "root_secret")]
     make_root_secret: bool,
+    /// `ConfigMap`, as NAMESPACE/NAME, into which all trusted roots are written as `roots.pem`; it must be there before.
+    #[arg(long, env = "MESH_CA_ROOTS_CONFIGMAP", requires = "kubernetes")]
+    roots_configmap: Option<String>,
     /// Lease of the one CA that writes status, as NAMESPACE/NAME.
     #[arg(
         long,
@@ -151,6 +154,8 @@ pub struct ClusterFacts {
     pub token_audience: String,
     /// Service accounts of agents, as `NAMESPACE/NAME`.
     pub agent_accounts: Vec<String>,
+    /// The `ConfigMap` that shows the roots to agents, as `NAMESPACE/NAME`.
+    pub roots_configmap: Option<String>,
     /// How the writer of status is elected; none where nobody writes.
     pub election: Option<ElectionConfig>,
 }
@@ -195,6 +200,7 @@ impl CaArgs {
                 kubeconfig: self.kubeconfig,
                 token_audience: self.token_audience,
                 agent_accounts: self.agent_accounts,
+                roots_configmap: self.roots_configmap,
                 election: (!self.no_status).then_some(election),
             })),
             (Some(node_tokens), Some(manifests)) if !self.make_root => Some(CaFacts::Files {

@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use crate::ca::election::{Candidate, Terms};
 use crate::ca::kubernetes::{
-    self, Account, ClusterLease, ClusterPods, RootSecret, SecretName, TokenReviewer,
+    self, Account, ClusterLease, ClusterPods, PublishedRoots, RootSecret, SecretName, TokenReviewer,
 };
-use crate::ca::{Authenticator, KeyFiles, NodePods};
+use crate::ca::{Authenticator, KeyFiles, Keys, NodePods};
 use crate::config::{CaConfig, ClusterFacts, ElectionConfig};
 use crate::control::statuses::StatusWriter;
 use crate::lifecycle::{ReadyGuard, Tasks};
@@ -24,6 +24,7 @@ pub(super) struct Cluster {
     reviewer: Arc<TokenReviewer>,
     pods: Arc<ClusterPods>,
     root: Option<RootSecret>,
+    shown_in: Option<SecretName>,
     election: Option<Election>,
 }
 
@@ -48,6 +49,7 @@ impl Cluster {
                 Some(RootSecret::obtain(client.clone(), name, make).await?)
             }
         };
+        let shown_in = facts.roots_configmap.as_deref().map(str::parse).transpose();
         let election = facts.election.as_ref();
         let election = election.map(|settings| Election::of(settings, &config.trust_domain));
         let audience = facts.token_audience.clone();
@@ -56,6 +58,7 @@ impl Cluster {
             pods: Arc::new(ClusterPods::new(&config.trust_domain)),
             client,
             root,
+            shown_in: shown_in.context("--roots-configmap")?,
             election: election.transpose()?,
         })
     }
@@ -73,7 +76,12 @@ impl Cluster {
         Arc::<ClusterPods>::clone(&self.pods)
     }
 
-    pub(super) fn run(self, tasks: &Tasks, metrics: &CaMetrics, first: ReadyGuard) {
+    /// `keys` are those that the service signs by.
+    pub(super) fn run(self, tasks: &Tasks, metrics: &CaMetrics, first: ReadyGuard, keys: Arc<Keys>) {
+        if let Some(name) = self.shown_in {
+            let shown = PublishedRoots::new(self.client.clone(), name, keys);
+            tasks.spawn("ca-shown-roots", shown.follow(tasks.stop()));
+        }
         if let Some(election) = self.election {
             election.run(self.client.clone(), tasks, metrics);
         }

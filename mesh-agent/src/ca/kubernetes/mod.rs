@@ -7,6 +7,7 @@ mod bearer;
 mod index;
 mod lease;
 mod pods;
+mod published_roots;
 mod review;
 mod reviewer;
 mod root_secret;
@@ -22,6 +23,7 @@ use crate::identity::error_chain;
 
 pub use self::lease::ClusterLease;
 pub use self::pods::ClusterPods;
+pub use self::published_roots::{PublishedRoots, ROOTS};
 pub use self::review::{Account, TokenFault};
 pub use self::reviewer::TokenReviewer;
 pub use self::root_secret::{RootSecret, RootSecretError, SecretName};
@@ -72,17 +74,20 @@ impl From<kube::Error> for ApiError {
 ///
 /// Tokens and certificates of either are read again by the client when they rotate.
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
-    let config = match kubeconfig {
-        None => Config::incluster().map_err(ConnectError::NotInCluster)?,
-        Some(path) => {
-            let unusable = |error: KubeconfigError| ConnectError::Kubeconfig(error.into());
-            let file = Kubeconfig::read_from(path).map_err(unusable)?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                .await
-                .map_err(unusable)?
-        }
-    };
+    let config = configuration(kubeconfig).await?;
     Client::try_from(config).map_err(|error| ConnectError::Client(error.into()))
+}
+
+/// What [`connect`] makes a client of.
+pub async fn configuration(kubeconfig: Option<&Path>) -> Result<Config, ConnectError> {
+    let Some(path) = kubeconfig else {
+        return Config::incluster().map_err(ConnectError::NotInCluster);
+    };
+    let unusable = |error: KubeconfigError| ConnectError::Kubeconfig(error.into());
+    let file = Kubeconfig::read_from(path).map_err(unusable)?;
+    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .map_err(unusable)
 }
 
 /// Bounds what an answer may take; watches have their own bound.
@@ -116,5 +121,7 @@ pub fn watch_error(error: &watcher::Error) -> String {
 /// Half of what a request to the CA may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
+#[cfg(test)]
+mod published_roots_tests;
 #[cfg(test)]
 mod wire_tests;

@@ -3,7 +3,9 @@
 mod authorization;
 mod backend_tls;
 mod backend_traffic_policy;
+mod direct_responses;
 mod dns;
+mod exports;
 mod external_auth;
 mod fields;
 mod health_check;
@@ -24,6 +26,7 @@ mod virtual_service;
 
 use super::*;
 use crate::control::manifest::documents;
+use crate::mesh::facts::Rejection;
 use crate::mesh::service::AppProtocol;
 use crate::mesh::workload::{Membership, Workload};
 
