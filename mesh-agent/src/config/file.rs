@@ -49,11 +49,13 @@ fn suggestion(unknown: &str) -> String {
 }
 
 /// Names of all settings, for suggestions.
-pub(super) const FIELDS: [&str; 37] = [
+pub(super) const FIELDS: [&str; 39] = [
     "node_name",
     "manifests",
     "state_dir",
     "bpf_dir",
+    "cgroup_root",
+    "placement_annotations",
     "ca_dir",
     "admin_addr",
     "trust_domain",
