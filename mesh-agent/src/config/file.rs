@@ -49,9 +49,10 @@ fn suggestion(unknown: &str) -> String {
 }
 
 /// Names of all settings, for suggestions.
-pub(super) const FIELDS: [&str; 39] = [
+pub(super) const FIELDS: [&str; 40] = [
     "node_name",
     "manifests",
+    "kubernetes",
     "state_dir",
     "bpf_dir",
     "cgroup_root",
