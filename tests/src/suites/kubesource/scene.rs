@@ -98,9 +98,18 @@ impl Scene {
         }
         let system = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": SYSTEM } });
         api.ensure("/api/v1/namespaces", &system)?;
-        for (namespace, name) in [(NAMESPACE, "client"), (NAMESPACE, "near"), (NAMESPACE, "far"), (SYSTEM, AGENT)] {
-            let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name } });
-            api.ensure(&format!("/api/v1/namespaces/{namespace}/serviceaccounts"), &account)?;
+        for (namespace, name) in [
+            (NAMESPACE, "client"),
+            (NAMESPACE, "near"),
+            (NAMESPACE, "far"),
+            (SYSTEM, AGENT),
+        ] {
+            let account =
+                json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name } });
+            api.ensure(
+                &format!("/api/v1/namespaces/{namespace}/serviceaccounts"),
+                &account,
+            )?;
         }
         self.set_rules(&rules())?;
         let binding = json!({
@@ -162,7 +171,9 @@ fn is_wanted(object: &Value, kind: &str) -> bool {
     match kind {
         "Namespace" => text("/metadata/name") == NAMESPACE,
         "Node" => true,
-        "Pod" | "Service" => text("/metadata/namespace") == NAMESPACE && NAMES.contains(&text("/metadata/name")),
+        "Pod" | "Service" => {
+            text("/metadata/namespace") == NAMESPACE && NAMES.contains(&text("/metadata/name"))
+        }
         "EndpointSlice" => {
             let service = at(object, "/metadata/labels")
                 .get("kubernetes.io/service-name")
