@@ -48,7 +48,7 @@ impl ConfigLoop {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = stop.requested() => return,
+                () = stop.requested() => return self.source.finish().await,
                 reading = self.source.next_reading() => self.take(reading).await,
                 heard = self.announcements.next() => {
                     let is_due = self.announcements.take_in(heard, &mut self.enrolment.lock(), Instant::now());
