@@ -147,10 +147,15 @@ impl ControlPlane {
 
     /// Writes a kubeconfig for whoever holds the token in `token_file`, which is read again when it changes.
     pub fn write_kubeconfig(&self, path: &Path, token_file: &Path) -> Result<()> {
+        self.write_kubeconfig_at(path, token_file, self.addr())
+    }
+
+    /// As [`ControlPlane::write_kubeconfig`], by another address of the place that the API server runs in.
+    pub fn write_kubeconfig_at(&self, path: &Path, token_file: &Path, addr: SocketAddr) -> Result<()> {
         let text = serde_json::json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{ "name": "test", "cluster": {
-                "server": format!("https://{}", self.addr()), "certificate-authority": self.root() } }],
+                "server": format!("https://{addr}"), "tls-server-name": "127.0.0.1", "certificate-authority": self.root() } }],
             "users": [{ "name": "test", "user": { "tokenFile": token_file } }],
             "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
         });
@@ -245,14 +250,20 @@ impl ControlPlane {
 
     fn api_arguments(&self) -> Vec<String> {
         let file = |name: &str| self.dir.join(name).display().to_string();
+        // A place is a network of its own, in which others may ask too; the machine's own is not for them.
+        let bind = if self.place.is_some() {
+            "0.0.0.0"
+        } else {
+            "127.0.0.1"
+        };
         [
-            "--bind-address=127.0.0.1".to_owned(),
+            format!("--bind-address={bind}"),
             // Of no interest where no Service `kubernetes` is; without it a default route would be needed.
             "--advertise-address=192.0.2.1".to_owned(),
             "--endpoint-reconciler-type=none".to_owned(),
             format!("--secure-port={}", self.ports.api),
             format!("--etcd-servers={}", self.etcd_url()),
-            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+            "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/108".to_owned(),
             format!("--tls-cert-file={}", file("server.crt")),
             format!("--tls-private-key-file={}", file("server.key")),
             format!("--token-auth-file={}", file(pki::TOKENS)),

@@ -5,7 +5,9 @@
 
 mod bearer;
 mod index;
+mod lease;
 mod pods;
+mod published_roots;
 mod review;
 mod reviewer;
 mod root_secret;
@@ -19,7 +21,9 @@ use kube::{Client, Config};
 
 use crate::identity::error_chain;
 
+pub use self::lease::ClusterLease;
 pub use self::pods::ClusterPods;
+pub use self::published_roots::{PublishedRoots, ROOTS};
 pub use self::review::{Account, TokenFault};
 pub use self::reviewer::TokenReviewer;
 pub use self::root_secret::{RootSecret, RootSecretError, SecretName};
@@ -47,6 +51,9 @@ pub enum ApiError {
     /// It said nothing in time.
     #[error("the api server did not answer within {0:?}")]
     Silent(Duration),
+    /// Somebody else changed it in between.
+    #[error("somebody else changed it at the same time")]
+    Conflict,
     /// Any other failure.
     #[error("the api server cannot be asked")]
     Failed(#[source] Box<kube::Error>),
@@ -67,29 +74,37 @@ impl From<kube::Error> for ApiError {
 ///
 /// Tokens and certificates of either are read again by the client when they rotate.
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
-    let config = match kubeconfig {
-        None => Config::incluster().map_err(ConnectError::NotInCluster)?,
-        Some(path) => {
-            let unusable = |error: KubeconfigError| ConnectError::Kubeconfig(error.into());
-            let file = Kubeconfig::read_from(path).map_err(unusable)?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                .await
-                .map_err(unusable)?
-        }
-    };
+    let config = configuration(kubeconfig).await?;
     Client::try_from(config).map_err(|error| ConnectError::Client(error.into()))
 }
 
+/// What [`connect`] makes a client of.
+pub async fn configuration(kubeconfig: Option<&Path>) -> Result<Config, ConnectError> {
+    let Some(path) = kubeconfig else {
+        return Config::incluster().map_err(ConnectError::NotInCluster);
+    };
+    let unusable = |error: KubeconfigError| ConnectError::Kubeconfig(error.into());
+    let file = Kubeconfig::read_from(path).map_err(unusable)?;
+    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .map_err(unusable)
+}
+
 /// Bounds what an answer may take; watches have their own bound.
-async fn answered<T>(asked: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
+pub async fn answered<T>(asked: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
     match tokio::time::timeout(ANSWER, asked).await {
         Ok(answer) => Ok(answer?),
         Err(_elapsed) => Err(ApiError::Silent(ANSWER)),
     }
 }
 
+/// Somebody else created, replaced or removed it in between.
+fn was_first(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 404 | 409))
+}
+
 /// The API server's own words name the rule that is missing.
-fn watch_error(error: &watcher::Error) -> String {
+pub fn watch_error(error: &watcher::Error) -> String {
     use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
     match error {
         InitialListFailed(kube::Error::Api(status)) | WatchStartFailed(kube::Error::Api(status))
@@ -106,5 +121,7 @@ fn watch_error(error: &watcher::Error) -> String {
 /// Half of what a request to the CA may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
+#[cfg(test)]
+mod published_roots_tests;
 #[cfg(test)]
 mod wire_tests;
