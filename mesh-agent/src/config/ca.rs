@@ -52,7 +52,7 @@ pub struct CaArgs {
     /// Make the Secret with a self-signed root if it is not there or is empty.
     #[arg(long, env = "MESH_CA_MAKE_ROOT_SECRET", requires = "root_secret")]
     make_root_secret: bool,
-    /// ConfigMap, as NAMESPACE/NAME, into which all trusted roots are written as `roots.pem`; it must be there before.
+    /// `ConfigMap`, as NAMESPACE/NAME, into which all trusted roots are written as `roots.pem`; it must be there before.
     #[arg(long, env = "MESH_CA_ROOTS_CONFIGMAP", requires = "kubernetes")]
     roots_configmap: Option<String>,
     /// Trust domain of the identities.
@@ -130,7 +130,7 @@ pub struct ClusterFacts {
     pub token_audience: String,
     /// Service accounts of agents, as `NAMESPACE/NAME`.
     pub agent_accounts: Vec<String>,
-    /// The ConfigMap that shows the roots to agents, as `NAMESPACE/NAME`.
+    /// The `ConfigMap` that shows the roots to agents, as `NAMESPACE/NAME`.
     pub roots_configmap: Option<String>,
 }
 

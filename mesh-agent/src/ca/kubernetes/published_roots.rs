@@ -1,4 +1,4 @@
-//! The roots that agents are to trust, written into a ConfigMap that the kubelet hands to them.
+//! The roots that agents are to trust, written into a `ConfigMap` that the kubelet hands to them.
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::ca::Keys;
 use crate::identity::error_chain;
 use crate::lifecycle::Stop;
 
-/// A ConfigMap that is there before, and the keys whose roots it has to show under [`ROOTS`].
+/// A `ConfigMap` that is there before, and the keys whose roots it has to show under [`ROOTS`].
 pub struct PublishedRoots {
     api: Api<ConfigMap>,
     name: SecretName,
@@ -23,7 +23,7 @@ pub struct PublishedRoots {
 }
 
 impl PublishedRoots {
-    /// Asks nothing yet. The account needs to `get` and `patch` this ConfigMap, and no leave to create any.
+    /// Asks nothing yet. The account needs to `get` and `patch` this `ConfigMap`, and no leave to create any.
     pub fn new(client: Client, name: SecretName, keys: Arc<Keys>) -> Self {
         Self {
             api: Api::namespaced(client, name.namespace()),

@@ -1,4 +1,4 @@
-//! What agents find in the ConfigMap, and when it is written.
+//! What agents find in the `ConfigMap`, and when it is written.
 
 use std::fs;
 use std::sync::{Arc, Mutex};
