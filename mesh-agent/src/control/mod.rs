@@ -10,6 +10,7 @@ pub mod file;
 pub mod jwks;
 pub mod kubernetes;
 mod manifest;
+pub mod statuses;
 mod translate;
 
 use std::fmt::Debug;

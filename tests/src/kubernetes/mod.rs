@@ -251,7 +251,11 @@ impl ControlPlane {
     fn api_arguments(&self) -> Vec<String> {
         let file = |name: &str| self.dir.join(name).display().to_string();
         // A place is a network of its own, in which others may ask too; the machine's own is not for them.
-        let bind = if self.place.is_some() { "0.0.0.0" } else { "127.0.0.1" };
+        let bind = if self.place.is_some() {
+            "0.0.0.0"
+        } else {
+            "127.0.0.1"
+        };
         [
             format!("--bind-address={bind}"),
             // Of no interest where no Service `kubernetes` is; without it a default route would be needed.

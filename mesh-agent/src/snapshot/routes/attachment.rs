@@ -119,11 +119,16 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// The field that says to which Services it attaches.
-    const fn attachment(&self) -> &'static str {
+    /// The field by which it attaches to a port of a Service.
+    fn attachment(&self, service: &ServiceName, port: u16) -> &'a str {
+        let of_port =
+            |parent: &&RouteParent| parent.service == *service && parent.port.is_none_or(|only| only == port);
         match self.kind() {
             RouteKind::Virtual => "spec.hosts",
-            RouteKind::Tcp | RouteKind::Tls | RouteKind::Http | RouteKind::Grpc => "spec.parentRefs",
+            RouteKind::Tcp | RouteKind::Tls | RouteKind::Http | RouteKind::Grpc => {
+                let parent = self.parents().iter().find(of_port);
+                parent.map_or("spec.parentRefs", |parent| &parent.field)
+            }
         }
     }
 
@@ -166,7 +171,7 @@ pub(super) fn keep_greatest_kind(
             let counts = route.kind() == greatest;
             if !counts {
                 rejections.push(route.meta().reject(
-                    route.attachment(),
+                    route.attachment(service, port),
                     format!(
                         "conflicts with a {} on port {port} of Service {service}, which counts there",
                         greatest.as_str()
@@ -199,7 +204,7 @@ pub(super) fn keep_elder(
                 if !counts {
                     let elder = &eldest.meta().object;
                     let reason = format!("the older {elder} counts on port {port} of Service {service}");
-                    rejections.push(route.meta().reject(route.attachment(), reason));
+                    rejections.push(route.meta().reject(route.attachment(service, port), reason));
                 }
                 counts
             });

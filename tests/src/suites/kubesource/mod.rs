@@ -86,7 +86,9 @@ fn while_the_api_server_is_away_traffic_goes_on_and_its_age_is_told(lab: &Runnin
     }
     scene.plane.kill_api_server()?;
     for node in NODES {
-        until(Duration::from_mins(1), "the age grows", || Ok(age(lab, node)? > 0.0))?;
+        until(Duration::from_mins(1), "the age grows", || {
+            Ok(age(lab, node)? > 0.0)
+        })?;
         let pods = watch(lab, node, "Pod")?;
         equal("the watch of pods", at(&pods, "/state"), "failing")?;
         ensure!(at(&pods, "/error").is_string(), "it does not say why: {pods}");
@@ -104,7 +106,9 @@ fn what_changed_meanwhile_arrives_when_the_api_server_is_back(lab: &Running) -> 
     set_ready(&scene, "far", true)?;
     serves(lab, "http://far/", 200)?;
     for node in NODES {
-        until(Duration::from_mins(2), "every watch goes on", || Ok(age(lab, node)? == 0.0))?;
+        until(Duration::from_mins(2), "every watch goes on", || {
+            Ok(age(lab, node)? == 0.0)
+        })?;
     }
     Ok(())
 }
@@ -137,7 +141,9 @@ fn a_missing_rule_is_named_and_other_kinds_go_on(lab: &Running) -> Result<()> {
     lab.start_agent_with(node, &words(scene.agent_arguments()?))?;
     until(Duration::from_mins(1), "the missing rule is named", || {
         let pods = watch(lab, node, "Pod")?;
-        Ok(at(&pods, "/error").as_str().is_some_and(|said| said.contains("rbac")))
+        Ok(at(&pods, "/error")
+            .as_str()
+            .is_some_and(|said| said.contains("rbac")))
     })?;
     equal("ready without pods", lab.page(node, "/readyz")?.status, 503)?;
     scene.set_rules(&rules())?;
@@ -159,7 +165,9 @@ fn set_ready(scene: &Scene, service: &str, is_ready: bool) -> Result<()> {
     let api = scene.plane.api();
     let slices = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices";
     let found = api
-        .get(&format!("{slices}?labelSelector=kubernetes.io%2Fservice-name%3D{service}"))?
+        .get(&format!(
+            "{slices}?labelSelector=kubernetes.io%2Fservice-name%3D{service}"
+        ))?
         .success()?;
     let items = at(&found, "/items").as_array().context("a list of slices")?;
     ensure!(!items.is_empty(), "there is no slice of {service}");
@@ -180,7 +188,9 @@ fn set_ready(scene: &Scene, service: &str, is_ready: bool) -> Result<()> {
 /// What the status page says of a watch.
 fn watch(lab: &Running, node: &str, name: &str) -> Result<Value> {
     let status = lab.status(node)?;
-    let watches = at(&status, "/api_server/watches").as_array().context("no watches in status")?;
+    let watches = at(&status, "/api_server/watches")
+        .as_array()
+        .context("no watches in status")?;
     let found = watches.iter().find(|watch| at(watch, "/watch") == name);
     found.cloned().with_context(|| format!("no watch {name}"))
 }
