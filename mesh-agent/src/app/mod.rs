@@ -208,7 +208,8 @@ async fn source(config: &Config, board: &StatusBoard) -> anyhow::Result<Box<dyn 
         FactSource::InCluster => None,
         FactSource::Kubeconfig(path) => Some(path.as_path()),
     };
-    let source = KubernetesSource::connect(kubeconfig, &config.trust_domain).await?;
+    let copy = config.state_dir.join("objects");
+    let source = KubernetesSource::connect(kubeconfig, &config.trust_domain, copy).await?;
     board.watching(source.standing());
     Ok(Box::new(source))
 }

@@ -263,7 +263,7 @@ impl ControlPlane {
             "--endpoint-reconciler-type=none".to_owned(),
             format!("--secure-port={}", self.ports.api),
             format!("--etcd-servers={}", self.etcd_url()),
-            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+            "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/108".to_owned(),
             format!("--tls-cert-file={}", file("server.crt")),
             format!("--tls-private-key-file={}", file("server.key")),
             format!("--token-auth-file={}", file(pki::TOKENS)),

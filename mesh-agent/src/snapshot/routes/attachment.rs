@@ -10,7 +10,8 @@ use crate::mesh::route::{
     Audience, Gate, HttpRoute, HttpRule, Mirror, RouteBackend, RouteKind, RouteParent, StreamRoute,
 };
 use crate::mesh::service::ServiceName;
-use crate::snapshot::services::{KnownService, Services};
+use crate::snapshot::known::KnownService;
+use crate::snapshot::services::Services;
 
 /// A route of either sort.
 #[derive(Debug, Clone, Copy)]
@@ -226,9 +227,7 @@ pub(super) fn attach<'a>(
         section,
     } = parent;
     let Some(KnownService {
-        is_headless,
-        upstreams,
-        ..
+        is_headless, common, ..
     }) = services.get(service)
     else {
         return Err((
@@ -242,7 +241,8 @@ pub(super) fn attach<'a>(
             format!("Service {service} has no cluster address; traffic to pod addresses is not routed"),
         ));
     }
-    let ports: Vec<u16> = upstreams
+    let ports: Vec<u16> = common
+        .whole
         .values()
         .filter(|upstream| port.is_none_or(|port| port == upstream.port))
         .filter(|upstream| {

@@ -46,7 +46,9 @@ fn facts(stream_routes: Vec<StreamRoute>, http_routes: Vec<HttpRoute>) -> Facts 
 
 /// Where opaque bytes of a client go.
 fn sent(snapshot: &Snapshot, client_namespace: &str) -> Option<String> {
-    let upstream = snapshot.upstream(&ServiceName::new("shop", "web"), 80).unwrap();
+    let upstream = snapshot
+        .upstream(&client(), &ServiceName::new("shop", "web"), 80)
+        .unwrap();
     let facts = StreamFacts {
         addr: "10.96.0.1".parse().unwrap(),
         dialled: Dialled {

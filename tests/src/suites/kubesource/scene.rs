@@ -180,18 +180,11 @@ fn is_wanted(object: &Value, kind: &str) -> bool {
     }
 }
 
-/// The API server has addresses of one family for Services, and gives uids itself.
+/// The API server gives uids itself.
 fn make_creatable(object: &mut Value) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("uid");
         metadata.remove("creationTimestamp");
-    }
-    if at(object, "/kind") == "Service"
-        && let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut)
-    {
-        spec.remove("clusterIPs");
-        spec.remove("ipFamilies");
-        spec.insert("ipFamilyPolicy".to_owned(), json!("SingleStack"));
     }
     let endpoints = object.get_mut("endpoints").and_then(Value::as_array_mut);
     for endpoint in endpoints.into_iter().flatten() {
