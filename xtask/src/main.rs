@@ -56,7 +56,7 @@ enum Command {
     /// Simulated nodes and pods on this machine, to run any program in.
     #[command(subcommand)]
     Lab(lab::Command),
-    /// A real Kubernetes API server on this machine.
+    /// Two real nodes of Kubernetes on this machine.
     #[command(subcommand)]
     Kube(kube::Command),
 }
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
         Command::Layers => layers::run(),
         Command::VmTest(arguments) => vm_test::run(&arguments),
         Command::Lab(command) => lab::run(&command),
-        Command::Kube(command) => kube::run(command),
+        Command::Kube(command) => kube::run(&command),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

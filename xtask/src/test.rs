@@ -52,7 +52,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let mut tools = workspace::lab_tools();
     if arguments.suite.as_deref() == Some(suites::KUBERNETES.name) {
-        tools.push(kube::programs()?);
+        tools.push(kube::programs(&mesh_tests::kubernetes::PROGRAMS)?);
     }
     let options = Options {
         site: Site::named(&arguments.lab)?,

@@ -1,0 +1,468 @@
+//! A real cluster on this machine: a control plane, two nodes with containerd and kubelet, and a cluster DNS.
+//!
+//! Everything that it makes carries the name of its site, and nothing of the machine's own is changed: see `node` for
+//! how that is kept. It must not know of the mesh, nor how the programs are built.
+
+mod groups;
+pub mod image;
+mod node;
+mod settings;
+mod wires;
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use self::image::Image;
+use self::node::{Node, Outfit};
+use self::wires::Wired;
+use crate::kubernetes::api::at;
+use crate::kubernetes::{ControlPlane, DECIDERS, PROGRAMS, Reach};
+use crate::process::{self, Output, ProcessId};
+use crate::sandbox::{self, Place};
+use crate::site::{NETNS_DIR, Site, SiteLock};
+use crate::{cgroup, interrupt, network};
+
+/// The name of the site that is used when none is given.
+pub const DEFAULT_NAME: &str = "kube-lab";
+
+/// The nodes.
+pub const NODES: [&str; 2] = ["node-a", "node-b"];
+
+/// What a cluster is made of.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where it lives.
+    pub site: Site,
+    /// The directory with all of [`programs`].
+    pub programs: PathBuf,
+    /// Where `runc` is.
+    pub runc: PathBuf,
+    /// A static busybox, of which the first images are made.
+    pub busybox: PathBuf,
+    /// Manifests to begin with: the cluster's DNS.
+    pub manifests: Vec<PathBuf>,
+}
+
+/// The programs that a cluster is made of, and those that its users need.
+pub fn programs() -> impl Iterator<Item = &'static str> {
+    let users = ["coredns", "ctr", "containerd-shim-runc-v2", "kubectl", "helm"];
+    PROGRAMS
+        .into_iter()
+        .chain(DECIDERS)
+        .chain(node::PROGRAMS)
+        .chain(node::CNI_PLUGINS)
+        .chain(users)
+}
+
+/// A cluster, running or not.
+#[derive(Debug)]
+pub struct Cluster {
+    site: Site,
+    plane: ControlPlane,
+    state: State,
+}
+
+/// What must be known of a cluster to use it; taking it down needs its name only.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct State {
+    programs: PathBuf,
+    /// The processes that hold the nodes, in the order of [`NODES`].
+    holders: Vec<ProcessId>,
+    /// The nodes' programs, by log name.
+    running: Vec<(String, ProcessId)>,
+}
+
+impl Cluster {
+    /// Takes down what is left of an earlier cluster of this name, makes a new one, and waits until its nodes and its
+    /// DNS are ready. What was begun is taken down again when it fails.
+    pub fn up(options: &Options, tell: &dyn Fn(&str)) -> Result<Self> {
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "a cluster needs root: run this command with sudo"
+        );
+        let _lock = options.site.lock()?;
+        down_locked(&options.site).context("take down the earlier cluster")?;
+        let made = Self::make(options, tell);
+        if made.is_err() {
+            interrupt::forget();
+            // Logs are kept by whoever reads this error, not by a directory that is in the way of the next try.
+            down_locked(&options.site).context("take down what was begun")?;
+        }
+        made
+    }
+
+    /// The one that an earlier command made; none where there is none.
+    pub fn attach(site: &Site) -> Result<Option<Self>> {
+        let path = site.run_dir().join(STATE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let state = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        let plane = ControlPlane::attach(&plane_dir(site), Some(place(site)))?;
+        Ok(Some(Self {
+            site: site.clone(),
+            plane: plane.context("the control plane is gone: take the cluster down and up again")?,
+            state,
+        }))
+    }
+
+    fn make(options: &Options, tell: &dyn Fn(&str)) -> Result<Self> {
+        let site = options.site.clone();
+        for dir in [site.logs(), images(&site)] {
+            fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+        }
+        if !Path::new(NETNS_DIR).exists() {
+            fs::write(site.run_dir().join(MADE_NETNS_DIR), "").context("note that /run/netns is ours")?;
+        }
+        let nodes = wired();
+        wires::create(&site, &nodes)?;
+        cgroup::create(&place(&site).cgroup)?;
+        tell("control plane");
+        let users = NODES
+            .into_iter()
+            .map(settings::user)
+            .chain(settings::components());
+        let reach = Reach {
+            addr: Some(wires::CONTROL_PLANE),
+            users: users.collect(),
+        };
+        let plane = ControlPlane::up_with(
+            &plane_dir(&site),
+            Some(place(&site)),
+            std::slice::from_ref(&options.programs),
+            &reach,
+        )?;
+        plane.write_kubeconfig(&kubeconfig(&site), &plane.admin_token())?;
+        let mut cluster = Self {
+            site,
+            plane,
+            state: State {
+                programs: options.programs.clone(),
+                holders: Vec::new(),
+                running: Vec::new(),
+            },
+        };
+        tell("nodes");
+        for wired in nodes {
+            cluster.start_node(wired, options)?;
+        }
+        cluster.save()?;
+        cluster.load_first_images(options)?;
+        for manifest in &options.manifests {
+            cluster.apply(manifest)?;
+        }
+        tell("waiting until nodes and DNS are ready");
+        cluster.wait_for_nodes()?;
+        cluster.rollout("kube-system", "deployment/coredns")?;
+        Ok(cluster)
+    }
+
+    fn start_node(&mut self, wired: Wired, options: &Options) -> Result<()> {
+        interrupt::check()?;
+        let site = self.site.clone();
+        let node = Node { site: &site, wired };
+        groups::create(&node.cgroup_root())?;
+        cgroup::create(&node.cgroup())?;
+        let outfit = Outfit {
+            programs: options.programs.clone(),
+            images: images(&site),
+            runc: options.runc.clone(),
+            api: format!("https://{}", self.plane.addr()),
+            root: self.plane.root(),
+        };
+        let holder = known(node.hold(&outfit)?)?;
+        self.state.holders.push(holder);
+        for name in node::PROGRAMS {
+            let id = known(node.start(name, holder)?)?;
+            self.state.running.push((format!("{}-{name}", wired.name), id));
+            if name == "containerd" {
+                let answers = process::wait_until(LIMIT, || {
+                    ensure!(id.is_alive(), "containerd has ended:\n{}", node.said(name));
+                    Ok(node.has_runtime(holder)?.then_some(()))
+                })?;
+                answers.with_context(|| format!("containerd does not answer:\n{}", node.said(name)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pause, busybox and CoreDNS: what the cluster itself is made of.
+    fn load_first_images(&self, options: &Options) -> Result<()> {
+        let busybox = "/bin/busybox";
+        // As process 1 of a sandbox it has nothing to do but to stay.
+        let pause = Image::new(settings::PAUSE, &[busybox, "sleep", "2147483647"]);
+        self.load("pause", &pause.with(&options.busybox, busybox))?;
+        let mut shell = Image::new("localhost/busybox:lab", &["/bin/sh"]).with(&options.busybox, busybox);
+        for applet in APPLETS {
+            shell = shell.link(&format!("/bin/{applet}"), busybox);
+        }
+        self.load("busybox", &shell)?;
+        let dns = Image::new("localhost/coredns:lab", &["/coredns"]);
+        self.load(
+            "coredns",
+            &dns.with(&options.programs.join("coredns"), "/coredns"),
+        )
+    }
+
+    /// Packs an image and hands it to all nodes. `file` names the archive.
+    pub fn load(&self, file: &str, image: &Image) -> Result<()> {
+        let dir = images(&self.site);
+        let (archive, staging) = (dir.join(format!("{file}.tar")), dir.join(format!(".{file}")));
+        image
+            .pack(&archive, &staging)
+            .with_context(|| format!("pack the image {}", image.name))?;
+        for (wired, holder) in wired().into_iter().zip(&self.state.holders) {
+            Node {
+                site: &self.site,
+                wired,
+            }
+            .import(file, *holder)?;
+        }
+        Ok(())
+    }
+
+    /// Applies a file or a directory of manifests, as the administrator.
+    pub fn apply(&self, manifests: &Path) -> Result<()> {
+        let path = manifests.display().to_string();
+        self.kubectl(&["apply", "--server-side", "--filename", &path])
+            .map(drop)
+    }
+
+    /// Runs kubectl as the administrator; what it wrote, where it succeeded.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let program: Vec<_> = ["kubectl"]
+            .iter()
+            .chain(arguments)
+            .map(|word| (*word).to_owned())
+            .collect();
+        let output = process::run(&mut self.command(&program)?, WORK_LIMIT)?;
+        let said = output
+            .success()
+            .with_context(|| format!("kubectl {}", arguments.join(" ")))?;
+        Ok(said.stdout)
+    }
+
+    /// A command in the network of the control plane, with the cluster's programs and its administrator's kubeconfig.
+    pub fn command(&self, program: &[String]) -> Result<Command> {
+        let mut command = place(&self.site).command(program)?;
+        let path = std::env::join_paths(
+            [self.state.programs.clone()]
+                .into_iter()
+                .chain(["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from)),
+        );
+        command
+            .env("PATH", path.context("a search path")?)
+            .env("KUBECONFIG", kubeconfig(&self.site));
+        Ok(command)
+    }
+
+    /// Runs a command on a node, in its network and its file system.
+    pub fn run_on(&self, node: &str, program: &[&str], limit: Duration) -> Result<Output> {
+        let (wired, holder) = self.node(node)?;
+        Node {
+            site: &self.site,
+            wired,
+        }
+        .run(program, holder, limit)
+    }
+
+    /// Waits until a Deployment or DaemonSet is as it was asked to be; says what its pods say when it is not.
+    pub fn rollout(&self, namespace: &str, what: &str) -> Result<()> {
+        let asked = [
+            "rollout",
+            "status",
+            what,
+            "--namespace",
+            namespace,
+            "--timeout",
+            "120s",
+        ];
+        let Err(error) = self.kubectl(&asked) else {
+            return Ok(());
+        };
+        let pods = self.kubectl(&["describe", "pods", "--namespace", namespace])?;
+        Err(error.context(format!("{what} is not ready:\n{pods}")))
+    }
+
+    /// Ready or not, by node.
+    pub fn nodes(&self) -> Result<Vec<(String, bool)>> {
+        let list = self.plane.api().get("/api/v1/nodes")?.success()?;
+        let items = at(&list, "/items").as_array().cloned().unwrap_or_default();
+        Ok(items
+            .iter()
+            .map(|node| {
+                (
+                    at(node, "/metadata/name").as_str().unwrap_or_default().to_owned(),
+                    is_ready(node),
+                )
+            })
+            .collect())
+    }
+
+    /// The programs that ought to run, and whether they do.
+    pub fn processes(&self) -> Result<Vec<(String, bool)>> {
+        let mut found = Vec::new();
+        for name in self.plane.programs() {
+            found.push((name.to_owned(), self.plane.is_alive(name)?));
+        }
+        found.extend(
+            self.state
+                .running
+                .iter()
+                .map(|(name, id)| (name.clone(), id.is_alive())),
+        );
+        Ok(found)
+    }
+
+    /// The control plane.
+    pub fn plane(&self) -> &ControlPlane {
+        &self.plane
+    }
+
+    /// Where the cluster lives.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// The address of a node on the wire between the nodes.
+    pub fn node_addr(&self, node: &str) -> Result<Ipv4Addr> {
+        Ok(self.node(node)?.0.addr())
+    }
+
+    fn node(&self, name: &str) -> Result<(Wired, ProcessId)> {
+        let mut nodes = wired().into_iter().zip(self.state.holders.iter().copied());
+        nodes
+            .find(|(wired, _)| wired.name == name)
+            .with_context(|| format!("there is no node {name}"))
+    }
+
+    fn wait_for_nodes(&self) -> Result<()> {
+        let ready = process::wait_until(LIMIT, || {
+            for (name, id) in &self.state.running {
+                if !id.is_alive() {
+                    let log = self.site.logs().join(format!("{name}.log"));
+                    bail!("{name} has ended:\n{}", crate::agent::tail(&log, 12));
+                }
+            }
+            let nodes = self.nodes()?;
+            Ok((nodes.len() == NODES.len() && nodes.iter().all(|(_, ready)| *ready)).then_some(()))
+        })?;
+        ready.with_context(|| format!("nodes are not ready: {:?}", self.nodes()))
+    }
+
+    fn save(&self) -> Result<()> {
+        let text = serde_json::to_string(&self.state).context("write the cluster's state")?;
+        let path = self.site.run_dir().join(STATE);
+        fs::write(&path, text).with_context(|| path.display().to_string())
+    }
+}
+
+/// Takes down a cluster, whoever made it; nothing happens where there is none.
+pub fn down(site: &Site) -> Result<()> {
+    let _lock: SiteLock = site.lock()?;
+    down_locked(site)
+}
+
+fn down_locked(site: &Site) -> Result<()> {
+    // Mounts of the nodes, and the pods' namespaces, end with the last process that is in them.
+    groups::remove(site)?;
+    network::remove(site)?;
+    if site.run_dir().join(MADE_NETNS_DIR).exists() {
+        network::remove_netns_dir()?;
+    }
+    if site.run_dir().exists() {
+        fs::remove_dir_all(site.run_dir()).with_context(|| format!("remove {}", site.run_dir().display()))?;
+    }
+    let left = remains(site)?;
+    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
+    Ok(())
+}
+
+/// What is left of a cluster on this machine: nothing, after `down`.
+pub fn remains(site: &Site) -> Result<Vec<String>> {
+    let mut left: Vec<_> = network::namespaces(site)?
+        .iter()
+        .map(|name| format!("namespace {name}"))
+        .collect();
+    left.extend(
+        groups::remains(site)?
+            .iter()
+            .map(|group| group.display().to_string()),
+    );
+    let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
+    let dir = site.run_dir().display().to_string();
+    left.extend(
+        mounts
+            .lines()
+            .filter(|line| line.contains(&dir))
+            .map(|line| format!("mount {line}")),
+    );
+    if site.run_dir().exists() {
+        left.push(dir);
+    }
+    Ok(left)
+}
+
+/// True where the node's condition `Ready` is.
+fn is_ready(node: &Value) -> bool {
+    let conditions = at(node, "/status/conditions")
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    conditions
+        .iter()
+        .any(|condition| at(condition, "/type") == "Ready" && at(condition, "/status") == "True")
+}
+
+/// The process of a child that outlives this command, or is reaped as soon as it ends.
+fn known(mut child: Child) -> Result<ProcessId> {
+    let id = ProcessId::of(child.id())?;
+    thread::spawn(move || child.wait());
+    Ok(id)
+}
+
+fn wired() -> [Wired; 2] {
+    let mut index = 0;
+    NODES.map(|name| {
+        index += 1;
+        Wired { name, index }
+    })
+}
+
+/// Where the control plane runs, and whoever talks to it from outside of the nodes.
+fn place(site: &Site) -> Place {
+    sandbox::observer(site, &site.fabric_netns())
+}
+
+fn plane_dir(site: &Site) -> PathBuf {
+    site.run_dir().join("control-plane")
+}
+
+fn images(site: &Site) -> PathBuf {
+    site.run_dir().join("images")
+}
+
+/// The administrator's kubeconfig.
+pub fn kubeconfig(site: &Site) -> PathBuf {
+    site.run_dir().join("kubeconfig")
+}
+
+/// What the shell in an image may call by name.
+const APPLETS: [&str; 14] = [
+    "sh", "cat", "echo", "env", "grep", "hostname", "httpd", "ip", "ls", "nc", "nslookup", "sleep", "true",
+    "wget",
+];
+/// Stands where `/run/netns` was not there before the cluster.
+const MADE_NETNS_DIR: &str = "made-netns-dir";
+const STATE: &str = "cluster.json";
+const LIMIT: Duration = Duration::from_mins(2);
+const WORK_LIMIT: Duration = Duration::from_mins(3);
