@@ -72,7 +72,7 @@ const MODULES: [Module; 2] = [
 /// The directory with these programs, of which those are built that were not built in this version on this machine.
 pub(crate) fn programs(names: &[&str]) -> Result<PathBuf> {
     let version = version()?;
-    let dir = cache()?.join(folder(&version)?);
+    let dir = cache("kubernetes")?.join(folder(&version)?);
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
     let known = |name: &&str| {
         MODULES
@@ -160,13 +160,14 @@ fn version_of(go_mod: &str) -> Option<&str> {
     words.next()
 }
 
-/// Not the build directory: that is removed more often than Kubernetes has a new version.
-fn cache() -> Result<PathBuf> {
+/// A folder for what is built of others. Not the build directory: that is removed more often than Kubernetes has a new version.
+pub(super) fn cache(of: &str) -> Result<PathBuf> {
     let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
     Ok(cache
         .context("neither XDG_CACHE_HOME nor HOME is set")?
-        .join("node-mesh/kubernetes"))
+        .join("node-mesh")
+        .join(of))
 }
 
 const LIMIT: Duration = Duration::from_hours(1);

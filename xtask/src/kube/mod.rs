@@ -3,6 +3,7 @@
 //! It must not know how a cluster is run: that is `mesh_tests::cluster`.
 
 mod build;
+mod conformance;
 
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -40,6 +41,13 @@ pub(crate) enum Command {
         #[arg(last = true, required = true)]
         program: Vec<String>,
     },
+    /// Gateway API's own conformance suite for meshes; needs the mesh installed
+    Conformance {
+        #[command(flatten)]
+        name: Name,
+        #[command(flatten)]
+        arguments: conformance::Arguments,
+    },
     /// End it and remove all that it kept
     Down {
         #[command(flatten)]
@@ -67,6 +75,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Exec { name, program } => {
             Err(attach(&name.site)?.command(program)?.exec()).context("run beside the control plane")
         }
+        Command::Conformance { name, arguments } => conformance::run(&attach(&name.site)?, arguments),
         Command::Down { name } => cluster::down(&name.site),
     }
 }
