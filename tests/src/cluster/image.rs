@@ -20,6 +20,8 @@ pub struct Image {
     pub name: String,
     /// Files of this machine, and where they are in the image. Permissions are kept, owners are root.
     pub files: Vec<(PathBuf, String)>,
+    /// Directories of this machine with all that is in them, and where they are in the image.
+    pub trees: Vec<(PathBuf, String)>,
     /// Symbolic links, as where they are in the image and what they name.
     pub links: Vec<(String, String)>,
     /// The program that a container starts, and its first arguments.
@@ -42,6 +44,13 @@ impl Image {
     #[must_use]
     pub fn with(mut self, file: &Path, at: &str) -> Self {
         self.files.push((file.to_owned(), at.to_owned()));
+        self
+    }
+
+    /// Adds a directory with all that is in it.
+    #[must_use]
+    pub fn with_tree(mut self, dir: &Path, at: &str) -> Self {
+        self.trees.push((dir.to_owned(), at.to_owned()));
         self
     }
 
@@ -71,6 +80,13 @@ impl Image {
         for (file, at) in &self.files {
             let to = inside(&root, at)?;
             fs::copy(file, &to).with_context(|| format!("copy {} to {}", file.display(), to.display()))?;
+        }
+        for (dir, at) in &self.trees {
+            let mut copy = Command::new("cp");
+            copy.args(["--archive", "--no-target-directory"])
+                .arg(dir)
+                .arg(inside(&root, at)?);
+            process::run(&mut copy, LIMIT)?.success()?;
         }
         for (at, target) in &self.links {
             let to = inside(&root, at)?;

@@ -5,30 +5,33 @@
 
 mod groups;
 pub mod image;
+mod making;
 mod node;
+mod removal;
 mod settings;
 mod wires;
 
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::thread;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use self::image::Image;
-use self::node::{Node, Outfit};
+use self::node::Node;
+use self::removal::down_locked;
+pub use self::removal::{down, remains};
 use self::wires::Wired;
+use crate::interrupt;
 use crate::kubernetes::api::at;
-use crate::kubernetes::{ControlPlane, DECIDERS, PROGRAMS, Reach};
+use crate::kubernetes::{ControlPlane, DECIDERS, PROGRAMS};
 use crate::process::{self, Output, ProcessId};
 use crate::sandbox::{self, Place};
-use crate::site::{NETNS_DIR, Site, SiteLock};
-use crate::{cgroup, interrupt, network};
+use crate::site::Site;
 
 /// The name of the site that is used when none is given.
 pub const DEFAULT_NAME: &str = "kube-lab";
@@ -49,6 +52,23 @@ pub struct Options {
     pub busybox: PathBuf,
     /// Manifests to begin with: the cluster's DNS.
     pub manifests: Vec<PathBuf>,
+    /// The directory that logs are copied to before a cluster that failed is taken down.
+    pub logs_to: PathBuf,
+}
+
+impl Options {
+    /// Copies what the programs wrote to where it outlives the cluster.
+    pub fn keep_logs(&self) -> Result<()> {
+        let logs = self.site.logs();
+        if !logs.exists() {
+            return Ok(());
+        }
+        let mut copy = Command::new("cp");
+        copy.args(["--recursive", "--no-target-directory"])
+            .arg(&logs)
+            .arg(&self.logs_to);
+        process::run(&mut copy, WORK_LIMIT)?.success().map(drop)
+    }
 }
 
 /// The programs that a cluster is made of, and those that its users need.
@@ -93,7 +113,7 @@ impl Cluster {
         let made = Self::make(options, tell);
         if made.is_err() {
             interrupt::forget();
-            // Logs are kept by whoever reads this error, not by a directory that is in the way of the next try.
+            options.keep_logs()?;
             down_locked(&options.site).context("take down what was begun")?;
         }
         made
@@ -113,104 +133,6 @@ impl Cluster {
             plane: plane.context("the control plane is gone: take the cluster down and up again")?,
             state,
         }))
-    }
-
-    fn make(options: &Options, tell: &dyn Fn(&str)) -> Result<Self> {
-        let site = options.site.clone();
-        for dir in [site.logs(), images(&site)] {
-            fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-        }
-        if !Path::new(NETNS_DIR).exists() {
-            fs::write(site.run_dir().join(MADE_NETNS_DIR), "").context("note that /run/netns is ours")?;
-        }
-        let nodes = wired();
-        wires::create(&site, &nodes)?;
-        cgroup::create(&place(&site).cgroup)?;
-        tell("control plane");
-        let users = NODES
-            .into_iter()
-            .map(settings::user)
-            .chain(settings::components());
-        let reach = Reach {
-            addr: Some(wires::CONTROL_PLANE),
-            users: users.collect(),
-        };
-        let plane = ControlPlane::up_with(
-            &plane_dir(&site),
-            Some(place(&site)),
-            std::slice::from_ref(&options.programs),
-            &reach,
-        )?;
-        plane.write_kubeconfig(&kubeconfig(&site), &plane.admin_token())?;
-        let mut cluster = Self {
-            site,
-            plane,
-            state: State {
-                programs: options.programs.clone(),
-                holders: Vec::new(),
-                running: Vec::new(),
-            },
-        };
-        tell("nodes");
-        for wired in nodes {
-            cluster.start_node(wired, options)?;
-        }
-        cluster.save()?;
-        cluster.load_first_images(options)?;
-        for manifest in &options.manifests {
-            cluster.apply(manifest)?;
-        }
-        tell("waiting until nodes and DNS are ready");
-        cluster.wait_for_nodes()?;
-        cluster.rollout("kube-system", "deployment/coredns")?;
-        Ok(cluster)
-    }
-
-    fn start_node(&mut self, wired: Wired, options: &Options) -> Result<()> {
-        interrupt::check()?;
-        let site = self.site.clone();
-        let node = Node { site: &site, wired };
-        groups::create(&node.cgroup_root())?;
-        cgroup::create(&node.cgroup())?;
-        let outfit = Outfit {
-            programs: options.programs.clone(),
-            images: images(&site),
-            runc: options.runc.clone(),
-            api: format!("https://{}", self.plane.addr()),
-            root: self.plane.root(),
-        };
-        let holder = known(node.hold(&outfit)?)?;
-        self.state.holders.push(holder);
-        for name in node::PROGRAMS {
-            let id = known(node.start(name, holder)?)?;
-            self.state.running.push((format!("{}-{name}", wired.name), id));
-            if name == "containerd" {
-                let answers = process::wait_until(LIMIT, || {
-                    ensure!(id.is_alive(), "containerd has ended:\n{}", node.said(name));
-                    Ok(node.has_runtime(holder)?.then_some(()))
-                })?;
-                answers.with_context(|| format!("containerd does not answer:\n{}", node.said(name)))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Pause, busybox and CoreDNS: what the cluster itself is made of.
-    fn load_first_images(&self, options: &Options) -> Result<()> {
-        let busybox = "/bin/busybox";
-        // As process 1 of a sandbox it has nothing to do but to stay.
-        let pause = Image::new(settings::PAUSE, &[busybox, "sleep", "2147483647"]);
-        self.load("pause", &pause.with(&options.busybox, busybox))?;
-        let mut shell = Image::new("localhost/busybox:lab", &["/bin/sh"]).with(&options.busybox, busybox);
-        for applet in APPLETS {
-            shell = shell.link(&format!("/bin/{applet}"), busybox);
-        }
-        self.load("busybox", &shell)?;
-        let dns = Image::new("localhost/coredns:lab", &["/coredns"]);
-        self.load(
-            "coredns",
-            &dns.with(&options.programs.join("coredns"), "/coredns"),
-        )
     }
 
     /// Packs an image and hands it to all nodes. `file` names the archive.
@@ -345,71 +267,11 @@ impl Cluster {
             .with_context(|| format!("there is no node {name}"))
     }
 
-    fn wait_for_nodes(&self) -> Result<()> {
-        let ready = process::wait_until(LIMIT, || {
-            for (name, id) in &self.state.running {
-                if !id.is_alive() {
-                    let log = self.site.logs().join(format!("{name}.log"));
-                    bail!("{name} has ended:\n{}", crate::agent::tail(&log, 12));
-                }
-            }
-            let nodes = self.nodes()?;
-            Ok((nodes.len() == NODES.len() && nodes.iter().all(|(_, ready)| *ready)).then_some(()))
-        })?;
-        ready.with_context(|| format!("nodes are not ready: {:?}", self.nodes()))
-    }
-
     fn save(&self) -> Result<()> {
         let text = serde_json::to_string(&self.state).context("write the cluster's state")?;
         let path = self.site.run_dir().join(STATE);
         fs::write(&path, text).with_context(|| path.display().to_string())
     }
-}
-
-/// Takes down a cluster, whoever made it; nothing happens where there is none.
-pub fn down(site: &Site) -> Result<()> {
-    let _lock: SiteLock = site.lock()?;
-    down_locked(site)
-}
-
-fn down_locked(site: &Site) -> Result<()> {
-    // Mounts of the nodes, and the pods' namespaces, end with the last process that is in them.
-    groups::remove(site)?;
-    network::remove(site)?;
-    if site.run_dir().join(MADE_NETNS_DIR).exists() {
-        network::remove_netns_dir()?;
-    }
-    if site.run_dir().exists() {
-        fs::remove_dir_all(site.run_dir()).with_context(|| format!("remove {}", site.run_dir().display()))?;
-    }
-    let left = remains(site)?;
-    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
-    Ok(())
-}
-
-/// What is left of a cluster on this machine: nothing, after `down`.
-pub fn remains(site: &Site) -> Result<Vec<String>> {
-    let mut left: Vec<_> = network::namespaces(site)?
-        .iter()
-        .map(|name| format!("namespace {name}"))
-        .collect();
-    left.extend(
-        groups::remains(site)?
-            .iter()
-            .map(|group| group.display().to_string()),
-    );
-    let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
-    let dir = site.run_dir().display().to_string();
-    left.extend(
-        mounts
-            .lines()
-            .filter(|line| line.contains(&dir))
-            .map(|line| format!("mount {line}")),
-    );
-    if site.run_dir().exists() {
-        left.push(dir);
-    }
-    Ok(left)
 }
 
 /// True where the node's condition `Ready` is.
@@ -421,13 +283,6 @@ fn is_ready(node: &Value) -> bool {
     conditions
         .iter()
         .any(|condition| at(condition, "/type") == "Ready" && at(condition, "/status") == "True")
-}
-
-/// The process of a child that outlives this command, or is reaped as soon as it ends.
-fn known(mut child: Child) -> Result<ProcessId> {
-    let id = ProcessId::of(child.id())?;
-    thread::spawn(move || child.wait());
-    Ok(id)
 }
 
 fn wired() -> [Wired; 2] {
@@ -456,13 +311,5 @@ pub fn kubeconfig(site: &Site) -> PathBuf {
     site.run_dir().join("kubeconfig")
 }
 
-/// What the shell in an image may call by name.
-const APPLETS: [&str; 14] = [
-    "sh", "cat", "echo", "env", "grep", "hostname", "httpd", "ip", "ls", "nc", "nslookup", "sleep", "true",
-    "wget",
-];
-/// Stands where `/run/netns` was not there before the cluster.
-const MADE_NETNS_DIR: &str = "made-netns-dir";
 const STATE: &str = "cluster.json";
-const LIMIT: Duration = Duration::from_mins(2);
 const WORK_LIMIT: Duration = Duration::from_mins(3);

@@ -99,6 +99,7 @@ pub(crate) fn options(site: &Site) -> Result<Options> {
         runc: find("runc")?,
         busybox: find("busybox")?,
         manifests: vec![manifests().join("dns.yaml")],
+        logs_to: workspace::target().join("kube-logs"),
     })
 }
 
