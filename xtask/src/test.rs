@@ -84,7 +84,8 @@ fn run_suites(options: &Options, arguments: &Arguments) -> Result<Vec<Verdict>> 
     Ok(verdicts)
 }
 
-fn show(verdict: &Verdict) {
+/// Says what came of a claim.
+pub(crate) fn show(verdict: &Verdict) {
     let mark = if verdict.failure.is_none() { "✓" } else { "✗" };
     let failure = verdict
         .failure

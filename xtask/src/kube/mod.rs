@@ -3,6 +3,7 @@
 //! It must not know how a cluster is run: that is `mesh_tests::cluster`.
 
 mod build;
+mod test;
 
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
         #[arg(last = true, required = true)]
         program: Vec<String>,
     },
+    /// Make a cluster, check what is claimed of real nodes, and take it down
+    Test(test::Arguments),
     /// End it and remove all that it kept
     Down {
         #[command(flatten)]
@@ -67,6 +70,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Exec { name, program } => {
             Err(attach(&name.site)?.command(program)?.exec()).context("run beside the control plane")
         }
+        Command::Test(arguments) => test::run(arguments),
         Command::Down { name } => cluster::down(&name.site),
     }
 }
