@@ -129,7 +129,8 @@ fn in_words(verdict: &Verdict) -> String {
     format!("{}: {}: {why}", verdict.suite, verdict.claim)
 }
 
-fn show(verdict: &Verdict) {
+/// Says what came of a claim.
+pub(crate) fn show(verdict: &Verdict) {
     let mark = if verdict.failure.is_none() { "✓" } else { "✗" };
     let failure = verdict
         .failure

@@ -101,7 +101,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Pause, busybox and CoreDNS: what the cluster itself is made of.
+    /// Pause, busybox and `CoreDNS`: what the cluster itself is made of.
     fn load_first_images(&self, options: &Options) -> Result<()> {
         let busybox = "/bin/busybox";
         // As process 1 of a sandbox it has nothing to do but to stay.

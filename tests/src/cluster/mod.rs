@@ -1,9 +1,10 @@
 //! A real cluster on this machine: a control plane, two nodes with containerd and kubelet, and a cluster DNS.
 //!
-//! Everything that it makes carries the name of its site, and nothing of the machine's own is changed: see `node` for
-//! how that is kept. It must not know of the mesh, nor how the programs are built.
+//! Everything that it makes carries the name of its site, and nothing of the machine's own is changed. It must not know of the mesh, nor how the programs are built.
 
+pub mod claims;
 mod groups;
+mod house;
 pub mod image;
 mod making;
 mod node;
@@ -78,7 +79,7 @@ pub fn programs() -> impl Iterator<Item = &'static str> {
         .into_iter()
         .chain(DECIDERS)
         .chain(node::PROGRAMS)
-        .chain(node::CNI_PLUGINS)
+        .chain(house::CNI_PLUGINS)
         .chain(users)
 }
 
@@ -88,6 +89,17 @@ pub struct Cluster {
     site: Site,
     plane: ControlPlane,
     state: State,
+}
+
+/// A pod as the API server shows it; empty fields are not known yet.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// The node that it is on.
+    pub node: String,
+    /// Its address.
+    pub addr: String,
 }
 
 /// What must be known of a cluster to use it; taking it down needs its name only.
@@ -159,6 +171,13 @@ impl Cluster {
             .map(drop)
     }
 
+    /// Applies manifests, as the administrator.
+    pub fn apply_text(&self, manifests: &str) -> Result<()> {
+        let path = self.site.run_dir().join("applied.yaml");
+        fs::write(&path, manifests).with_context(|| path.display().to_string())?;
+        self.apply(&path)
+    }
+
     /// Runs kubectl as the administrator; what it wrote, where it succeeded.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         let program: Vec<_> = ["kubectl"]
@@ -171,6 +190,36 @@ impl Cluster {
             .success()
             .with_context(|| format!("kubectl {}", arguments.join(" ")))?;
         Ok(said.stdout)
+    }
+
+    /// Runs a program inside a pod; what it wrote, where it succeeded.
+    pub fn exec(&self, namespace: &str, pod: &str, program: &[&str]) -> Result<String> {
+        self.kubectl(&[&["exec", "--namespace", namespace, pod, "--"], program].concat())
+    }
+
+    /// The pods with a label.
+    pub fn pods(&self, namespace: &str, label: &str) -> Result<Vec<Pod>> {
+        let list = self.kubectl(&[
+            "get",
+            "pods",
+            "--namespace",
+            namespace,
+            "--selector",
+            label,
+            "--output",
+            "json",
+        ])?;
+        let list: Value = serde_json::from_str(&list).context("kubectl's list of pods")?;
+        let text = |pod: &Value, pointer| at(pod, pointer).as_str().unwrap_or_default().to_owned();
+        let items = at(&list, "/items").as_array().cloned().unwrap_or_default();
+        Ok(items
+            .iter()
+            .map(|pod| Pod {
+                name: text(pod, "/metadata/name"),
+                node: text(pod, "/spec/nodeName"),
+                addr: text(pod, "/status/podIP"),
+            })
+            .collect())
     }
 
     /// A command in the network of the control plane, with the cluster's programs and its administrator's kubeconfig.

@@ -1,8 +1,7 @@
 //! A real node: a network and a mount namespace with a containerd, a kubelet and a kube-proxy of their own.
 //!
-//! Inside, `/etc`, `/opt`, `/run`, `/var` and `/sys/fs/bpf` are the node's own, so that whatever a DaemonSet writes
-//! there by `hostPath` touches neither the machine nor the other node. All ends with the node's processes. It must not
-//! know which pods run on it.
+//! All ends with the node's processes. It must not know which pods run on it, nor how its file system is made its own:
+//! that is `house`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
+use super::house::House;
 use super::settings;
 use super::wires::Wired;
 use crate::agent::tail;
@@ -21,9 +21,6 @@ use crate::site::Site;
 
 /// The programs of a node, in the order of their start.
 pub(super) const PROGRAMS: [&str; 3] = ["containerd", "kubelet", "kube-proxy"];
-/// The plugins that give pods their network.
-pub(super) const CNI_PLUGINS: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
-
 /// What a node needs of its cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Outfit {
@@ -49,64 +46,12 @@ pub(super) struct Node<'s> {
 impl Node<'_> {
     /// Makes the node's own file system and the process that holds it.
     pub(super) fn hold(&self, outfit: &Outfit) -> Result<Child> {
-        let own = self.dir();
-        for dir in [
-            "etc",
-            "etc-work",
-            "opt/kubernetes",
-            "opt/images",
-            "opt/cni/bin",
-            "run/containerd",
-            "run/netns",
-            "var/lib",
-            "var/log",
-            "var/tmp",
-            "sysctl",
-        ] {
-            let dir = own.join(dir);
-            fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-        }
-        std::os::unix::fs::symlink("/run", own.join("var/run")).context("link /var/run")?;
-        for plugin in CNI_PLUGINS {
-            let to = own.join("opt/cni/bin").join(plugin);
-            fs::copy(outfit.programs.join(plugin), &to)
-                .with_context(|| format!("copy the CNI plugin {plugin}"))?;
-        }
-        let mut script = vec![
-            format!(
-                "mount --bind {} {}",
-                outfit.programs.display(),
-                own.join("opt/kubernetes").display()
-            ),
-            format!(
-                "mount --bind {} {}",
-                outfit.images.display(),
-                own.join("opt/images").display()
-            ),
-            format!(
-                "mount -t overlay overlay -o lowerdir=/etc,upperdir={0}/etc,workdir={0}/etc-work /etc",
-                own.display()
-            ),
-        ];
-        for (number, (name, value)) in settings::KERNEL.iter().enumerate() {
-            let shown = own.join("sysctl").join(number.to_string());
-            fs::write(&shown, format!("{value}\n")).with_context(|| shown.display().to_string())?;
-            script.push(format!("mount --bind {} /proc/sys/{name}", shown.display()));
-        }
-        script.extend(["opt", "var"].map(|dir| format!("mount --rbind {} /{dir}", own.join(dir).display())));
-        script.push("mount -t bpf bpf /sys/fs/bpf".to_owned());
-        // Last: the directories above are below it.
-        script.push(format!("mount --rbind {} /run", own.join("run").display()));
-        script.push("mount --make-rshared /".to_owned());
-        // The machine's own host name must not be touched, whatever becomes of the lines above.
-        let machine =
-            fs::read_link("/proc/self/ns/uts").context("read this process's host-name namespace")?;
-        script.push(format!(
-            "[ \"$(readlink /proc/self/ns/uts)\" != \"{}\" ]",
-            machine.display()
-        ));
-        script.push(format!("hostname {}", self.wired.name));
-        script.push("exec sleep infinity".to_owned());
+        let house = House {
+            own: &self.dir(),
+            programs: &outfit.programs,
+            images: &outfit.images,
+        };
+        house.furnish()?;
         self.write_settings(outfit)?;
         let unshared = [
             "unshare",
@@ -119,11 +64,8 @@ impl Node<'_> {
             "-ec",
         ];
         let mut program = unshared.map(str::to_owned).to_vec();
-        program.push(script.join("\n"));
-        let place = Place {
-            mounts_of: None,
-            ..self.place(None)
-        };
+        program.push(house.script(self.wired.name)?);
+        let place = self.place(None);
         let log = self.log("holder");
         let mut child = sandbox::start(place.command(&program)?, &log, &log)?;
         match sandbox::wait_until_held(&place, &mut child, &log) {

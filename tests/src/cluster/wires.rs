@@ -7,9 +7,10 @@
 //! ```
 //! Nothing is joined to the machine's own network. It must not know what runs on the nodes.
 
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::network::{add_namespace, ip, set};
 use crate::site::Site;
@@ -59,10 +60,10 @@ pub(super) fn create(site: &Site, nodes: &[Wired]) -> Result<()> {
                 node.addr(),
             ),
         )?;
-        let others = nodes.iter().filter(|other| other.index != index);
-        let routes: String = others
-            .map(|other| format!("route add {}/24 via {}\n", other.pods(), other.addr()))
-            .collect();
+        let mut routes = String::new();
+        for other in nodes.iter().filter(|other| other.index != index) {
+            writeln!(routes, "route add {}/24 via {}", other.pods(), other.addr()).context("write routes")?;
+        }
         ip(
             &netns,
             &format!(

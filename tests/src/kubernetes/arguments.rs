@@ -53,6 +53,8 @@ impl ControlPlane {
                 "--enable-admission-plugins=NodeRestriction".to_owned(),
                 format!("--advertise-address={addr}"),
                 "--allow-privileged=true".to_owned(),
+                // Nobody resolves the nodes' names.
+                "--kubelet-preferred-address-types=InternalIP".to_owned(),
                 format!("--kubelet-client-certificate={}", self.file("kubelets.crt")),
                 format!("--kubelet-client-key={}", self.file("kubelets.key")),
             ]),

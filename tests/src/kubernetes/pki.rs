@@ -19,8 +19,11 @@ pub(super) const TOKENS: &str = "tokens.csv";
 /// The server is called by loopback, by its names in a cluster, and by `addrs`.
 pub(super) fn make(dir: &Path, addrs: &[Ipv4Addr], users: &[User]) -> Result<()> {
     fs::set_permissions(dir, Permissions::from_mode(0o700)).context("close the directory to others")?;
-    let names: String = addrs.iter().map(|addr| format!(", IP:{addr}")).collect();
-    fs::write(dir.join("openssl.cnf"), format!("{CONFIG}{names}\n")).context("write openssl.cnf")?;
+    let mut config = CONFIG.to_owned();
+    for addr in addrs {
+        write!(config, ", IP:{addr}").context("name an address")?;
+    }
+    fs::write(dir.join("openssl.cnf"), config + "\n").context("write openssl.cnf")?;
     let key = [
         "-newkey",
         "ec",

@@ -4,6 +4,7 @@
 
 mod build;
 mod conformance;
+mod test;
 
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -48,6 +49,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         arguments: conformance::Arguments,
     },
+    /// Make a cluster, check what is claimed of real nodes, and take it down
+    Test(test::Arguments),
     /// End it and remove all that it kept
     Down {
         #[command(flatten)]
@@ -76,6 +79,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
             Err(attach(&name.site)?.command(program)?.exec()).context("run beside the control plane")
         }
         Command::Conformance { name, arguments } => conformance::run(&attach(&name.site)?, arguments),
+        Command::Test(arguments) => test::run(arguments),
         Command::Down { name } => cluster::down(&name.site),
     }
 }

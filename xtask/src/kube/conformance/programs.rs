@@ -82,6 +82,7 @@ fn build_suite(from: &Path, to: &Path) -> Result<()> {
     let mut go = go(&[
         "test",
         "-c",
+        "-vet=off",
         "-trimpath",
         "-buildvcs=false",
         "-ldflags",
