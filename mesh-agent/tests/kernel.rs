@@ -152,6 +152,7 @@ fn workload(lab: &Lab, addrs: &[&str]) -> Arc<Workload> {
         fail_mode: FailMode::Closed,
         dns_capture: None,
         is_terminating: false,
+        static_hash: None,
         placement: Some(Placement {
             netns: lab.netns(Side::Pod),
             cgroup: lab.cgroup(),

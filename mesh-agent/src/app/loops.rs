@@ -160,6 +160,10 @@ impl ConfigLoop {
             let pod = &report.pod;
             match &report.change {
                 Change::Joined => tracing::info!(pod, "pod joined the mesh"),
+                Change::JoinedLate { open } => {
+                    tracing::info!(pod, open, "pod that ran already joined the mesh");
+                    self.telemetry.enrolment().joined_late(*open);
+                }
                 Change::Repaired { parts } => {
                     let names: Vec<_> = parts.iter().map(|part| part.name()).collect();
                     tracing::error!(

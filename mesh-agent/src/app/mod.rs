@@ -40,6 +40,7 @@ use crate::kernel::capacity::Capacity;
 use crate::kernel::direct::sock_diag;
 use crate::kernel::ebpf::EbpfKernel;
 use crate::kernel::enrolment::Enrolment;
+use crate::kernel::placement::Locator;
 use crate::kernel::uninstall::{self, Removed};
 use crate::lifecycle::{Readiness, Tasks};
 use crate::mesh::facts::Facts;
@@ -142,7 +143,9 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
         tasks.clone(),
     ));
     let host: Arc<dyn PodHost> = Arc::new(Proxy::new(Arc::clone(&mesh), data.clone()));
-    let enrolment = Enrolment::new(Box::new(kernel), host, PodPorts::default());
+    let locator = Locator::below(config.cgroup_root.as_deref())?;
+    let locator = locator.trusting_annotations(config.placement_annotations);
+    let enrolment = Enrolment::new(Box::new(kernel), host, PodPorts::default()).locating(locator);
     let enrolment = Arc::new(Mutex::new(enrolment.capturing_dns(config.dns_capture)));
     let heart = Heart {
         pulse: enrolment.lock().pulse(),

@@ -49,12 +49,14 @@ fn suggestion(unknown: &str) -> String {
 }
 
 /// Names of all settings, for suggestions.
-pub(super) const FIELDS: [&str; 38] = [
+pub(super) const FIELDS: [&str; 40] = [
     "node_name",
     "manifests",
     "kubernetes",
     "state_dir",
     "bpf_dir",
+    "cgroup_root",
+    "placement_annotations",
     "ca_dir",
     "admin_addr",
     "trust_domain",

@@ -36,6 +36,13 @@ pub(super) struct Settings {
     /// BPF file system on which maps and links are pinned, below `mesh/NODE`; mounted there when there is none.
     #[arg(long, env = "MESH_BPF_DIR")]
     bpf_dir: Option<PathBuf>,
+    /// Root of the cgroup v2 tree in which kubelet keeps its pods; by default where cgroup v2 is mounted last.
+    #[arg(long, env = "MESH_CGROUP_ROOT")]
+    cgroup_root: Option<PathBuf>,
+    /// Whether pods of an API server may say by annotations where they live on this machine: `on` or `off`; manifests of
+    /// a directory always may.
+    #[arg(long, env = "MESH_PLACEMENT_ANNOTATIONS")]
+    placement_annotations: Option<String>,
     /// Directory of the embedded CA's root, shared by the agents of one machine.
     #[arg(long, env = "MESH_CA_DIR")]
     ca_dir: Option<PathBuf>,
@@ -148,6 +155,8 @@ impl Settings {
             kubernetes: self.kubernetes.or(lower.kubernetes),
             state_dir: self.state_dir.or(lower.state_dir),
             bpf_dir: self.bpf_dir.or(lower.bpf_dir),
+            cgroup_root: self.cgroup_root.or(lower.cgroup_root),
+            placement_annotations: self.placement_annotations.or(lower.placement_annotations),
             ca_dir: self.ca_dir.or(lower.ca_dir),
             admin_addr: self.admin_addr.or(lower.admin_addr),
             trust_domain: self.trust_domain.or(lower.trust_domain),
@@ -238,6 +247,11 @@ impl Settings {
             source: FactSource::told_by(self.manifests, self.kubernetes)?,
             state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR)),
             bpf_dir: self.bpf_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_BPF_DIR)),
+            cgroup_root: self.cgroup_root,
+            placement_annotations: on_or_off(
+                "placement_annotations",
+                self.placement_annotations.as_deref().unwrap_or("off"),
+            )?,
             ca_dir: self
                 .ca_dir
                 .unwrap_or_else(|| PathBuf::from("/var/lib/mesh-agent/ca")),

@@ -32,6 +32,9 @@ impl fmt::Display for WorkloadUid {
 pub struct Workload {
     /// Never reused, so that a new pod with an old address is another workload.
     pub uid: WorkloadUid,
+    /// Of a static pod the hash of its manifest, which its kubelet takes for its uid; the API server knows its mirror by
+    /// another.
+    pub static_hash: Option<Arc<str>>,
     /// `metadata.namespace`.
     pub namespace: Arc<str>,
     /// `metadata.name` of the Pod.
@@ -113,6 +116,11 @@ pub struct Placement {
 }
 
 impl Workload {
+    /// The uid that its kubelet names its cgroup by, and that a CNI plugin is given.
+    pub fn kubelet_uid(&self) -> &str {
+        self.static_hash.as_deref().unwrap_or(&self.uid.0)
+    }
+
     /// Whether peers must speak mTLS with this workload's agent.
     pub fn is_enrolled(&self) -> bool {
         self.membership == Membership::Enrolled
@@ -133,6 +141,7 @@ pub(crate) mod fixture {
     pub(crate) fn pod(namespace: &str, name: &str) -> Workload {
         Workload {
             uid: WorkloadUid::new(&format!("{namespace}/{name}")),
+            static_hash: None,
             namespace: namespace.into(),
             pod_name: name.into(),
             meta: Arc::new(ObjectMeta {

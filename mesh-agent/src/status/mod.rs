@@ -258,6 +258,10 @@ struct PodLine {
     hooks: Vec<String>,
     since_s: Option<u64>,
     bypassed: u64,
+    #[serde(default)]
+    learned: Option<String>,
+    #[serde(default)]
+    open_before: u64,
     why_not: Option<String>,
 }
 

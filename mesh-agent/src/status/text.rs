@@ -142,6 +142,13 @@ fn table_of(pods: &[PodLine], now: u64) -> Result<String, std::fmt::Error> {
         if pod.bypassed > 0 {
             writeln!(text, "    {} connections bypassed a dead agent", pod.bypassed)?;
         }
+        if pod.learned.as_deref() == Some("found") {
+            writeln!(
+                text,
+                "    enrolled by watching, {} connections were open before",
+                pod.open_before
+            )?;
+        }
         if let Some(why) = &pod.why_not {
             writeln!(text, "    ! {why}")?;
         }
@@ -231,6 +238,8 @@ mod tests {
             },
             since_s: present.then_some(100),
             bypassed: 0,
+            learned: None,
+            open_before: 0,
             why_not: why_not.map(str::to_owned),
         }
     }
