@@ -30,7 +30,6 @@ impl ControlPlane {
         let mut arguments = vec![
             format!("--secure-port={}", self.ports.api),
             format!("--etcd-servers={}", self.etcd_url()),
-            format!("--service-cluster-ip-range={SERVICES}"),
             format!("--tls-cert-file={}", self.file("server.crt")),
             format!("--tls-private-key-file={}", self.file("server.key")),
             format!("--token-auth-file={}", self.file(pki::TOKENS)),
@@ -41,7 +40,16 @@ impl ControlPlane {
         ];
         match self.ports.reach {
             None => arguments.extend([
-                "--bind-address=127.0.0.1".to_owned(),
+                // A place is a network of its own, in which others may ask too; the machine's own is not for them.
+                format!(
+                    "--bind-address={}",
+                    if self.place.is_some() {
+                        "0.0.0.0"
+                    } else {
+                        "127.0.0.1"
+                    }
+                ),
+                format!("--service-cluster-ip-range={SERVICES},fd00:96::/108"),
                 "--authorization-mode=RBAC".to_owned(),
                 // Of no interest where no Service `kubernetes` is; without it a default route would be needed.
                 "--advertise-address=192.0.2.1".to_owned(),
@@ -49,6 +57,7 @@ impl ControlPlane {
             ]),
             Some(addr) => arguments.extend([
                 "--bind-address=0.0.0.0".to_owned(),
+                format!("--service-cluster-ip-range={SERVICES}"),
                 "--authorization-mode=Node,RBAC".to_owned(),
                 "--enable-admission-plugins=NodeRestriction".to_owned(),
                 format!("--advertise-address={addr}"),
