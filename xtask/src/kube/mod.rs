@@ -4,6 +4,7 @@
 
 mod build;
 mod conformance;
+mod mesh;
 mod test;
 
 use std::os::unix::process::CommandExt as _;
@@ -42,6 +43,11 @@ pub(crate) enum Command {
         #[arg(last = true, required = true)]
         program: Vec<String>,
     },
+    /// Build the agent, and install the Helm chart with it; again after a change
+    Install {
+        #[command(flatten)]
+        name: Name,
+    },
     /// Gateway API's own conformance suite for meshes; needs the mesh installed
     Conformance {
         #[command(flatten)]
@@ -78,6 +84,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Exec { name, program } => {
             Err(attach(&name.site)?.command(program)?.exec()).context("run beside the control plane")
         }
+        Command::Install { name } => mesh::install(&attach(&name.site)?),
         Command::Conformance { name, arguments } => conformance::run(&attach(&name.site)?, arguments),
         Command::Test(arguments) => test::run(arguments),
         Command::Down { name } => cluster::down(&name.site),
