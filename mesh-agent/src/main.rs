@@ -106,9 +106,13 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         root_namespace: args.root_namespace.as_str().into(),
         trust_domains: Arc::new([]),
     };
-    let rejections = control::check_dir(&args.dir, &args.trust_domain, &settings)?;
-    for rejection in &rejections {
+    let reading = control::check_dir(&args.dir, &args.trust_domain, &settings)?;
+    let rejections = &reading.rejections;
+    for rejection in rejections {
         say(&rejection.to_string())?;
+    }
+    if let Some(digest) = &reading.digest {
+        say(&format!("digest {digest}"))?;
     }
     if rejections.is_empty() {
         say(&format!("{}: every object can be used", shown(&args.dir)))?;

@@ -50,6 +50,10 @@ pub fn start_with(site: &Site, node: &str, binary: &Path, more: &[String]) -> Re
     let bpf = site.bpf_mount(node).display().to_string();
     let mut program = [program.as_slice(), &[bpf, binary.display().to_string()]].concat();
     program.extend(arguments(site, node, &state));
+    // Facts come from one place.
+    if !more.iter().any(|word| word == "--kubernetes") {
+        program.extend(["--manifests".to_owned(), site.manifests().display().to_string()]);
+    }
     program.extend_from_slice(more);
     let mut command = place.command(&program)?;
     command.env("RUST_BACKTRACE", "1");
@@ -61,7 +65,6 @@ fn arguments(site: &Site, node: &str, state: &Path) -> Vec<String> {
     let mut arguments = vec!["run".to_owned()];
     for (flag, value) in [
         ("--node-name", node.to_owned()),
-        ("--manifests", path(&site.manifests())),
         ("--state-dir", path(state)),
         ("--ca-dir", path(&site.ca_dir())),
         ("--admin-addr", ADMIN_ADDR.to_string()),

@@ -193,4 +193,32 @@ impl Running {
         let path = self.site.manifests().join(file);
         fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
     }
+
+    /// Waits until every agent that lives serves the manifests as they are now, in the kernel too.
+    ///
+    /// Versions alone do not tell: the one that comes next may be that of an earlier change.
+    pub fn settled(&self, within: Duration) -> Result<()> {
+        let wanted = self.digest()?;
+        let serves = |node: &String| -> Result<bool> {
+            let status = self.status(node)?;
+            Ok(status.get("manifests_digest").and_then(Value::as_str) == Some(wanted.as_str()))
+        };
+        let lives = |node: &&String| self.agent(node).is_ok_and(ProcessId::is_alive);
+        for node in self.state.nodes.keys().filter(lives) {
+            process::wait_until(within, || Ok(serves(node)?.then_some(())))?
+                .with_context(|| format!("{node} does not serve the manifests as they are, {wanted}"))?;
+        }
+        Ok(())
+    }
+
+    /// What an agent calls the manifests as they are now.
+    fn digest(&self) -> Result<String> {
+        let mut check = Command::new(self.site.agent_binary());
+        let checked = process::run(check.arg("check").arg(self.site.manifests()), EXEC_LIMIT)?;
+        let mut lines = checked.stdout.lines();
+        let digest = lines.find_map(|line| line.strip_prefix("digest "));
+        digest
+            .map(str::to_owned)
+            .with_context(|| format!("no digest: {}", checked.stderr))
+    }
 }

@@ -210,8 +210,15 @@ fn doc() -> Result<Judged> {
 }
 
 fn in_process_tests() -> Result<Judged> {
-    let mut tests = in_process::command();
-    let counts = in_process::run(tests.env(SKIP_EBPF.0, SKIP_EBPF.1))?;
+    let command = || {
+        let mut tests = in_process::command();
+        tests.env(SKIP_EBPF.0, SKIP_EBPF.1);
+        tests
+    };
+    let (counts, flaky) = in_process::run_again(command)?;
+    if let Some(flaky) = flaky {
+        line(&format!("~ failed once, then held: {flaky}"))?;
+    }
     if counts.failed > 0 || !counts.is_whole {
         bail!("{} passed, {} failed", counts.passed, counts.failed);
     }

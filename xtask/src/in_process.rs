@@ -52,6 +52,20 @@ pub(crate) fn run(command: &mut Command) -> Result<Counts> {
     Ok(counts)
 }
 
+/// As [`run`], once more where one or two tests failed; what failed in the first run and held in the second is put
+/// into words.
+pub(crate) fn run_again(command: impl Fn() -> Command) -> Result<(Counts, Option<String>)> {
+    let first = run(&mut command())?;
+    if !first.is_whole || !(1..=FEW).contains(&first.failed) {
+        return Ok((first, None));
+    }
+    line("▶ unit and in-process tests, once more")?;
+    let second = run(&mut command())?;
+    let has_held = second.is_whole && second.failed == 0;
+    let words = || format!("{} of the unit and in-process tests, see above", first.failed);
+    Ok((second, has_held.then(words)))
+}
+
 /// Reads `test result: ok. 3 passed; 1 failed; ...`.
 fn counts_in(line: &str) -> Option<(u64, u64)> {
     let mut words = line.strip_prefix("test result: ")?.split_whitespace().skip(1);
@@ -59,6 +73,9 @@ fn counts_in(line: &str) -> Option<(u64, u64)> {
     let failed = words.nth(1)?.parse().ok()?;
     Some((passed, failed))
 }
+
+/// More failures than these at once are no accident.
+pub(crate) const FEW: u64 = 2;
 
 #[cfg(test)]
 mod tests {

@@ -60,6 +60,7 @@ impl ConfigLoop {
         let Reading {
             facts,
             mut rejections,
+            digest,
             ..
         } = match reading {
             Ok(reading) => reading,
@@ -106,6 +107,7 @@ impl ConfigLoop {
             );
         }
         self.reconcile();
+        self.board.in_force(digest);
         if let Some(heart) = self.heart.take() {
             heart.start();
         }

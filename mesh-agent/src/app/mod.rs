@@ -29,9 +29,11 @@ use crate::app::loops::{ConfigLoop, Heart, sweep_pools, watch_direct};
 use crate::app::upstreams::watch_upstreams;
 use crate::capture::PodHost;
 use crate::capture::listeners::PodPorts;
-use crate::config::{AccessLogTarget, Config, DirectMode, SeccompMode, UninstallArgs};
+use crate::config::{AccessLogTarget, Config, DirectMode, FactSource, SeccompMode, UninstallArgs};
+use crate::control::Source;
 use crate::control::file::FileSource;
 use crate::control::jwks::KeyLoop;
+use crate::control::kubernetes::KubernetesSource;
 use crate::dns::Zone;
 use crate::identity::Certificates;
 use crate::kernel::capacity::Capacity;
@@ -156,7 +158,7 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
     let board = StatusBoard::new(config, privileges, &snapshots, &certificates, &enrolment, splice);
 
     let configuration = ConfigLoop {
-        source: Box::new(FileSource::new(config.manifests.clone(), &config.trust_domain)),
+        source: source(config, &board).await?,
         settings: snapshot_settings(config),
         snapshots: Arc::clone(&snapshots),
         certificates,
@@ -167,6 +169,8 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
         heart: Some(heart),
         first: Some(readiness.guard("first configuration")),
     };
+    let aging = board.clone();
+    telemetry.observe_config_age(move || aging.source_age());
     tasks.spawn("config", configuration.run(tasks.stop()));
     tasks.spawn(
         "jwks",
@@ -192,6 +196,20 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
     enrolment.lock().stop();
     telemetry.access_log().flush(Duration::from_secs(1));
     Ok(())
+}
+
+/// Where facts come from; an API server is not asked for anything yet.
+async fn source(config: &Config, board: &StatusBoard) -> anyhow::Result<Box<dyn Source>> {
+    let kubeconfig = match &config.source {
+        FactSource::Manifests(dir) => {
+            return Ok(Box::new(FileSource::new(dir.clone(), &config.trust_domain)));
+        }
+        FactSource::InCluster => None,
+        FactSource::Kubeconfig(path) => Some(path.as_path()),
+    };
+    let source = KubernetesSource::connect(kubeconfig, &config.trust_domain).await?;
+    board.watching(source.standing());
+    Ok(Box::new(source))
 }
 
 /// Asks endpoints how they are, and lets go of those that go away, on the threads that carry the traffic.

@@ -49,9 +49,10 @@ fn suggestion(unknown: &str) -> String {
 }
 
 /// Names of all settings, for suggestions.
-pub(super) const FIELDS: [&str; 37] = [
+pub(super) const FIELDS: [&str; 38] = [
     "node_name",
     "manifests",
+    "kubernetes",
     "state_dir",
     "bpf_dir",
     "ca_dir",

@@ -7,6 +7,7 @@ mod cli;
 mod file;
 mod issuance;
 mod settings;
+mod source;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -23,14 +24,15 @@ pub use self::cli::{
     UninstallArgs,
 };
 pub use self::issuance::Issuance;
+pub use self::source::FactSource;
 
 /// The agent's settings, complete and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// `spec.nodeName` of the pods of this node.
     pub node_name: String,
-    /// Directory of manifests.
-    pub manifests: PathBuf,
+    /// Where facts come from.
+    pub source: FactSource,
     /// Directory of this agent alone. Default `/run/mesh-agent`.
     pub state_dir: PathBuf,
     /// Where maps and links are pinned, below `mesh/NODE`; a BPF file system is mounted there when there is none.
@@ -161,6 +163,12 @@ pub enum ConfigError {
     /// A setting that has no default is absent.
     #[error("{name} is not set: give --{flag}, {env} or {name} in the config file", name = .0, flag = .0.replace('_', "-"), env = env_name(.0))]
     Missing(&'static str),
+    /// Nothing says where facts come from.
+    #[error("no source of facts: give --manifests DIR, or --kubernetes in-cluster or KUBECONFIG")]
+    NoSource,
+    /// Two sources of facts.
+    #[error("manifests and kubernetes are both set: facts come from one place")]
+    TwoSources,
     /// Two settings exclude each other.
     #[error("{0} and {1} are both set: certificates come from one place")]
     Both(&'static str, &'static str),

@@ -12,7 +12,8 @@ use crate::mesh::domain::{ClusterDomain, InvalidDomain};
 
 use super::{
     AccessLogTarget, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
-    DEFAULT_TRUST_DOMAIN, DirectMode, Issuance, SeccompMode, SpliceMode, default_admin_addr, issuance,
+    DEFAULT_TRUST_DOMAIN, DirectMode, FactSource, Issuance, SeccompMode, SpliceMode, default_admin_addr,
+    issuance,
 };
 
 /// Any of the settings; the same struct is read from flags, the environment and the file.
@@ -26,6 +27,9 @@ pub(super) struct Settings {
     /// Directory of Kubernetes manifests (YAML or JSON), watched for changes.
     #[arg(long, env = "MESH_MANIFESTS")]
     manifests: Option<PathBuf>,
+    /// API server to watch instead: `in-cluster`, by the service account of the agent's pod, or the path of a kubeconfig.
+    #[arg(long, env = "MESH_KUBERNETES", value_name = "in-cluster|KUBECONFIG")]
+    kubernetes: Option<String>,
     /// Directory for what belongs to this agent alone; one agent at a time.
     #[arg(long, env = "MESH_STATE_DIR")]
     state_dir: Option<PathBuf>,
@@ -141,6 +145,7 @@ impl Settings {
         Self {
             node_name: self.node_name.or(lower.node_name),
             manifests: self.manifests.or(lower.manifests),
+            kubernetes: self.kubernetes.or(lower.kubernetes),
             state_dir: self.state_dir.or(lower.state_dir),
             bpf_dir: self.bpf_dir.or(lower.bpf_dir),
             ca_dir: self.ca_dir.or(lower.ca_dir),
@@ -230,7 +235,7 @@ impl Settings {
             trust_domain_aliases: issuance::commas(self.trust_domain_aliases.as_deref()),
             trust_bundle_dir: self.trust_bundle_dir,
             node_name: self.node_name.ok_or(ConfigError::Missing("node_name"))?,
-            manifests: self.manifests.ok_or(ConfigError::Missing("manifests"))?,
+            source: FactSource::told_by(self.manifests, self.kubernetes)?,
             state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR)),
             bpf_dir: self.bpf_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_BPF_DIR)),
             ca_dir: self

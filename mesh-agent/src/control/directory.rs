@@ -8,6 +8,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::digest::{Context, SHA256};
+
 use super::manifest::{self, Document};
 use crate::mesh::facts::Rejection;
 
@@ -18,8 +20,18 @@ pub(super) struct Fingerprint(Vec<(PathBuf, u64, u64, i64, i64)>);
 /// The files of a directory, sorted by path, and those that could not be looked at.
 #[derive(Debug)]
 pub(super) struct Listing {
+    dir: PathBuf,
     files: Vec<(PathBuf, Metadata)>,
     rejections: Vec<Rejection>,
+}
+
+/// What the files of a directory say.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) documents: Vec<Document>,
+    pub(super) rejections: Vec<Rejection>,
+    /// SHA-256, in hexadecimal digits, of the names and texts of all files that could be read.
+    pub(super) digest: String,
 }
 
 impl Listing {
@@ -28,6 +40,7 @@ impl Listing {
     /// Fails only if `dir` itself cannot be listed.
     pub(super) fn of(dir: &Path) -> io::Result<Self> {
         let mut listing = Self {
+            dir: dir.to_owned(),
             files: Vec::new(),
             rejections: Vec::new(),
         };
@@ -57,12 +70,19 @@ impl Listing {
     }
 
     /// Reads all files; a file that cannot be read is named and left out.
-    pub(super) fn read(self) -> (Vec<Document>, Vec<Rejection>) {
+    pub(super) fn read(self) -> Contents {
         let mut documents = Vec::new();
         let mut rejections = self.rejections;
+        let mut digest = Context::new(&SHA256);
         for (path, _) in &self.files {
             match read_file(path) {
                 Ok(text) => {
+                    let name = path.strip_prefix(&self.dir).unwrap_or(path);
+                    // With the lengths no two directories are written alike.
+                    for part in [name.as_os_str().as_encoded_bytes(), text.as_bytes()] {
+                        digest.update(&part.len().to_le_bytes());
+                        digest.update(part);
+                    }
                     let is_json = path.extension().is_some_and(|extension| extension == "json");
                     let (found, wrong) = manifest::documents(&path.display().to_string(), &text, is_json);
                     documents.extend(found);
@@ -73,7 +93,11 @@ impl Listing {
                 Err(error) => rejections.push(unreadable(path, &error)),
             }
         }
-        (documents, rejections)
+        Contents {
+            documents,
+            rejections,
+            digest: hexadecimal(digest.finish().as_ref()),
+        }
     }
 
     /// Files the entries of one directory; returns the directories in it that were not visited yet.
@@ -123,6 +147,11 @@ fn read_file(path: &Path) -> io::Result<String> {
     Err(io::Error::other(format!(
         "the file is larger than {limit} MiB; split it"
     )))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    let digits = |byte: &u8| [byte >> 4, byte & 15].map(|half| char::from_digit(half.into(), 16));
+    bytes.iter().flat_map(digits).flatten().collect()
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Rejection {
@@ -181,7 +210,11 @@ mod tests {
         symlink("nowhere", dir.path().join("dangling.yaml")).unwrap();
         let large = File::create(dir.path().join("large.yaml")).unwrap();
         large.set_len(MAX_FILE_BYTES + 1).unwrap();
-        let (documents, rejections) = Listing::of(dir.path()).unwrap().read();
+        let Contents {
+            documents,
+            rejections,
+            ..
+        } = Listing::of(dir.path()).unwrap().read();
         assert_eq!(documents.len(), 1);
         let mut named: Vec<_> = rejections
             .iter()
@@ -189,6 +222,31 @@ mod tests {
             .collect();
         named.sort_unstable();
         assert_eq!(named, ["dangling.yaml", "large.yaml", "latin.yaml"]);
+    }
+
+    #[test]
+    fn the_digest_tells_directories_apart_by_names_and_texts_alone() {
+        let digest = |files: &[(&str, &str)]| {
+            let dir = tempfile::tempdir().unwrap();
+            for (name, text) in files {
+                fs::write(dir.path().join(name), text).unwrap();
+            }
+            Listing::of(dir.path()).unwrap().read().digest
+        };
+        let known = digest(&[("a.yaml", "kind: A"), ("b.yaml", "")]);
+        assert_eq!(known, digest(&[("b.yaml", ""), ("a.yaml", "kind: A")]));
+        assert_eq!(
+            known,
+            digest(&[("a.yaml", "kind: A"), ("b.yaml", ""), ("c.txt", "x")])
+        );
+        for other in [
+            vec![("a.yaml", "kind: B"), ("b.yaml", "")],
+            vec![("a.yaml", "kind: A"), ("c.yaml", "")],
+            vec![("a.yaml", "kind: A")],
+            vec![("a.yaml", "kind: "), ("b.yaml", "A")],
+        ] {
+            assert_ne!(known, digest(&other), "{other:?}");
+        }
     }
 
     #[test]

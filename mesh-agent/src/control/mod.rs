@@ -8,6 +8,7 @@ pub mod conditions;
 mod directory;
 pub mod file;
 pub mod jwks;
+pub mod kubernetes;
 mod manifest;
 mod translate;
 
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use futures_util::future::BoxFuture;
 
-use self::directory::Listing;
+use self::directory::{Contents, Listing};
 use crate::mesh::facts::{Facts, Rejection};
 use crate::snapshot::{Snapshot, SnapshotSettings};
 
@@ -40,6 +41,8 @@ pub struct Reading {
     pub rejections: Vec<Rejection>,
     /// Objects that are not the mesh's business.
     pub skipped: usize,
+    /// What the files said, as SHA-256 in hexadecimal digits; `None` of a source that reads none.
+    pub digest: Option<String>,
 }
 
 /// Why a source as a whole cannot be read.
@@ -65,28 +68,29 @@ pub fn read_dir(dir: &Path, trust_domain: &str) -> Result<Reading, SourceError> 
         dir: dir.to_owned(),
         source,
     })?;
-    let (documents, mut rejections) = listing.read();
+    let Contents {
+        documents,
+        mut rejections,
+        digest,
+    } = listing.read();
     let mut reading = translate::translate(documents, trust_domain);
+    reading.digest = Some(digest);
     reading.rejections.append(&mut rejections);
     reading.rejections.sort();
     Ok(reading)
 }
 
-/// All rejections of a directory: of each object for itself, and of objects that contradict one another. Blocks.
+/// As [`read_dir`], with all rejections: of each object for itself, and of objects that contradict one another. Blocks.
 pub fn check_dir(
     dir: &Path,
     trust_domain: &str,
     settings: &SnapshotSettings,
-) -> Result<Vec<Rejection>, SourceError> {
-    let Reading {
-        facts,
-        mut rejections,
-        ..
-    } = read_dir(dir, trust_domain)?;
-    let (_, contradictions) = Snapshot::build(&facts, settings, None);
-    rejections.extend(contradictions);
-    rejections.sort();
-    Ok(rejections)
+) -> Result<Reading, SourceError> {
+    let mut reading = read_dir(dir, trust_domain)?;
+    let (_, contradictions) = Snapshot::build(&reading.facts, settings, None);
+    reading.rejections.extend(contradictions);
+    reading.rejections.sort();
+    Ok(reading)
 }
 
 #[cfg(test)]
@@ -112,8 +116,9 @@ mod tests {
             root_namespace: "mesh-system".into(),
             trust_domains: std::sync::Arc::new([]),
         };
-        let rejections = check_dir(dir.path(), "cluster.local", &settings).unwrap();
-        let named: Vec<_> = rejections
+        let reading = check_dir(dir.path(), "cluster.local", &settings).unwrap();
+        let named: Vec<_> = reading
+            .rejections
             .iter()
             .map(|r| {
                 (

@@ -7,7 +7,7 @@ mod text;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use crate::admin::Page;
 use crate::config::Config;
 use crate::control::conditions::ObjectConditions;
 use crate::control::jwks::KeyStatus;
+use crate::control::kubernetes::{SourceStatus, Standing};
 use crate::identity::Certificates;
 use crate::kernel::enrolment::Enrolment;
 use crate::kernel::splice::{SpliceBoard, SpliceStatus};
@@ -34,7 +35,7 @@ pub struct StatusBoard(Arc<Board>);
 #[derive(Debug)]
 struct Board {
     node: String,
-    manifests: String,
+    source: String,
     started: SystemTime,
     privileges: Privileges,
     snapshots: Arc<SnapshotCell>,
@@ -49,7 +50,9 @@ struct Noted {
     rejections: Vec<Rejection>,
     policies: Vec<ObjectConditions>,
     published: Option<SystemTime>,
-    source_error: Option<String>,
+    digest: Option<String>,
+    source_error: Option<(Instant, String)>,
+    api_server: Option<Standing>,
     direct: DirectStatus,
     keys: Vec<KeyStatus>,
 }
@@ -66,7 +69,7 @@ impl StatusBoard {
     ) -> Self {
         Self(Arc::new(Board {
             node: config.node_name.clone(),
-            manifests: config.manifests.display().to_string(),
+            source: config.source.to_string(),
             started: SystemTime::now(),
             privileges,
             snapshots: Arc::clone(snapshots),
@@ -84,15 +87,40 @@ impl StatusBoard {
             rejections,
             policies,
             published: Some(SystemTime::now()),
+            digest: noted.digest.take(),
             source_error: None,
+            api_server: noted.api_server.take(),
             direct: std::mem::take(&mut noted.direct),
             keys: std::mem::take(&mut noted.keys),
         };
     }
 
+    /// The configuration of this digest is in force, in the kernel too.
+    pub fn in_force(&self, digest: Option<String>) {
+        self.0.noted.lock().digest = digest;
+    }
+
     /// The source as a whole cannot be read.
     pub fn source_failed(&self, error: String) {
-        self.0.noted.lock().source_error = Some(error);
+        let mut noted = self.0.noted.lock();
+        let since = noted.source_error.take().map(|(since, _)| since);
+        noted.source_error = Some((since.unwrap_or_else(Instant::now), error));
+    }
+
+    /// Facts come from an API server, and so its watches stand.
+    pub fn watching(&self, standing: Standing) {
+        self.0.noted.lock().api_server = Some(standing);
+    }
+
+    /// For how long facts may have changed unseen.
+    pub fn source_age(&self) -> Duration {
+        let noted = self.0.noted.lock();
+        let failing = noted.source_error.as_ref();
+        let age = failing.map_or(Duration::ZERO, |(since, _)| since.elapsed());
+        noted
+            .api_server
+            .as_ref()
+            .map_or(age, |standing| age.max(standing.age()))
     }
 
     /// What goes past the agent now.
@@ -136,12 +164,14 @@ impl StatusBoard {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: board.node.clone(),
-            manifests: board.manifests.clone(),
+            source: board.source.clone(),
             started_unix_s: unix_seconds(board.started),
             privileges: board.privileges.clone(),
             snapshot_version: board.snapshots.load().version(),
             snapshot_unix_s: noted.published.map(unix_seconds),
-            source_error: noted.source_error.clone(),
+            manifests_digest: noted.digest.clone(),
+            source_error: noted.source_error.as_ref().map(|(_, error)| error.clone()),
+            api_server: noted.api_server.as_ref().map(Standing::status),
             enrolment: board.enrolment.lock().status(),
             direct: noted.direct.clone(),
             splice: board.splice.status(),
@@ -184,12 +214,19 @@ pub struct DirectPod {
 struct Status<E> {
     version: String,
     node: String,
-    manifests: String,
+    /// Where facts come from.
+    source: String,
     started_unix_s: u64,
     privileges: Privileges,
     snapshot_version: u64,
     snapshot_unix_s: Option<u64>,
+    /// What `mesh-agent check` prints of the directory that is in force.
+    #[serde(default)]
+    manifests_digest: Option<String>,
     source_error: Option<String>,
+    /// How the watches stand, where facts come from an API server.
+    #[serde(default)]
+    api_server: Option<SourceStatus>,
     enrolment: E,
     direct: DirectStatus,
     splice: SpliceStatus,

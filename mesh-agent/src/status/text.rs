@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use super::{DirectStatus, EnrolmentLines, PodLine, Status, unix_seconds};
+use crate::control::kubernetes::{SourceStatus, WatchState};
 use crate::kernel::splice::SpliceStatus;
 use crate::privileges::Privileges;
 
@@ -19,9 +20,15 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
         "node {} · agent {} · snapshot {}",
         status.node, status.version, status.snapshot_version
     )?;
+    if let Some(digest) = &status.manifests_digest {
+        writeln!(text, "{} · digest {digest}", status.source)?;
+    }
     write_privileges(&mut text, &status.privileges)?;
     if let Some(error) = &status.source_error {
         writeln!(text, "! {error}; the last configuration stays in force")?;
+    }
+    if let Some(source) = &status.api_server {
+        write_source(&mut text, source)?;
     }
     let now = unix_seconds(SystemTime::now());
     text.push_str(&table_of(&status.enrolment.pods, now)?);
@@ -57,6 +64,41 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
         writeln!(text, "  {rejection}")?;
     }
     Ok(text)
+}
+
+/// How the API server is heard: one line, and one for each watch that does not go on.
+fn write_source(text: &mut String, source: &SourceStatus) -> std::fmt::Result {
+    let of_state = |state| {
+        source
+            .watches
+            .iter()
+            .filter(move |watch| watch.state == state)
+            .count()
+    };
+    writeln!(
+        text,
+        "api server: {} watches go on, {} kinds are not installed, last certain {} s ago",
+        of_state(WatchState::Watching),
+        of_state(WatchState::Absent),
+        source.age_s
+    )?;
+    if let Some(error) = &source.error {
+        writeln!(text, "  ! it is not known which kinds it serves: {error}")?;
+    }
+    let unheard = source
+        .watches
+        .iter()
+        .filter(|watch| matches!(watch.state, WatchState::Listing | WatchState::Failing));
+    for watch in unheard {
+        let waits = if watch.required && !watch.synced {
+            "; not ready without it"
+        } else {
+            ""
+        };
+        let error = watch.error.as_deref().unwrap_or("being listed");
+        writeln!(text, "  ! {} for {} s{waits}: {error}", watch.watch, watch.for_s)?;
+    }
+    Ok(())
 }
 
 /// One line a pod, and below it what is wrong with it.

@@ -29,7 +29,7 @@ mod tcp;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
@@ -173,6 +173,11 @@ impl Telemetry {
     /// Reads `mesh_certificate_*` from the store on each scrape.
     pub fn observe_certificates(&self, read: impl Fn() -> CertificateFacts + Send + Sync + 'static) {
         self.shared.observed.certificates(Box::new(read));
+    }
+
+    /// Reads `mesh_config_age_seconds` from the source on each scrape.
+    pub fn observe_config_age(&self, read: impl Fn() -> Duration + Send + Sync + 'static) {
+        self.shared.observed.config_age(Box::new(read));
     }
 
     /// Reads `mesh_task*` from the tasks on each scrape.

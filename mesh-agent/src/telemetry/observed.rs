@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
@@ -28,6 +28,7 @@ pub struct CertificateFacts {
     pub failures: Vec<(&'static str, u64)>,
 }
 
+type ReadAge = Box<dyn Fn() -> Duration + Send + Sync>;
 type ReadCertificates = Box<dyn Fn() -> CertificateFacts + Send + Sync>;
 
 /// Sources that `app` names once they exist; until then their families are left out.
@@ -35,11 +36,16 @@ type ReadCertificates = Box<dyn Fn() -> CertificateFacts + Send + Sync>;
 pub(super) struct Observed {
     certificates: Mutex<Option<ReadCertificates>>,
     tasks: Mutex<Option<Tasks>>,
+    config_age: Mutex<Option<ReadAge>>,
 }
 
 impl Observed {
     pub(super) fn certificates(&self, read: ReadCertificates) {
         *self.certificates.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
+    }
+
+    pub(super) fn config_age(&self, read: ReadAge) {
+        *self.config_age.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
     }
 
     pub(super) fn tasks(&self, tasks: Tasks) {
@@ -59,6 +65,9 @@ impl Collector for Observed {
         if let Some(tasks) = tasks {
             encode_tasks(&mut encoder, &tasks)?;
         }
+        let age = self.config_age.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = age.as_ref().map(|read| read());
+        age.map_or(Ok(()), |age| encode_age(&mut encoder, age))?;
         let certificates = self
             .certificates
             .lock()
@@ -67,6 +76,13 @@ impl Collector for Observed {
             .map(|read| read());
         certificates.map_or(Ok(()), |facts| encode_certificates(&mut encoder, &facts))
     }
+}
+
+fn encode_age(encoder: &mut DescriptorEncoder<'_>, age: Duration) -> fmt::Result {
+    let help = "For how long configuration may have changed unseen; 0 while the source is heard.";
+    encoder
+        .encode_descriptor("mesh_config_age", help, Some(&Unit::Seconds), MetricType::Gauge)?
+        .encode_gauge(&age.as_secs_f64())
 }
 
 fn encode_tasks(encoder: &mut DescriptorEncoder<'_>, tasks: &Tasks) -> fmt::Result {

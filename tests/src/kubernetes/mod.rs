@@ -196,10 +196,15 @@ impl ControlPlane {
 
     /// Writes a kubeconfig for whoever holds the token in `token_file`, which is read again when it changes.
     pub fn write_kubeconfig(&self, path: &Path, token_file: &Path) -> Result<()> {
+        self.write_kubeconfig_at(path, token_file, self.addr())
+    }
+
+    /// As [`ControlPlane::write_kubeconfig`], by another address of the place that the API server runs in.
+    pub fn write_kubeconfig_at(&self, path: &Path, token_file: &Path, addr: SocketAddr) -> Result<()> {
         let text = serde_json::json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{ "name": "test", "cluster": {
-                "server": format!("https://{}", self.addr()), "certificate-authority": self.root() } }],
+                "server": format!("https://{addr}"), "tls-server-name": "127.0.0.1", "certificate-authority": self.root() } }],
             "users": [{ "name": "test", "user": { "tokenFile": token_file } }],
             "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
         });

@@ -268,14 +268,8 @@ fn restart_all<'l>(lab: &'l Running, servers: &mut [Program<'l>]) -> Result<()> 
 
 /// Has one endpoint terminate, or none, and waits until both agents know.
 fn roll(lab: &Running, going: Option<&str>) -> Result<()> {
-    let version = |node| Ok::<_, anyhow::Error>(lab.metrics(node)?.sum("mesh_config_version", &[]));
-    let before = [version("node-a")?, version("node-b")?];
     lab.put_manifest("rolling.yaml", &slice(lab, "rolling", 8085, &REPLICAS, going)?)?;
-    until(PATIENCE, "both agents know", || {
-        let [a, b] = before;
-        Ok(version("node-a")? > a && version("node-b")? > b)
-    })
-    .map(drop)
+    lab.settled(PATIENCE)
 }
 
 /// Whether a connection to the application itself is open; those between agents have its port too.
@@ -308,10 +302,8 @@ fn a_stream_to_an_endpoint_that_terminates_comes_to_its_end(lab: &Running) -> Re
     let said = thread::scope(|scope| -> Result<Value> {
         // Four seconds.
         let stream = scope.spawn(|| call("stream", "200"));
-        let load = || Ok::<_, anyhow::Error>(lab.metrics(NODE)?.sum("mesh_config_version", &[]));
-        let before = load()?;
         put(pods.first().copied())?;
-        until(PATIENCE, "the agent knows", || Ok(load()? > before))?;
+        lab.settled(PATIENCE)?;
         stream.join().map_err(|_panic| anyhow!("the stream panicked"))?
     })?;
     lab.remove_manifest("rolling-grpc.yaml")?;

@@ -23,6 +23,7 @@ mod hedging;
 mod issuers;
 mod jwt;
 mod kubernetes;
+mod kubesource;
 mod limits;
 mod privileges;
 mod program;
@@ -142,6 +143,12 @@ pub const KUBERNETES: Suite = Suite {
     claims: kubernetes::CLAIMS,
 };
 
+/// The suite of agents that are fed by a real API server.
+pub const KUBESOURCE: Suite = Suite {
+    name: "kubesource",
+    claims: kubesource::CLAIMS,
+};
+
 /// The suite that needs a real SPIRE.
 pub const SPIRE: Suite = Suite {
     name: "spire",
@@ -156,7 +163,7 @@ pub const TESTSSL: Suite = Suite {
 
 /// Suites that run only when they are asked for by name, since they, or what they need, take long.
 pub fn on_request() -> Vec<Suite> {
-    vec![KUBERNETES, SPIRE, TESTSSL]
+    vec![KUBERNETES, KUBESOURCE, SPIRE, TESTSSL]
 }
 
 /// Runs the claims of a suite that `only` picks, in a lab made for them. What was logged is kept in `logs_to`.
@@ -186,6 +193,8 @@ pub fn run(
     for claim in suite.claims.iter().filter(|claim| only(claim)) {
         judge.judge(claim.name, || {
             interrupt::check()?;
+            // What the claim before took back may be under way.
+            lab.running().settled(SETTLING)?;
             (claim.check)(lab.running())
         });
     }
@@ -201,6 +210,9 @@ pub fn run(
     });
     judge.verdicts
 }
+
+/// As long as a configuration may take on a busy machine.
+const SETTLING: Duration = Duration::from_secs(20);
 
 /// Times checks and collects what came of them.
 pub(crate) struct Judge<'h> {

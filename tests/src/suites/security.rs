@@ -354,10 +354,8 @@ fn a_client_hello_of_the_mesh_is_the_applications_own_under_disable(lab: &Runnin
         "tls_peer.py",
         &["certificate", "-", "own", "self_signed", identity],
     )?;
-    let version = || -> Result<f64> { Ok(lab.metrics("node-b")?.sum("mesh_config_version", &[])) };
-    let before = version()?;
     lab.put_manifest("disable.yaml", &disable("shop", "far", 9444))?;
-    until(LIMIT, "the policy is in force", || Ok(version()? > before))?;
+    lab.settled(LIMIT)?;
     let listening = lab.site.scratch(&FAR.parse()?).join("listening");
     if listening.exists() {
         std::fs::remove_file(&listening)?;

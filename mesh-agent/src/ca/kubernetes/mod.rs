@@ -67,17 +67,20 @@ impl From<kube::Error> for ApiError {
 ///
 /// Tokens and certificates of either are read again by the client when they rotate.
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
-    let config = match kubeconfig {
-        None => Config::incluster().map_err(ConnectError::NotInCluster)?,
-        Some(path) => {
-            let unusable = |error: KubeconfigError| ConnectError::Kubeconfig(error.into());
-            let file = Kubeconfig::read_from(path).map_err(unusable)?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                .await
-                .map_err(unusable)?
-        }
-    };
+    let config = configuration(kubeconfig).await?;
     Client::try_from(config).map_err(|error| ConnectError::Client(error.into()))
+}
+
+/// What [`connect`] makes a client of.
+pub async fn configuration(kubeconfig: Option<&Path>) -> Result<Config, ConnectError> {
+    let Some(path) = kubeconfig else {
+        return Config::incluster().map_err(ConnectError::NotInCluster);
+    };
+    let unusable = |error: KubeconfigError| ConnectError::Kubeconfig(error.into());
+    let file = Kubeconfig::read_from(path).map_err(unusable)?;
+    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .map_err(unusable)
 }
 
 /// Bounds what an answer may take; watches have their own bound.

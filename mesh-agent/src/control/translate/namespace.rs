@@ -1,8 +1,8 @@
 //! Namespaces: which of them take part in the mesh.
 //!
-//! Place in the walk: read before pods. Must not know: pods.
+//! Place in the walk: decides with each pod's own label. Must not know: pods.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Namespace;
@@ -14,34 +14,48 @@ use crate::mesh::facts::Rejection;
 pub(super) const DATAPLANE: &str = "mesh-agent.dev/dataplane";
 const DNS_CAPTURE: &str = "mesh-agent.dev/dns-capture";
 
-/// What namespaces say about their pods.
-#[derive(Debug, Default)]
-pub(super) struct Namespaces {
-    enrolled: HashSet<Arc<str>>,
-    dns_capture: HashMap<Arc<str>, bool>,
+/// What one Namespace says about its pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NamespaceSays {
+    pub(super) name: Arc<str>,
+    is_enrolled: bool,
+    dns_capture: Option<bool>,
 }
 
+pub(super) fn translate(
+    object: &Object,
+    rejections: &mut Vec<Rejection>,
+) -> Result<NamespaceSays, Rejection> {
+    let namespace: Namespace = object.parse()?;
+    let dataplane = dataplane(object, namespace.metadata.labels.as_ref(), rejections);
+    Ok(NamespaceSays {
+        name: Arc::clone(&object.name),
+        is_enrolled: dataplane == Some(Dataplane::Enabled),
+        dns_capture: dns_capture(object, namespace.metadata.annotations.as_ref(), rejections),
+    })
+}
+
+/// What namespaces say about their pods.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces(HashMap<Arc<str>, NamespaceSays>);
+
 impl Namespaces {
-    pub(super) fn learn(&mut self, object: &Object, rejections: &mut Vec<Rejection>) {
-        let namespace: Namespace = match object.parse() {
-            Ok(namespace) => namespace,
-            Err(rejection) => return rejections.push(rejection),
-        };
-        if dataplane(object, namespace.metadata.labels.as_ref(), rejections) == Some(Dataplane::Enabled) {
-            self.enrolled.insert(Arc::clone(&object.name));
+    /// A Namespace says this now, or is gone.
+    pub(super) fn learn(&mut self, says: &NamespaceSays, is_there: bool) {
+        if is_there {
+            self.0.insert(Arc::clone(&says.name), says.clone());
+        } else {
+            self.0.remove(&says.name);
         }
-        let captured = dns_capture(object, namespace.metadata.annotations.as_ref(), rejections);
-        self.dns_capture
-            .extend(captured.map(|is_captured| (Arc::clone(&object.name), is_captured)));
     }
 
     /// What a namespace says about DNS capture of its pods.
     pub(super) fn dns_capture(&self, namespace: &str) -> Option<bool> {
-        self.dns_capture.get(namespace).copied()
+        self.0.get(namespace)?.dns_capture
     }
 
     pub(super) fn is_enrolled(&self, namespace: &str) -> bool {
-        self.enrolled.contains(namespace)
+        self.0.get(namespace).is_some_and(|says| says.is_enrolled)
     }
 }
 

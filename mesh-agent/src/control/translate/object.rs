@@ -14,7 +14,7 @@ use crate::control::manifest::Document;
 use crate::mesh::facts::{ObjectMeta, Rejection};
 
 /// An object of a kind that matters to the mesh.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Object {
     pub(super) kind: String,
     pub(super) namespace: Arc<str>,
@@ -142,25 +142,42 @@ pub(super) fn unknown_fields<'v>(value: &'v Value, known: &'v [&str]) -> impl It
         .map(|(field, _)| field.as_str())
 }
 
+/// What an object is called here, `Kind NAMESPACE/NAME`; no namespace is empty.
+pub(in crate::control) fn object_name(kind: &str, namespace: &str, name: &str) -> String {
+    full_name(
+        kind,
+        Some(namespace).filter(|namespace| !namespace.is_empty()),
+        name,
+    )
+}
+
 /// A kind that the mesh reads.
-#[derive(Debug)]
-struct KnownKind {
-    group: &'static str,
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::control) struct KnownKind {
+    /// As manifests name it.
+    pub(in crate::control) kind: &'static str,
+    /// Empty for the core group.
+    pub(in crate::control) group: &'static str,
     /// The preferred one first.
-    versions: &'static [&'static str],
+    pub(in crate::control) versions: &'static [&'static str],
 }
 
 impl KnownKind {
+    /// `GROUP/VERSION` as objects say it.
+    pub(in crate::control) fn api_version(&self, version: &str) -> String {
+        let slash = if self.group.is_empty() { "" } else { "/" };
+        format!("{}{slash}{version}", self.group)
+    }
+
     fn check_version(&self, api_version: &str) -> Result<(), String> {
         let version = api_version.rsplit('/').next().unwrap_or_default();
         if self.versions.contains(&version) {
             return Ok(());
         }
-        let slash = if self.group.is_empty() { "" } else { "/" };
         let usable: Vec<_> = self
             .versions
             .iter()
-            .map(|version| format!("{}{slash}{version}", self.group))
+            .map(|version| self.api_version(version))
             .collect();
         Err(format!(
             "{api_version:?} is not known; use {}",
@@ -170,26 +187,9 @@ impl KnownKind {
 }
 
 /// A kind is known by name and group, so that another group's kind of the same name is not taken for it.
-fn known(api_version: &str, kind: &str) -> Option<KnownKind> {
-    let (group, versions): (_, &[_]) = match kind {
-        "Namespace" | "Node" | "Pod" | "Service" | "ConfigMap" => ("", &["v1"]),
-        "EndpointSlice" => ("discovery.k8s.io", &["v1"]),
-        "HTTPRoute" => ("gateway.networking.k8s.io", &["v1", "v1beta1"]),
-        "PeerAuthentication" | "AuthorizationPolicy" | "RequestAuthentication" => {
-            ("security.istio.io", &["v1", "v1beta1"])
-        }
-        "RateLimitPolicy" => ("mesh-agent.dev", &["v1alpha1"]),
-        "GRPCRoute" => ("gateway.networking.k8s.io", &["v1"]),
-        "TCPRoute" => ("gateway.networking.k8s.io", &["v1", "v1alpha2"]),
-        "TLSRoute" => ("gateway.networking.k8s.io", &["v1", "v1alpha3", "v1alpha2"]),
-        "DestinationRule" | "VirtualService" | "ServiceEntry" => {
-            ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"])
-        }
-        "BackendTLSPolicy" => ("gateway.networking.k8s.io", &["v1", "v1alpha3"]),
-        "XBackendTrafficPolicy" => ("gateway.networking.x-k8s.io", &["v1alpha1"]),
-        _ => return None,
-    };
-    (group_of(api_version) == group).then_some(KnownKind { group, versions })
+fn known(api_version: &str, kind: &str) -> Option<&'static KnownKind> {
+    let of_name = KINDS.iter().find(|known| known.kind == kind)?;
+    (group_of(api_version) == of_name.group).then_some(of_name)
 }
 
 /// The core group has no name.
@@ -201,7 +201,7 @@ fn group_of(api_version: &str) -> &str {
 fn is_missed(api_version: &str, kind: &str, value: &Value) -> bool {
     match (group_of(api_version), kind) {
         // Routes of a Gateway are the Gateway's business.
-        ("gateway.networking.k8s.io", "UDPRoute") => {
+        (GATEWAY, "UDPRoute") => {
             let parents = value.pointer("/spec/parentRefs").and_then(Value::as_array);
             parents
                 .into_iter()
@@ -249,4 +249,45 @@ fn created(Time(timestamp): Time) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
+const fn kind(kind: &'static str, group: &'static str, versions: &'static [&'static str]) -> KnownKind {
+    KnownKind {
+        kind,
+        group,
+        versions,
+    }
+}
+
+/// All kinds that the mesh reads.
+pub(in crate::control) const KINDS: [KnownKind; 19] = [
+    kind("Namespace", "", &["v1"]),
+    kind("Node", "", &["v1"]),
+    kind("Pod", "", &["v1"]),
+    kind("Service", "", &["v1"]),
+    kind("ConfigMap", "", &["v1"]),
+    kind("EndpointSlice", "discovery.k8s.io", &["v1"]),
+    kind("HTTPRoute", GATEWAY, &["v1", "v1beta1"]),
+    kind("GRPCRoute", GATEWAY, &["v1"]),
+    kind("TCPRoute", GATEWAY, &["v1", "v1alpha2"]),
+    kind("TLSRoute", GATEWAY, &["v1", "v1alpha3", "v1alpha2"]),
+    kind("BackendTLSPolicy", GATEWAY, &["v1", "v1alpha3"]),
+    kind(
+        "XBackendTrafficPolicy",
+        "gateway.networking.x-k8s.io",
+        &["v1alpha1"],
+    ),
+    kind("PeerAuthentication", ISTIO_SECURITY, &["v1", "v1beta1"]),
+    kind("AuthorizationPolicy", ISTIO_SECURITY, &["v1", "v1beta1"]),
+    kind("RequestAuthentication", ISTIO_SECURITY, &["v1", "v1beta1"]),
+    kind(
+        "DestinationRule",
+        ISTIO_NETWORKING,
+        &["v1", "v1beta1", "v1alpha3"],
+    ),
+    kind("VirtualService", ISTIO_NETWORKING, &["v1", "v1beta1", "v1alpha3"]),
+    kind("ServiceEntry", ISTIO_NETWORKING, &["v1", "v1beta1", "v1alpha3"]),
+    kind("RateLimitPolicy", "mesh-agent.dev", &["v1alpha1"]),
+];
+const GATEWAY: &str = "gateway.networking.k8s.io";
+const ISTIO_SECURITY: &str = "security.istio.io";
+const ISTIO_NETWORKING: &str = "networking.istio.io";
 const NAME_RULE: &str = "must be 1 to 253 of a-z, 0-9, '-' and '.', with a letter or digit at both ends";

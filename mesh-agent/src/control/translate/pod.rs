@@ -18,13 +18,37 @@ use crate::mesh::facts::Rejection;
 use crate::mesh::identity::{InvalidSpiffeId, SpiffeId};
 use crate::mesh::workload::{FailMode, Membership, Placement, Workload, WorkloadNaming, WorkloadUid};
 
+/// A pod, and what it says of itself where its Namespace has a say too.
+#[derive(Debug, PartialEq)]
+pub(super) struct Pod {
+    pub(super) workload: Workload,
+    /// It takes part if its namespace does.
+    is_willing: bool,
+    dns_capture: Option<bool>,
+}
+
+impl Pod {
+    /// Settles what its Namespace has a say in.
+    pub(super) fn join(&mut self, namespaces: &Namespaces) {
+        let workload = &mut self.workload;
+        workload.membership = if self.is_willing && namespaces.is_enrolled(&workload.namespace) {
+            Membership::Enrolled
+        } else {
+            Membership::Outside
+        };
+        workload.dns_capture = self
+            .dns_capture
+            .or_else(|| namespaces.dns_capture(&workload.namespace));
+    }
+}
+
 /// `None` for a pod that has ended: its address may be another's already.
 pub(super) fn translate(
     object: &Object,
     namespaces: &Namespaces,
     trust_domain: &str,
     rejections: &mut Vec<Rejection>,
-) -> Result<Option<Workload>, Rejection> {
+) -> Result<Option<Pod>, Rejection> {
     let pod: api::Pod = object.parse()?;
     let (spec, status) = (pod.spec.unwrap_or_default(), pod.status.unwrap_or_default());
     if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
@@ -32,8 +56,7 @@ pub(super) fn translate(
     }
     let host_network = spec.host_network.unwrap_or(false);
     let says = dataplane(object, pod.metadata.labels.as_ref(), rejections);
-    let is_enrolled =
-        namespaces.is_enrolled(&object.namespace) && says != Some(Dataplane::Disabled) && !host_network;
+    let is_willing = says != Some(Dataplane::Disabled) && !host_network;
     let labels = pod.metadata.labels.unwrap_or_default();
     let uid = pod.metadata.uid.filter(|uid| !uid.is_empty());
     let owners = pod.metadata.owner_references.unwrap_or_default();
@@ -42,7 +65,7 @@ pub(super) fn translate(
         .find(|owner| owner.controller == Some(true))
         .or(owners.first());
     let addrs = addrs(object, &status)?;
-    Ok(Some(Workload {
+    let workload = Workload {
         // A manifest that no API server has stored has no uid; its name is unique among such manifests.
         uid: uid.map_or_else(
             || WorkloadUid::new(&format!("{}/{}", object.namespace, object.name)),
@@ -64,17 +87,19 @@ pub(super) fn translate(
         ),
         labels,
         ports: named_ports(&spec),
-        membership: if is_enrolled {
-            Membership::Enrolled
-        } else {
-            Membership::Outside
-        },
+        membership: Membership::Outside,
         placement: placement(object, pod.metadata.annotations.as_ref())?,
         is_terminating: pod.metadata.deletion_timestamp.is_some(),
         fail_mode: fail_mode(object, pod.metadata.annotations.as_ref(), rejections),
-        dns_capture: dns_capture(object, pod.metadata.annotations.as_ref(), rejections)
-            .or_else(|| namespaces.dns_capture(&object.namespace)),
-    }))
+        dns_capture: None,
+    };
+    let mut pod = Pod {
+        workload,
+        is_willing,
+        dns_capture: dns_capture(object, pod.metadata.annotations.as_ref(), rejections),
+    };
+    pod.join(namespaces);
+    Ok(Some(pod))
 }
 
 fn identity(object: &Object, trust_domain: &str, spec: &api::PodSpec) -> Result<SpiffeId, Rejection> {

@@ -30,7 +30,6 @@ const CLIENT: &str = "shop/client";
 const SECOND: Duration = Duration::from_secs(1);
 /// What a change of manifests may take until both agents serve it; that it is a second is claimed elsewhere.
 pub(super) const IN_FORCE: Duration = Duration::from_secs(5);
-const NODES: [&str; 2] = ["node-a", "node-b"];
 /// One file for all claims: they run one after the other.
 const FILE: &str = "authorization.yaml";
 
@@ -203,33 +202,15 @@ pub(super) fn protect(app: &str, action: &str, rules: &str) -> String {
 
 /// Does `work` while manifests are in force at both agents.
 pub(super) fn with(lab: &Running, manifests: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let before = versions(lab)?;
     lab.put_manifest(FILE, manifests)?;
-    let worked = in_force(lab, &before).and_then(|()| work());
-    let before = versions(lab)?;
+    let worked = lab.settled(IN_FORCE).and_then(|()| work());
     lab.remove_manifest(FILE)?;
     worked?;
-    in_force(lab, &before)
+    lab.settled(IN_FORCE)
 }
 
 /// Puts other manifests in force at both agents, within the work of [`with`] and until it is done.
 pub(super) fn replaced(lab: &Running, manifests: &str) -> Result<()> {
-    let before = versions(lab)?;
     lab.put_manifest(FILE, manifests)?;
-    in_force(lab, &before)
-}
-
-fn versions(lab: &Running) -> Result<Vec<f64>> {
-    let version = |node| Ok(lab.metrics(node)?.sum("mesh_config_version", &[]));
-    NODES.into_iter().map(version).collect()
-}
-
-fn in_force(lab: &Running, before: &[f64]) -> Result<()> {
-    until(IN_FORCE, "both agents serve the change", || {
-        Ok(versions(lab)?
-            .iter()
-            .zip(before)
-            .all(|(now, before)| now > before))
-    })
-    .map(|_| ())
+    lab.settled(IN_FORCE)
 }

@@ -336,24 +336,9 @@ const TARGETS: &str = "[{ kind: Service, name: near }, { kind: Service, name: fa
 
 /// Does `work` while manifests are in force at both agents.
 fn with(lab: &Running, manifests: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let before = versions(lab)?;
     lab.put_manifest(FILE, manifests)?;
-    let worked = in_force(lab, &before).and_then(|()| work());
-    let before = versions(lab)?;
+    let worked = lab.settled(IN_FORCE).and_then(|()| work());
     lab.remove_manifest(FILE)?;
     worked?;
-    in_force(lab, &before)
-}
-
-fn versions(lab: &Running) -> Result<Vec<f64>> {
-    let version = |node| Ok(lab.metrics(node)?.sum("mesh_config_version", &[]));
-    NODES.into_iter().map(version).collect()
-}
-
-fn in_force(lab: &Running, before: &[f64]) -> Result<()> {
-    until(IN_FORCE, "both agents serve the change", || {
-        let now = versions(lab)?;
-        Ok(now.iter().zip(before).all(|(now, before)| now > before))
-    })
-    .map(drop)
+    lab.settled(IN_FORCE)
 }

@@ -335,6 +335,7 @@ fn another_groups_kind_of_this_name_is_not_taken_for_it() {
         facts,
         rejections,
         skipped,
+        ..
     } = read(&text);
     assert_eq!(
         (facts.rate_limit_policies.len(), rejections.len(), skipped),

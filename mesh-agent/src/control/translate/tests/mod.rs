@@ -24,6 +24,7 @@ mod virtual_service;
 
 use super::*;
 use crate::control::manifest::documents;
+use crate::mesh::facts::Rejection;
 use crate::mesh::service::AppProtocol;
 use crate::mesh::workload::{Membership, Workload};
 

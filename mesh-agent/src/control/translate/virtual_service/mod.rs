@@ -27,30 +27,29 @@ use crate::mesh::facts::Rejection;
 use crate::mesh::route::{Audience, HttpRoute, HttpRule, RouteKind, RouteParent, StreamRoute};
 use crate::mesh::service::{Service, ServiceName};
 
-/// Translates all VirtualServices; all Services are known already.
-pub(super) fn translate_all<'a>(objects: impl Iterator<Item = &'a Object>, reading: &mut Reading) {
-    let objects: Vec<_> = objects.filter(|object| object.kind == "VirtualService").collect();
+/// Translates all VirtualServices with all Services.
+pub(super) fn translate_all<'a>(objects: impl Iterator<Item = &'a Object>, services: &[Service]) -> Reading {
+    let objects: Vec<_> = objects.collect();
     let context = Context {
-        services: by_name(&reading.facts.services),
-        hosts: hosts(&reading.facts.services),
+        services: by_name(services),
+        hosts: hosts(services),
         delegates: objects
             .iter()
             .filter(|object| is_absent(object.spec().get("hosts")))
             .map(|object| ((&*object.namespace, &*object.name), *object))
             .collect(),
     };
-    let (mut http_routes, mut stream_routes) = (Vec::new(), Vec::new());
+    let mut reading = Reading::default();
     for object in objects {
         match translate(object, &context, &mut reading.rejections) {
             Ok((http, stream)) => {
-                http_routes.extend(http);
-                stream_routes.extend(stream);
+                reading.facts.http_routes.extend(http);
+                reading.facts.stream_routes.extend(stream);
             }
             Err(rejection) => reading.rejections.push(rejection),
         }
     }
-    reading.facts.http_routes.extend(http_routes);
-    reading.facts.stream_routes.extend(stream_routes);
+    reading
 }
 
 /// What acts on requests and what on other connections; neither of one that does nothing between pods, or that waits to

@@ -1,0 +1,338 @@
+//! The Kubernetes source: one watch for each kind that the mesh reads, of a real API server.
+//!
+//! Place in the walk: one of the sources behind [`Source`]. Must not know: what any kind means.
+//!
+//! Each object is translated when it arrives and not kept as it was sent. What changes is gathered for [`SETTLING`], and
+//! a reading is put together from what all objects have become. A kind whose definition is not installed is absent; it
+//! is looked for now and then.
+
+mod discovery;
+mod heard;
+mod standing;
+mod watch;
+mod watched;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{BoxStream, SelectAll, StreamExt as _};
+use kube::Client;
+use kube::api::ApiResource;
+use kube::client::ClientBuilder;
+use kube::runtime::watcher;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use self::discovery::Served;
+use self::heard::Hearing;
+pub use self::standing::{SourceStatus, Standing, WatchState, WatchStatus};
+use self::watch::{Event, WatchId, fault_of};
+use self::watched::Watched;
+use super::manifest::Document;
+use super::translate::{KINDS, Store, object_name};
+use super::{Reading, Source, SourceError};
+use crate::ca::kubernetes::{ConnectError, configuration};
+
+/// Reads the objects of an API server, and every change of them.
+pub struct KubernetesSource {
+    client: Client,
+    store: Store,
+    standing: Standing,
+    news: SelectAll<BoxStream<'static, News>>,
+    watches: HashMap<WatchId, Watching>,
+    /// Told when a kind may have come or gone.
+    rediscover: Arc<Notify>,
+    origin: Arc<str>,
+    /// When what has changed is put together; none while nothing has.
+    due: Option<Instant>,
+    has_read: bool,
+}
+
+/// A watch that is under way.
+struct Watching {
+    resource: ApiResource,
+    /// Ends it when dropped.
+    _stop: oneshot::Sender<()>,
+    /// What a list that is under way has shown so far.
+    listed: Option<HashSet<Arc<str>>>,
+    objects: usize,
+}
+
+/// What is learned.
+enum News {
+    Served(Served),
+    Of(WatchId, Event),
+}
+
+impl KubernetesSource {
+    /// A source by a kubeconfig, or by the service account of the pod that this is; asks for nothing before the first
+    /// call of [`Source::next_reading`].
+    pub async fn connect(kubeconfig: Option<&Path>, trust_domain: &str) -> Result<Self, ConnectError> {
+        let mut config = configuration(kubeconfig).await?;
+        config.read_timeout = Some(SILENCE);
+        let standing = Standing::new();
+        let failed = |error: kube::Error| ConnectError::Client(error.into());
+        let builder = ClientBuilder::try_from(config).map_err(failed)?;
+        let client = builder.with_layer(&Hearing(standing.clone())).build();
+        Ok(Self::new(client, standing, trust_domain))
+    }
+
+    fn new(client: Client, standing: Standing, trust_domain: &str) -> Self {
+        let rediscover = Arc::new(Notify::new());
+        let discoveries = discovery::discoveries(client.clone(), Arc::clone(&rediscover));
+        let mut news = SelectAll::new();
+        news.push(discoveries.map(News::Served).boxed());
+        Self {
+            client,
+            store: Store::new(trust_domain),
+            standing,
+            news,
+            watches: HashMap::new(),
+            rediscover,
+            origin: "api".into(),
+            due: None,
+            has_read: false,
+        }
+    }
+
+    /// How the watches stand, now and later.
+    pub fn standing(&self) -> Standing {
+        self.standing.clone()
+    }
+
+    /// Cancel-safe: what is learned is kept before anything is waited for.
+    async fn next(&mut self) -> Reading {
+        loop {
+            let due = self.due.filter(|_| self.may_read());
+            let at = due.unwrap_or_else(Instant::now);
+            tokio::select! {
+                // Whatever has arrived belongs to this reading.
+                biased;
+                () = sleep_until(at), if due.is_some() => {
+                    if let Some(reading) = self.read() {
+                        return reading;
+                    }
+                }
+                news = self.news.next() => match news {
+                    Some(News::Served(served)) => self.take_served(served),
+                    Some(News::Of(id, event)) => self.take(&id, event),
+                    // Discovery never ends.
+                    None => std::future::pending().await,
+                },
+            }
+        }
+    }
+
+    /// A list that is half read would take away what is in its other half.
+    fn may_read(&self) -> bool {
+        let is_listing = self.watches.values().any(|watch| watch.listed.is_some());
+        (self.has_read || self.standing.is_complete()) && !is_listing
+    }
+
+    /// Puts all together; `None` when policies name what is not known yet, which is then asked for first.
+    fn read(&mut self) -> Option<Reading> {
+        self.watch_bundles();
+        if !self.has_read && !self.standing.is_complete() {
+            return None;
+        }
+        self.due = None;
+        self.has_read = true;
+        Some(self.store.reading())
+    }
+
+    fn take_served(&mut self, served: Served) {
+        let served = match served {
+            Ok(served) => served,
+            Err(said) => {
+                if self.standing.discovered(Err(&said)) {
+                    tracing::error!(
+                        error = said,
+                        "it is not known which kinds the api server serves; tried again"
+                    );
+                }
+                return;
+            }
+        };
+        let mut wanted: HashMap<WatchId, ApiResource> = HashMap::new();
+        for (kind, resource) in served {
+            let id = match kind.kind {
+                "ConfigMap" => WatchId::mesh_config(),
+                _ => WatchId::all(kind),
+            };
+            wanted.insert(id, resource);
+        }
+        let watched: Vec<_> = self.watches.keys().cloned().collect();
+        for id in watched.iter().filter(|id| !id.is_bundle()) {
+            let is_same = |watch: &Watching| wanted.get(id) == Some(&watch.resource);
+            if !self.watches.get(id).is_some_and(is_same) {
+                self.end(id);
+            }
+        }
+        for (id, resource) in wanted {
+            if !self.watches.contains_key(&id) {
+                self.begin(id, resource);
+            }
+        }
+        self.standing.discovered(Ok(()));
+        self.touch();
+    }
+
+    fn take(&mut self, id: &WatchId, event: Event) {
+        let Some(watch) = self.watches.get_mut(id) else {
+            return;
+        };
+        match event {
+            Ok(watcher::Event::Init) => {
+                watch.listed = Some(HashSet::new());
+                self.standing.listing(id);
+            }
+            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => self.put(id, object),
+            Ok(watcher::Event::Delete(object)) => {
+                let name = object_name(id.kind, object.namespace(), object.name());
+                if self.store.remove(&name) {
+                    watch.objects = watch.objects.saturating_sub(1);
+                    self.standing.counted(id, watch.objects);
+                    self.touch();
+                }
+            }
+            Ok(watcher::Event::InitDone) => {
+                let listed = watch.listed.take().unwrap_or_default();
+                watch.objects = listed.len();
+                self.standing.synced(id, listed.len());
+                let is_gone = |name: &str| id.covers(name) && !listed.contains(name);
+                let gone = self.store.names(is_gone);
+                tracing::debug!(watch = %id, objects = listed.len(), gone = gone.len(), "listed");
+                for name in gone {
+                    self.store.remove(&name);
+                }
+                self.touch();
+            }
+            Err(error) => {
+                watch.listed = None;
+                let (fault, is_absent) = fault_of(&error);
+                let said = fault.said.clone();
+                if self.standing.failed(id, fault) {
+                    tracing::warn!(watch = %id, error = said, "a kind cannot be watched; tried again");
+                }
+                if is_absent {
+                    self.rediscover.notify_one();
+                }
+                self.touch();
+            }
+        }
+    }
+
+    fn put(&mut self, id: &WatchId, object: Watched) {
+        let Some(watch) = self.watches.get_mut(id) else {
+            return;
+        };
+        let name: Arc<str> = object_name(id.kind, object.namespace(), object.name()).into();
+        let document = Document {
+            origin: Arc::clone(&self.origin),
+            place: name.as_ref().to_owned(),
+            value: object.into_value(&watch.resource),
+        };
+        match &mut watch.listed {
+            Some(listed) => {
+                listed.insert(name);
+            }
+            None if !self.store.holds(&name) => {
+                watch.objects += 1;
+                self.standing.counted(id, watch.objects);
+            }
+            None => {}
+        }
+        if self.store.put(document) {
+            self.touch();
+        }
+    }
+
+    /// What has changed is put together soon.
+    fn touch(&mut self) {
+        self.due.get_or_insert_with(|| Instant::now() + SETTLING);
+    }
+
+    fn begin(&mut self, id: WatchId, resource: ApiResource) {
+        let (stop, stopped) = oneshot::channel();
+        self.standing.begin(&id, &resource);
+        let events = id.follow(self.client.clone(), &resource, stopped);
+        let of = id.clone();
+        self.news
+            .push(events.map(move |event| News::Of(of.clone(), event)).boxed());
+        let watching = Watching {
+            resource,
+            _stop: stop,
+            listed: None,
+            objects: 0,
+        };
+        self.watches.insert(id, watching);
+    }
+
+    /// Ends a watch and forgets its objects, but for those that another watch shows too.
+    fn end(&mut self, id: &WatchId) {
+        self.watches.remove(id);
+        self.standing.end(id);
+        let others = &self.watches;
+        let is_gone = |name: &str| id.covers(name) && !others.keys().any(|other| other.covers(name));
+        for name in self.store.names(is_gone) {
+            self.store.remove(&name);
+        }
+        self.touch();
+    }
+
+    /// Watches those `ConfigMaps` that policies name, and no others.
+    fn watch_bundles(&mut self) {
+        let mut wanted: HashSet<_> = self.store.wanted_bundles().into_iter().collect();
+        if wanted.len() > MAX_BUNDLES {
+            tracing::error!(
+                wanted = wanted.len(),
+                MAX_BUNDLES,
+                "policies name too many ConfigMaps; some are not read"
+            );
+        }
+        let watched: Vec<_> = self.watches.keys().filter(|id| id.is_bundle()).cloned().collect();
+        for id in &watched {
+            if !wanted.iter().any(|name| WatchId::bundle(name.clone()) == *id) {
+                self.end(id);
+            }
+        }
+        let Some((_, resource)) = KINDS
+            .iter()
+            .filter_map(discovery::built_in)
+            .find(|(kind, _)| kind.kind == "ConfigMap")
+        else {
+            return;
+        };
+        for name in wanted.drain().take(MAX_BUNDLES) {
+            let id = WatchId::bundle(name);
+            if !self.watches.contains_key(&id) {
+                self.begin(id, resource.clone());
+            }
+        }
+    }
+}
+
+impl Source for KubernetesSource {
+    fn next_reading(&mut self) -> BoxFuture<'_, Result<Reading, SourceError>> {
+        Box::pin(async { Ok(self.next().await) })
+    }
+}
+
+impl fmt::Debug for KubernetesSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubernetesSource")
+            .field("watches", &self.watches.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long changes are gathered before they are put together.
+const SETTLING: Duration = Duration::from_millis(80);
+/// After which a connection counts as dead; the API server says something of every watch once a minute.
+const SILENCE: Duration = Duration::from_secs(90);
+/// Each is a watch of its own.
+const MAX_BUNDLES: usize = 128;
