@@ -130,6 +130,9 @@ fn uninstall(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
     let removed = app::uninstall(args)?;
     say(&removed.to_string())?;
     if removed.left.is_empty() {
+        if args.stay {
+            app::vacancy::stay(args.admin_addr)?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     complain("something is left, see above; does an agent still run on this node?");

@@ -194,13 +194,16 @@ impl Running {
         fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
     }
 
-    /// Waits until every agent that lives serves the manifests as they are now, in the kernel too.
+    /// Waits until every agent that lives and reads manifests serves them as they are now, in the kernel too.
     ///
     /// Versions alone do not tell: the one that comes next may be that of an earlier change.
     pub fn settled(&self, within: Duration) -> Result<()> {
         let wanted = self.digest()?;
         let serves = |node: &String| -> Result<bool> {
             let status = self.status(node)?;
+            if status.get("api_server").is_some_and(|server| !server.is_null()) {
+                return Ok(true);
+            }
             Ok(status.get("manifests_digest").and_then(Value::as_str) == Some(wanted.as_str()))
         };
         let lives = |node: &&String| self.agent(node).is_ok_and(ProcessId::is_alive);

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::report::ReportTo;
 use crate::shell::{self, cargo, line, show};
-use crate::{in_process, layers, workspace};
+use crate::{chart, in_process, layers, workspace};
 
 const LIMIT: Duration = Duration::from_mins(40);
 const CARGO_DENY: &str = "0.20.2";
@@ -41,7 +41,7 @@ type Check = fn() -> Result<Judged>;
 
 /// Runs all steps.
 pub(crate) fn run(report: &ReportTo) -> Result<()> {
-    let checks: [(&'static str, Check); 9] = [
+    let checks: [(&'static str, Check); 10] = [
         ("fmt", || passes(&mut cargo(&["fmt", "--all", "--check"]))),
         ("clippy", clippy_agent),
         ("clippy of the kernel programs", clippy_kernel_programs),
@@ -55,6 +55,7 @@ pub(crate) fn run(report: &ReportTo) -> Result<()> {
         ("deny advisories", deny_advisories),
         ("doc", doc),
         ("layers", || layers::run().map(|()| Judged::Passed)),
+        ("chart", rendered_chart),
         ("unit and in-process tests", in_process_tests),
     ];
     let mut steps = Vec::new();
@@ -207,6 +208,16 @@ fn doc() -> Result<Judged> {
         "--document-private-items",
     ]);
     passes(doc.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// Where Helm was built before: that takes minutes, once, and `cargo xtask chart` does it.
+fn rendered_chart() -> Result<Judged> {
+    if chart::check()? {
+        return Ok(Judged::Passed);
+    }
+    Ok(Judged::Skipped(
+        "helm was not built yet: cargo xtask chart".to_owned(),
+    ))
 }
 
 fn in_process_tests() -> Result<Judged> {

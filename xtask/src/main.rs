@@ -5,6 +5,7 @@
 
 mod agent;
 mod bench;
+mod chart;
 mod check;
 mod conformance;
 mod demo;
@@ -56,6 +57,8 @@ enum Command {
     /// Simulated nodes and pods on this machine, to run any program in.
     #[command(subcommand)]
     Lab(lab::Command),
+    /// Lint and render the Helm chart, compare deploy/manifests with it, and show every object to a real API server.
+    Chart(chart::Arguments),
     /// Two real nodes of Kubernetes on this machine.
     #[command(subcommand)]
     Kube(kube::Command),
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Layers => layers::run(),
         Command::VmTest(arguments) => vm_test::run(&arguments),
         Command::Lab(command) => lab::run(&command),
+        Command::Chart(arguments) => chart::run(&arguments),
         Command::Kube(command) => kube::run(&command),
     });
     match outcome {

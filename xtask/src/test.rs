@@ -69,7 +69,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let mut tools = workspace::lab_tools();
     let needs_api_server = [suites::KUBERNETES.name, suites::KUBESOURCE.name];
-    if arguments.suite.as_deref().is_some_and(|suite| needs_api_server.contains(&suite)) {
+    if arguments
+        .suite
+        .as_deref()
+        .is_some_and(|suite| needs_api_server.contains(&suite))
+    {
         tools.push(kube::programs(&mesh_tests::kubernetes::PROGRAMS)?);
     }
     let options = Options {

@@ -46,7 +46,7 @@ impl ConfigLoop {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = stop.requested() => return,
+                () = stop.requested() => return self.source.finish().await,
                 reading = self.source.next_reading() => self.take(reading).await,
                 _ = sweep.tick(), if self.first.is_none() => self.sweep(),
                 // What could not be enrolled is tried again, and what is enrolled is audited.

@@ -10,6 +10,7 @@ mod lock;
 mod loops;
 mod splice;
 mod upstreams;
+pub mod vacancy;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -207,7 +208,8 @@ async fn source(config: &Config, board: &StatusBoard) -> anyhow::Result<Box<dyn 
         FactSource::InCluster => None,
         FactSource::Kubeconfig(path) => Some(path.as_path()),
     };
-    let source = KubernetesSource::connect(kubeconfig, &config.trust_domain).await?;
+    let copy = config.state_dir.join("objects");
+    let source = KubernetesSource::connect(kubeconfig, &config.trust_domain, copy).await?;
     board.watching(source.standing());
     Ok(Box::new(source))
 }

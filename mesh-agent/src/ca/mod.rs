@@ -3,6 +3,7 @@
 //! Place in the walk: none; `mesh-agent ca` runs it in a process of its own, and agents ask it through `identity`.
 //! Must not know: where pods are learned from, or how a caller's token came to be.
 
+pub mod election;
 mod key_files;
 mod keyring;
 pub mod kubernetes;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ConfigError, DEFAULT_TRUST_DOMAIN, SeccompMode};
+use super::{ConfigError, DEFAULT_ROOT_NAMESPACE, DEFAULT_TRUST_DOMAIN, SeccompMode};
 
 /// Arguments of `ca`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct CaArgs {
     /// Address that agents connect to.
     #[arg(long, env = "MESH_CA_LISTEN", default_value = "0.0.0.0:15012")]
@@ -52,6 +53,32 @@ pub struct CaArgs {
     /// Make the Secret with a self-signed root if it is not there or is empty.
     #[arg(long, env = "MESH_CA_MAKE_ROOT_SECRET", requires = "root_secret")]
     make_root_secret: bool,
+    /// `ConfigMap`, as NAMESPACE/NAME, into which all trusted roots are written as `roots.pem`; it must be there before.
+    #[arg(long, env = "MESH_CA_ROOTS_CONFIGMAP", requires = "kubernetes")]
+    roots_configmap: Option<String>,
+    /// Lease of the one CA that writes status, as NAMESPACE/NAME.
+    #[arg(
+        long,
+        env = "MESH_CA_LEASE",
+        requires = "kubernetes",
+        default_value = "mesh-system/mesh-ca"
+    )]
+    lease: String,
+    /// Seconds after which others take the lease of a CA that is gone.
+    #[arg(long, env = "MESH_CA_LEASE_DURATION_S", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    lease_duration_s: u64,
+    /// Seconds after which a CA that cannot renew its lease gives up writing; shorter than the lease.
+    #[arg(long, env = "MESH_CA_RENEW_DEADLINE_S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    renew_deadline_s: u64,
+    /// Seconds between two tries to take or renew the lease.
+    #[arg(long, env = "MESH_CA_RETRY_PERIOD_S", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    retry_period_s: u64,
+    /// Write no status and no events, and take part in no election.
+    #[arg(long, env = "MESH_CA_NO_STATUS", requires = "kubernetes")]
+    no_status: bool,
+    /// The namespace whose policies hold for the whole mesh, as agents have it.
+    #[arg(long, env = "MESH_ROOT_NAMESPACE", default_value = DEFAULT_ROOT_NAMESPACE)]
+    root_namespace: String,
     /// Trust domain of the identities.
     #[arg(long, env = "MESH_TRUST_DOMAIN", default_value = DEFAULT_TRUST_DOMAIN)]
     trust_domain: String,
@@ -127,6 +154,25 @@ pub struct ClusterFacts {
     pub token_audience: String,
     /// Service accounts of agents, as `NAMESPACE/NAME`.
     pub agent_accounts: Vec<String>,
+    /// The `ConfigMap` that shows the roots to agents, as `NAMESPACE/NAME`.
+    pub roots_configmap: Option<String>,
+    /// How the writer of status is elected; none where nobody writes.
+    pub election: Option<ElectionConfig>,
+}
+
+/// How one of several CAs is elected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ElectionConfig {
+    /// The Lease, as `NAMESPACE/NAME`.
+    pub lease: String,
+    /// After which others take the lease of one that is gone.
+    pub lease_duration: Duration,
+    /// After which a leader that cannot renew steps down.
+    pub renew_deadline: Duration,
+    /// Between two tries.
+    pub retry_period: Duration,
+    /// The namespace whose policies hold for the whole mesh.
+    pub root_namespace: String,
 }
 
 /// A Secret with the signing key.
@@ -142,11 +188,20 @@ impl CaArgs {
     /// Fills in what follows from other settings.
     pub fn resolve(self) -> Result<CaConfig, ConfigError> {
         let admin_addr = super::settings::guarded(Some(self.admin_addr), self.admin_token_file.is_some())?;
+        let election = ElectionConfig {
+            lease: self.lease,
+            lease_duration: Duration::from_secs(self.lease_duration_s),
+            renew_deadline: Duration::from_secs(self.renew_deadline_s),
+            retry_period: Duration::from_secs(self.retry_period_s),
+            root_namespace: self.root_namespace,
+        };
         let facts = match (self.node_tokens, self.manifests) {
             _ if self.kubernetes => Some(CaFacts::Kubernetes(ClusterFacts {
                 kubeconfig: self.kubeconfig,
                 token_audience: self.token_audience,
                 agent_accounts: self.agent_accounts,
+                roots_configmap: self.roots_configmap,
+                election: (!self.no_status).then_some(election),
             })),
             (Some(node_tokens), Some(manifests)) if !self.make_root => Some(CaFacts::Files {
                 node_tokens,

@@ -129,6 +129,13 @@ pub struct UninstallArgs {
     /// Unhook the pods of a running agent too; it hooks them up again, so this alone does not end it.
     #[arg(long)]
     pub force: bool,
+    /// When nothing is left, stay until SIGTERM and answer /readyz: what a DaemonSet runs in the agent's place while
+    /// the mesh leaves a cluster.
+    #[arg(long)]
+    pub stay: bool,
+    /// Where /livez and /readyz are answered with --stay.
+    #[arg(long, env = "MESH_ADMIN_ADDR", default_value_t = default_admin_addr())]
+    pub admin_addr: SocketAddr,
 }
 
 /// Arguments of `run`; what is absent comes from the file, then from the defaults of [`Config`].

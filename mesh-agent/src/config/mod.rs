@@ -18,7 +18,7 @@ use crate::mesh::domain::ClusterDomain;
 use clap::ValueEnum;
 use serde::Deserialize;
 
-pub use self::ca::{CaArgs, CaConfig, CaFacts, ClusterFacts, RootSecretConfig};
+pub use self::ca::{CaArgs, CaConfig, CaFacts, ClusterFacts, ElectionConfig, RootSecretConfig};
 pub use self::cli::{
     AdminArgs, CheckArgs, Cli, Command, ExplainArgs, ExplainOutput, RunArgs, StatusArgs, StatusOutput,
     UninstallArgs,

@@ -5,11 +5,13 @@
 
 mod bounded;
 pub mod conditions;
+mod copy;
 mod directory;
 pub mod file;
 pub mod jwks;
 pub mod kubernetes;
 mod manifest;
+pub mod statuses;
 mod translate;
 
 use std::fmt::Debug;
@@ -30,6 +32,11 @@ pub trait Source: Send + Debug {
     /// After an error the last reading stays in force, and the next call waits for the source to come back; an
     /// error is returned once, not again and again. Never blocks the thread; cancel-safe: no change is lost.
     fn next_reading(&mut self) -> BoxFuture<'_, Result<Reading, SourceError>>;
+
+    /// Called once, when no more readings are wanted: what must outlive the agent is written.
+    fn finish(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// All that a source has to say at one moment.

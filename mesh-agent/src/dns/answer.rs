@@ -22,15 +22,23 @@ pub enum Transport {
     Tcp,
 }
 
-/// The answer as bytes; `None` when the question is not about a Service that is known, and so the resolver's to answer.
+/// The answer to a pod of the namespace `client` as bytes; `None` when the question is not about a Service that is known
+/// there, and so the resolver's to answer.
 ///
 /// An answer that is too long says so and nothing else (TC): the asker comes again over TCP.
-pub fn answer(question: &Question, names: &Names, zone: &Zone, transport: Transport) -> Option<Vec<u8>> {
+pub fn answer(
+    question: &Question,
+    client: &str,
+    names: &Names,
+    zone: &Zone,
+    transport: Transport,
+) -> Option<Vec<u8>> {
     if !question.is_ordinary() {
         return None;
     }
     let found = Asking {
         question,
+        client,
         names,
         zone,
     }
@@ -56,6 +64,8 @@ pub fn answer(question: &Question, names: &Names, zone: &Zone, transport: Transp
 /// A question and what is known.
 struct Asking<'a> {
     question: &'a Question,
+    /// The namespace of the pod that asks.
+    client: &'a str,
     names: &'a Names,
     zone: &'a Zone,
 }
@@ -87,11 +97,11 @@ impl Asking<'_> {
         let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
         let (service, named) = match *labels.as_slice() {
             [service, namespace, "svc"] => {
-                let known = self.names.service(namespace, service);
+                let known = self.names.service(self.client, namespace, service);
                 ((service, namespace), known.map(Named::Service))
             }
             [member, service, namespace, "svc"] => {
-                let known = self.names.service(namespace, service);
+                let known = self.names.service(self.client, namespace, service);
                 (
                     (service, namespace),
                     known.and_then(|known| members(known, member)),
@@ -99,7 +109,7 @@ impl Asking<'_> {
             }
             // The facts hold TCP ports only; others are the resolver's to know.
             [port, "_tcp", service, namespace, "svc"] => {
-                let known = self.names.service(namespace, service);
+                let known = self.names.service(self.client, namespace, service);
                 let port = port.strip_prefix('_').zip(known);
                 (
                     (service, namespace),
@@ -128,7 +138,7 @@ impl Asking<'_> {
     /// A host of a ServiceEntry; what else there is below its name is the resolver's to know.
     fn host(&self, name: &Name) -> Option<Found> {
         let written = name.to_lowercase().to_ascii();
-        let known = self.names.host(written.trim_end_matches('.'))?;
+        let known = self.names.host(self.client, written.trim_end_matches('.'))?;
         let is_of_addresses = matches!(self.kind(), RecordType::A | RecordType::AAAA | RecordType::ANY);
         match known {
             Known::Cluster { addrs, .. } if is_of_addresses => {
@@ -250,9 +260,9 @@ impl Asking<'_> {
         if block.prefix_len() != block.max_prefix_len() {
             return Ok(None);
         }
-        let owners = self.names.owners(block.addr());
+        let owners = self.names.owners(self.client, block.addr());
         let mut answers = Vec::new();
-        for owner in owners {
+        for owner in &owners {
             let ServiceName { namespace, name } = &owner.service;
             let name = match &owner.member {
                 Some(member) => self.name_of(&[member, name, namespace])?,

@@ -85,7 +85,7 @@ fn zone() -> Zone {
 
 fn reply_to(message: &Message, transport: Transport) -> Option<Message> {
     let question = Question::read(&message.to_vec().unwrap()).unwrap();
-    let bytes = answer(&question, &Names::index(&facts()), &zone(), transport)?;
+    let bytes = answer(&question, "shop", &Names::index(&facts()), &zone(), transport)?;
     assert!(question.is_answered_by(&bytes, question.id()));
     Some(Message::from_vec(&bytes).unwrap())
 }
@@ -306,7 +306,7 @@ fn what_does_not_fit_a_datagram_is_cut_and_asked_again_over_tcp() {
             message.set_edns(edns);
         }
         let question = Question::read(&message.to_vec().unwrap()).unwrap();
-        let bytes = answer(&question, &names, &zone(), transport).unwrap();
+        let bytes = answer(&question, "shop", &names, &zone(), transport).unwrap();
         let reply = Message::from_vec(&bytes).unwrap();
         (bytes.len(), reply.metadata.truncation, reply.answers.len())
     };
@@ -332,11 +332,11 @@ fn of_two_services_with_one_name_or_address_the_elder_counts() {
     thief.meta = Arc::clone(&late.meta);
     facts.services.splice(0..0, [late, thief]);
     let names = Names::index(&facts);
-    let Some(Known::Cluster { addrs, .. }) = names.service("shop", "web") else {
+    let Some(Known::Cluster { addrs, .. }) = names.service("shop", "shop", "web") else {
         panic!("no web");
     };
     assert_eq!(addrs[0], "10.96.0.1".parse::<IpAddr>().unwrap());
-    let owners = names.owners("10.96.0.1".parse().unwrap());
+    let owners = names.owners("shop", "10.96.0.1".parse().unwrap());
     assert_eq!(owners.len(), 1);
     assert_eq!(&*owners[0].service.name, "web");
 }
@@ -348,7 +348,7 @@ fn members_that_end_are_named_only_when_no_other_is_there() {
         .endpoints
         .retain(|endpoint| endpoint.condition != EndpointCondition::Ready);
     let names = Names::index(&facts);
-    let Some(Known::Headless(members)) = names.service("shop", "db") else {
+    let Some(Known::Headless(members)) = names.service("shop", "shop", "db") else {
         panic!("no db");
     };
     assert_eq!(
@@ -376,7 +376,7 @@ proptest! {
         let bytes = message.to_vec().unwrap();
         if let Ok(question) = Question::read(&bytes) {
             let names = Names::index(&facts());
-            if let Some(reply) = answer(&question, &names, &zone(), Transport::Udp) {
+            if let Some(reply) = answer(&question, "shop", &names, &zone(), Transport::Udp) {
                 prop_assert!(reply.len() <= 512);
                 prop_assert!(question.is_answered_by(&reply, id));
             }

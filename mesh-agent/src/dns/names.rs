@@ -8,16 +8,30 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::mesh::export::Export;
 use crate::mesh::facts::Facts;
 use crate::mesh::service::{Endpoint, EndpointCondition, Service, ServiceName};
 
 /// Every Service that a question may be about.
 #[derive(Debug, Default)]
 pub struct Names {
-    by_namespace: HashMap<Arc<str>, HashMap<Arc<str>, Known>>,
+    by_namespace: HashMap<Arc<str>, HashMap<Arc<str>, Seen>>,
     by_addr: HashMap<IpAddr, Vec<Owner>>,
-    /// Hosts of ServiceEntries, of any namespace.
-    hosts: HashMap<Arc<str>, Known>,
+    /// Hosts of ServiceEntries: for each name the namespaces that declare it, the elder first.
+    hosts: HashMap<Arc<str>, Vec<(Arc<str>, Seen)>>,
+}
+
+/// What is known of a Service, and by whose questions.
+#[derive(Debug)]
+struct Seen {
+    known: Known,
+    by: Export,
+}
+
+impl Seen {
+    fn from(&self, client: &str) -> Option<&Known> {
+        self.by.reaches(client).then_some(&self.known)
+    }
 }
 
 /// What is known of a Service.
@@ -76,30 +90,39 @@ impl Names {
         let mut names = Self::default();
         for service in eldest_first {
             if let Some(known) = known(service, &mut endpoints) {
-                names.add(&service.name, known);
+                let by = service.traffic.exported_to.clone();
+                names.add(&service.name, Seen { known, by });
             }
         }
         names
     }
 
-    /// The Service of this name, in lower case.
-    pub fn service(&self, namespace: &str, name: &str) -> Option<&Known> {
-        self.by_namespace.get(namespace)?.get(name)
+    /// The Service of this name, in lower case, if it is exported to the namespace of `client`.
+    pub fn service(&self, client: &str, namespace: &str, name: &str) -> Option<&Known> {
+        self.by_namespace.get(namespace)?.get(name)?.from(client)
     }
 
-    /// The host of a ServiceEntry, in lower case and without a dot at its end.
-    pub fn host(&self, name: &str) -> Option<&Known> {
-        self.hosts.get(name)
+    /// The host of a ServiceEntry, in lower case and without a dot at its end: that of the client's own namespace, else
+    /// the eldest that is exported to it.
+    pub fn host(&self, client: &str, name: &str) -> Option<&Known> {
+        let declared = self.hosts.get(name)?;
+        let own = declared.iter().find(|(namespace, _)| **namespace == *client);
+        let mut all = own.into_iter().chain(declared);
+        all.find_map(|(_, seen)| seen.from(client))
     }
 
-    /// Whose an address is; empty when nobody's.
-    pub fn owners(&self, addr: IpAddr) -> &[Owner] {
-        self.by_addr.get(&addr).map_or(&[], Vec::as_slice)
+    /// Whose an address is, as far as the client may know.
+    pub fn owners(&self, client: &str, addr: IpAddr) -> Vec<&Owner> {
+        let owners = self.by_addr.get(&addr).into_iter().flatten();
+        let is_seen =
+            |service: &ServiceName| self.service(client, &service.namespace, &service.name).is_some();
+        owners.filter(|owner| is_seen(&owner.service)).collect()
     }
 
-    fn add(&mut self, name: &ServiceName, known: Known) {
+    fn add(&mut self, name: &ServiceName, seen: Seen) {
         if name.is_host() {
-            self.hosts.entry(Arc::clone(&name.name)).or_insert(known);
+            let declared = self.hosts.entry(Arc::clone(&name.name)).or_default();
+            declared.push((Arc::clone(&name.namespace), seen));
             return;
         }
         let services = self.by_namespace.entry(Arc::clone(&name.namespace)).or_default();
@@ -110,7 +133,7 @@ impl Names {
             service: name.clone(),
             member,
         };
-        match vacant.insert(known) {
+        match &vacant.insert(seen).known {
             Known::Cluster { addrs, .. } => {
                 for addr in addrs {
                     self.by_addr.entry(*addr).or_insert_with(|| vec![owner(None)]);

@@ -8,6 +8,7 @@ pub mod backend_tls;
 pub mod connection_pool;
 pub mod domain;
 pub mod exclusions;
+pub mod export;
 pub mod facts;
 pub mod fallback;
 pub mod health_check;

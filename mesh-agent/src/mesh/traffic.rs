@@ -9,7 +9,9 @@ use std::time::Duration;
 pub use crate::mesh::backend_policy::{BackendTrafficPolicy, RetryConstraint};
 use crate::mesh::backend_tls::{BackendTls, WrittenTls};
 pub use crate::mesh::connection_pool::{Limits, RetryShare, Reuse};
+use crate::mesh::export::Export;
 use crate::mesh::route::SessionPersistence;
+use crate::mesh::workload::Workload;
 use crate::mesh::{facts::ObjectMeta, health_check::HealthCheck, service::ServiceName};
 
 /// What is in force for one port of a Service.
@@ -88,6 +90,24 @@ pub struct DestinationRule {
     pub ports: Vec<(u16, WrittenPolicy)>,
     /// `subsets`, each name once.
     pub subsets: Vec<Subset>,
+    /// `exportTo`: for whose clients it acts.
+    pub export: Export,
+    /// `workloadSelector.matchLabels`: it acts for these pods of its own namespace, and for nobody else.
+    pub clients: Option<BTreeMap<String, String>>,
+}
+
+impl DestinationRule {
+    /// Whether it acts for what a client sends; for `None`, whether for every client.
+    pub fn acts_for(&self, client: Option<&Workload>) -> bool {
+        match (client, &self.clients) {
+            (None, clients) => clients.is_none() && self.export == Export::Everybody,
+            (Some(client), None) => self.export.reaches(&client.namespace),
+            (Some(client), Some(labels)) => {
+                let carries = |(name, value): (&String, &String)| client.labels.get(name) == Some(value);
+                client.namespace == self.namespace && labels.iter().all(carries)
+            }
+        }
+    }
 }
 
 /// One of `subsets`: some endpoints of a Service under a name, to which a route may send.
@@ -338,6 +358,8 @@ pub struct ServiceTraffic {
     pub keeps_dialled: bool,
     /// Annotation `mesh-agent.dev/health-check`.
     pub health_check: Option<Arc<HealthCheck>>,
+    /// `exportTo`, of a Service its annotation: to whom it is no Service, or host, at all.
+    pub exported_to: Export,
 }
 
 /// `trafficDistribution`.

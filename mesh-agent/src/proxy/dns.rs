@@ -106,7 +106,7 @@ impl Asked {
                 return self.count(DnsOutcome::Malformed);
             }
         };
-        if let Some(answer) = own_answer(&self.mesh, &question, Transport::Udp) {
+        if let Some(answer) = own_answer(&self.mesh, &pod.workload.namespace, &question, Transport::Udp) {
             self.count(DnsOutcome::Answered);
             return self.tell(&answer, asker);
         }
@@ -201,7 +201,7 @@ pub(super) async fn answer_stream(
             Read::End => return Ok(Stream::Over),
         };
         let own = match Question::read(&message) {
-            Ok(question) => own_answer(mesh, &question, Transport::Tcp),
+            Ok(question) => own_answer(mesh, &served.pod.workload.namespace, &question, Transport::Tcp),
             // An opaque message of whatever kind is the resolver's own affair: the connection is to it alone.
             Err(why) => {
                 tracing::debug!(%why, "no DNS question in a stream");
@@ -217,9 +217,9 @@ pub(super) async fn answer_stream(
     }
 }
 
-fn own_answer(mesh: &Mesh, question: &Question, transport: Transport) -> Option<Vec<u8>> {
+fn own_answer(mesh: &Mesh, client: &str, question: &Question, transport: Transport) -> Option<Vec<u8>> {
     let snapshot = mesh.snapshots.load();
-    answer(question, snapshot.names(), &mesh.settings.zone, transport)
+    answer(question, client, snapshot.names(), &mesh.settings.zone, transport)
 }
 
 /// What comes next in a stream.

@@ -41,7 +41,7 @@ pub(super) struct Choice {
 
 /// What is known of the destination's protocol before a byte is read.
 pub(super) fn protocol_of(snapshot: &Snapshot, client: &Workload, original: SocketAddr) -> AppProtocol {
-    match snapshot.destination(original) {
+    match snapshot.destination(client, original) {
         Destination::Service(upstream) => {
             let table = snapshot.stream_routes(&client.namespace, &upstream);
             if table.is_some_and(StreamTable::is_of_all_bytes) {
@@ -60,7 +60,7 @@ pub(super) fn protocol_of(snapshot: &Snapshot, client: &Workload, original: Sock
 pub(super) fn need(mesh: &Mesh, source: &ServedPod, original: SocketAddr) -> Need {
     let snapshot = mesh.snapshots.load();
     let client = source.as_known(&snapshot);
-    let Destination::Service(upstream) = snapshot.destination(original) else {
+    let Destination::Service(upstream) = snapshot.destination(client, original) else {
         return Need::Nothing;
     };
     snapshot
@@ -108,7 +108,7 @@ pub(super) fn choose(
     opening: &Opening,
 ) -> Result<Choice, (Refusal, Option<ServiceName>)> {
     let original = ends.original;
-    match snapshot.destination(original) {
+    match snapshot.destination(client, original) {
         Destination::Service(dialled) => {
             let service = Some(dialled.service.clone());
             let (upstream, route) =
@@ -154,7 +154,7 @@ fn routed(
         return Ok((upstream, None));
     };
     let backend = rule.choose(&mut rand::rng()).ok_or(Refusal::InvalidBackend)?;
-    let upstream = snapshot.backend(backend).ok_or(Refusal::InvalidBackend)?;
+    let upstream = snapshot.backend(client, backend).ok_or(Refusal::InvalidBackend)?;
     Ok((Arc::clone(upstream), Some(rule.route.clone())))
 }
 

@@ -92,7 +92,7 @@ impl Snapshot {
 
     /// Whether a connection of `source` to `dialled` needs what only the agent does: HTTP, routes.
     pub fn is_opaque_to(&self, source: &Workload, dialled: SocketAddr) -> Passage {
-        match self.destination(dialled) {
+        match self.destination(source, dialled) {
             Destination::Service(upstream) => self.is_upstream_opaque_to(source, &upstream),
             Destination::Workload { protocol, .. } => passage_of(protocol),
             Destination::NoSuchPort(_) | Destination::Unknown => Passage::ThroughAgent,
@@ -137,14 +137,22 @@ impl Snapshot {
     }
 
     fn is_open_to(&self, source: &Workload, target: &Target) -> bool {
-        let is_opaque = target
-            .upstream
-            .as_ref()
-            .is_none_or(|upstream| self.is_upstream_opaque_to(source, upstream) == Passage::Direct);
+        let is_opaque = target.upstream.as_ref().is_none_or(|upstream| {
+            self.is_used_by(source, upstream)
+                && self.is_upstream_opaque_to(source, upstream) == Passage::Direct
+        });
         let mut endpoints = target.endpoints.iter();
         is_opaque
             && endpoints
                 .all(|(addr, workload)| self.may_go_direct(source, workload, addr.port()) == Passage::Direct)
+    }
+
+    /// Whether a Service is exported to `source`, and this is how it uses it: for what a rule of its own says the agent is
+    /// needed.
+    fn is_used_by(&self, source: &Workload, upstream: &Arc<Upstream>) -> bool {
+        let ports = self.services.seen_by(source, &upstream.service);
+        let own = ports.and_then(|ports| ports.get(upstream.port, None));
+        own.is_some_and(|own| Arc::ptr_eq(own, upstream))
     }
 
     fn is_upstream_opaque_to(&self, source: &Workload, upstream: &Upstream) -> Passage {

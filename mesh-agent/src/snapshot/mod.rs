@@ -3,6 +3,7 @@
 //! Place in the walk: `control` builds it, `proxy` asks it at every step, `kernel` mirrors it into maps.
 //! Must not know: where facts come from, sockets, or who asks.
 
+mod addresses;
 mod backends_tls;
 mod build;
 mod candidate;
@@ -11,11 +12,13 @@ mod checked;
 mod direct;
 mod ejected;
 mod kept;
+mod known;
 mod leaving;
 mod mesh_settings;
 mod outlook;
 mod resilience;
 mod routes;
+mod rules;
 mod services;
 mod slices;
 mod traffic;
@@ -163,12 +166,12 @@ impl Snapshot {
         workload.probe_ports.contains(&port) && self.is_own_node(client)
     }
 
-    /// What stands behind an address and port.
-    pub fn destination(&self, addr: SocketAddr) -> Destination {
-        if let Some(service) = self.services.at(addr.ip()) {
-            return match self.services.upstream(service, addr.port()) {
+    /// What stands behind an address and port for a pod that dials it: only what is exported to its namespace.
+    pub fn destination(&self, client: &Workload, addr: SocketAddr) -> Destination {
+        if let Some((name, service)) = self.services.at(client, addr.ip()) {
+            return match self.services.used_by(client, service).get(addr.port(), None) {
                 Some(upstream) => Destination::Service(Arc::clone(upstream)),
-                None => Destination::NoSuchPort(service.clone()),
+                None => Destination::NoSuchPort(name.clone()),
             };
         }
         let Some(workload) = self.workload_at(addr.ip()) else {
@@ -200,28 +203,36 @@ impl Snapshot {
             .tables(client_namespace, &upstream.service, upstream.port)
     }
 
-    /// A port of a Service.
-    pub fn upstream(&self, service: &ServiceName, port: u16) -> Option<&Arc<Upstream>> {
-        self.services.upstream(service, port)
+    /// A port of a Service as `client` uses it, to whomever it is exported: somebody else than the client named it.
+    pub fn upstream(&self, client: &Workload, service: &ServiceName, port: u16) -> Option<&Arc<Upstream>> {
+        let known = self.services.get(service)?;
+        self.services.used_by(client, known).get(port, None)
     }
 
-    /// The TLS that an endpoint of a Service is spoken to in where it is outside of the mesh.
-    pub fn outside_tls(&self, service: &ServiceName, addr: SocketAddr) -> Option<&Arc<BackendTls>> {
-        let mut ports = self.services.of(service);
+    /// The TLS that an endpoint of a Service is spoken to in by `client` where it is outside of the mesh.
+    pub fn outside_tls(
+        &self,
+        client: &Workload,
+        service: &ServiceName,
+        addr: SocketAddr,
+    ) -> Option<&Arc<BackendTls>> {
+        let known = self.services.get(service)?;
+        let mut ports = self.services.used_by(client, known).whole.values();
         let has_it = |port: &&Arc<Upstream>| port.endpoints().iter().any(|one| one.addr == addr);
         ports.find(has_it)?.tls()
     }
 
-    /// Where a backend of a route leads.
-    pub fn backend(&self, backend: &Backend) -> Option<&Arc<Upstream>> {
-        self.services
-            .backend(&backend.service, backend.port, backend.subset.as_deref())
+    /// Where a backend of a route leads for `client`.
+    pub fn backend(&self, client: &Workload, backend: &Backend) -> Option<&Arc<Upstream>> {
+        let ports = self.services.seen_by(client, &backend.service)?;
+        ports.get(backend.port, backend.subset.as_deref())
     }
 
-    /// The endpoints of what a route names.
-    pub fn target(&self, target: &BackendTarget) -> Option<&Arc<Upstream>> {
+    /// The endpoints of what a route names, for `client`.
+    pub fn target(&self, client: &Workload, target: &BackendTarget) -> Option<&Arc<Upstream>> {
         let (service, port, subset) = target.named()?;
-        self.services.backend(service, port, subset.map(AsRef::as_ref))
+        let ports = self.services.seen_by(client, service)?;
+        ports.get(port, subset.map(AsRef::as_ref))
     }
 
     /// What DNS answers about Services.
@@ -235,7 +246,7 @@ impl Snapshot {
     }
 
     /// The cluster addresses of all Services, in no order.
-    pub fn vips(&self) -> impl ExactSizeIterator<Item = (IpAddr, &ServiceName)> {
+    pub fn vips(&self) -> impl Iterator<Item = (IpAddr, &ServiceName)> {
         self.services.vips()
     }
 

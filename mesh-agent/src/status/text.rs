@@ -85,6 +85,13 @@ fn write_source(text: &mut String, source: &SourceStatus) -> std::fmt::Result {
     if let Some(error) = &source.error {
         writeln!(text, "  ! it is not known which kinds it serves: {error}")?;
     }
+    if let Some(written) = source.copy_unix_s {
+        let age = unix_seconds(SystemTime::now()).saturating_sub(written);
+        writeln!(text, "  ! served from a copy that was written {age} s ago")?;
+    }
+    if let Some(error) = &source.copy_error {
+        writeln!(text, "  ! the copy on disk is not used: {error}")?;
+    }
     let unheard = source
         .watches
         .iter()

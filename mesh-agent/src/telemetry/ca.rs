@@ -22,6 +22,9 @@ pub struct CaMetrics {
     roots: Gauge,
     expiry: Gauge,
     pods: Gauge,
+    leads: Gauge,
+    statuses: Family<[(&'static str, &'static str); 1], Counter>,
+    events: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
 impl CaMetrics {
@@ -54,12 +57,19 @@ impl CaMetrics {
         );
         let help = "Identities of pods on nodes that may be asked for";
         registry.register("mesh_ca_identities", help, pods.clone());
+        let leads = Gauge::default();
+        let help = "Whether this CA is the one that writes status";
+        registry.register("mesh_ca_leader", help, leads.clone());
+        let (statuses, events) = (Family::default(), Family::default());
+        let help = "Objects whose status was written";
+        registry.register("mesh_ca_status_writes", help, statuses.clone());
+        let help = "Events that were told of objects";
+        registry.register("mesh_ca_events", help, events.clone());
         registry.register_collector(Box::new(ProcessCollector));
-        for result in ["ok", "failed"] {
-            drop(Family::<_, Counter>::get_or_create(
-                &reloads,
-                &[("result", result)],
-            ));
+        for family in [&reloads, &statuses, &events] {
+            for result in ["ok", "failed"] {
+                drop(Family::<_, Counter>::get_or_create(family, &[("result", result)]));
+            }
         }
         Self {
             registry: Arc::new(registry),
@@ -70,6 +80,9 @@ impl CaMetrics {
             roots,
             expiry,
             pods,
+            leads,
+            statuses,
+            events,
         }
     }
 
@@ -107,6 +120,23 @@ impl CaMetrics {
     pub fn keys(&self, roots: usize, expiry: SystemTime) {
         self.roots.set(i64::try_from(roots).unwrap_or(i64::MAX));
         self.expiry.set(epoch_seconds(expiry));
+    }
+
+    /// Whether it writes status.
+    pub fn leads(&self, leads: bool) {
+        self.leads.set(i64::from(leads));
+    }
+
+    /// A status was written, or could not be.
+    pub fn status_written(&self, is_ok: bool) {
+        let result = if is_ok { "ok" } else { "failed" };
+        self.statuses.get_or_create(&[("result", result)]).inc();
+    }
+
+    /// So many events were told, and so many could not be.
+    pub fn events(&self, told: u64, failed: u64) {
+        self.events.get_or_create(&[("result", "ok")]).inc_by(told);
+        self.events.get_or_create(&[("result", "failed")]).inc_by(failed);
     }
 
     /// So many pairs of node and identity may be asked for.

@@ -1,6 +1,8 @@
 //! The API of a control plane, by curl: objects made, changed and removed, and tokens as the kubelet asks for them.
 
 use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -129,17 +131,33 @@ impl<'c> Api<'c> {
         add("--header", format!("Authorization: Bearer {}", token.trim()));
         add("--header", format!("Content-Type: {kind}"));
         add("--request", method.to_owned());
-        if let Some(body) = body {
-            add("--data-raw", body.to_string());
+        let file = body.map(|body| self.file_with(body)).transpose()?;
+        if let Some(file) = &file {
+            add("--data-binary", format!("@{}", file.display()));
         }
         program.push(format!("https://{}{path}", self.plane.addr()));
-        let output = process::run(&mut self.plane.command(&program)?, LIMIT)?.success()?;
+        let output = process::run(&mut self.plane.command(&program)?, LIMIT);
+        if let Some(file) = &file {
+            fs::remove_file(file).with_context(|| format!("remove {}", file.display()))?;
+        }
+        let output = output?.success()?;
         let (body, status) = output.stdout.rsplit_once('\n').context("curl says no status")?;
         Ok(Answer {
             status: status.parse().with_context(|| format!("status {status:?}"))?,
             // Health checks answer with plain text.
             body: serde_json::from_str(body).unwrap_or_default(),
         })
+    }
+}
+
+impl Api<'_> {
+    /// Not as an argument: the kernel bounds one to 128 KiB, and CRDs are longer.
+    fn file_with(self, body: &Value) -> Result<PathBuf> {
+        let number = BODIES.fetch_add(1, Ordering::Relaxed);
+        let name = format!("body-{}-{number}", std::process::id());
+        let file = self.plane.dir().join(name);
+        fs::write(&file, body.to_string()).with_context(|| format!("write {}", file.display()))?;
+        Ok(file)
     }
 }
 
@@ -198,6 +216,8 @@ fn collection(object: &Value) -> Result<String> {
 }
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// Requests may be sent at once.
+static BODIES: AtomicU64 = AtomicU64::new(0);
 
 #[cfg(test)]
 mod tests {

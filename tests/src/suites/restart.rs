@@ -17,8 +17,10 @@ use serde_json::Value;
 
 use super::ask::{addresses, equal, get, until, url};
 use super::{Claim, claims};
-use crate::process::{self, Output};
+use crate::agent;
+use crate::process::{self, Output, ProcessId};
 use crate::running::Running;
+use crate::site::Site;
 use crate::wire::Capture;
 
 pub(super) const CLAIMS: &[Claim] = claims![
@@ -29,6 +31,7 @@ pub(super) const CLAIMS: &[Claim] = claims![
     a_link_that_is_detached_by_hand_is_repaired_and_counted_within_five_seconds,
     uninstall_is_refused_while_the_agent_runs,
     uninstall_removes_all_that_was_pinned_and_the_pods_are_free,
+    uninstall_that_stays_is_ready_when_nothing_is_left_and_ends_when_it_is_told_to,
 ];
 
 const NODE: &str = "node-a";
@@ -73,7 +76,7 @@ fn the_next_agent_serves_the_same_pods_within_three_seconds(lab: &Running) -> Re
     })?;
     lab.wait_ready(NODE)?;
     ensure!(
-        program.is_some_and(process::ProcessId::is_alive),
+        program.is_some_and(ProcessId::is_alive),
         "the pod's program did not live on"
     );
     equal("pins", self::pins(lab)?, pins)
@@ -181,6 +184,39 @@ fn uninstall_removes_all_that_was_pinned_and_the_pods_are_free(lab: &Running) ->
     equal("served", get(lab, CLIENT, "http://far/")?.status, 200)
 }
 
+fn uninstall_that_stays_is_ready_when_nothing_is_left_and_ends_when_it_is_told_to(
+    lab: &Running,
+) -> Result<()> {
+    lab.end_agent(NODE, Signal::SIGTERM)?;
+    let netns = Site::netns_path(&lab.site.node_netns(NODE));
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", netns.display()));
+    command.arg(lab.site.agent_binary());
+    let mut child = uninstalling(lab, &mut command)
+        .args(["--stay", "--admin-addr", &agent::ADMIN_ADDR.to_string()])
+        .spawn()
+        .context("start the removal")?;
+    let seen = ProcessId::of(child.id()).and_then(|removal| {
+        agent::wait_ready(&lab.site, NODE, removal)?;
+        ensure!(
+            !lab.site.bpf_mount(NODE).join("mesh").exists(),
+            "it is ready and something is still pinned"
+        );
+        removal.signal(Signal::SIGTERM)
+    });
+    if seen.is_err() {
+        process::reap(&mut child)?;
+    }
+    seen?;
+    equal(
+        "exit code",
+        process::wait(&mut child, Duration::from_secs(20))?.code(),
+        Some(0),
+    )?;
+    lab.start_agent(NODE)?;
+    equal("served", get(lab, CLIENT, "http://far/")?.status, 200)
+}
+
 /// Out of the dead agent's pods and into them, from the mesh, from outside, and on the node itself.
 fn is_refused_both_ways(lab: &Running) -> Result<()> {
     let near = addresses(lab, "shop/near")?;
@@ -233,8 +269,11 @@ fn pins(lab: &Running) -> Result<Vec<PathBuf>> {
 
 fn uninstall(lab: &Running) -> Result<Output> {
     let mut command = Command::new(lab.site.agent_binary());
+    process::run(uninstalling(lab, &mut command), Duration::from_secs(20))
+}
+
+fn uninstalling<'c>(lab: &Running, command: &'c mut Command) -> &'c mut Command {
     command.args(["uninstall", "--node-name", NODE]);
     command.arg("--bpf-dir").arg(lab.site.bpf_mount(NODE));
-    command.arg("--state-dir").arg(lab.site.agent_state(NODE));
-    process::run(&mut command, Duration::from_secs(20))
+    command.arg("--state-dir").arg(lab.site.agent_state(NODE))
 }

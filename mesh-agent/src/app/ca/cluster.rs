@@ -1,15 +1,21 @@
-//! The API server of a cluster: whom the CA signs for, and where its root may lie.
+//! The API server of a cluster: whom the CA signs for, where its root may lie, and which CA writes status.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use kube::Client;
+use uuid::Uuid;
 
-use crate::ca::kubernetes::{self, Account, ClusterPods, RootSecret, SecretName, TokenReviewer};
-use crate::ca::{Authenticator, KeyFiles, NodePods};
-use crate::config::{CaConfig, ClusterFacts};
+use crate::ca::election::{Candidate, Terms};
+use crate::ca::kubernetes::{
+    self, Account, ClusterLease, ClusterPods, PublishedRoots, RootSecret, SecretName, TokenReviewer,
+};
+use crate::ca::{Authenticator, KeyFiles, Keys, NodePods};
+use crate::config::{CaConfig, ClusterFacts, ElectionConfig};
+use crate::control::statuses::StatusWriter;
 use crate::lifecycle::{ReadyGuard, Tasks};
+use crate::snapshot::SnapshotSettings;
 use crate::telemetry::CaMetrics;
 
 /// A client that was told how to reach the API server, and all that asks through it.
@@ -18,6 +24,15 @@ pub(super) struct Cluster {
     reviewer: Arc<TokenReviewer>,
     pods: Arc<ClusterPods>,
     root: Option<RootSecret>,
+    shown_in: Option<SecretName>,
+    election: Option<Election>,
+}
+
+/// How the one that writes status is elected, and what it has to know.
+struct Election {
+    lease: SecretName,
+    terms: Terms,
+    settings: SnapshotSettings,
 }
 
 impl Cluster {
@@ -34,12 +49,17 @@ impl Cluster {
                 Some(RootSecret::obtain(client.clone(), name, make).await?)
             }
         };
+        let shown_in = facts.roots_configmap.as_deref().map(str::parse).transpose();
+        let election = facts.election.as_ref();
+        let election = election.map(|settings| Election::of(settings, &config.trust_domain));
         let audience = facts.token_audience.clone();
         Ok(Self {
             reviewer: Arc::new(TokenReviewer::new(client.clone(), audience, agents)),
             pods: Arc::new(ClusterPods::new(&config.trust_domain)),
             client,
             root,
+            shown_in: shown_in.context("--roots-configmap")?,
+            election: election.transpose()?,
         })
     }
 
@@ -56,7 +76,15 @@ impl Cluster {
         Arc::<ClusterPods>::clone(&self.pods)
     }
 
-    pub(super) fn run(self, tasks: &Tasks, metrics: &CaMetrics, first: ReadyGuard) {
+    /// `keys` are those that the service signs by.
+    pub(super) fn run(self, tasks: &Tasks, metrics: &CaMetrics, first: ReadyGuard, keys: Arc<Keys>) {
+        if let Some(name) = self.shown_in {
+            let shown = PublishedRoots::new(self.client.clone(), name, keys);
+            tasks.spawn("ca-shown-roots", shown.follow(tasks.stop()));
+        }
+        if let Some(election) = self.election {
+            election.run(self.client.clone(), tasks, metrics);
+        }
         let pods = self
             .pods
             .follow(self.client, metrics.clone(), first, tasks.stop());
@@ -65,4 +93,36 @@ impl Cluster {
             tasks.spawn("ca-root", root.follow(tasks.stop()));
         }
     }
+}
+
+impl Election {
+    fn of(config: &ElectionConfig, trust_domain: &str) -> anyhow::Result<Self> {
+        let lease = config.lease.parse().context("--lease")?;
+        let terms = Terms::new(config.lease_duration, config.renew_deadline, config.retry_period);
+        Ok(Self {
+            lease,
+            terms: terms.context("--lease-duration-s, --renew-deadline-s, --retry-period-s")?,
+            settings: SnapshotSettings {
+                // Of no node: what is judged is what all agents have in common.
+                node: "".into(),
+                root_namespace: config.root_namespace.as_str().into(),
+                trust_domains: Arc::new([trust_domain.into()]),
+            },
+        })
+    }
+
+    fn run(self, client: Client, tasks: &Tasks, metrics: &CaMetrics) {
+        let identity = identity();
+        let lease = ClusterLease::new(client.clone(), self.lease);
+        let (candidate, leadership) = Candidate::new(lease, identity.clone(), self.terms);
+        let writer = StatusWriter::new(client, leadership, self.settings, metrics.clone(), identity);
+        tasks.spawn("ca-election", candidate.run(tasks.stop()));
+        tasks.spawn("ca-status", writer.run(tasks.stop()));
+    }
+}
+
+/// The pod's name, as people know it, and what no other process has.
+fn identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}_{}", host.trim(), Uuid::new_v4())
 }

@@ -65,10 +65,10 @@ impl Source {
     }
 
     /// Keeps both fresh; `first` is dropped when pods were learned once.
-    fn run(self, tasks: &Tasks, metrics: &CaMetrics, first: ReadyGuard) {
+    fn run(self, tasks: &Tasks, metrics: &CaMetrics, first: ReadyGuard, keys: &Arc<Keys>) {
         match self {
             Self::Files(files) => files.run(tasks, metrics, first),
-            Self::Cluster(cluster) => cluster.run(tasks, metrics, first),
+            Self::Cluster(cluster) => cluster.run(tasks, metrics, first, Arc::clone(keys)),
         }
     }
 }
@@ -115,7 +115,7 @@ async fn serve(config: &CaConfig) -> anyhow::Result<()> {
     let server = CaServer::bind(config.listen, service)
         .await
         .with_context(|| format!("cannot listen on {} for agents", config.listen))?;
-    source.run(&tasks, &metrics, readiness.guard("first configuration"));
+    source.run(&tasks, &metrics, readiness.guard("first configuration"), &keys);
     tasks.spawn("ca-keys", follow_keys(keys, metrics.clone(), tasks.stop()));
     server.run(&tasks);
     admin.metrics(Arc::new(move || metrics.encode())).run(&tasks);

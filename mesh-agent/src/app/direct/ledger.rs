@@ -261,11 +261,13 @@ impl Ledger {
             let known = known.or_else(|| snapshot.workload_at(addr.ip()));
             known.map_or_else(PeerLabels::unknown, |workload| snapshot.labels(workload))
         };
-        let service = match snapshot.destination(seen.dialled) {
-            Destination::Service(upstream) => Some(upstream.service.clone()),
-            Destination::Workload { service, .. } => service,
-            Destination::NoSuchPort(service) => Some(service),
-            Destination::Unknown => None,
+        let client = self.people.get(&seen.flow.client_netns).map(|(client, _)| client);
+        let client = client.or_else(|| snapshot.workload_at(seen.client.ip()));
+        let service = match client.map(|client| snapshot.destination(client, seen.dialled)) {
+            Some(Destination::Service(upstream)) => Some(upstream.service.clone()),
+            Some(Destination::Workload { service, .. }) => service,
+            Some(Destination::NoSuchPort(service)) => Some(service),
+            Some(Destination::Unknown) | None => None,
         };
         let from_source = FlowLabels {
             reporter: Reporter::Source,

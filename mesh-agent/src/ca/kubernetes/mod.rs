@@ -5,7 +5,9 @@
 
 mod bearer;
 mod index;
+mod lease;
 mod pods;
+mod published_roots;
 mod review;
 mod reviewer;
 mod root_secret;
@@ -19,7 +21,9 @@ use kube::{Client, Config};
 
 use crate::identity::error_chain;
 
+pub use self::lease::ClusterLease;
 pub use self::pods::ClusterPods;
+pub use self::published_roots::{PublishedRoots, ROOTS};
 pub use self::review::{Account, TokenFault};
 pub use self::reviewer::TokenReviewer;
 pub use self::root_secret::{RootSecret, RootSecretError, SecretName};
@@ -47,6 +51,9 @@ pub enum ApiError {
     /// It said nothing in time.
     #[error("the api server did not answer within {0:?}")]
     Silent(Duration),
+    /// Somebody else changed it in between.
+    #[error("somebody else changed it at the same time")]
+    Conflict,
     /// Any other failure.
     #[error("the api server cannot be asked")]
     Failed(#[source] Box<kube::Error>),
@@ -84,15 +91,20 @@ pub async fn configuration(kubeconfig: Option<&Path>) -> Result<Config, ConnectE
 }
 
 /// Bounds what an answer may take; watches have their own bound.
-async fn answered<T>(asked: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
+pub async fn answered<T>(asked: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
     match tokio::time::timeout(ANSWER, asked).await {
         Ok(answer) => Ok(answer?),
         Err(_elapsed) => Err(ApiError::Silent(ANSWER)),
     }
 }
 
+/// Somebody else created, replaced or removed it in between.
+fn was_first(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 404 | 409))
+}
+
 /// The API server's own words name the rule that is missing.
-fn watch_error(error: &watcher::Error) -> String {
+pub fn watch_error(error: &watcher::Error) -> String {
     use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
     match error {
         InitialListFailed(kube::Error::Api(status)) | WatchStartFailed(kube::Error::Api(status))
@@ -109,5 +121,7 @@ fn watch_error(error: &watcher::Error) -> String {
 /// Half of what a request to the CA may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
+#[cfg(test)]
+mod published_roots_tests;
 #[cfg(test)]
 mod wire_tests;

@@ -14,7 +14,7 @@ use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 
-use super::{ApiError, answered, watch_error};
+use super::{ApiError, answered, was_first, watch_error};
 use crate::ca::SecretFiles;
 use crate::ca::keyring::{CA_CERT, CA_KEY, ROOT_CERT};
 use crate::identity::{CaError, new_root};
@@ -247,9 +247,14 @@ impl SecretApi for Cluster {
     }
 }
 
-/// Somebody else created, replaced or removed it in between.
-fn was_first(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if matches!(status.code, 404 | 409))
+impl SecretName {
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 impl FromStr for SecretName {

@@ -26,32 +26,32 @@ use crate::mesh::identity::SpiffeId;
 use crate::telemetry::CaMetrics;
 
 /// A request as far as scripts look: `METHOD path?query`, and the body.
-struct Asked {
-    line: String,
-    body: Value,
+pub(super) struct Asked {
+    pub(super) line: String,
+    pub(super) body: Value,
 }
 
 /// A status, lines of a body, and whether the body goes on for ever.
-struct Answer(u16, Vec<Value>, bool);
+pub(super) struct Answer(u16, Vec<Value>, bool);
 
-fn once(status: u16, body: Value) -> Answer {
+pub(super) fn once(status: u16, body: Value) -> Answer {
     Answer(status, vec![body], false)
 }
 
-fn failure(code: u16, reason: &str, message: &str) -> Value {
+pub(super) fn failure(code: u16, reason: &str, message: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message })
 }
 
 /// An API server that answers as the script says, and what it was asked.
-struct Server {
-    client: Client,
-    tasks: Tasks,
+pub(super) struct Server {
+    pub(super) client: Client,
+    pub(super) tasks: Tasks,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 type Body = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
 
-async fn serve(script: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Server {
+pub(super) async fn serve(script: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap())
         .parse()
@@ -99,7 +99,7 @@ impl Server {
     }
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let waited = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -21,8 +21,9 @@ use crate::identity::error_chain;
 /// What is served, or why nobody knows.
 pub(super) type Served = Result<Vec<(&'static KnownKind, ApiResource)>, String>;
 
-/// Asks now, whenever it is told that something may have changed, and now and then. Cancel-safe.
-pub(super) fn discoveries(client: Client, told: Arc<Notify>) -> BoxStream<'static, Served> {
+/// Asks now, whenever it is told that something may have changed, and then as seldom as this, with half as much of
+/// jitter; more often after a failure. Cancel-safe.
+pub(super) fn discoveries(client: Client, told: Arc<Notify>, seldom: Duration) -> BoxStream<'static, Served> {
     let asked = move |pause: Option<Duration>| {
         let (client, told) = (client.clone(), Arc::clone(&told));
         async move {
@@ -37,8 +38,8 @@ pub(super) fn discoveries(client: Client, told: Arc<Notify>) -> BoxStream<'stati
                 Err(_elapsed) => Err(format!("no answer within {ANSWER:?}")),
             };
             let next = match &served {
-                Ok(_) => PAUSE,
-                Err(_) => pause.map_or(FIRST_PAUSE, |pause| (pause * 2).min(PAUSE)),
+                Ok(_) => seldom,
+                Err(_) => pause.map_or(FIRST_PAUSE, |pause| pause * 2).min(seldom),
             };
             Some((served, Some(next)))
         }
@@ -119,6 +120,4 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// What a new definition waits for at most, with half as much again of jitter; four small requests.
-const PAUSE: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(10);

@@ -8,13 +8,14 @@
 
 mod discovery;
 mod heard;
+mod lean;
 mod standing;
 mod watch;
 mod watched;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,15 +33,18 @@ use self::heard::Hearing;
 pub use self::standing::{SourceStatus, Standing, WatchState, WatchStatus};
 use self::watch::{Event, WatchId, fault_of};
 use self::watched::Watched;
+use super::copy::{Copy, CopyError};
 use super::manifest::Document;
 use super::translate::{KINDS, Store, object_name};
 use super::{Reading, Source, SourceError};
 use crate::ca::kubernetes::{ConnectError, configuration};
+use crate::identity::error_chain;
 
 /// Reads the objects of an API server, and every change of them.
 pub struct KubernetesSource {
     client: Client,
     store: Store,
+    copy: Copy,
     standing: Standing,
     news: SelectAll<BoxStream<'static, News>>,
     watches: HashMap<WatchId, Watching>,
@@ -50,6 +54,8 @@ pub struct KubernetesSource {
     /// When what has changed is put together; none while nothing has.
     due: Option<Instant>,
     has_read: bool,
+    /// When the copy on disk has to do; none once that is settled.
+    copy_due: Option<Instant>,
 }
 
 /// A watch that is under way.
@@ -71,24 +77,37 @@ enum News {
 impl KubernetesSource {
     /// A source by a kubeconfig, or by the service account of the pod that this is; asks for nothing before the first
     /// call of [`Source::next_reading`].
-    pub async fn connect(kubeconfig: Option<&Path>, trust_domain: &str) -> Result<Self, ConnectError> {
+    ///
+    /// In `copy` it keeps what it has learned, for an agent that begins while the API server is away.
+    pub async fn connect(
+        kubeconfig: Option<&Path>,
+        trust_domain: &str,
+        copy: PathBuf,
+    ) -> Result<Self, ConnectError> {
         let mut config = configuration(kubeconfig).await?;
         config.read_timeout = Some(SILENCE);
         let standing = Standing::new();
         let failed = |error: kube::Error| ConnectError::Client(error.into());
         let builder = ClientBuilder::try_from(config).map_err(failed)?;
         let client = builder.with_layer(&Hearing(standing.clone())).build();
-        Ok(Self::new(client, standing, trust_domain))
+        Ok(Self::new(
+            client,
+            standing,
+            trust_domain,
+            Copy::at(copy),
+            DISCOVERY,
+        ))
     }
 
-    fn new(client: Client, standing: Standing, trust_domain: &str) -> Self {
+    fn new(client: Client, standing: Standing, trust_domain: &str, copy: Copy, discovery: Duration) -> Self {
         let rediscover = Arc::new(Notify::new());
-        let discoveries = discovery::discoveries(client.clone(), Arc::clone(&rediscover));
+        let discoveries = discovery::discoveries(client.clone(), Arc::clone(&rediscover), discovery);
         let mut news = SelectAll::new();
         news.push(discoveries.map(News::Served).boxed());
         Self {
             client,
             store: Store::new(trust_domain),
+            copy,
             standing,
             news,
             watches: HashMap::new(),
@@ -96,6 +115,7 @@ impl KubernetesSource {
             origin: "api".into(),
             due: None,
             has_read: false,
+            copy_due: Some(Instant::now() + PATIENCE),
         }
     }
 
@@ -109,6 +129,7 @@ impl KubernetesSource {
         loop {
             let due = self.due.filter(|_| self.may_read());
             let at = due.unwrap_or_else(Instant::now);
+            let copy_at = self.copy_due.unwrap_or_else(Instant::now);
             tokio::select! {
                 // Whatever has arrived belongs to this reading.
                 biased;
@@ -117,6 +138,8 @@ impl KubernetesSource {
                         return reading;
                     }
                 }
+                () = sleep_until(copy_at), if self.copy_due.is_some() => self.begin_with_copy(),
+                () = self.copy.tend() => {}
                 news = self.news.next() => match news {
                     Some(News::Served(served)) => self.take_served(served),
                     Some(News::Of(id, event)) => self.take(&id, event),
@@ -127,8 +150,43 @@ impl KubernetesSource {
         }
     }
 
-    /// A list that is half read would take away what is in its other half.
+    /// Does with the copy on disk when the API server has not told all by now.
+    fn begin_with_copy(&mut self) {
+        self.copy_due = None;
+        if self.has_read {
+            return;
+        }
+        let (store, origin) = (&mut self.store, &self.origin);
+        let read = self.copy.read(|name, value| {
+            store.put(Document {
+                origin: Arc::clone(origin),
+                place: name.to_owned(),
+                value,
+            });
+        });
+        match read {
+            Ok(written) => {
+                tracing::warn!("the api server has not told all yet; beginning with the copy on disk");
+                self.has_read = true;
+                self.standing.copied(Ok(written));
+                self.touch();
+            }
+            Err(CopyError::Absent) => {
+                tracing::warn!("the api server has not told all yet, and there is no copy on disk")
+            }
+            Err(error) => {
+                let said = error_chain(&error);
+                tracing::error!(error = said, "the copy on disk is not used");
+                self.standing.copied(Err(said));
+            }
+        }
+    }
+
+    /// A list that is half read would take away what is in its other half, unless a copy has filled that.
     fn may_read(&self) -> bool {
+        if self.standing.is_of_copy() {
+            return true;
+        }
         let is_listing = self.watches.values().any(|watch| watch.listed.is_some());
         (self.has_read || self.standing.is_complete()) && !is_listing
     }
@@ -138,6 +196,10 @@ impl KubernetesSource {
         self.watch_bundles();
         if !self.has_read && !self.standing.is_complete() {
             return None;
+        }
+        if self.standing.is_complete() {
+            self.copy.is_whole_now();
+            self.standing.complete();
         }
         self.due = None;
         self.has_read = true;
@@ -178,7 +240,7 @@ impl KubernetesSource {
             }
         }
         self.standing.discovered(Ok(()));
-        self.touch();
+        self.look_again();
     }
 
     fn take(&mut self, id: &WatchId, event: Event) {
@@ -193,11 +255,11 @@ impl KubernetesSource {
             Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => self.put(id, object),
             Ok(watcher::Event::Delete(object)) => {
                 let name = object_name(id.kind, object.namespace(), object.name());
-                if self.store.remove(&name) {
+                if self.store.holds(&name) {
                     watch.objects = watch.objects.saturating_sub(1);
                     self.standing.counted(id, watch.objects);
-                    self.touch();
                 }
+                self.forget(&name.into());
             }
             Ok(watcher::Event::InitDone) => {
                 let listed = watch.listed.take().unwrap_or_default();
@@ -207,9 +269,9 @@ impl KubernetesSource {
                 let gone = self.store.names(is_gone);
                 tracing::debug!(watch = %id, objects = listed.len(), gone = gone.len(), "listed");
                 for name in gone {
-                    self.store.remove(&name);
+                    self.forget(&name);
                 }
-                self.touch();
+                self.look_again();
             }
             Err(error) => {
                 watch.listed = None;
@@ -221,7 +283,7 @@ impl KubernetesSource {
                 if is_absent {
                     self.rediscover.notify_one();
                 }
-                self.touch();
+                self.look_again();
             }
         }
     }
@@ -231,14 +293,16 @@ impl KubernetesSource {
             return;
         };
         let name: Arc<str> = object_name(id.kind, object.namespace(), object.name()).into();
+        let value = object.into_value(&watch.resource);
+        let text = value.to_string().into_boxed_str();
         let document = Document {
             origin: Arc::clone(&self.origin),
             place: name.as_ref().to_owned(),
-            value: object.into_value(&watch.resource),
+            value,
         };
         match &mut watch.listed {
             Some(listed) => {
-                listed.insert(name);
+                listed.insert(Arc::clone(&name));
             }
             None if !self.store.holds(&name) => {
                 watch.objects += 1;
@@ -247,6 +311,21 @@ impl KubernetesSource {
             None => {}
         }
         if self.store.put(document) {
+            self.copy.note(&name, Some(text));
+            self.touch();
+        }
+    }
+
+    fn forget(&mut self, name: &Arc<str>) {
+        if self.store.remove(name) {
+            self.copy.note(name, None);
+            self.touch();
+        }
+    }
+
+    /// Whether all is known now is asked again, where that was waited for.
+    fn look_again(&mut self) {
+        if !self.has_read || self.standing.is_of_copy() {
             self.touch();
         }
     }
@@ -279,9 +358,8 @@ impl KubernetesSource {
         let others = &self.watches;
         let is_gone = |name: &str| id.covers(name) && !others.keys().any(|other| other.covers(name));
         for name in self.store.names(is_gone) {
-            self.store.remove(&name);
+            self.forget(&name);
         }
-        self.touch();
     }
 
     /// Watches those `ConfigMaps` that policies name, and no others.
@@ -320,6 +398,10 @@ impl Source for KubernetesSource {
     fn next_reading(&mut self) -> BoxFuture<'_, Result<Reading, SourceError>> {
         Box::pin(async { Ok(self.next().await) })
     }
+
+    fn finish(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(self.copy.finish())
+    }
 }
 
 impl fmt::Debug for KubernetesSource {
@@ -332,7 +414,15 @@ impl fmt::Debug for KubernetesSource {
 
 /// How long changes are gathered before they are put together.
 const SETTLING: Duration = Duration::from_millis(80);
-/// After which a connection counts as dead; the API server says something of every watch once a minute.
-const SILENCE: Duration = Duration::from_secs(90);
+/// After which a connection counts as dead. The API server may say nothing for as long as it lets a watch last, and that
+/// is 290 s.
+const SILENCE: Duration = Duration::from_secs(310);
+/// How long the API server is waited for before an agent begins with what an earlier one knew.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a new definition may go unseen; asking takes six small requests at most.
+const DISCOVERY: Duration = Duration::from_secs(30);
 /// Each is a watch of its own.
 const MAX_BUNDLES: usize = 128;
+
+#[cfg(test)]
+mod wire_tests;

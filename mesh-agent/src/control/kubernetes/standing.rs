@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kube::api::ApiResource;
 use parking_lot::Mutex;
@@ -25,6 +25,8 @@ struct Inner {
     /// Set once it is known which kinds are served.
     is_discovered: bool,
     undiscovered: Option<(Instant, String)>,
+    /// Of when the copy is that is served, or why there is none that can be.
+    copy: Option<Result<SystemTime, String>>,
 }
 
 #[derive(Debug)]
@@ -90,6 +92,10 @@ pub struct SourceStatus {
     pub age_s: u64,
     /// Why it is not known which kinds are served.
     pub error: Option<String>,
+    /// When the copy on disk was written that is served until the API server has told all.
+    pub copy_unix_s: Option<u64>,
+    /// Why a copy is not.
+    pub copy_error: Option<String>,
     /// Every kind.
     pub watches: Vec<WatchStatus>,
 }
@@ -101,6 +107,7 @@ impl Standing {
             watches: BTreeMap::new(),
             is_discovered: false,
             undiscovered: None,
+            copy: None,
         })))
     }
 
@@ -135,6 +142,11 @@ impl Standing {
         SourceStatus {
             age_s: inner.age(Instant::now()).as_secs(),
             error: inner.undiscovered.as_ref().map(|(_, said)| said.clone()),
+            copy_unix_s: inner.copy.as_ref().and_then(|copy| {
+                let since = copy.as_ref().ok()?.duration_since(UNIX_EPOCH);
+                Some(since.map_or(0, |since| since.as_secs()))
+            }),
+            copy_error: inner.copy.as_ref().and_then(|copy| copy.as_ref().err().cloned()),
             watches,
         }
     }
@@ -239,6 +251,21 @@ impl Standing {
                 let is_refused = watch.fault.as_ref().is_some_and(|fault| fault.is_answer);
                 watch.is_synced || (is_refused && !id.is_required())
             })
+    }
+
+    /// A copy is served, or cannot be.
+    pub(super) fn copied(&self, copy: Result<SystemTime, String>) {
+        self.0.lock().copy = Some(copy);
+    }
+
+    /// What is served was read from a copy, as far as the API server has not told it anew.
+    pub(super) fn is_of_copy(&self) -> bool {
+        matches!(self.0.lock().copy, Some(Ok(_)))
+    }
+
+    /// The API server has told all: no copy is needed any more.
+    pub(super) fn complete(&self) {
+        self.0.lock().copy = None;
     }
 
     fn with<T>(&self, id: &WatchId, change: impl FnOnce(&mut Watch) -> T) -> Option<T> {

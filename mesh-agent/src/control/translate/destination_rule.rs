@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::ca_bundles::CaBundles;
 use super::object::{Object, unknown_fields};
-use super::traffic_policy;
+use super::{export, traffic_policy};
 use crate::mesh::facts::Rejection;
 use crate::mesh::route::NamePattern;
 use crate::mesh::service::ServiceName;
@@ -26,6 +26,16 @@ struct Spec {
     export_to: Option<Vec<String>>,
     #[serde(default)]
     subsets: Option<Vec<Value>>,
+    #[serde(default)]
+    workload_selector: Option<WorkloadSelector>,
+}
+
+/// What cannot be read of it leaves the rule out: it would act for others than it says.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WorkloadSelector {
+    #[serde(default)]
+    match_labels: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -58,13 +68,11 @@ pub(super) fn translate(
     rejections: &mut Vec<Rejection>,
 ) -> Result<Option<DestinationRule>, Rejection> {
     let spec: Spec = object.parse_part(object.spec(), "spec")?;
-    let unknown = unknown_fields(object.spec(), &["host", "trafficPolicy", "exportTo", "subsets"]);
-    rejections.extend(unknown.map(|field| object.unsupported(&format!("spec.{field}"))));
-    let exports = spec.export_to.unwrap_or_default();
-    if exports.iter().any(|to| to != "*") {
-        let reason = "only \"*\" is supported: the balancers of a node serve all of its pods; ignored";
-        rejections.push(object.reject("spec.exportTo", reason));
-    }
+    rejections.extend(
+        unknown_fields(object.spec(), &KNOWN).map(|field| object.unsupported(&format!("spec.{field}"))),
+    );
+    let words = spec.export_to.iter().flatten().map(String::as_str);
+    let export = export::read(object, "spec.exportTo", words, rejections);
     let (policy, ports) = policy(object, (object.spec(), "spec"), bundles, rejections)?;
     let subsets = spec.subsets.unwrap_or_default();
     let subsets = self::subsets(object, &subsets, bundles, rejections)?;
@@ -85,6 +93,8 @@ pub(super) fn translate(
         policy,
         ports,
         subsets,
+        export,
+        clients: spec.workload_selector.map(|selector| selector.match_labels),
     }))
 }
 
@@ -176,6 +186,8 @@ fn host_of(host: &str, namespace: &str) -> Option<HostPattern> {
         _ => None,
     }
 }
+
+const KNOWN: [&str; 5] = ["host", "trafficPolicy", "exportTo", "subsets", "workloadSelector"];
 
 #[cfg(test)]
 mod tests {

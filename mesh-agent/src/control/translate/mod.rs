@@ -20,6 +20,7 @@ mod destination_rule;
 mod duration;
 mod endpoint_slice;
 mod exclusions;
+mod export;
 mod external_auth;
 mod fallback;
 mod grpc_rule;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as api;
 
 use super::object::Object;
-use super::{fallback, health_check, hedge, protocol};
+use super::{annotation, export, fallback, health_check, hedge, protocol};
+use crate::mesh::export::Export;
 use crate::mesh::facts::Rejection;
 use crate::mesh::service::{Resilience, Service, ServiceName, ServicePort};
 use crate::mesh::traffic::{BalancerKind, Nearest, ServiceTraffic};
@@ -149,7 +150,15 @@ fn traffic(object: &Object, spec: &api::ServiceSpec, rejections: &mut Vec<Reject
         nearest,
         keeps_dialled: false,
         health_check: health_check::of_service(object, rejections).map(Arc::new),
+        exported_to: exported_to(object, rejections),
     }
+}
+
+/// Istio's annotation, with commas between the words.
+fn exported_to(object: &Object, rejections: &mut Vec<Rejection>) -> Export {
+    let written = object.annotation(EXPORT_TO).unwrap_or_default();
+    let words = written.split(',').map(str::trim).filter(|word| !word.is_empty());
+    export::read(object, &annotation::field(EXPORT_TO), words, rejections)
 }
 
 fn resilience(object: &Object, rejections: &mut Vec<Rejection>) -> Resilience {
@@ -164,3 +173,4 @@ fn resilience(object: &Object, rejections: &mut Vec<Rejection>) -> Resilience {
 
 /// The only way to [`BalancerKind::PeakEwma`], for which DestinationRule has no word.
 const LOAD_BALANCER: &str = "mesh-agent.dev/load-balancer";
+const EXPORT_TO: &str = "networking.istio.io/exportTo";

@@ -15,8 +15,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::object::{Object, unknown_fields};
-use super::protocol;
 use super::service::{own_addr, port_number};
+use super::{export, protocol};
+use crate::mesh::export::Export;
 use crate::mesh::facts::{Facts, Rejection};
 use crate::mesh::route::NamePattern;
 use crate::mesh::service::{Endpoint, EndpointCondition, Resilience, Service, ServiceName, ServicePort};
@@ -83,10 +84,12 @@ pub(super) fn translate(
         let reason = "with resolution NONE there are no endpoints but what is dialled; ignored";
         rejections.push(object.reject("spec.endpoints", reason));
     }
+    let words = spec.export_to.iter().map(String::as_str);
     let mut entry = Entry {
         object,
         resolution,
         ports,
+        exported_to: export::read(object, "spec.exportTo", words, rejections),
         services: Vec::new(),
         endpoints: Vec::new(),
     };
@@ -145,10 +148,6 @@ fn report(object: &Object, spec: &Spec, rejections: &mut Vec<Rejection>) {
                 .extend(unknown.map(|field| object.unsupported(&format!("spec.{list}[{index}].{field}"))));
         }
     }
-    if spec.export_to.iter().any(|to| to != "*") {
-        let reason = "only \"*\" is supported: the addresses of a node are those of all of its pods; ignored";
-        rejections.push(object.reject("spec.exportTo", reason));
-    }
     if let Some(location) = spec.location.as_deref()
         && !matches!(location, "MESH_EXTERNAL" | "MESH_INTERNAL")
     {
@@ -198,6 +197,7 @@ struct Entry<'a> {
     resolution: Resolution,
     /// Each with the port of endpoints that say nothing else.
     ports: Vec<(ServicePort, u16)>,
+    exported_to: Export,
     services: Vec<Service>,
     endpoints: Vec<Endpoint>,
 }
@@ -240,6 +240,7 @@ impl Entry<'_> {
             ports: self.ports.iter().map(|(port, _)| port.clone()).collect(),
             traffic: ServiceTraffic {
                 keeps_dialled: self.resolution == Resolution::Dialled,
+                exported_to: self.exported_to.clone(),
                 ..ServiceTraffic::default()
             },
             resilience: Resilience::default(),

@@ -239,3 +239,7 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

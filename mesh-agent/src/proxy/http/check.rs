@@ -149,7 +149,7 @@ impl Way {
                     kept: None,
                     now: Instant::now(),
                 };
-                let upstream = snapshot.upstream(service, called.port);
+                let upstream = snapshot.upstream(&pod.pod.workload, service, called.port);
                 outside = upstream.and_then(|upstream| upstream.tls());
                 let picked = upstream
                     .and_then(|upstream| upstream.pick(&facts, &mut rand::rng()).ok())

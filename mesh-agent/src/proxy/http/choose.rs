@@ -147,7 +147,7 @@ pub(super) fn routed(
     ledger: &Ledger,
 ) -> Result<Routed, Refusal> {
     let Some(routes) = snapshot.routes(&client.namespace, &dialled) else {
-        let keeping = Keeping::of_dialled(&dialled, snapshot, request.headers());
+        let keeping = Keeping::of_dialled(&dialled, (snapshot, client), request.headers());
         return Ok(Routed::To(Target::Upstream(dialled, keeping), None));
     };
     let facts = routed::facts_of(request, authority, dialled.port, client);
@@ -164,7 +164,7 @@ pub(super) fn routed(
         backend,
         upstream,
         endpoint,
-    }) = session::kept_by(&decided, snapshot, request.headers())
+    }) = session::kept_by(&decided, (snapshot, client), request.headers())
     {
         let keeping = Keeping::of_rule(&decided, &backend, &upstream);
         let keeping = keeping.map(|keeping| keeping.at(endpoint));
@@ -173,7 +173,7 @@ pub(super) fn routed(
     }
     let backend = decided.rule.backends().choose(&mut rand::rng());
     let backend = Arc::clone(backend.ok_or(Refusal::InvalidBackend)?);
-    let upstream = snapshot.backend(&backend);
+    let upstream = snapshot.backend(client, &backend);
     let upstream = Arc::clone(upstream.ok_or(Refusal::InvalidBackend)?);
     let keeping = Keeping::of_rule(&decided, &backend, &upstream);
     Ok(Routed::To(

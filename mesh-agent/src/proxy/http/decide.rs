@@ -100,7 +100,7 @@ pub(super) fn decide(caller: &Caller<'_>, request: &mut Request<impl Sized>) -> 
     let snapshot = mesh.snapshots.load();
     let authority = authority_or(request, ends.original)?;
     let began = Instant::now();
-    let (target, route) = match snapshot.destination(ends.original) {
+    let (target, route) = match snapshot.destination(&source.pod.workload, ends.original) {
         Destination::Service(dialled) => {
             ledger.service(&dialled.service);
             let client = &source.pod.workload;

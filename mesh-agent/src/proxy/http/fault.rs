@@ -52,10 +52,10 @@ fn draw(mesh: &Mesh, side: &Side, request: &Request<impl Sized>, ledger: &Ledger
         return Ok(Drawn::default());
     };
     let snapshot = mesh.snapshots.load();
-    let Destination::Service(dialled) = snapshot.destination(ends.original) else {
+    let client = &source.pod.workload;
+    let Destination::Service(dialled) = snapshot.destination(client, ends.original) else {
         return Ok(Drawn::default());
     };
-    let client = &source.pod.workload;
     let routes = snapshot.routes(&client.namespace, &dialled);
     let Some(routes) = routes.filter(|routes| routes.has_faults()) else {
         return Ok(Drawn::default());

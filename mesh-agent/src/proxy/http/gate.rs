@@ -98,7 +98,11 @@ fn leaving<'a>(caller: &Caller<'_>, request: &Request<impl Sized>, authority: &'
     let Caller {
         mesh, source, ends, ..
     } = *caller;
-    let service = match mesh.snapshots.load().destination(ends.original) {
+    let service = match mesh
+        .snapshots
+        .load()
+        .destination(&source.pod.workload, ends.original)
+    {
         Destination::Service(dialled) => Some(dialled.service.host()),
         Destination::Workload { .. } | Destination::NoSuchPort(_) | Destination::Unknown => None,
     };

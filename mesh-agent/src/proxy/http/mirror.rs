@@ -45,7 +45,7 @@ fn begin(caller: &Caller<'_>, course: &Course, mirror: &Mirror, request: &mut Re
         ledger,
     } = *caller;
     let snapshot = mesh.snapshots.load();
-    let upstream = snapshot.target(&mirror.target);
+    let upstream = snapshot.target(&source.pod.workload, &mirror.target);
     let (Some(upstream), Some(authority)) = (upstream, shadow(&course.authority)) else {
         return mesh.telemetry.resilience().mirrored(MirrorOutcome::Failed);
     };

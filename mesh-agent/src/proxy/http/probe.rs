@@ -100,7 +100,7 @@ impl<'a> Way<'a> {
         let hop = Hop::decide(mesh, &snapshot, pod, addr.port())?;
         let own = caller.pod.addr_like(addr.ip());
         let own = own.or_else(|| caller.pod.workload.addrs.first().copied());
-        let outside = snapshot.outside_tls(&checked.service, addr);
+        let outside = snapshot.outside_tls(&caller.pod.workload, &checked.service, addr);
         Ok(Self {
             mesh,
             caller,

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::header::{HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 
 use self::token::Token;
+use crate::mesh::workload::Workload;
 use crate::proxy::affinity::cookie_values;
 use crate::route::{Backend, Carrier, Decided, Session};
 use crate::snapshot::{Snapshot, Upstream};
@@ -65,9 +66,13 @@ impl Keeping {
     }
 
     /// Of a request that reached the Service without a rule.
-    pub(super) fn of_dialled(upstream: &Upstream, snapshot: &Snapshot, request: &HeaderMap) -> Option<Self> {
+    pub(super) fn of_dialled(
+        upstream: &Upstream,
+        seen: (&Snapshot, &Workload),
+        request: &HeaderMap,
+    ) -> Option<Self> {
         let keeping = Self::of_service(upstream)?;
-        let kept = kept(&keeping.sessions, snapshot, request);
+        let kept = kept(&keeping.sessions, seen, request);
         Some(Self {
             kept: kept.map(|kept| kept.endpoint),
             ..keeping
@@ -114,12 +119,13 @@ impl Keeping {
 
 /// Where a request goes that a rule has matched and whose client is kept: as the rule says, else as the Services of its
 /// backends say. `None` without such a session: a new one begins.
-pub(super) fn kept_by(decided: &Decided, snapshot: &Snapshot, request: &HeaderMap) -> Option<Kept> {
+pub(super) fn kept_by(decided: &Decided, seen: (&Snapshot, &Workload), request: &HeaderMap) -> Option<Kept> {
     if let Some(sessions) = &decided.rule.session {
-        return kept(sessions, snapshot, request);
+        return kept(sessions, seen, request);
     }
+    let (snapshot, client) = seen;
     decided.rule.backends().existing().find_map(|backend| {
-        let kept = kept(snapshot.backend(backend)?.sessions()?, snapshot, request)?;
+        let kept = kept(snapshot.backend(client, backend)?.sessions()?, seen, request)?;
         Some(Kept {
             // With what the rule changes on the way there.
             backend: Arc::clone(backend),
@@ -130,13 +136,13 @@ pub(super) fn kept_by(decided: &Decided, snapshot: &Snapshot, request: &HeaderMa
 
 /// Where a request of one of the `sessions` goes: to a backend of theirs, whatever its weight, and an endpoint
 /// of it that may be used now. `None` without such a session: a new one begins.
-fn kept(sessions: &Session, snapshot: &Snapshot, request: &HeaderMap) -> Option<Kept> {
+fn kept(sessions: &Session, (snapshot, client): (&Snapshot, &Workload), request: &HeaderMap) -> Option<Kept> {
     let now = now();
     tokens(&sessions.carrier, request)
         .filter(|token| is_alive(token, sessions.lifetime, now))
         .find_map(|token| {
             let backend = sessions.backend(token.backend)?;
-            let upstream = snapshot.backend(backend)?;
+            let upstream = snapshot.backend(client, backend)?;
             upstream.keeps(token.endpoint, token.incarnation).then(|| Kept {
                 backend: Arc::clone(backend),
                 upstream: Arc::clone(upstream),

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::mesh::export::Export;
 use crate::mesh::facts::ObjectMeta;
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::node::Node;
@@ -204,6 +205,8 @@ pub(super) fn destination_rule(service: &str, policy: WrittenPolicy) -> Destinat
         policy,
         ports: Vec::new(),
         subsets: Vec::new(),
+        export: Export::Everybody,
+        clients: None,
     }
 }
 

@@ -10,7 +10,8 @@ use crate::mesh::route::{
     Audience, Gate, HttpRoute, HttpRule, Mirror, RouteBackend, RouteKind, RouteParent, StreamRoute,
 };
 use crate::mesh::service::ServiceName;
-use crate::snapshot::services::{KnownService, Services};
+use crate::snapshot::known::KnownService;
+use crate::snapshot::services::Services;
 
 /// A route of either sort.
 #[derive(Debug, Clone, Copy)]
@@ -119,11 +120,16 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// The field that says to which Services it attaches.
-    const fn attachment(&self) -> &'static str {
+    /// The field by which it attaches to a port of a Service.
+    fn attachment(&self, service: &ServiceName, port: u16) -> &'a str {
+        let of_port =
+            |parent: &&RouteParent| parent.service == *service && parent.port.is_none_or(|only| only == port);
         match self.kind() {
             RouteKind::Virtual => "spec.hosts",
-            RouteKind::Tcp | RouteKind::Tls | RouteKind::Http | RouteKind::Grpc => "spec.parentRefs",
+            RouteKind::Tcp | RouteKind::Tls | RouteKind::Http | RouteKind::Grpc => {
+                let parent = self.parents().iter().find(of_port);
+                parent.map_or("spec.parentRefs", |parent| &parent.field)
+            }
         }
     }
 
@@ -166,7 +172,7 @@ pub(super) fn keep_greatest_kind(
             let counts = route.kind() == greatest;
             if !counts {
                 rejections.push(route.meta().reject(
-                    route.attachment(),
+                    route.attachment(service, port),
                     format!(
                         "conflicts with a {} on port {port} of Service {service}, which counts there",
                         greatest.as_str()
@@ -199,7 +205,7 @@ pub(super) fn keep_elder(
                 if !counts {
                     let elder = &eldest.meta().object;
                     let reason = format!("the older {elder} counts on port {port} of Service {service}");
-                    rejections.push(route.meta().reject(route.attachment(), reason));
+                    rejections.push(route.meta().reject(route.attachment(service, port), reason));
                 }
                 counts
             });
@@ -221,9 +227,7 @@ pub(super) fn attach<'a>(
         section,
     } = parent;
     let Some(KnownService {
-        is_headless,
-        upstreams,
-        ..
+        is_headless, common, ..
     }) = services.get(service)
     else {
         return Err((
@@ -237,7 +241,8 @@ pub(super) fn attach<'a>(
             format!("Service {service} has no cluster address; traffic to pod addresses is not routed"),
         ));
     }
-    let ports: Vec<u16> = upstreams
+    let ports: Vec<u16> = common
+        .whole
         .values()
         .filter(|upstream| port.is_none_or(|port| port == upstream.port))
         .filter(|upstream| {

@@ -104,7 +104,7 @@ fn missing_backends(route: Route<'_>, services: &Services) -> Vec<Rejection> {
                 &route.named(field),
                 format!("Service {service} is not known; {lost}"),
             )),
-            Some(known) if !known.upstreams.contains_key(&port) => rejections.push(route.meta().reject(
+            Some(known) if !known.common.whole.contains_key(&port) => rejections.push(route.meta().reject(
                 &format!("{field}.port"),
                 format!("Service {service} has no TCP port {port}; {lost}"),
             )),
@@ -133,10 +133,13 @@ fn missing_backends(route: Route<'_>, services: &Services) -> Vec<Rejection> {
     rejections
 }
 
+/// Whether it is there, for whomever: a subset that only some clients have is found out for each of them.
 fn exists(target: &BackendTarget, services: &Services) -> bool {
     target.named().is_some_and(|(service, port, subset)| {
-        services
-            .backend(service, port, subset.map(AsRef::as_ref))
-            .is_some()
+        let known = services.get(service);
+        known.is_some_and(|known| {
+            let has_subset = |name: &Arc<str>| known.subset_names.contains(name);
+            known.common.whole.contains_key(&port) && subset.is_none_or(has_subset)
+        })
     })
 }

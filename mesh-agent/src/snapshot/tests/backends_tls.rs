@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::mesh::backend_tls::{BackendTls, BackendTlsPolicy, BackendTlsTarget, TrustedRoots, WrittenTls};
+use crate::mesh::export::Export;
 use crate::mesh::traffic::{DestinationRule, HostPattern, WrittenPolicy};
 
 fn tls(name: &str) -> Arc<BackendTls> {
@@ -27,7 +28,9 @@ fn policy(name: &str, age: u64, service: &str, section: Option<&str>) -> Backend
 /// The name that the application behind `web` is asked for, by a client of the Service and by the agent next to it.
 fn asked(facts: &Facts) -> (Option<String>, Option<String>) {
     let (snapshot, _) = build(facts);
-    let upstream = snapshot.upstream(&ServiceName::new("shop", "web"), 80).unwrap();
+    let upstream = snapshot
+        .upstream(&client(), &ServiceName::new("shop", "web"), 80)
+        .unwrap();
     let workload = snapshot.workload_at("10.0.0.1".parse().unwrap()).unwrap();
     let name = |tls: Option<&Arc<BackendTls>>| tls.and_then(|tls| tls.name.as_deref().map(str::to_owned));
     (
@@ -51,6 +54,8 @@ fn the_port_goes_before_the_service_the_elder_before_the_younger_and_a_rule_come
         },
         ports: Vec::new(),
         subsets: Vec::new(),
+        export: Export::Everybody,
+        clients: None,
     };
     let whole = |name, age| policy(name, age, "web", None);
     let of_port = |name, age| policy(name, age, "web", Some("main"));
@@ -107,7 +112,9 @@ fn bytes_for_such_a_backend_never_go_past_the_agent() {
             facts.backend_tls_policies = vec![policy("p", 1, "web", None)];
         }
         let (snapshot, _) = build(&facts);
-        let upstream = snapshot.upstream(&ServiceName::new("shop", "web"), 80).unwrap();
+        let upstream = snapshot
+            .upstream(&client(), &ServiceName::new("shop", "web"), 80)
+            .unwrap();
         assert_eq!(upstream.open_to_kernel(true).is_some(), !is_wrapped);
     }
 }

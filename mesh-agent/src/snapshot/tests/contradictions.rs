@@ -84,7 +84,8 @@ fn a_contradiction_is_settled_for_the_elder_whatever_the_order() {
                 .as_ref(),
             "web-1"
         );
-        let Destination::Service(upstream) = snapshot.destination("10.96.0.1:80".parse().unwrap()) else {
+        let Destination::Service(upstream) = snapshot.destination(&client(), "10.96.0.1:80".parse().unwrap())
+        else {
             panic!()
         };
         assert_eq!(upstream.service.name.as_ref(), "web");

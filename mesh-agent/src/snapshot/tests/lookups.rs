@@ -22,7 +22,7 @@ fn a_destination_is_what_the_address_belongs_to() {
         ("10.0.0.1:3306", "pod web-1 Tcp of nobody"),
         ("192.0.2.1:80", "unknown"),
     ] {
-        let found = match snapshot.destination(addr.parse().unwrap()) {
+        let found = match snapshot.destination(&client(), addr.parse().unwrap()) {
             Destination::Service(upstream) => format!("service {}:{}", upstream.service, upstream.port),
             Destination::NoSuchPort(service) => format!("no such port of {service}"),
             Destination::Workload {
@@ -143,7 +143,9 @@ fn picks_the_family_that_was_dialled_and_the_other_one_in_need() {
         (&both, "fd96::1", "[fd00::1]:8080"),
         (&only_v4, "fd96::1", "10.0.0.1:8080"),
     ] {
-        let upstream = snapshot.upstream(&ServiceName::new("shop", "web"), 80).unwrap();
+        let upstream = snapshot
+            .upstream(&client(), &ServiceName::new("shop", "web"), 80)
+            .unwrap();
         let picked = upstream
             .pick(&request_to(dialled.parse().unwrap()), &mut rng)
             .unwrap();

@@ -4,6 +4,7 @@ mod authorization;
 mod backends_tls;
 mod contradictions;
 mod direct;
+mod exports;
 mod health;
 mod leaving;
 mod lookups;
@@ -49,6 +50,11 @@ fn pod_at(name: &str, addrs: &[&str]) -> Workload {
         addrs: addrs.iter().map(|addr| addr.parse().unwrap()).collect(),
         ..pod("shop", name)
     }
+}
+
+/// A pod that dials, for which no rule of its own acts.
+fn client() -> Workload {
+    pod("shop", "client")
 }
 
 fn placed(name: &str, addr: &str) -> Workload {
@@ -159,7 +165,9 @@ fn fields(rejections: &[Rejection]) -> Vec<(&str, &str)> {
 }
 
 fn usable(snapshot: &Snapshot, service: &str) -> Vec<String> {
-    let upstream = snapshot.upstream(&ServiceName::new("shop", service), 80).unwrap();
+    let upstream = snapshot
+        .upstream(&client(), &ServiceName::new("shop", service), 80)
+        .unwrap();
     upstream
         .endpoints()
         .iter()
@@ -169,7 +177,9 @@ fn usable(snapshot: &Snapshot, service: &str) -> Vec<String> {
 
 /// The backend that a client of a namespace reaches through a route to Service `web`.
 fn routed(snapshot: &Snapshot, client_namespace: &str) -> Option<String> {
-    let upstream = snapshot.upstream(&ServiceName::new("shop", "web"), 80).unwrap();
+    let upstream = snapshot
+        .upstream(&client(), &ServiceName::new("shop", "web"), 80)
+        .unwrap();
     let request = RequestFacts {
         method: "GET",
         path: "/",

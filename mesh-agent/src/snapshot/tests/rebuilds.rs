@@ -14,7 +14,7 @@ fn loads_and_turns_and_unchanged_pods_survive_a_rebuild() {
     let name = ServiceName::new("shop", "web");
     let vip: IpAddr = "10.96.0.1".parse().unwrap();
     let held = first
-        .upstream(&name, 80)
+        .upstream(&client(), &name, 80)
         .unwrap()
         .pick(&request_to(vip), &mut rng)
         .unwrap();
@@ -25,13 +25,13 @@ fn loads_and_turns_and_unchanged_pods_survive_a_rebuild() {
     assert_eq!((first.version(), second.version()), (1, 2));
 
     let same = second
-        .upstream(&name, 80)
+        .upstream(&client(), &name, 80)
         .unwrap()
         .pick(&request_to(vip), &mut rng)
         .unwrap();
     assert_ne!(same.endpoint.addr, held.endpoint.addr, "the turn goes on");
     let again = second
-        .upstream(&name, 80)
+        .upstream(&client(), &name, 80)
         .unwrap()
         .pick(&request_to(vip), &mut rng)
         .unwrap();
@@ -74,13 +74,16 @@ fn a_new_pod_at_an_old_address_begins_with_no_load() {
     let name = ServiceName::new("shop", "web");
     let vip: IpAddr = "10.96.0.1".parse().unwrap();
     let _held = first
-        .upstream(&name, 80)
+        .upstream(&client(), &name, 80)
         .unwrap()
         .pick(&request_to(vip), &mut rand::rng())
         .unwrap();
     facts.workloads[0].uid = WorkloadUid::new("shop/web-1-again");
     let (second, _) = Snapshot::build(&facts, &settings(), Some(&first));
-    assert_eq!(second.upstream(&name, 80).unwrap().endpoints()[0].active(), 0);
+    assert_eq!(
+        second.upstream(&client(), &name, 80).unwrap().endpoints()[0].active(),
+        0
+    );
 }
 
 #[test]
@@ -128,7 +131,9 @@ fn a_hundred_thousand_routes_are_compiled_and_each_is_found() {
     let headers = HeaderMap::new();
     for number in 0..1000_u32 {
         let [.., high, low] = number.to_be_bytes();
-        let Destination::Service(upstream) = snapshot.destination(([10, 96, high, low], 80).into()) else {
+        let Destination::Service(upstream) =
+            snapshot.destination(&client(), ([10, 96, high, low], 80).into())
+        else {
             panic!("{number} is no Service");
         };
         let table = snapshot.routes("shop", &upstream).unwrap();

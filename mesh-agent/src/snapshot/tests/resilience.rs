@@ -69,7 +69,7 @@ fn what_is_slow_is_known_beyond_the_snapshot_in_which_it_was_learned() {
         ..Facts::default()
     };
     let cart = |snapshot: &Snapshot| {
-        let upstream = snapshot.upstream(&ServiceName::new("shop", "cart"), 80);
+        let upstream = snapshot.upstream(&client(), &ServiceName::new("shop", "cart"), 80);
         Arc::clone(upstream.unwrap())
     };
     let (first, _) = build(&facts);

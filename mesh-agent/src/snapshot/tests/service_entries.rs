@@ -26,7 +26,7 @@ fn host(host: &str, keeps_dialled: bool) -> Facts {
 
 fn picked(snapshot: &Snapshot, dialled: &str, rng: &mut SmallRng) -> String {
     let dialled: SocketAddr = dialled.parse().unwrap();
-    let Destination::Service(upstream) = snapshot.destination(dialled) else {
+    let Destination::Service(upstream) = snapshot.destination(&client(), dialled) else {
         panic!("{dialled} is no Service's");
     };
     let picked = upstream.pick(&request_to(dialled.ip()), rng).unwrap();
@@ -89,14 +89,14 @@ fn a_destination_rule_finds_the_host_and_subsets_its_endpoints_labels() {
             subset: subset.map(Into::into),
             filters: Filters::default(),
         };
-        let of_subset = snapshot.backend(&backend(Some("v2"))).unwrap();
+        let of_subset = snapshot.backend(&client(), &backend(Some("v2"))).unwrap();
         let addrs: Vec<_> = of_subset
             .endpoints()
             .iter()
             .map(|one| one.addr.to_string())
             .collect();
         assert_eq!(addrs, ["192.0.2.2:80"]);
-        let whole = snapshot.backend(&backend(None)).unwrap();
+        let whole = snapshot.backend(&client(), &backend(None)).unwrap();
         let dialled = request_to("192.0.2.1".parse().unwrap());
         let _held = whole.pick(&dialled, &mut rand::rng()).unwrap();
         assert_eq!(
@@ -122,7 +122,7 @@ fn a_host_takes_no_address_from_a_service_or_a_pod() {
     let (snapshot, rejections) = build(&facts);
     let named = ("ServiceEntry shop/thief", "spec.addresses");
     assert_eq!(fields(&rejections), [named, named]);
-    let owner = |addr: &str| match snapshot.destination(addr.parse().unwrap()) {
+    let owner = |addr: &str| match snapshot.destination(&client(), addr.parse().unwrap()) {
         Destination::Service(upstream) => upstream.service.name.to_string(),
         Destination::Workload { workload, .. } => workload.pod_name.to_string(),
         other @ (Destination::NoSuchPort(_) | Destination::Unknown) => format!("{other:?}"),

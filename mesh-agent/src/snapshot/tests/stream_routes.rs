@@ -46,7 +46,9 @@ fn facts(stream_routes: Vec<StreamRoute>, http_routes: Vec<HttpRoute>) -> Facts 
 
 /// Where opaque bytes of a client go.
 fn sent(snapshot: &Snapshot, client_namespace: &str) -> Option<String> {
-    let upstream = snapshot.upstream(&ServiceName::new("shop", "web"), 80).unwrap();
+    let upstream = snapshot
+        .upstream(&client(), &ServiceName::new("shop", "web"), 80)
+        .unwrap();
     let facts = StreamFacts {
         addr: "10.96.0.1".parse().unwrap(),
         dialled: Dialled {
@@ -82,7 +84,7 @@ fn of_several_kinds_on_one_port_the_greatest_counts() {
         vec![stream(RouteKind::Tcp, "shop", "r", "v2")],
         vec![of_requests],
     ));
-    assert_eq!(fields(&rejections), [("TCPRoute shop/r", "spec.parentRefs")]);
+    assert_eq!(fields(&rejections), [("TCPRoute shop/r", "spec.parentRefs[0]")]);
     assert_eq!(sent(&snapshot, "shop"), None);
     assert_eq!(routed(&snapshot, "shop").as_deref(), Some("v1:80"));
 }
@@ -122,7 +124,10 @@ fn of_several_tcp_routes_the_eldest_counts_and_a_consumers_own_goes_before_it() 
         ],
         Vec::new(),
     ));
-    assert_eq!(fields(&rejections), [("TCPRoute shop/young", "spec.parentRefs")]);
+    assert_eq!(
+        fields(&rejections),
+        [("TCPRoute shop/young", "spec.parentRefs[0]")]
+    );
     assert_eq!(sent(&snapshot, "shop").as_deref(), Some("v2"));
     assert_eq!(sent(&snapshot, "far").as_deref(), Some("v1"));
 }

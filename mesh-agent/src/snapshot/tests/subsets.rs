@@ -47,7 +47,7 @@ fn backend(subset: Option<&str>) -> Backend {
 }
 
 fn of<'s>(snapshot: &'s Snapshot, subset: &str) -> &'s Arc<Upstream> {
-    snapshot.backend(&backend(Some(subset))).unwrap()
+    snapshot.backend(&client(), &backend(Some(subset))).unwrap()
 }
 
 fn addrs(upstream: &Upstream) -> Vec<String> {
@@ -68,8 +68,15 @@ fn a_subset_has_the_endpoints_whose_pods_carry_its_labels() {
     assert_eq!(addrs(of(&snapshot, "v1")), ["10.0.0.1:8080"]);
     assert_eq!(addrs(of(&snapshot, "v2")), ["10.0.0.2:8080", "10.0.0.3:8080"]);
     assert_eq!(addrs(of(&snapshot, "v9")), Vec::<String>::new());
-    assert_eq!(snapshot.backend(&backend(None)).unwrap().endpoints().len(), 4);
-    assert!(snapshot.backend(&backend(Some("other"))).is_none());
+    assert_eq!(
+        snapshot
+            .backend(&client(), &backend(None))
+            .unwrap()
+            .endpoints()
+            .len(),
+        4
+    );
+    assert!(snapshot.backend(&client(), &backend(Some("other"))).is_none());
     let picked = of(&snapshot, "v9").pick(&request_to(vip()), &mut rand::rng());
     assert_eq!(picked.err(), Some(Unpicked::NoEndpoint));
 }
@@ -96,7 +103,7 @@ fn its_policy_goes_before_the_hosts_part_by_part_and_that_of_its_port_before_bot
         assert_eq!(held.collect::<Vec<_>>().len(), limit, "{name}");
         assert_eq!(upstream.sweep(Instant::now()), is_watched, "{name}");
     }
-    let whole = snapshot.backend(&backend(None)).unwrap();
+    let whole = snapshot.backend(&client(), &backend(None)).unwrap();
     let held = whole.pick(&request_to(vip()), &mut rand::rng());
     assert!(held.is_ok(), "what subsets carry does not count for the Service");
 }

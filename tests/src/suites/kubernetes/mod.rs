@@ -1,8 +1,9 @@
-//! A CA that asks a real API server: whose a token is, which pods run where, and for the root.
+//! A CA that asks a real API server: whose a token is, which pods run where, and for the root; and what it writes there.
 //!
 //! The claims follow each other: the first makes the control plane and the CA, the others leave them running.
 
 mod scene;
+mod statuses;
 
 use std::fs;
 use std::time::Duration;
@@ -12,6 +13,14 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use self::scene::{AGENT, AUDIENCE, Scene, agent_pod};
+use self::statuses::{
+    a_policy_of_our_own_says_whether_it_has_a_target,
+    a_route_says_what_it_names_in_vain_and_that_it_is_mended,
+    entries_of_other_controllers_stay_and_ours_go_with_their_parent,
+    nothing_is_written_while_nothing_changes,
+    of_two_cas_one_writes_and_the_other_takes_over_when_it_is_killed,
+    what_is_wrong_with_an_object_is_told_by_an_event,
+};
 use super::ask::{equal, get, text, until};
 use super::ca::{NODES, all_are_renewed, certificates, client_with_token};
 use super::{Claim, claims};
@@ -28,6 +37,12 @@ pub(super) const CLAIMS: &[Claim] = claims![
     a_root_that_is_added_to_the_secret_is_trusted_without_a_restart,
     without_the_api_server_callers_are_told_to_come_back_and_pods_are_seen_again_afterwards,
     a_missing_rule_is_named_in_answer_and_log,
+    of_two_cas_one_writes_and_the_other_takes_over_when_it_is_killed,
+    a_route_says_what_it_names_in_vain_and_that_it_is_mended,
+    entries_of_other_controllers_stay_and_ours_go_with_their_parent,
+    nothing_is_written_while_nothing_changes,
+    what_is_wrong_with_an_object_is_told_by_an_event,
+    a_policy_of_our_own_says_whether_it_has_a_target,
 ];
 
 fn two_cas_that_start_at_once_with_the_rules_of_deploy_end_with_one_root(lab: &Running) -> Result<()> {

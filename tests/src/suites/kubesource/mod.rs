@@ -22,6 +22,7 @@ pub(super) const CLAIMS: &[Claim] = claims![
     a_kind_whose_definition_appears_is_read,
     while_the_api_server_is_away_traffic_goes_on_and_its_age_is_told,
     what_changed_meanwhile_arrives_when_the_api_server_is_back,
+    an_agent_that_starts_without_the_api_server_serves_what_an_earlier_one_knew,
     a_missing_rule_is_named_and_other_kinds_go_on,
 ];
 
@@ -74,6 +75,13 @@ fn a_kind_whose_definition_appears_is_read(lab: &Running) -> Result<()> {
         },
     });
     api.create(routes, &redirect)?;
+    // Agents look for definitions now and then.
+    until(Duration::from_mins(2), "the kind is watched", || {
+        let states = NODES.map(|node| watch(lab, node, "HTTPRoute"));
+        let is_watched =
+            |routes: &Result<Value>| routes.as_ref().is_ok_and(|one| at(one, "/state") == "watching");
+        Ok(states.iter().all(is_watched))
+    })?;
     serves(lab, "http://near/", 302)?;
     api.delete(&format!("{routes}/away"))?;
     serves(lab, "http://near/", 200)
@@ -86,7 +94,9 @@ fn while_the_api_server_is_away_traffic_goes_on_and_its_age_is_told(lab: &Runnin
     }
     scene.plane.kill_api_server()?;
     for node in NODES {
-        until(Duration::from_mins(1), "the age grows", || Ok(age(lab, node)? > 0.0))?;
+        until(Duration::from_mins(1), "the age grows", || {
+            Ok(age(lab, node)? > 0.0)
+        })?;
         let pods = watch(lab, node, "Pod")?;
         equal("the watch of pods", at(&pods, "/state"), "failing")?;
         ensure!(at(&pods, "/error").is_string(), "it does not say why: {pods}");
@@ -104,9 +114,39 @@ fn what_changed_meanwhile_arrives_when_the_api_server_is_back(lab: &Running) -> 
     set_ready(&scene, "far", true)?;
     serves(lab, "http://far/", 200)?;
     for node in NODES {
-        until(Duration::from_mins(2), "every watch goes on", || Ok(age(lab, node)? == 0.0))?;
+        until(Duration::from_mins(2), "every watch goes on", || {
+            Ok(age(lab, node)? == 0.0)
+        })?;
     }
     Ok(())
+}
+
+fn an_agent_that_starts_without_the_api_server_serves_what_an_earlier_one_knew(lab: &Running) -> Result<()> {
+    let scene = Scene::of(lab)?;
+    let arguments = words(scene.agent_arguments()?);
+    scene.plane.kill_api_server()?;
+    for node in NODES {
+        lab.end_agent(node, Signal::SIGTERM)?;
+        lab.start_agent_with(node, &arguments)?;
+    }
+    let of_copy =
+        |node: &str| Ok::<_, anyhow::Error>(at(&lab.status(node)?, "/api_server/copy_unix_s").clone());
+    for node in NODES {
+        lab.wait_ready(node)?;
+        ensure!(of_copy(node)?.is_u64(), "{node} does not say of when its copy is");
+    }
+    serves(lab, "http://near/", 200)?;
+    serves(lab, "http://far/", 200)?;
+    scene.plane.start_api_server()?;
+    for node in NODES {
+        until(Duration::from_mins(2), "the copy is not needed any more", || {
+            Ok(of_copy(node)?.is_null())
+        })?;
+    }
+    set_ready(&scene, "far", false)?;
+    serves(lab, "http://far/", 503)?;
+    set_ready(&scene, "far", true)?;
+    serves(lab, "http://far/", 200)
 }
 
 fn a_missing_rule_is_named_and_other_kinds_go_on(lab: &Running) -> Result<()> {
@@ -137,7 +177,9 @@ fn a_missing_rule_is_named_and_other_kinds_go_on(lab: &Running) -> Result<()> {
     lab.start_agent_with(node, &words(scene.agent_arguments()?))?;
     until(Duration::from_mins(1), "the missing rule is named", || {
         let pods = watch(lab, node, "Pod")?;
-        Ok(at(&pods, "/error").as_str().is_some_and(|said| said.contains("rbac")))
+        Ok(at(&pods, "/error")
+            .as_str()
+            .is_some_and(|said| said.contains("rbac")))
     })?;
     equal("ready without pods", lab.page(node, "/readyz")?.status, 503)?;
     scene.set_rules(&rules())?;
@@ -159,7 +201,9 @@ fn set_ready(scene: &Scene, service: &str, is_ready: bool) -> Result<()> {
     let api = scene.plane.api();
     let slices = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices";
     let found = api
-        .get(&format!("{slices}?labelSelector=kubernetes.io%2Fservice-name%3D{service}"))?
+        .get(&format!(
+            "{slices}?labelSelector=kubernetes.io%2Fservice-name%3D{service}"
+        ))?
         .success()?;
     let items = at(&found, "/items").as_array().context("a list of slices")?;
     ensure!(!items.is_empty(), "there is no slice of {service}");
@@ -180,7 +224,9 @@ fn set_ready(scene: &Scene, service: &str, is_ready: bool) -> Result<()> {
 /// What the status page says of a watch.
 fn watch(lab: &Running, node: &str, name: &str) -> Result<Value> {
     let status = lab.status(node)?;
-    let watches = at(&status, "/api_server/watches").as_array().context("no watches in status")?;
+    let watches = at(&status, "/api_server/watches")
+        .as_array()
+        .context("no watches in status")?;
     let found = watches.iter().find(|watch| at(watch, "/watch") == name);
     found.cloned().with_context(|| format!("no watch {name}"))
 }

@@ -94,9 +94,18 @@ impl Scene {
         }
         let system = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": SYSTEM } });
         api.ensure("/api/v1/namespaces", &system)?;
-        for (namespace, name) in [(NAMESPACE, "client"), (NAMESPACE, "near"), (NAMESPACE, "far"), (SYSTEM, AGENT)] {
-            let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name } });
-            api.ensure(&format!("/api/v1/namespaces/{namespace}/serviceaccounts"), &account)?;
+        for (namespace, name) in [
+            (NAMESPACE, "client"),
+            (NAMESPACE, "near"),
+            (NAMESPACE, "far"),
+            (SYSTEM, AGENT),
+        ] {
+            let account =
+                json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name } });
+            api.ensure(
+                &format!("/api/v1/namespaces/{namespace}/serviceaccounts"),
+                &account,
+            )?;
         }
         self.set_rules(&rules())?;
         let binding = json!({
@@ -158,7 +167,9 @@ fn is_wanted(object: &Value, kind: &str) -> bool {
     match kind {
         "Namespace" => text("/metadata/name") == NAMESPACE,
         "Node" => true,
-        "Pod" | "Service" => text("/metadata/namespace") == NAMESPACE && NAMES.contains(&text("/metadata/name")),
+        "Pod" | "Service" => {
+            text("/metadata/namespace") == NAMESPACE && NAMES.contains(&text("/metadata/name"))
+        }
         "EndpointSlice" => {
             let service = at(object, "/metadata/labels")
                 .get("kubernetes.io/service-name")
@@ -169,18 +180,11 @@ fn is_wanted(object: &Value, kind: &str) -> bool {
     }
 }
 
-/// The API server has addresses of one family for Services, and gives uids itself.
+/// The API server gives uids itself.
 fn make_creatable(object: &mut Value) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("uid");
         metadata.remove("creationTimestamp");
-    }
-    if at(object, "/kind") == "Service"
-        && let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut)
-    {
-        spec.remove("clusterIPs");
-        spec.remove("ipFamilies");
-        spec.insert("ipFamilyPolicy".to_owned(), json!("SingleStack"));
     }
     let endpoints = object.get_mut("endpoints").and_then(Value::as_array_mut);
     for endpoint in endpoints.into_iter().flatten() {

@@ -3,7 +3,9 @@
 mod authorization;
 mod backend_tls;
 mod backend_traffic_policy;
+mod direct_responses;
 mod dns;
+mod exports;
 mod external_auth;
 mod fields;
 mod health_check;

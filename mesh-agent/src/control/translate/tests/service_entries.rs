@@ -153,7 +153,7 @@ fn what_has_no_effect_is_named() {
             &["spec.endpoints[0].network", "spec.endpoints[0].serviceAccount"],
             (1, 1),
         ),
-        (format!("hosts: [a.b], exportTo: [.], resolution: STATIC, {tail}"), &["spec.exportTo"], (1, 1)),
+        (format!("hosts: [a.b], exportTo: [., A], resolution: STATIC, {tail}"), &["spec.exportTo"], (1, 1)),
         (format!("hosts: [a.b], location: MOON, resolution: STATIC, {tail}"), &["spec.location"], (1, 1)),
         ("hosts: [a.b], resolution: STATIC, ports: [{number: 0}]".to_owned(), &["spec.ports[0].number"], (0, 0)),
     ];

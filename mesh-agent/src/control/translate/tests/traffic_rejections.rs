@@ -18,14 +18,18 @@ const WRONG: &[(&str, &[&str], bool)] = &[
         true,
     ),
     (
-        "host: web, exportTo: [.], trafficPolicy: {outlierDetection: {}}",
+        "host: web, exportTo: [., 'a b'], trafficPolicy: {outlierDetection: {}}",
         &["spec.exportTo"],
         true,
     ),
     (
+        "host: web, workloadSelector: {matchLabels: {a: b}, colour: c}, trafficPolicy: {outlierDetection: {}}",
+        &["spec.workloadSelector.colour"],
+        false,
+    ),
+    (
         "host: web, subsets: [{name: a, colour: red}, {name: a}, {name: ''}], workloadSelector: {}, trafficPolicy: {tunnel: {}, outlierDetection: {}}",
         &[
-            "spec.workloadSelector",
             "spec.trafficPolicy.tunnel",
             "spec.subsets[0].colour",
             "spec.subsets[1].name",

@@ -37,14 +37,14 @@ fn fields(reading: &Reading) -> Vec<String> {
         .collect()
 }
 
-fn translated(spec: &str) -> (Option<HttpRoute>, Vec<String>) {
+pub(super) fn translated(spec: &str) -> (Option<HttpRoute>, Vec<String>) {
     let mut reading = reading(&[("v", spec)]);
     let fields = fields(&reading);
     (reading.facts.http_routes.pop(), fields)
 }
 
 /// The first rule of a VirtualService for `web`, of which nothing is reported.
-fn rule(written: &str) -> HttpRule {
+pub(super) fn rule(written: &str) -> HttpRule {
     let (route, fields) = translated(&format!("hosts: [web], http: [{{{written}}}]"));
     assert_eq!(fields, Vec::<String>::new(), "{written}");
     route.unwrap().rules.remove(0)

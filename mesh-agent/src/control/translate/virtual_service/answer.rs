@@ -3,6 +3,9 @@
 //!
 //! Place in the walk: part of [`super::http_route`]. Must not know: destinations.
 
+use base64::Engine as _;
+use base64::alphabet::{STANDARD, URL_SAFE};
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::StatusCode;
 use http::uri::{Authority, Scheme};
 use serde::Deserialize;
@@ -128,7 +131,7 @@ pub(super) fn redirect(rule: &Rule<'_>, written: &Value) -> Result<Redirect, Rej
     })
 }
 
-/// An answer without the application; `body.string` is its body.
+/// An answer without the application.
 pub(super) fn direct_response(rule: &mut Rule<'_>, written: &Value) -> Result<DirectResponse, Rejection> {
     for field in unknown_fields(written, &["status", "body"]) {
         rule.refuse(&format!("directResponse.{field}"));
@@ -140,14 +143,28 @@ pub(super) fn direct_response(rule: &mut Rule<'_>, written: &Value) -> Result<Di
         .and_then(|code| StatusCode::from_u16(code).ok())
         .ok_or_else(|| rule.malformed("directResponse.status", "expected 200 to 599"))?;
     let body = part(written, "body").unwrap_or(&Value::Null);
-    for field in unknown_fields(body, &["string"]) {
+    for field in unknown_fields(body, &["string", "bytes"]) {
         rule.refuse(&format!("directResponse.body.{field}"));
     }
-    let body = body.get("string").and_then(Value::as_str).unwrap_or_default();
+    let text = part(body, "string").and_then(Value::as_str);
+    let bytes = part(body, "bytes").map(|written| written.as_str().unwrap_or("?"));
+    let body = match (text, bytes) {
+        (text, None) => text.unwrap_or_default().as_bytes().to_vec(),
+        (None, Some(written)) => decoded(written)
+            .ok_or_else(|| rule.malformed("directResponse.body.bytes", "expected bytes in base64"))?,
+        (Some(_), Some(_)) => return Err(rule.malformed("directResponse.body", "give string or bytes")),
+    };
     Ok(DirectResponse {
         status,
-        body: body.as_bytes().into(),
+        body: body.into(),
     })
+}
+
+/// Bytes as protobuf's JSON has them: either alphabet, padded or not.
+fn decoded(written: &str) -> Option<Vec<u8>> {
+    let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let mut alphabets = [STANDARD, URL_SAFE].into_iter();
+    alphabets.find_map(|alphabet| GeneralPurpose::new(&alphabet, config).decode(written).ok())
 }
 
 /// A host with or without a port.

@@ -20,23 +20,26 @@ use crate::mesh::service::{Service, ServiceName};
 #[derive(Debug)]
 pub(super) struct Context<'a> {
     pub(super) services: HashMap<&'a ServiceName, &'a Service>,
-    /// Hosts of ServiceEntries; the first by namespace of each.
-    pub(super) hosts: BTreeMap<&'a str, &'a ServiceName>,
+    /// Hosts of ServiceEntries, those of one name by namespace.
+    pub(super) hosts: BTreeMap<&'a str, Vec<&'a Service>>,
     /// VirtualServices without hosts, by namespace and name.
     pub(super) delegates: HashMap<(&'a str, &'a str), &'a Object>,
 }
 
 impl Context<'_> {
-    /// The Service that a host names where `namespace` names it: that of a ServiceEntry, of the own namespace first, or
-    /// `NAME` and what may follow it.
+    /// The Service that a host names where `namespace` names it: that of a ServiceEntry that is exported there, of the own
+    /// namespace first, or `NAME` and what may follow it.
     pub(super) fn service_of(&self, host: &str, namespace: &str) -> Option<ServiceName> {
         let host = host.to_ascii_lowercase();
         let own = ServiceName::new(namespace, &host);
         if own.is_host() && self.services.contains_key(&own) {
             return Some(own);
         }
-        let elsewhere = self.hosts.get(host.as_str()).copied().cloned();
-        elsewhere.or_else(|| service_of(&host, namespace))
+        let mut elsewhere = self.hosts.get(host.as_str()).into_iter().flatten();
+        let exported = elsewhere.find(|service| service.traffic.exported_to.reaches(namespace));
+        exported
+            .map(|service| service.name.clone())
+            .or_else(|| service_of(&host, namespace))
     }
 }
 

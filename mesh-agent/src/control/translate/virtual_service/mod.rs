@@ -21,8 +21,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use self::http_route::Context;
+use super::export;
 use super::object::{Object, unknown_fields};
 use crate::control::Reading;
+use crate::mesh::export::Export;
 use crate::mesh::facts::Rejection;
 use crate::mesh::route::{Audience, HttpRoute, HttpRule, RouteKind, RouteParent, StreamRoute};
 use crate::mesh::service::{Service, ServiceName};
@@ -75,7 +77,7 @@ fn translate(
     if !["http", "tcp", "tls"].iter().any(has) {
         return Ok((None, None));
     }
-    let audience = audience(object)?;
+    let audience = audience(object, rejections)?;
     let parents = parents(object, context, rejections)?;
     if parents.is_empty() {
         return Ok((None, None));
@@ -127,24 +129,12 @@ fn acts_in_mesh(gateways: Option<&[&str]>) -> bool {
     gateways.is_none_or(|gateways| gateways.is_empty() || gateways.contains(&"mesh"))
 }
 
-/// `exportTo`: `*` (the default), `.`, or namespaces.
-fn audience(object: &Object) -> Result<Audience, Rejection> {
+fn audience(object: &Object, rejections: &mut Vec<Rejection>) -> Result<Audience, Rejection> {
     let written = texts(object, object.spec(), "spec", "exportTo")?.unwrap_or_default();
-    if written.is_empty() || written.contains(&"*") {
-        return Ok(Audience::Everybody);
-    }
-    let mut namespaces: Vec<Arc<str>> = Vec::new();
-    for one in written {
-        let namespace = match one {
-            "." => Arc::clone(&object.namespace),
-            "~" => continue,
-            name => name.into(),
-        };
-        if !namespaces.contains(&namespace) {
-            namespaces.push(namespace);
-        }
-    }
-    Ok(Audience::Namespaces(namespaces))
+    Ok(match export::read(object, "spec.exportTo", written, rejections) {
+        Export::Everybody => Audience::Everybody,
+        Export::Namespaces(namespaces) => Audience::Namespaces(namespaces.to_vec()),
+    })
 }
 
 /// The Services that `hosts` name, each once.
@@ -187,15 +177,13 @@ fn by_name(services: &[Service]) -> HashMap<&ServiceName, &Service> {
     services.iter().map(|service| (&service.name, service)).collect()
 }
 
-fn hosts(services: &[Service]) -> BTreeMap<&str, &ServiceName> {
-    let mut hosts = BTreeMap::new();
-    for name in services
-        .iter()
-        .map(|service| &service.name)
-        .filter(|name| name.is_host())
-    {
-        let known = hosts.entry(&*name.name).or_insert(name);
-        *known = name.min(*known);
+fn hosts(services: &[Service]) -> BTreeMap<&str, Vec<&Service>> {
+    let mut hosts: BTreeMap<_, Vec<&Service>> = BTreeMap::new();
+    for service in services.iter().filter(|service| service.name.is_host()) {
+        hosts.entry(&*service.name.name).or_default().push(service);
+    }
+    for of_name in hosts.values_mut() {
+        of_name.sort_by(|a, b| a.name.cmp(&b.name));
     }
     hosts
 }

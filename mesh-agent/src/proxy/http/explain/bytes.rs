@@ -58,7 +58,7 @@ impl Trip<'_> {
         }
         let ways = shares.into_iter().map(|(weight, backend)| {
             self.way_of_bytes(percent(weight, total), Some(&rule.route), |way| {
-                let upstream = backend.and_then(|backend| self.snapshot.backend(backend));
+                let upstream = backend.and_then(|backend| self.snapshot.backend(client, backend));
                 self.foreseen(upstream.ok_or(Refusal::InvalidBackend)?, way)
             })
         });

@@ -190,7 +190,9 @@ impl Trip<'_> {
     }
 
     fn tell(&self, question: &Question, notes: &mut Vec<String>) -> Told {
-        let destination = self.snapshot.destination(self.ends.original);
+        let destination = self
+            .snapshot
+            .destination(&self.source.pod.workload, self.ends.original);
         let mut told = Told::default();
         let judged = match (self.protocol(), question.is_http) {
             (AppProtocol::Tcp, is_http) => {
@@ -268,7 +270,7 @@ fn why_not_captured(source: &Workload, dialled: SocketAddr) -> Option<String> {
 }
 
 fn dialled_place(snapshot: &Snapshot, client: &Workload, dialled: SocketAddr) -> DialledPlace {
-    let destination = snapshot.destination(dialled);
+    let destination = snapshot.destination(client, dialled);
     let protocol = protocol_word(protocol_of(snapshot, client, dialled)).to_owned();
     let (kind, name) = match destination {
         Destination::Service(upstream) => (PlaceKind::Service, Some(upstream.service.to_string())),

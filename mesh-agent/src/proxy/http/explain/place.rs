@@ -40,7 +40,7 @@ pub(super) fn find(
         // `NAMESPACE.svc.DOMAIN` comes first in the search list, then `svc.DOMAIN`.
         None => meant.extend([format!("{name}.{namespace}"), name.clone()]),
     }
-    if let Some(place) = meant.iter().find_map(|name| service(snapshot, name)) {
+    if let Some(place) = meant.iter().find_map(|name| service(snapshot, namespace, name)) {
         return Ok(place);
     }
     if is_of_cluster || !name.contains('.') {
@@ -49,15 +49,15 @@ pub(super) fn find(
     Ok(Place::Elsewhere)
 }
 
-/// `SERVICE.NAMESPACE`, or `MEMBER.SERVICE.NAMESPACE` of a headless one.
-fn service(snapshot: &Snapshot, name: &str) -> Option<Place> {
+/// `SERVICE.NAMESPACE`, or `MEMBER.SERVICE.NAMESPACE` of a headless one, for a pod of the namespace `client`.
+fn service(snapshot: &Snapshot, client: &str, name: &str) -> Option<Place> {
     let labels: Vec<&str> = name.split('.').collect();
     let (member, service, namespace) = match labels.as_slice() {
         [service, namespace] => (None, service, namespace),
         [member, service, namespace] => (Some(*member), service, namespace),
         _ => return None,
     };
-    let addrs: Vec<IpAddr> = match (snapshot.names().service(namespace, service)?, member) {
+    let addrs: Vec<IpAddr> = match (snapshot.names().service(client, namespace, service)?, member) {
         (Known::Cluster { addrs, .. }, None) => return Some(Place::Addr(*addrs.first()?, 1)),
         (Known::Cluster { .. }, Some(_)) => return None,
         (Known::Headless(members), None) => members.iter().map(|member| member.addr).collect(),

@@ -51,7 +51,8 @@ impl Trip<'_> {
         };
         match &fallback.to {
             FallbackTo::Service { service, port } => {
-                self.snapshot.upstream(service, *port)?;
+                self.snapshot
+                    .upstream(&self.source.pod.workload, service, *port)?;
                 Some(told)
             }
             FallbackTo::Answer(answer) if self.is_grpc => Some(Verdict {

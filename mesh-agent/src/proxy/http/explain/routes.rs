@@ -61,7 +61,11 @@ impl Trip<'_> {
     ) -> Result<Verdict, Refusal> {
         let client = &self.source.pod.workload;
         let Some(table) = self.snapshot.routes(&client.namespace, &dialled) else {
-            let keeping = Keeping::of_dialled(&dialled, self.snapshot, request.headers());
+            let keeping = Keeping::of_dialled(
+                &dialled,
+                (self.snapshot, &self.source.pod.workload),
+                request.headers(),
+            );
             let target = Target::Upstream(dialled, keeping);
             told.ways.push(self.way(&target, request, authority, None));
             return Ok(together(&told.ways));
@@ -97,7 +101,11 @@ impl Trip<'_> {
     }
 
     fn backends(&self, decided: &Decided, request: &Request<()>, authority: &Authority, told: &mut Told) {
-        if let Some(kept) = session::kept_by(decided, self.snapshot, request.headers()) {
+        if let Some(kept) = session::kept_by(
+            decided,
+            (self.snapshot, &self.source.pod.workload),
+            request.headers(),
+        ) {
             let changes = changes(&kept.backend.filters);
             let keeping = Keeping::of_rule(decided, &kept.backend, &kept.upstream);
             let keeping = keeping.map(|keeping| keeping.at(kept.endpoint));
@@ -117,7 +125,7 @@ impl Trip<'_> {
         let shares: Vec<_> = decided.rule.backends().each().collect();
         let total: u64 = shares.iter().map(|(weight, _)| weight).sum();
         for (weight, backend) in shares {
-            let upstream = backend.and_then(|one| self.snapshot.backend(one));
+            let upstream = backend.and_then(|one| self.snapshot.backend(&self.source.pod.workload, one));
             let mut way = match backend.zip(upstream) {
                 Some((backend, upstream)) => {
                     let applied = Applied::new(decided.clone(), Arc::clone(backend), request.headers());

@@ -133,7 +133,8 @@ impl<'a> Tries<'a> {
             },
             FallbackTo::Service { service, port } => {
                 let snapshot = self.caller.mesh.snapshots.load();
-                if let Some(upstream) = snapshot.upstream(service, *port) {
+                let client = &self.caller.source.pod.workload;
+                if let Some(upstream) = snapshot.upstream(client, service, *port) {
                     let upstream = Arc::clone(upstream);
                     Box::pin(self.ask(head, upstream, outcome, cause, why)).await
                 } else {

@@ -1,159 +1,70 @@
-//! Services by name and by cluster address, their endpoints, and what these tell of the pods' own ports.
+//! Services, one after the other, with what stands behind their ports.
 //!
-//! Place in the walk: what is behind a cluster address, what a pod's port speaks. Must not know: routes, policies.
+//! Place in the walk: part of [`super::Services::index`]. Must not know: routes, policies.
 
 use std::collections::hash_map::{DefaultHasher, Entry};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::iter;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use super::candidate::{Candidate, Front, Spread};
-use super::checked::{Checked, CheckedEndpoints};
-use super::slices::{EndpointsOfPorts, group};
-use super::traffic::Traffic;
-use super::upstream::Upstream;
-use super::workloads::Workloads;
-use super::{InboundPort, SnapshotSettings};
+use super::{LoadKey, Services};
 use crate::balance::{Health, Load};
-use crate::mesh::facts::{Facts, Rejection};
+use crate::mesh::facts::Rejection;
 use crate::mesh::service::{AppProtocol, Endpoint, EndpointCondition, Service, ServiceName, ServicePort};
-use crate::mesh::traffic::{Locality, Subset};
-use crate::mesh::workload::{Workload, WorkloadUid};
-
-#[derive(Debug, Default)]
-pub(super) struct Services {
-    by_name: HashMap<ServiceName, KnownService>,
-    by_vip: HashMap<IpAddr, ServiceName>,
-    inbound: HashMap<WorkloadUid, HashMap<u16, InboundPort>>,
-    /// The ports of pods behind a Service, ready or not.
-    pods: HashMap<ServiceName, Vec<(WorkloadUid, u16)>>,
-    loads: HashMap<LoadKey, Arc<Load>>,
-    checked: CheckedEndpoints,
-}
-
-#[derive(Debug)]
-pub(super) struct KnownService {
-    pub(super) is_headless: bool,
-    pub(super) upstreams: BTreeMap<u16, Arc<Upstream>>,
-    /// The same ports with some of the endpoints, by the name that a DestinationRule gives these.
-    subsets: HashMap<Arc<str>, BTreeMap<u16, Arc<Upstream>>>,
-}
-
-/// A new pod at an old address begins with no load.
-type LoadKey = (SocketAddr, Option<WorkloadUid>);
-
-impl Services {
-    pub(super) fn index(
-        facts: &Facts,
-        workloads: &Workloads,
-        settings: &SnapshotSettings,
-        previous: Option<&Self>,
-        rejections: &mut Vec<Rejection>,
-    ) -> Self {
-        let traffic = Traffic::index(facts, &settings.node, &settings.root_namespace, rejections);
-        let mut by_service = group(&facts.endpoints);
-        let mut eldest_first: Vec<_> = facts.services.iter().collect();
-        // Whoever writes a ServiceEntry takes no address from a Service, however old the entry is.
-        eldest_first.sort_by_key(|service| (service.name.is_host(), service.meta.seniority()));
-        let mut indexing = Indexing {
-            index: Self::default(),
-            workloads,
-            traffic,
-            node: &settings.node,
-            previous,
-            rejections,
-        };
-        for service in eldest_first {
-            indexing.add(service, &mut by_service);
-        }
-        for (service, orphans) in by_service {
-            let why = format!("Service {service} is not known; these endpoints are not used");
-            indexing.reject_orphans(orphans.into_values(), &why);
-        }
-        indexing.index
-    }
-
-    pub(super) fn get(&self, service: &ServiceName) -> Option<&KnownService> {
-        self.by_name.get(service)
-    }
-
-    pub(super) fn upstream(&self, service: &ServiceName, port: u16) -> Option<&Arc<Upstream>> {
-        self.by_name.get(service)?.upstreams.get(&port)
-    }
-
-    /// A port of a Service, or of a subset of its endpoints.
-    pub(super) fn backend(
-        &self,
-        service: &ServiceName,
-        port: u16,
-        subset: Option<&str>,
-    ) -> Option<&Arc<Upstream>> {
-        match subset {
-            None => self.upstream(service, port),
-            Some(subset) => self.by_name.get(service)?.subsets.get(subset)?.get(&port),
-        }
-    }
-
-    /// All, those of subsets too.
-    pub(super) fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
-        self.by_name.values().flat_map(|service| {
-            let of_subsets = service.subsets.values().flat_map(BTreeMap::values);
-            service.upstreams.values().chain(of_subsets)
-        })
-    }
-
-    /// The endpoints whose health is checked.
-    pub(super) fn checked(&self) -> impl Iterator<Item = &Arc<Checked>> {
-        self.checked.all()
-    }
-
-    /// The ports of one Service.
-    pub(super) fn of(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<Upstream>> {
-        let known = self.by_name.get(service).into_iter();
-        known.flat_map(|service| service.upstreams.values())
-    }
-
-    /// The ports of a pod that Services tell something of, in no order.
-    pub(super) fn inbound_ports(&self, uid: &WorkloadUid) -> impl Iterator<Item = u16> {
-        self.inbound.get(uid).into_iter().flat_map(HashMap::keys).copied()
-    }
-
-    pub(super) fn at(&self, addr: IpAddr) -> Option<&ServiceName> {
-        self.by_vip.get(&addr.to_canonical())
-    }
-
-    pub(super) fn vips(&self) -> impl ExactSizeIterator<Item = (IpAddr, &ServiceName)> {
-        self.by_vip.iter().map(|(addr, service)| (*addr, service))
-    }
-
-    /// The ports of pods behind a Service, those that are not ready too; `None` when there is no such Service.
-    pub(super) fn pods(&self, service: &ServiceName) -> Option<Vec<(WorkloadUid, u16)>> {
-        self.by_name.get(service)?;
-        Some(self.pods.get(service).cloned().unwrap_or_default())
-    }
-
-    pub(super) fn inbound(&self, uid: &WorkloadUid, port: u16) -> Option<&InboundPort> {
-        self.inbound.get(uid)?.get(&port)
-    }
-}
+use crate::mesh::traffic::{DestinationRule, Locality, Subset};
+use crate::mesh::workload::Workload;
+use crate::snapshot::candidate::{Candidate, Front, Spread};
+use crate::snapshot::known::{KnownService, Ports, View};
+use crate::snapshot::rules::Apart;
+use crate::snapshot::slices::EndpointsOfPorts;
+use crate::snapshot::traffic::Traffic;
+use crate::snapshot::upstream::Upstream;
+use crate::snapshot::workloads::Workloads;
+use crate::snapshot::{InboundPort, SnapshotSettings};
 
 /// An index that is being made.
-struct Indexing<'a> {
-    index: Services,
+pub(super) struct Indexing<'a> {
+    pub(super) index: Services,
     workloads: &'a Workloads,
     traffic: Traffic<'a>,
     node: &'a str,
     previous: Option<&'a Services>,
+    /// Those that were made.
+    views: usize,
     rejections: &'a mut Vec<Rejection>,
 }
 
-impl Indexing<'_> {
-    fn add<'f>(
+/// The ports of a Service, each with what may stand behind it.
+type Open<'f> = Vec<(&'f ServicePort, Vec<Candidate<'f>>)>;
+
+impl<'a> Indexing<'a> {
+    pub(super) fn new(
+        workloads: &'a Workloads,
+        traffic: Traffic<'a>,
+        settings: &'a SnapshotSettings,
+        previous: Option<&'a Services>,
+        rejections: &'a mut Vec<Rejection>,
+    ) -> Self {
+        Self {
+            index: Services {
+                classes: traffic.rules.classes(),
+                ..Services::default()
+            },
+            workloads,
+            traffic,
+            node: &settings.node,
+            previous,
+            views: 0,
+            rejections,
+        }
+    }
+
+    pub(super) fn add<'f>(
         &mut self,
         service: &'f Service,
         endpoints: &mut HashMap<&'f ServiceName, EndpointsOfPorts<'f>>,
@@ -166,12 +77,33 @@ impl Indexing<'_> {
             );
             return;
         }
-        self.claim_vips(service);
-        let mut by_port_name = endpoints.remove(&service.name).unwrap_or_default();
-        let mut upstreams = BTreeMap::new();
-        let mut subsets: HashMap<_, BTreeMap<_, _>> = HashMap::new();
+        let Services {
+            addresses, by_name, ..
+        } = &mut self.index;
+        let exported_to = |owner: &ServiceName| by_name.get(owner).map(|known| &known.exported_to);
+        let refused = addresses.claim(service, self.workloads, exported_to);
+        self.rejections.extend(refused);
+        let open = self.open(service, endpoints.remove(&service.name).unwrap_or_default());
+        let known = KnownService {
+            is_headless: service.is_headless,
+            exported_to: service.traffic.exported_to.clone(),
+            views: self.views(service, &open),
+            common: self.common(service, open),
+            subset_names: self
+                .traffic
+                .rules
+                .subsets(&service.name)
+                .into_iter()
+                .cloned()
+                .collect(),
+        };
+        self.index.by_name.insert(service.name.clone(), known);
+    }
+
+    fn open<'f>(&mut self, service: &'f Service, mut by_port_name: EndpointsOfPorts<'f>) -> Open<'f> {
+        let mut open: Open<'f> = Vec::new();
         for (position, port) in service.ports.iter().enumerate() {
-            if upstreams.contains_key(&port.port) {
+            if open.iter().any(|(known, _)| known.port == port.port) {
                 self.rejections.push(service.meta.reject(
                     &format!("spec.ports[{position}].port"),
                     format!("port {} is declared twice; the first counts", port.port),
@@ -180,18 +112,7 @@ impl Indexing<'_> {
             }
             let of_port = by_port_name.remove(port.name.as_ref()).unwrap_or_default();
             let candidates = self.candidates(service, port, of_port);
-            for subset in self.traffic.subsets(&service.name) {
-                let chosen = candidates
-                    .iter()
-                    .filter(|one| one.carries(&subset.labels))
-                    .cloned()
-                    .collect();
-                let upstream = self.upstream(service, port, Some(subset), chosen);
-                let of_subset = subsets.entry(Arc::clone(&subset.name)).or_default();
-                of_subset.insert(port.port, Arc::new(upstream));
-            }
-            let whole = self.upstream(service, port, None, candidates);
-            upstreams.insert(port.port, Arc::new(whole));
+            open.push((port, candidates));
         }
         for (port_name, orphans) in by_port_name {
             let why = format!(
@@ -200,36 +121,70 @@ impl Indexing<'_> {
             );
             self.reject_orphans(iter::once(orphans), &why);
         }
-        let known = KnownService {
-            is_headless: service.is_headless,
-            upstreams,
-            subsets,
-        };
-        self.index.by_name.insert(service.name.clone(), known);
+        open
     }
 
-    /// A ServiceEntry takes no address from a pod: it would lead the pod's traffic elsewhere.
-    fn claim_vips(&mut self, service: &Service) {
-        let is_host = service.name.is_host();
-        for vip in &service.vips {
-            let pod = self.workloads.at(*vip).filter(|_| is_host);
-            let owner = match (self.index.by_vip.entry(vip.to_canonical()), pod) {
-                (Entry::Occupied(elder), _) if *elder.get() == service.name => continue,
-                (Entry::Occupied(elder), _) => format!("Service {}", elder.get()),
-                (Entry::Vacant(_), Some(pod)) => pod.meta.object.to_string(),
-                (Entry::Vacant(vacant), None) => {
-                    vacant.insert(service.name.clone());
-                    continue;
-                }
-            };
-            let field = if is_host {
-                "spec.addresses"
-            } else {
-                "spec.clusterIPs"
-            };
-            let reason = format!("{vip} belongs to {owner} already; traffic to it goes there");
-            self.rejections.push(service.meta.reject(field, reason));
+    fn common(&self, service: &Service, open: Open<'_>) -> Ports {
+        let previous = self.previous.and_then(|previous| previous.get(&service.name));
+        let rule = self.traffic.rules.common(&service.name);
+        self.ports(service, open, rule, previous.map(|known| &known.common))
+    }
+
+    /// What clients use for whom another rule acts.
+    fn views(&mut self, service: &Service, open: &Open<'_>) -> Vec<View> {
+        let mut views = Vec::new();
+        for Apart { rule, classes } in self.traffic.rules.apart(&service.name) {
+            if self.views >= MOST_VIEWS {
+                self.rejections
+                    .push(rule.meta.reject("spec.host", TOO_MANY_VIEWS));
+                continue;
+            }
+            self.views += 1;
+            let known = self.previous.and_then(|previous| previous.get(&service.name));
+            let previous = known.and_then(|known| known.view(&rule.meta.object));
+            views.push(View {
+                rule: Arc::clone(&rule.meta.object),
+                classes,
+                ports: self.ports(service, open.clone(), Some(rule), previous),
+            });
         }
+        views
+    }
+
+    fn ports(
+        &self,
+        service: &Service,
+        open: Open<'_>,
+        rule: Option<&DestinationRule>,
+        previous: Option<&Ports>,
+    ) -> Ports {
+        let mut ports = Ports::default();
+        let subsets = rule.map_or(&[][..], |rule| &rule.subsets);
+        for (port, candidates) in open {
+            let previous = |subset| previous.and_then(|previous| previous.get(port.port, subset));
+            for subset in subsets {
+                let carrying = candidates.iter().filter(|one| one.carries(&subset.labels));
+                let carrying = carrying.cloned().collect();
+                let facing = Facing {
+                    service,
+                    port,
+                    rule,
+                    subset: Some(subset),
+                };
+                let upstream = self.upstream(facing, carrying, previous(Some(&*subset.name)));
+                let of_subset = ports.subsets.entry(Arc::clone(&subset.name)).or_default();
+                of_subset.insert(port.port, Arc::new(upstream));
+            }
+            let facing = Facing {
+                service,
+                port,
+                rule,
+                subset: None,
+            };
+            let upstream = self.upstream(facing, candidates, previous(None));
+            ports.whole.insert(port.port, Arc::new(upstream));
+        }
+        ports
     }
 
     /// The endpoints that may stand behind a port.
@@ -272,23 +227,24 @@ impl Indexing<'_> {
 
     fn upstream(
         &self,
-        service: &Service,
-        port: &ServicePort,
-        subset: Option<&Subset>,
+        facing: Facing<'_>,
         candidates: Vec<Candidate<'_>>,
+        previous: Option<&Arc<Upstream>>,
     ) -> Upstream {
+        let Facing {
+            service,
+            port,
+            rule,
+            subset,
+        } = facing;
         let front = Front {
             service: &service.name,
             port,
             subset: subset.map(|subset| &subset.name),
         };
-        let name = front.subset.map(AsRef::as_ref);
-        let previous = self
-            .previous
-            .and_then(|previous| previous.backend(&service.name, port.port, name));
         let mut rng = SmallRng::seed_from_u64(seed(self.node, front));
         let spread = Spread {
-            policy: self.traffic.policy(service, port, subset),
+            policy: self.traffic.policy(service, port, rule, subset),
             nearest: service.traffic.nearest,
             is_local_only: service.traffic.is_local_only,
             keeps_dialled: service.traffic.keeps_dialled,
@@ -372,7 +328,7 @@ impl Indexing<'_> {
         })
     }
 
-    fn reject_orphans<'e>(
+    pub(super) fn reject_orphans<'e>(
         &mut self,
         orphans: impl Iterator<Item = BTreeMap<SocketAddr, &'e Endpoint>>,
         why: &str,
@@ -387,6 +343,15 @@ impl Indexing<'_> {
     }
 }
 
+/// What an upstream stands for.
+#[derive(Debug, Clone, Copy)]
+struct Facing<'f> {
+    service: &'f Service,
+    port: &'f ServicePort,
+    rule: Option<&'f DestinationRule>,
+    subset: Option<&'f Subset>,
+}
+
 /// A round robin's start: the same for one node and port, so that building is pure, and another on other nodes.
 fn seed(node: &str, front: Front<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -396,3 +361,8 @@ fn seed(node: &str, front: Front<'_>) -> u64 {
     }
     hasher.finish()
 }
+
+/// Of one snapshot. Each costs as much memory as the Service's endpoints once more.
+const MOST_VIEWS: usize = 10_000;
+const TOO_MANY_VIEWS: &str =
+    "rules act for single clients on more than 10000 Services; for some the common rule acts instead";

@@ -1,39 +1,11 @@
-//! What a policy's `status` says: conditions as Gateway API's policies have them (GEP-713).
-//!
-//! Place in the walk: beside it; worked out from a reading and what the snapshot of it left out. Must not know: who writes it
-//! to an API server, or when it changed.
+//! What becomes of a `RateLimitPolicy`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
+use super::{ACCEPTED, Condition, ObjectConditions, PARTIALLY_INVALID, Seen, Status, condition, message};
 use crate::mesh::facts::Rejection;
 use crate::mesh::policy::authorization::PolicyTarget;
 use crate::mesh::policy::rate_limit::RateLimitPolicy;
-
-/// One object, and what its status says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ObjectConditions {
-    /// `Kind NAMESPACE/NAME`.
-    pub object: String,
-    /// Where it was read: a file path, or `api` for an API server.
-    pub origin: String,
-    /// `status.conditions`, but for the times, which are its writer's.
-    pub conditions: Vec<Condition>,
-}
-
-/// One of `status.conditions`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Condition {
-    /// `Accepted`, or `PartiallyInvalid`, which is there only where it holds.
-    pub r#type: String,
-    /// `True` or `False`.
-    pub status: String,
-    /// One word: `Accepted`, `Invalid`, `TargetNotFound`, `UnsupportedValue`.
-    pub reason: String,
-    /// For people: each field with what is wrong and the way out.
-    pub message: String,
-}
 
 /// The conditions of each `RateLimitPolicy`, those that were left out whole too, by object and origin.
 pub fn of_rate_limits(policies: &[RateLimitPolicy], rejections: &[Rejection]) -> Vec<ObjectConditions> {
@@ -58,6 +30,17 @@ pub fn of_rate_limits(policies: &[RateLimitPolicy], rejections: &[Rejection]) ->
         .collect()
 }
 
+/// The same for one of them, by its name.
+pub(super) fn status(seen: &Seen<'_>, object: &str) -> Status {
+    let mut policies = seen.facts.rate_limit_policies.iter();
+    let read = policies.find(|policy| policy.meta.object.as_ref() == object);
+    Status::Conditions {
+        conditions: conditions(read, seen.rejections(object)),
+        owned: &[ACCEPTED, PARTIALLY_INVALID],
+        features: None,
+    }
+}
+
 fn conditions(read: Option<&RateLimitPolicy>, wrong: &[&Rejection]) -> Vec<Condition> {
     let message = message(wrong);
     let Some(policy) = read else {
@@ -68,7 +51,7 @@ fn conditions(read: Option<&RateLimitPolicy>, wrong: &[&Rejection]) -> Vec<Condi
     }
     let mut conditions = vec![condition(ACCEPTED, true, ACCEPTED, String::new())];
     if !wrong.is_empty() {
-        conditions.push(condition("PartiallyInvalid", true, "UnsupportedValue", message));
+        conditions.push(condition(PARTIALLY_INVALID, true, "UnsupportedValue", message));
     }
     conditions
 }
@@ -83,32 +66,5 @@ fn has_no_target(policy: &RateLimitPolicy, wrong: &[&Rejection]) -> bool {
     unknown >= services.len()
 }
 
-fn message(wrong: &[&Rejection]) -> String {
-    let lines: Vec<_> = wrong
-        .iter()
-        .map(|one| match one.field.as_str() {
-            "" => one.reason.clone(),
-            field => format!("{field}: {}", one.reason),
-        })
-        .collect();
-    let mut message = lines.join("\n");
-    if let Some((end, _)) = message.char_indices().nth(LONGEST_MESSAGE) {
-        message.truncate(end);
-    }
-    message
-}
-
-fn condition(of: &str, holds: bool, reason: &str, message: String) -> Condition {
-    Condition {
-        r#type: of.to_owned(),
-        status: if holds { "True" } else { "False" }.to_owned(),
-        reason: reason.to_owned(),
-        message,
-    }
-}
-
 const RATE_LIMIT: &str = "RateLimitPolicy ";
 const TARGETS: &str = "spec.targetRefs";
-const ACCEPTED: &str = "Accepted";
-/// What the API machinery takes of a condition's message.
-const LONGEST_MESSAGE: usize = 32_768;

@@ -1,0 +1,174 @@
+//! What is cut off an object before anything is made of it: all that no translation reads, and what may be secret.
+//!
+//! Place in the walk: between the wire and the store. Must not know: what is made of the rest.
+
+use serde_json::{Map, Value};
+
+type Object = Map<String, Value>;
+
+/// Cuts an object of a kind down. Pods carry most that is cut: what their containers are told is nobody's business here.
+pub(super) fn cut(kind: &str, object: &mut Object) {
+    if let Some(Value::Object(meta)) = object.get_mut("metadata") {
+        for field in ["managedFields", "resourceVersion", "generation", "selfLink"] {
+            meta.remove(field);
+        }
+        if let Some(Value::Object(annotations)) = meta.get_mut("annotations") {
+            annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+            if matches!(kind, "Pod" | "Node") {
+                annotations.retain(|name, _| name.starts_with("mesh-agent.dev/"));
+            }
+        }
+    }
+    match kind {
+        "Pod" => cut_pod(object),
+        "Node" => {
+            keep_of(object, "status", &["addresses"]);
+            object.remove("spec");
+        }
+        "ConfigMap" => {
+            keep_of(object, "data", &["mesh", "ca.crt"]);
+            object.remove("binaryData");
+        }
+        _ => {
+            object.remove("status");
+        }
+    }
+}
+
+fn cut_pod(pod: &mut Object) {
+    keep_of(pod, "status", &["phase", "podIP", "podIPs"]);
+    let kept = [
+        "nodeName",
+        "serviceAccountName",
+        "hostNetwork",
+        "containers",
+        "initContainers",
+    ];
+    keep_of(pod, "spec", &kept);
+    let Some(Value::Object(spec)) = pod.get_mut("spec") else {
+        return;
+    };
+    for list in ["containers", "initContainers"] {
+        for container in spec
+            .get_mut(list)
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
+            if let Value::Object(container) = container {
+                cut_container(container);
+            }
+        }
+    }
+}
+
+/// Of probes only where they go: their headers may hold passwords.
+fn cut_container(container: &mut Object) {
+    let hooks = ["livenessProbe", "readinessProbe", "startupProbe"];
+    container.retain(|field, _| {
+        hooks.contains(&field.as_str())
+            || matches!(field.as_str(), "name" | "ports" | "restartPolicy" | "lifecycle")
+    });
+    for hook in hooks {
+        cut_hook(container.get_mut(hook));
+    }
+    if let Some(Value::Object(lifecycle)) = container.get_mut("lifecycle") {
+        for hook in ["postStart", "preStop"] {
+            cut_hook(lifecycle.get_mut(hook));
+        }
+    }
+}
+
+fn cut_hook(hook: Option<&mut Value>) {
+    let Some(Value::Object(hook)) = hook else {
+        return;
+    };
+    hook.retain(|way, _| matches!(way.as_str(), "httpGet" | "tcpSocket" | "grpc"));
+    for way in ["httpGet", "tcpSocket", "grpc"] {
+        keep_of(hook, way, &["host", "port"]);
+    }
+}
+
+fn keep_of(object: &mut Object, part: &str, fields: &[&str]) {
+    if let Some(Value::Object(part)) = object.get_mut(part) {
+        part.retain(|field, _| fields.contains(&field.as_str()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn cut(kind: &str, object: Value) -> Value {
+        let Value::Object(mut object) = object else {
+            panic!("no object")
+        };
+        super::cut(kind, &mut object);
+        object.into()
+    }
+
+    #[test]
+    fn of_a_pod_nothing_is_kept_that_may_be_secret() {
+        let probe = json!({ "httpGet": { "port": 80, "path": "/", "httpHeaders": [{ "name": "authorization", "value": "secret" }] } });
+        let exec = json!({ "exec": { "command": ["secret"] } });
+        let kept = cut(
+            "Pod",
+            json!({
+                "metadata": {
+                    "name": "a", "labels": { "app": "a" }, "managedFields": [], "resourceVersion": "1",
+                    "annotations": { "mesh-agent.dev/fail-mode": "open", "other": "secret" },
+                },
+                "spec": {
+                    "nodeName": "n", "volumes": [{ "name": "secret" }], "hostNetwork": true,
+                    "containers": [{
+                        "name": "c", "image": "i", "env": [{ "name": "A", "value": "secret" }], "args": ["secret"],
+                        "ports": [{ "containerPort": 80 }], "readinessProbe": probe, "livenessProbe": exec,
+                        "lifecycle": { "preStop": exec, "postStart": probe },
+                    }],
+                },
+                "status": { "phase": "Running", "podIP": "10.0.0.1", "conditions": [] },
+            }),
+        );
+        let kept_probe = json!({ "httpGet": { "port": 80 } });
+        assert_eq!(
+            kept,
+            json!({
+                "metadata": {
+                    "name": "a", "labels": { "app": "a" }, "annotations": { "mesh-agent.dev/fail-mode": "open" } },
+                "spec": {
+                    "nodeName": "n", "hostNetwork": true,
+                    "containers": [{
+                        "name": "c", "ports": [{ "containerPort": 80 }], "readinessProbe": kept_probe,
+                        "livenessProbe": {}, "lifecycle": { "preStop": {}, "postStart": kept_probe } }],
+                },
+                "status": { "phase": "Running", "podIP": "10.0.0.1" },
+            })
+        );
+    }
+
+    #[test]
+    fn of_other_kinds_status_and_what_only_grows_is_cut() {
+        for (kind, object, kept) in [
+            (
+                "Service",
+                json!({ "metadata": { "annotations": { "a": "b", "kubectl.kubernetes.io/last-applied-configuration": "{}" } },
+                    "spec": {}, "status": {} }),
+                json!({ "metadata": { "annotations": { "a": "b" } }, "spec": {} }),
+            ),
+            (
+                "Node",
+                json!({ "spec": { "taints": [] }, "status": { "addresses": [], "images": [] } }),
+                json!({ "status": { "addresses": [] } }),
+            ),
+            (
+                "ConfigMap",
+                json!({ "data": { "mesh": "", "ca.crt": "", "password": "" }, "binaryData": {} }),
+                json!({ "data": { "mesh": "", "ca.crt": "" } }),
+            ),
+        ] {
+            assert_eq!(cut(kind, object), kept, "{kind}");
+        }
+    }
+}
