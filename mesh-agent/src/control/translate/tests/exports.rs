@@ -1,5 +1,7 @@
 //! `exportTo`: for whose clients an object says it is.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::mesh::export::Export;
 use crate::mesh::service::ServiceName;
