@@ -4,6 +4,7 @@
 //! so that no amount of configuration stalls a connection.
 
 pub mod ca;
+mod cni;
 mod direct;
 mod issuance;
 mod lock;
@@ -95,6 +96,12 @@ pub fn uninstall(args: &UninstallArgs) -> anyhow::Result<Removed> {
         Ok(lock) => lock,
         Err(_) => None,
     };
+    // First: a plugin without an agent lets no pod of the mesh begin.
+    if let (Some(conf_dir), Some(bin_dir)) = (&args.cni_conf_dir, &args.cni_bin_dir) {
+        for done in cni::remove(conf_dir, bin_dir, &args.state_dir)? {
+            tracing::info!(done, "CNI plugin");
+        }
+    }
     uninstall::uninstall(&args.bpf_dir, &args.node_name).context("cannot remove what is pinned")
 }
 
@@ -161,6 +168,8 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
     )));
     let board = StatusBoard::new(config, privileges, &snapshots, &certificates, &enrolment, splice);
 
+    let mut announcements = cni::start(config, &tasks, &telemetry, &board)?;
+    announcements.recall(&mut enrolment.lock());
     let configuration = ConfigLoop {
         source: source(config, &board).await?,
         settings: snapshot_settings(config),
@@ -170,6 +179,7 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
         direct: Arc::clone(&direct),
         telemetry: telemetry.clone(),
         board: board.clone(),
+        announcements,
         heart: Some(heart),
         first: Some(readiness.guard("first configuration")),
     };

@@ -49,7 +49,7 @@ fn suggestion(unknown: &str) -> String {
 }
 
 /// Names of all settings, for suggestions.
-pub(super) const FIELDS: [&str; 40] = [
+pub(super) const FIELDS: [&str; 44] = [
     "node_name",
     "manifests",
     "kubernetes",
@@ -57,6 +57,10 @@ pub(super) const FIELDS: [&str; 40] = [
     "bpf_dir",
     "cgroup_root",
     "placement_annotations",
+    "cni_conf_dir",
+    "cni_bin_dir",
+    "cni_fail_mode",
+    "cni_timeout_s",
     "ca_dir",
     "admin_addr",
     "trust_domain",

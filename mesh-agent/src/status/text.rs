@@ -56,6 +56,13 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
             None => writeln!(text)?,
         }
     }
+    if let Some(cni) = &status.cni {
+        let list = cni.list.as_deref().unwrap_or("in no list");
+        writeln!(text, "\nCNI PLUGIN: {list}, put back {} times", cni.repairs)?;
+        if let Some(error) = &cni.error {
+            writeln!(text, "  ! {error}")?;
+        }
+    }
     for keys in &status.jwks {
         keys.write(&mut text, now)?;
     }

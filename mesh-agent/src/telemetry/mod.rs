@@ -41,7 +41,7 @@ pub use self::access_log::AccessLog;
 pub use self::balance::{BalanceMetrics, UpstreamCounts};
 pub use self::ca::CaMetrics;
 pub use self::direct::{DirectEnd, DirectMetrics, DirectRecord, DirectStart};
-pub use self::enrolment::EnrolmentMetrics;
+pub use self::enrolment::{CniResult, EnrolmentMetrics};
 pub use self::flag::ResponseFlag;
 pub use self::http::{HttpRecord, HttpStart};
 pub use self::labels::{FlowLabels, PathTaken, PeerLabels, Reporter, Security};

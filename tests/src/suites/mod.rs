@@ -9,6 +9,7 @@ mod balance;
 mod ca;
 mod capture;
 mod changes;
+mod cni;
 mod control;
 mod direct;
 mod direct_counts;
@@ -122,6 +123,7 @@ pub fn all() -> Vec<Suite> {
         ("dns", dns::CLAIMS),
         ("shapes", shapes::CLAIMS),
         ("enrolment", enrolment::CLAIMS),
+        ("cni", cni::CLAIMS),
         ("changes", changes::CLAIMS),
         ("control", control::CLAIMS),
         ("faults", faults::CLAIMS),

@@ -24,6 +24,12 @@ impl Enrolment {
         self.locator.announced.hear(uid, announcement);
     }
 
+    /// Hears what an earlier agent was told, except of pods that are gone.
+    pub fn recall(&mut self, announced: Announced) {
+        self.locator.announced = announced;
+        self.forget_gone();
+    }
+
     /// Forgets what was announced of a pod whose namespace is about to go; whether there was anything.
     pub fn withdraw(&mut self, uid: &str) -> bool {
         self.locator.announced.forget(uid)

@@ -19,6 +19,8 @@ pub struct Announced(BTreeMap<String, Announcement>);
 /// One pod that begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {
+    /// The runtime's name for the sandbox: a pod may have several, one after the other.
+    pub sandbox: String,
     /// Path of its network namespace.
     pub netns: PathBuf,
     /// Its addresses, at most one of each family, the primary first.
@@ -68,6 +70,7 @@ mod tests {
 
     fn said(addr: &str) -> Announcement {
         Announcement {
+            sandbox: "1".to_owned(),
             netns: "/run/netns/a".into(),
             addrs: vec![addr.parse().unwrap()],
         }
@@ -94,6 +97,7 @@ mod tests {
         announced.hear(
             "a",
             Announcement {
+                sandbox: "1".to_owned(),
                 netns: netns.path().into(),
                 addrs: Vec::new(),
             },

@@ -57,6 +57,7 @@ fn an_announced_namespace_wins_over_a_process_and_needs_none() {
     locator.announced.hear(
         "0b6d",
         Announcement {
+            sandbox: "1".to_owned(),
             netns: "/run/netns/cni-1".into(),
             addrs: Vec::new(),
         },
