@@ -19,7 +19,7 @@ use crate::{kube, workspace};
 
 /// Starts an API server that knows the CRDs, and shows it every object of the sets, which have names.
 pub(super) fn validate(sets: &[(String, Vec<Value>)]) -> Result<()> {
-    let programs = kube::programs()?;
+    let programs = kube::programs(&mesh_tests::kubernetes::PROGRAMS)?;
     let crds = step("CRDs of others, and our own", crds)?;
     let dir = workspace::target().join("chart-plane");
     if let Some(left) = ControlPlane::attach(&dir, None)? {
