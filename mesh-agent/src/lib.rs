@@ -17,7 +17,7 @@
 //!
 //! | rooms | layer |
 //! |---|---|
-//! | `mesh` facts as plain data, `lifecycle` tasks, stop, readiness, `grpc` calls over HTTP/2 | 1 |
+//! | `mesh` facts as plain data, `lifecycle` tasks, stop, readiness, `grpc` calls over HTTP/2, `cni` the plugin that lets pods begin | 1 |
 //! | `identity` who, `telemetry` what happened, `admin` pages, `pod` the way into a pod, `config` settings, `privileges` what the process may do | 2 |
 //! | `capture` in, `detect` what is spoken, `dns` names, `policy` may it, `route` where to, `balance` which one, `transport` out, `ca` the certificate authority as a service, `external` whom policies ask | 3 |
 //! | `snapshot` all that a walk needs to know | 4 |
@@ -29,6 +29,7 @@
 
 pub mod mesh;
 
+pub mod cni;
 pub mod grpc;
 pub mod lifecycle;
 

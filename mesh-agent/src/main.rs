@@ -2,14 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use mesh_agent::admin::AdminToken;
+use mesh_agent::cni::plugin;
 use mesh_agent::config::{
     AdminArgs, CaArgs, CheckArgs, Cli, Command, ExplainArgs, ExplainOutput, RunArgs, StatusArgs,
     StatusOutput, UninstallArgs,
@@ -25,13 +25,14 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let done = match Cli::of_process().command {
         Command::Run(args) => run(*args),
         Command::Ca(args) => ca(*args),
         Command::Status(args) => print_status(&args),
         Command::Explain(args) => explain(&args),
         Command::Check(args) => check(&args),
         Command::Uninstall(args) => uninstall(&args),
+        Command::Cni(args) => cni(&args.into()),
     };
     match done {
         Ok(code) => code,
@@ -139,9 +140,33 @@ fn uninstall(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
+/// The specification wants JSON on standard output whatever happens, and no other line.
+fn cni(call: &plugin::Call) -> anyhow::Result<ExitCode> {
+    let mut conf = Vec::new();
+    std::io::stdin()
+        .take(MAX_NETCONF)
+        .read_to_end(&mut conf)
+        .context("cannot read the configuration on standard input")?;
+    let outcome = plugin::run(call, &conf);
+    if let Some(note) = &outcome.noted {
+        complain(note);
+    }
+    if let Some(said) = &outcome.said {
+        say(&said.to_string())?;
+    }
+    Ok(if outcome.is_ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
 fn shown(dir: &Path) -> String {
     dir.display().to_string()
 }
+
+/// Of what a runtime gives a plugin: some KiB.
+const MAX_NETCONF: u64 = 4 * 1024 * 1024;
 
 /// Writes to standard output; a reader that went away is no failure.
 fn say(text: &str) -> anyhow::Result<()> {

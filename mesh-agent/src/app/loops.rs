@@ -1,13 +1,14 @@
 //! The agent's own loops: configuration in, enrolment kept true, unused connections closed.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use mesh_common::counter::Counter;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::app::cni::Announcements;
 use crate::app::direct::DirectFlows;
 use crate::control::{Reading, Source, SourceError, conditions};
 use crate::identity::Certificates;
@@ -32,6 +33,7 @@ pub(super) struct ConfigLoop {
     pub(super) direct: Arc<Mutex<DirectFlows>>,
     pub(super) telemetry: Telemetry,
     pub(super) board: StatusBoard,
+    pub(super) announcements: Announcements,
     /// Started when the first reading is in force: until then an agent that starts is as good as dead to the hooks.
     pub(super) heart: Option<Heart>,
     /// Dropped when the first reading is in force.
@@ -48,6 +50,12 @@ impl ConfigLoop {
             tokio::select! {
                 () = stop.requested() => return self.source.finish().await,
                 reading = self.source.next_reading() => self.take(reading).await,
+                heard = self.announcements.next() => {
+                    let is_due = self.announcements.take_in(heard, &mut self.enrolment.lock(), Instant::now());
+                    if is_due && self.first.is_none() {
+                        self.reconcile();
+                    }
+                }
                 _ = sweep.tick(), if self.first.is_none() => self.sweep(),
                 // What could not be enrolled is tried again, and what is enrolled is audited.
                 // Before the first reading nobody knows which pods of an earlier agent are wanted.
@@ -93,6 +101,7 @@ impl ConfigLoop {
         self.certificates
             .want(snapshot.local().iter().map(|pod| pod.identity.clone()));
         self.snapshots.publish(snapshot);
+        self.announcements.know(&facts.meshed_namespaces);
         // At once for the pods that are enrolled: what is forbidden ends before anything else is waited for.
         if self.first.is_none() {
             self.apply_direct();
@@ -115,8 +124,11 @@ impl ConfigLoop {
     }
 
     /// Notices soon which pods are gone.
-    fn sweep(&self) {
-        let reports = self.enrolment.lock().sweep();
+    fn sweep(&mut self) {
+        let mut enrolment = self.enrolment.lock();
+        let reports = enrolment.sweep();
+        self.announcements.keep_time(&mut enrolment, Instant::now());
+        drop(enrolment);
         self.tell(&reports);
     }
 
@@ -125,7 +137,7 @@ impl ConfigLoop {
         self.direct.lock().apply(&self.snapshots.load(), present);
     }
 
-    fn reconcile(&self) {
+    fn reconcile(&mut self) {
         let snapshot = self.snapshots.load();
         let wanted = snapshot.local();
         let mut enrolment = self.enrolment.lock();
@@ -139,6 +151,8 @@ impl ConfigLoop {
         }
         let reports = enrolment.reconcile(wanted);
         let status = enrolment.status();
+        self.announcements
+            .settle(&snapshot, &status.pods, &mut enrolment, Instant::now());
         drop(enrolment);
         self.tell(&reports);
         let enrolled = status.pods.iter().filter(|pod| pod.is_served()).count();
@@ -160,6 +174,10 @@ impl ConfigLoop {
             let pod = &report.pod;
             match &report.change {
                 Change::Joined => tracing::info!(pod, "pod joined the mesh"),
+                Change::JoinedLate { open } => {
+                    tracing::info!(pod, open, "pod that ran already joined the mesh");
+                    self.telemetry.enrolment().joined_late(*open);
+                }
                 Change::Repaired { parts } => {
                     let names: Vec<_> = parts.iter().map(|part| part.name()).collect();
                     tracing::error!(

@@ -4,6 +4,7 @@
 //! so that no amount of configuration stalls a connection.
 
 pub mod ca;
+mod cni;
 mod direct;
 mod issuance;
 mod lock;
@@ -41,6 +42,7 @@ use crate::kernel::capacity::Capacity;
 use crate::kernel::direct::sock_diag;
 use crate::kernel::ebpf::EbpfKernel;
 use crate::kernel::enrolment::Enrolment;
+use crate::kernel::placement::Locator;
 use crate::kernel::uninstall::{self, Removed};
 use crate::lifecycle::{Readiness, Tasks};
 use crate::mesh::facts::Facts;
@@ -94,6 +96,12 @@ pub fn uninstall(args: &UninstallArgs) -> anyhow::Result<Removed> {
         Ok(lock) => lock,
         Err(_) => None,
     };
+    // First: a plugin without an agent lets no pod of the mesh begin.
+    if let (Some(conf_dir), Some(bin_dir)) = (&args.cni_conf_dir, &args.cni_bin_dir) {
+        for done in cni::remove(conf_dir, bin_dir, &args.state_dir)? {
+            tracing::info!(done, "CNI plugin");
+        }
+    }
     uninstall::uninstall(&args.bpf_dir, &args.node_name).context("cannot remove what is pinned")
 }
 
@@ -143,7 +151,9 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
         tasks.clone(),
     ));
     let host: Arc<dyn PodHost> = Arc::new(Proxy::new(Arc::clone(&mesh), data.clone()));
-    let enrolment = Enrolment::new(Box::new(kernel), host, PodPorts::default());
+    let locator = Locator::below(config.cgroup_root.as_deref())?;
+    let locator = locator.trusting_annotations(config.placement_annotations);
+    let enrolment = Enrolment::new(Box::new(kernel), host, PodPorts::default()).locating(locator);
     let enrolment = Arc::new(Mutex::new(enrolment.capturing_dns(config.dns_capture)));
     let heart = Heart {
         pulse: enrolment.lock().pulse(),
@@ -158,6 +168,8 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
     )));
     let board = StatusBoard::new(config, privileges, &snapshots, &certificates, &enrolment, splice);
 
+    let mut announcements = cni::start(config, &tasks, &telemetry, &board)?;
+    announcements.recall(&mut enrolment.lock());
     let configuration = ConfigLoop {
         source: source(config, &board).await?,
         settings: snapshot_settings(config),
@@ -167,6 +179,7 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
         direct: Arc::clone(&direct),
         telemetry: telemetry.clone(),
         board: board.clone(),
+        announcements,
         heart: Some(heart),
         first: Some(readiness.guard("first configuration")),
     };

@@ -1,16 +1,18 @@
 //! The command line.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::cni::CniArgs;
 use super::file::read_file;
 use super::settings::Settings;
 use super::{
     CaArgs, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
     DEFAULT_TRUST_DOMAIN, default_admin_addr,
 };
+use crate::cni::PLUGIN;
 
 /// The node agent of a sidecar-free service mesh.
 #[derive(Debug, Parser)]
@@ -36,6 +38,21 @@ pub enum Command {
     Check(CheckArgs),
     /// Remove every link, map and pin of the mesh on this node and prove it; exit code 1 if something is left.
     Uninstall(UninstallArgs),
+    /// The chained CNI plugin, as a container runtime runs it: configuration on standard input, CNI_* in the environment.
+    Cni(CniArgs),
+}
+
+impl Cli {
+    /// What this process was called for. Under the plugin's name and without arguments, as runtimes call it, that is
+    /// `cni`.
+    pub fn of_process() -> Self {
+        let mut words: Vec<_> = std::env::args_os().collect();
+        let own = words.first().and_then(|own| Path::new(own).file_name());
+        if own.is_some_and(|own| own == PLUGIN) && words.len() == 1 {
+            words.push("cni".into());
+        }
+        Self::parse_from(words)
+    }
 }
 
 /// Where a running agent answers.
@@ -126,6 +143,12 @@ pub struct UninstallArgs {
     /// Directory of the agent, which tells whether it runs.
     #[arg(long, env = "MESH_STATE_DIR", default_value = DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,
+    /// Directory of CNI configurations, where the plugin is installed.
+    #[arg(long, env = "MESH_CNI_CONF_DIR", requires = "cni_bin_dir")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Directory of CNI plugins.
+    #[arg(long, env = "MESH_CNI_BIN_DIR", requires = "cni_conf_dir")]
+    pub cni_bin_dir: Option<PathBuf>,
     /// Unhook the pods of a running agent too; it hooks them up again, so this alone does not end it.
     #[arg(long)]
     pub force: bool,

@@ -49,12 +49,18 @@ fn suggestion(unknown: &str) -> String {
 }
 
 /// Names of all settings, for suggestions.
-pub(super) const FIELDS: [&str; 38] = [
+pub(super) const FIELDS: [&str; 44] = [
     "node_name",
     "manifests",
     "kubernetes",
     "state_dir",
     "bpf_dir",
+    "cgroup_root",
+    "placement_annotations",
+    "cni_conf_dir",
+    "cni_bin_dir",
+    "cni_fail_mode",
+    "cni_timeout_s",
     "ca_dir",
     "admin_addr",
     "trust_domain",

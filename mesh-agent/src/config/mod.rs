@@ -4,6 +4,7 @@
 
 mod ca;
 mod cli;
+mod cni;
 mod file;
 mod issuance;
 mod settings;
@@ -23,6 +24,7 @@ pub use self::cli::{
     AdminArgs, CheckArgs, Cli, Command, ExplainArgs, ExplainOutput, RunArgs, StatusArgs, StatusOutput,
     UninstallArgs,
 };
+pub use self::cni::{CniArgs, CniConfig};
 pub use self::issuance::Issuance;
 pub use self::source::FactSource;
 
@@ -38,6 +40,13 @@ pub struct Config {
     /// Where maps and links are pinned, below `mesh/NODE`; a BPF file system is mounted there when there is none.
     /// Default `/sys/fs/bpf`.
     pub bpf_dir: PathBuf,
+    /// Root of kubelet's cgroups. Default where cgroup v2 is mounted last.
+    pub cgroup_root: Option<PathBuf>,
+    /// Whether annotations of an API server's pods say where they live. Default no: whoever may make a pod could place it
+    /// where another one lives.
+    pub placement_annotations: bool,
+    /// The CNI plugin. Default none.
+    pub cni: Option<CniConfig>,
     /// Directory of the embedded CA. Default `/var/lib/mesh-agent/ca`.
     pub ca_dir: PathBuf,
     /// Admin server. Default `127.0.0.1:15020`.

@@ -8,12 +8,13 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 
+use crate::cni::netconf::FailMode;
 use crate::mesh::domain::{ClusterDomain, InvalidDomain};
 
 use super::{
-    AccessLogTarget, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
-    DEFAULT_TRUST_DOMAIN, DirectMode, FactSource, Issuance, SeccompMode, SpliceMode, default_admin_addr,
-    issuance,
+    AccessLogTarget, CniConfig, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE,
+    DEFAULT_STATE_DIR, DEFAULT_TRUST_DOMAIN, DirectMode, FactSource, Issuance, SeccompMode, SpliceMode, cni,
+    default_admin_addr, issuance,
 };
 
 /// Any of the settings; the same struct is read from flags, the environment and the file.
@@ -36,6 +37,25 @@ pub(super) struct Settings {
     /// BPF file system on which maps and links are pinned, below `mesh/NODE`; mounted there when there is none.
     #[arg(long, env = "MESH_BPF_DIR")]
     bpf_dir: Option<PathBuf>,
+    /// Root of the cgroup v2 tree in which kubelet keeps its pods; by default where cgroup v2 is mounted last.
+    #[arg(long, env = "MESH_CGROUP_ROOT")]
+    cgroup_root: Option<PathBuf>,
+    /// Whether pods of an API server may say by annotations where they live on this machine: `on` or `off`; manifests of
+    /// a directory always may.
+    #[arg(long, env = "MESH_PLACEMENT_ANNOTATIONS")]
+    placement_annotations: Option<String>,
+    /// Directory of CNI configurations: the agent chains its plugin into the first list there, and keeps it.
+    #[arg(long, env = "MESH_CNI_CONF_DIR")]
+    cni_conf_dir: Option<PathBuf>,
+    /// Directory of CNI plugins: the agent puts its own there.
+    #[arg(long, env = "MESH_CNI_BIN_DIR")]
+    cni_bin_dir: Option<PathBuf>,
+    /// What becomes of a pod that cannot be enrolled before it begins: `closed`, it does not start, or `open`.
+    #[arg(long, env = "MESH_CNI_FAIL_MODE")]
+    cni_fail_mode: Option<FailMode>,
+    /// Seconds that a pod waits for its enrolment (1 to 100).
+    #[arg(long, env = "MESH_CNI_TIMEOUT_S")]
+    cni_timeout_s: Option<u64>,
     /// Directory of the embedded CA's root, shared by the agents of one machine.
     #[arg(long, env = "MESH_CA_DIR")]
     ca_dir: Option<PathBuf>,
@@ -148,6 +168,12 @@ impl Settings {
             kubernetes: self.kubernetes.or(lower.kubernetes),
             state_dir: self.state_dir.or(lower.state_dir),
             bpf_dir: self.bpf_dir.or(lower.bpf_dir),
+            cgroup_root: self.cgroup_root.or(lower.cgroup_root),
+            placement_annotations: self.placement_annotations.or(lower.placement_annotations),
+            cni_conf_dir: self.cni_conf_dir.or(lower.cni_conf_dir),
+            cni_bin_dir: self.cni_bin_dir.or(lower.cni_bin_dir),
+            cni_fail_mode: self.cni_fail_mode.or(lower.cni_fail_mode),
+            cni_timeout_s: self.cni_timeout_s.or(lower.cni_timeout_s),
             ca_dir: self.ca_dir.or(lower.ca_dir),
             admin_addr: self.admin_addr.or(lower.admin_addr),
             trust_domain: self.trust_domain.or(lower.trust_domain),
@@ -238,6 +264,17 @@ impl Settings {
             source: FactSource::told_by(self.manifests, self.kubernetes)?,
             state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR)),
             bpf_dir: self.bpf_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_BPF_DIR)),
+            cgroup_root: self.cgroup_root,
+            cni: CniConfig::told_by(cni::Given {
+                conf_dir: self.cni_conf_dir,
+                bin_dir: self.cni_bin_dir,
+                fail_mode: self.cni_fail_mode,
+                timeout_s: self.cni_timeout_s,
+            })?,
+            placement_annotations: on_or_off(
+                "placement_annotations",
+                self.placement_annotations.as_deref().unwrap_or("off"),
+            )?,
             ca_dir: self
                 .ca_dir
                 .unwrap_or_else(|| PathBuf::from("/var/lib/mesh-agent/ca")),
@@ -304,7 +341,7 @@ fn capacity(pods: Option<u32>, flows: Option<u32>) -> Result<(u32, u32), ConfigE
     Ok((pods, flows))
 }
 
-fn ranged(name: &'static str, value: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
+pub(super) fn ranged(name: &'static str, value: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
     if (min..=max).contains(&value) {
         Ok(value)
     } else {

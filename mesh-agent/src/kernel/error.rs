@@ -98,11 +98,34 @@ pub enum KernelError {
     /// The addresses of the node cannot be read.
     #[error("read the addresses of the node: {0}")]
     Interfaces(#[source] io::Error),
-    /// The pod has no annotations that say where it lives.
+    /// The pod has no annotations that say where it lives, and there is no tree of cgroups to look in.
     #[error(
         "nothing says where the pod lives: annotate it with mesh-agent.dev/netns and mesh-agent.dev/cgroup"
     )]
     NoPlacement,
+    /// Kubelet's tree has no group for the pod.
+    #[error(
+        "no cgroup of pod uid {uid} below {root}: kubelet has not made it yet, or cgroup_root is not the root of its tree",
+        root = root.display()
+    )]
+    NoCgroup {
+        /// The uid, as kubelet has it.
+        uid: String,
+        /// Where it was looked for.
+        root: PathBuf,
+    },
+    /// The pod's group is there, and nobody in it who has its namespace.
+    #[error(
+        "no process of this machine runs in {cgroup} yet: its network namespace is not known; in a container the agent needs hostPID",
+        cgroup = .0.display()
+    )]
+    NoProcess(PathBuf),
+    /// The kernel does not say what a pod has open.
+    #[error("count the connections that the pod has open: {0}")]
+    Connections(#[source] io::Error),
+    /// What was opened belongs to another by now.
+    #[error("the pod moved while it was being enrolled")]
+    Moved,
     /// The pod has no address yet.
     #[error("the pod has no address yet; it is enrolled when status.podIPs has one")]
     NoAddress,

@@ -17,6 +17,7 @@ pub mod links;
 pub mod loader;
 pub mod node_addrs;
 pub mod pins;
+pub mod placement;
 mod pod_maps;
 pub mod preflight;
 pub mod pulse;

@@ -75,12 +75,7 @@ fn no_bpf(error: &ProgramError) -> KernelError {
 fn agent_cgroup() -> Result<PathBuf, KernelError> {
     let mounts = read("/proc/self/mounts")?;
     let own = read("/proc/self/cgroup")?;
-    let mount = cgroup2_mount(&mounts).ok_or_else(|| {
-        missing(
-            "no cgroup v2",
-            "mount it: mount -t cgroup2 none /sys/fs/cgroup/unified",
-        )
-    })?;
+    let mount = cgroup2_mounts(&mounts).next().ok_or_else(no_cgroup2)?;
     let own = own_cgroup(&own).ok_or_else(|| {
         missing(
             "the agent is in no cgroup v2",
@@ -97,9 +92,15 @@ fn read(path: &str) -> Result<String, KernelError> {
     })
 }
 
-/// The mount point of the first cgroup v2 in `/proc/self/mounts`; octal escapes stand for blanks (fstab(5)).
-fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
+/// Where cgroup v2 is mounted, the last of several: the own one of a container comes before what is mounted into it.
+pub(in crate::kernel) fn last_cgroup2_mount() -> Result<PathBuf, KernelError> {
+    let mounts = read("/proc/self/mounts")?;
+    cgroup2_mounts(&mounts).last().ok_or_else(no_cgroup2)
+}
+
+/// The mount points of cgroup v2 in `/proc/self/mounts`; octal escapes stand for blanks (fstab(5)).
+fn cgroup2_mounts(mounts: &str) -> impl Iterator<Item = PathBuf> {
+    mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(1);
         let (point, kind) = (fields.next()?, fields.next()?);
         (kind == "cgroup2").then(|| PathBuf::from(point.replace("\\040", " ").replace("\\011", "\t")))
@@ -110,6 +111,13 @@ fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
 fn own_cgroup(cgroups: &str) -> Option<&Path> {
     let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     Some(Path::new(path.trim_end_matches(" (deleted)")))
+}
+
+fn no_cgroup2() -> KernelError {
+    missing(
+        "no cgroup v2",
+        "mount it: mount -t cgroup2 none /sys/fs/cgroup/unified",
+    )
 }
 
 fn missing(missing: &str, cure: &'static str) -> KernelError {
@@ -135,8 +143,18 @@ mod tests {
             ("none /mnt/c\\040g cgroup2 rw 0 0\n", Some("/mnt/c g")),
             ("cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\nodd\n", None),
         ] {
-            assert_eq!(cgroup2_mount(mounts), point.map(PathBuf::from), "{mounts}");
+            assert_eq!(
+                cgroup2_mounts(mounts).next(),
+                point.map(PathBuf::from),
+                "{mounts}"
+            );
         }
+    }
+
+    #[test]
+    fn of_a_containers_own_tree_and_the_machines_the_latter_is_last() {
+        let mounts = "cgroup /sys/fs/cgroup cgroup2 ro 0 0\nsysfs /x sysfs ro 0 0\ncgroup2 /host/cgroup cgroup2 rw 0 0\n";
+        assert_eq!(cgroup2_mounts(mounts).last(), Some(PathBuf::from("/host/cgroup")));
     }
 
     #[test]

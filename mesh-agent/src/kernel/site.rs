@@ -87,12 +87,14 @@ impl Site {
         Some((self.cgroup.as_ref()?, self.netns.file()?))
     }
 
-    /// Whether the paths of `placement` still lead to what was opened.
-    pub fn is_at(&self, placement: &Placement) -> bool {
-        let Some((cgroup, netns)) = self.files() else {
-            return true;
-        };
-        leads_to(&placement.cgroup, cgroup) && leads_to(&placement.netns, netns)
+    /// Whether `path` still leads to the cgroup that was opened.
+    pub fn has_cgroup_at(&self, path: &Path) -> bool {
+        self.files().is_none_or(|(cgroup, _)| leads_to(path, cgroup))
+    }
+
+    /// Whether `path` still leads to the namespace that was opened.
+    pub fn has_netns_at(&self, path: &Path) -> bool {
+        self.files().is_none_or(|(_, netns)| leads_to(path, netns))
     }
 }
 

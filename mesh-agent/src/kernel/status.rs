@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::kernel::placement::Learned;
 use crate::kernel::{Hook, Part};
 use crate::mesh::workload::{Workload, WorkloadUid};
 
@@ -41,6 +42,10 @@ pub struct PodStatus {
     pub since_s: Option<u64>,
     /// Connections that went past a dead agent since the pod was first hooked.
     pub bypassed: u64,
+    /// How the mesh learned where it lives; `None` for one that is not present.
+    pub learned: Option<Learned>,
+    /// Connections that it had open when it was enrolled, where it ran before: they stay past the mesh until they end.
+    pub open_before: u64,
     /// Why wanted and present differ.
     pub why_not: Option<String>,
 }
@@ -68,6 +73,11 @@ pub struct Report {
 pub enum Change {
     /// It is enrolled: every hook is linked.
     Joined,
+    /// It is enrolled, and ran before: it has connections that stay past the mesh until they end.
+    JoinedLate {
+        /// How many.
+        open: u64,
+    },
     /// Somebody else had taken hooks or map entries away or changed them; they are as they should be again.
     Repaired {
         /// Which.
@@ -132,6 +142,13 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.change {
             Change::Joined => write!(f, "{} enrolled", self.pod),
+            Change::JoinedLate { open } => {
+                write!(
+                    f,
+                    "{} enrolled by watching, {open} connections were open before",
+                    self.pod
+                )
+            }
             Change::Repaired { parts } => {
                 let parts: Vec<_> = parts.iter().map(|part| part.name()).collect();
                 write!(f, "{} repaired: {}", self.pod, parts.join(" "))

@@ -1,5 +1,6 @@
 //! Everything a source has learned, in one value, and what had to be left out.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -23,6 +24,8 @@ use crate::mesh::workload::Workload;
 pub struct Facts {
     /// Pods of every node.
     pub workloads: Vec<Workload>,
+    /// Namespaces whose pods take part, unless they opt out.
+    pub meshed_namespaces: BTreeSet<Arc<str>>,
     /// The nodes.
     pub nodes: Vec<Node>,
     /// Services with TCP ports.

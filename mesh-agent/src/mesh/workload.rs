@@ -32,6 +32,9 @@ impl fmt::Display for WorkloadUid {
 pub struct Workload {
     /// Never reused, so that a new pod with an old address is another workload.
     pub uid: WorkloadUid,
+    /// Of a static pod the hash of its manifest, which its kubelet takes for its uid; the API server knows its mirror by
+    /// another.
+    pub static_hash: Option<Arc<str>>,
     /// `metadata.namespace`.
     pub namespace: Arc<str>,
     /// `metadata.name` of the Pod.
@@ -60,6 +63,8 @@ pub struct Workload {
     pub membership: Membership,
     /// Where the pod lives on this machine, when its manifest says so.
     pub placement: Option<Placement>,
+    /// Whether it takes traffic: `status.conditions` of type `Ready`; without such a condition it does.
+    pub is_ready: bool,
     /// Whether it is being deleted: `metadata.deletionTimestamp` is set.
     pub is_terminating: bool,
     /// What becomes of its new connections while the agent is dead.
@@ -113,6 +118,11 @@ pub struct Placement {
 }
 
 impl Workload {
+    /// The uid that its kubelet names its cgroup by, and that a CNI plugin is given.
+    pub fn kubelet_uid(&self) -> &str {
+        self.static_hash.as_deref().unwrap_or(&self.uid.0)
+    }
+
     /// Whether peers must speak mTLS with this workload's agent.
     pub fn is_enrolled(&self) -> bool {
         self.membership == Membership::Enrolled
@@ -133,6 +143,7 @@ pub(crate) mod fixture {
     pub(crate) fn pod(namespace: &str, name: &str) -> Workload {
         Workload {
             uid: WorkloadUid::new(&format!("{namespace}/{name}")),
+            static_hash: None,
             namespace: namespace.into(),
             pod_name: name.into(),
             meta: Arc::new(ObjectMeta {
@@ -151,6 +162,7 @@ pub(crate) mod fixture {
             exclusions: Exclusions::default(),
             membership: Membership::Enrolled,
             placement: None,
+            is_ready: true,
             is_terminating: false,
             fail_mode: FailMode::Closed,
             dns_capture: None,

@@ -31,6 +31,10 @@ pub const AGENT: &[Kept] = &[
         why: "attaches kernel programs to pods' cgroups and namespaces, ends connections that a policy forbids",
     },
     Kept {
+        capability: Capability::CAP_SYS_PTRACE,
+        why: "opens the network namespaces of processes of pods that another user runs",
+    },
+    Kept {
         capability: Capability::CAP_DAC_READ_SEARCH,
         why: "reads manifests, tokens and certificates that belong to other users",
     },

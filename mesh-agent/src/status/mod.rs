@@ -55,6 +55,7 @@ struct Noted {
     api_server: Option<Standing>,
     direct: DirectStatus,
     keys: Vec<KeyStatus>,
+    cni: Option<CniStatus>,
 }
 
 impl StatusBoard {
@@ -92,6 +93,7 @@ impl StatusBoard {
             api_server: noted.api_server.take(),
             direct: std::mem::take(&mut noted.direct),
             keys: std::mem::take(&mut noted.keys),
+            cni: noted.cni.take(),
         };
     }
 
@@ -126,6 +128,11 @@ impl StatusBoard {
     /// What goes past the agent now.
     pub fn direct(&self, direct: DirectStatus) {
         self.0.noted.lock().direct = direct;
+    }
+
+    /// How things stand with the CNI plugin.
+    pub fn cni(&self, cni: CniStatus) {
+        self.0.noted.lock().cni = Some(cni);
     }
 
     /// How things stand with the public keys of token issuers.
@@ -179,10 +186,22 @@ impl StatusBoard {
             unhealthy: board.snapshots.load().unhealthy(),
             certificates: certificates.collect(),
             jwks: noted.keys.clone(),
+            cni: noted.cni.clone(),
             policies: noted.policies.clone(),
             rejections: noted.rejections.clone(),
         }
     }
+}
+
+/// The CNI plugin of the node.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CniStatus {
+    /// The list that it is in; `None` where it is in none.
+    pub list: Option<String>,
+    /// How often somebody had taken it out.
+    pub repairs: u64,
+    /// Why it is not in place.
+    pub error: Option<String>,
 }
 
 /// What goes past the agent.
@@ -235,6 +254,8 @@ struct Status<E> {
     unhealthy: Vec<Unhealthy>,
     certificates: Vec<CertificateLine>,
     jwks: Vec<KeyStatus>,
+    #[serde(default)]
+    cni: Option<CniStatus>,
     /// What `status.conditions` of each `RateLimitPolicy` is, until somebody writes it to an API server.
     #[serde(default)]
     policies: Vec<ObjectConditions>,
@@ -258,6 +279,10 @@ struct PodLine {
     hooks: Vec<String>,
     since_s: Option<u64>,
     bypassed: u64,
+    #[serde(default)]
+    learned: Option<String>,
+    #[serde(default)]
+    open_before: u64,
     why_not: Option<String>,
 }
 

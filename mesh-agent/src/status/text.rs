@@ -56,6 +56,13 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
             None => writeln!(text)?,
         }
     }
+    if let Some(cni) = &status.cni {
+        let list = cni.list.as_deref().unwrap_or("in no list");
+        writeln!(text, "\nCNI PLUGIN: {list}, put back {} times", cni.repairs)?;
+        if let Some(error) = &cni.error {
+            writeln!(text, "  ! {error}")?;
+        }
+    }
     for keys in &status.jwks {
         keys.write(&mut text, now)?;
     }
@@ -149,6 +156,13 @@ fn table_of(pods: &[PodLine], now: u64) -> Result<String, std::fmt::Error> {
         if pod.bypassed > 0 {
             writeln!(text, "    {} connections bypassed a dead agent", pod.bypassed)?;
         }
+        if pod.learned.as_deref() == Some("found") {
+            writeln!(
+                text,
+                "    enrolled by watching, {} connections were open before",
+                pod.open_before
+            )?;
+        }
         if let Some(why) = &pod.why_not {
             writeln!(text, "    ! {why}")?;
         }
@@ -238,6 +252,8 @@ mod tests {
             },
             since_s: present.then_some(100),
             bypassed: 0,
+            learned: None,
+            open_before: 0,
             why_not: why_not.map(str::to_owned),
         }
     }

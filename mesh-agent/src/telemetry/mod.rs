@@ -10,6 +10,7 @@ mod ca;
 mod crowding;
 mod direct;
 mod encode;
+mod enrolment;
 mod flag;
 mod handshakes;
 mod histogram;
@@ -40,6 +41,7 @@ pub use self::access_log::AccessLog;
 pub use self::balance::{BalanceMetrics, UpstreamCounts};
 pub use self::ca::CaMetrics;
 pub use self::direct::{DirectEnd, DirectMetrics, DirectRecord, DirectStart};
+pub use self::enrolment::{CniResult, EnrolmentMetrics};
 pub use self::flag::ResponseFlag;
 pub use self::http::{HttpRecord, HttpStart};
 pub use self::labels::{FlowLabels, PathTaken, PeerLabels, Reporter, Security};
@@ -74,6 +76,7 @@ struct Shared {
     balance: BalanceMetrics,
     resilience: ResilienceMetrics,
     direct: DirectMetrics,
+    enrolment: EnrolmentMetrics,
     observed: Arc<Observed>,
     access_log: AccessLog,
 }
@@ -95,6 +98,7 @@ impl Telemetry {
         let balance = BalanceMetrics::register(&mut registry);
         let resilience = ResilienceMetrics::register(&mut registry);
         let direct = DirectMetrics::register(&mut registry);
+        let enrolment = EnrolmentMetrics::register(&mut registry);
         let own = OwnCollector {
             http: Arc::clone(&http),
             tcp: Arc::clone(&tcp),
@@ -119,6 +123,7 @@ impl Telemetry {
                 balance,
                 resilience,
                 direct,
+                enrolment,
                 observed,
                 access_log,
             }),
@@ -153,6 +158,11 @@ impl Telemetry {
     /// The families of all direct connections together.
     pub fn direct(&self) -> &DirectMetrics {
         &self.shared.direct
+    }
+
+    /// How pods came to be enrolled.
+    pub fn enrolment(&self) -> &EnrolmentMetrics {
+        &self.shared.enrolment
     }
 
     /// What outlier detection and circuit breakers did.

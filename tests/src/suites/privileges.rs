@@ -29,8 +29,13 @@ fn every_thread_of_the_agent_has_the_capabilities_of_its_status_page_and_no_othe
     lab: &Running,
 ) -> Result<()> {
     // What these three are for is proved by the other suites, which run with no more.
-    let kept = ["CAP_DAC_READ_SEARCH", "CAP_NET_ADMIN", "CAP_SYS_ADMIN"];
-    let bits: u64 = [2, 12, 21].map(|bit| 1 << bit).iter().sum();
+    let kept = [
+        "CAP_DAC_READ_SEARCH",
+        "CAP_NET_ADMIN",
+        "CAP_SYS_ADMIN",
+        "CAP_SYS_PTRACE",
+    ];
+    let bits: u64 = [2, 12, 19, 21].map(|bit| 1 << bit).iter().sum();
     for node in NODES {
         let status = lab.status(node)?;
         let named = status.pointer("/privileges/capabilities");

@@ -18,6 +18,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("mesh", 1),
     ("lifecycle", 1),
     ("grpc", 1),
+    ("cni", 1),
     ("identity", 2),
     ("telemetry", 2),
     ("admin", 2),

@@ -19,6 +19,7 @@ mod consistent_hash;
 mod destination_rule;
 mod duration;
 mod endpoint_slice;
+mod entry_servers;
 mod exclusions;
 mod export;
 mod external_auth;

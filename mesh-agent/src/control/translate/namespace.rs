@@ -54,6 +54,12 @@ impl Namespaces {
         self.0.get(namespace)?.dns_capture
     }
 
+    /// Those whose pods take part.
+    pub(super) fn enrolled(&self) -> impl Iterator<Item = &Arc<str>> {
+        let enrolled = self.0.values().filter(|says| says.is_enrolled);
+        enrolled.map(|says| &says.name)
+    }
+
     pub(super) fn is_enrolled(&self, namespace: &str) -> bool {
         self.0.get(namespace).is_some_and(|says| says.is_enrolled)
     }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::exclusions::exclusions;
 use super::namespace::{Dataplane, Namespaces, dataplane, dns_capture};
@@ -71,6 +72,7 @@ pub(super) fn translate(
             || WorkloadUid::new(&format!("{}/{}", object.namespace, object.name)),
             |uid| WorkloadUid::new(&uid),
         ),
+        static_hash: owner.and_then(|owner| static_hash(owner, pod.metadata.annotations.as_ref())),
         namespace: Arc::clone(&object.namespace),
         pod_name: Arc::clone(&object.name),
         meta: Arc::clone(&object.meta),
@@ -89,6 +91,7 @@ pub(super) fn translate(
         ports: named_ports(&spec),
         membership: Membership::Outside,
         placement: placement(object, pod.metadata.annotations.as_ref())?,
+        is_ready: is_ready(&status),
         is_terminating: pod.metadata.deletion_timestamp.is_some(),
         fail_mode: fail_mode(object, pod.metadata.annotations.as_ref(), rejections),
         dns_capture: None,
@@ -118,6 +121,12 @@ fn identity(object: &Object, trust_domain: &str, spec: &api::PodSpec) -> Result<
             format!("{account:?} cannot be part of an identity: use letters, digits, '-', '.' and '_'"),
         ),
     })
+}
+
+fn is_ready(status: &api::PodStatus) -> bool {
+    let mut conditions = status.conditions.iter().flatten();
+    let ready = conditions.find(|condition| condition.type_ == "Ready");
+    ready.is_none_or(|condition| condition.status == "True")
 }
 
 /// `podIPs`, or `podIP` where only that is written.
@@ -163,6 +172,14 @@ fn fail_mode(
             FailMode::Closed
         }
     }
+}
+
+/// A static pod's mirror is owned by its node. Only a hash counts, which no pod of an API server has for its uid: else one
+/// could name another's.
+fn static_hash(owner: &OwnerReference, annotations: Option<&BTreeMap<String, String>>) -> Option<Arc<str>> {
+    let hash = annotations?.get(STATIC_HASH)?;
+    let is_hash = hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (owner.kind == "Node" && is_hash).then(|| hash.as_str().into())
 }
 
 /// Both annotations or neither: a pod that is half placed could be captured by half.
@@ -256,6 +273,8 @@ fn deployment_of<'n>(replica_set: &'n str, hash: Option<&str>) -> &'n str {
 const FAIL_MODE: &str = "mesh-agent.dev/fail-mode";
 const NETNS: &str = "mesh-agent.dev/netns";
 const CGROUP: &str = "mesh-agent.dev/cgroup";
+/// Kubelet writes it on the mirror of a static pod.
+const STATIC_HASH: &str = "kubernetes.io/config.mirror";
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 /// Of k8s.io/apimachinery's `rand.SafeEncodeString`.
 const HASH_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -283,6 +302,26 @@ mod tests {
                 expected,
                 "{owner:?}"
             );
+        }
+    }
+
+    #[test]
+    fn only_a_nodes_own_pod_has_a_static_hash() {
+        let hash = "5c6f1b0e6f8a4e0c9d3b2a1f00112233";
+        for (owner, written, counts) in [
+            ("Node", hash, true),
+            ("ReplicaSet", hash, false),
+            ("Node", "0b6d3c5e-9d6a-4f7e-8a55-1c0de1f1a2b3", false),
+            ("Node", "../../../../../../../../../../../a", false),
+            ("Node", "", false),
+        ] {
+            let owner = OwnerReference {
+                kind: owner.to_owned(),
+                ..OwnerReference::default()
+            };
+            let annotations = [(STATIC_HASH.to_owned(), written.to_owned())].into();
+            let found = static_hash(&owner, Some(&annotations));
+            assert_eq!(found.as_deref(), counts.then_some(hash), "{owner:?} {written}");
         }
     }
 

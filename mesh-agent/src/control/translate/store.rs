@@ -139,6 +139,10 @@ impl Store {
             kept.piece.add_to(&mut reading);
             reading.rejections.extend_from_slice(&kept.rejections);
         }
+        reading
+            .facts
+            .meshed_namespaces
+            .extend(self.namespaces.enrolled().cloned());
         service_entry::give_addresses(&mut reading.facts);
         let virtual_services = self.virtual_services.take();
         let virtual_services = virtual_services.unwrap_or_else(|| self.read_virtual_services(&reading));

@@ -6,6 +6,7 @@ mod audit;
 mod direct;
 mod dns;
 mod exceptions;
+mod places;
 mod present;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use crate::kernel::enrolment::dns::Dns;
 use crate::kernel::enrolment::exceptions::Excepted;
 use crate::kernel::enrolment::present::{Absent, Inbound, Present, Standing, name_of};
 use crate::kernel::error::KernelError;
+use crate::kernel::placement::Locator;
 use crate::kernel::site::Site;
 use crate::kernel::status::{Change, EnrolmentStatus, PodStatus, Report};
 use crate::kernel::{Kernel, Pulse};
@@ -39,6 +41,7 @@ pub struct Enrolment {
     host: Arc<dyn PodHost>,
     ports: PodPorts,
     captures_dns: bool,
+    locator: Locator,
     present: BTreeMap<WorkloadUid, Present>,
     absent: BTreeMap<WorkloadUid, Absent>,
 }
@@ -51,6 +54,7 @@ impl Enrolment {
             host,
             ports,
             captures_dns: false,
+            locator: Locator::default(),
             present: BTreeMap::new(),
             absent: BTreeMap::new(),
         }
@@ -73,6 +77,7 @@ impl Enrolment {
     /// Synchronous: some dozens of system calls for each pod, whether it changes or only its hooks are looked at. One pod's
     /// failure does not touch another.
     pub fn reconcile(&mut self, wanted: &[Arc<Workload>]) -> Vec<Report> {
+        let wanted = &self.with_announced(wanted);
         let mut reports = self.leave_unwanted(wanted);
         reports.extend(self.sweep());
         self.serve_again(&mut reports);
@@ -98,16 +103,13 @@ impl Enrolment {
     pub fn sweep(&mut self) -> Vec<Report> {
         let gone = self
             .present
-            .iter()
-            .filter(|(_, pod)| !pod.site.is_at(&pod.placement));
-        let gone: Vec<_> = gone.map(|(uid, _)| uid.clone()).collect();
+            .extract_if(.., |_, pod| !pod.whereabouts.is_still(&pod.site));
+        let gone: Vec<_> = gone.collect();
         let mut reports = Vec::new();
-        for uid in gone {
-            if let Some(pod) = self.present.remove(&uid) {
-                let why = Absent::new(&pod.workload, &KernelError::Vanished);
-                reports.push(self.leave(&pod, Leaving::Gone));
-                self.absent.insert(uid, why);
-            }
+        for (uid, pod) in gone {
+            let why = Absent::new(&pod.workload, &KernelError::Vanished);
+            reports.push(self.leave(&pod, Leaving::Gone));
+            self.absent.insert(uid, why);
         }
         reports
     }
@@ -175,10 +177,12 @@ impl Enrolment {
     fn leave_unwanted(&mut self, wanted: &[Arc<Workload>]) -> Vec<Report> {
         let is_wanted = |pod: &Present| {
             let mut same = wanted.iter().filter(|workload| workload.uid == pod.workload.uid);
-            same.any(|workload| pod.is_enrolled_as(workload))
+            same.any(|workload| pod.is_enrolled_as(workload) && self.is_where_it_should_be(pod, workload))
         };
-        let unwanted = self.present.extract_if(.., |_, pod| !is_wanted(pod));
-        let unwanted: Vec<_> = unwanted.map(|(_, pod)| pod).collect();
+        let unwanted = self.present.iter().filter(|(_, pod)| !is_wanted(pod));
+        let unwanted: Vec<_> = unwanted.map(|(uid, _)| uid.clone()).collect();
+        let unwanted = unwanted.iter().filter_map(|uid| self.present.remove(uid));
+        let unwanted: Vec<_> = unwanted.collect();
         unwanted
             .iter()
             .map(|pod| self.leave(pod, Leaving::Unwanted))
@@ -201,7 +205,11 @@ impl Enrolment {
         match self.hook_up(workload) {
             Ok(()) => {
                 self.absent.remove(&workload.uid);
-                reports.push(Report::new(workload, Change::Joined));
+                let joined = self
+                    .present
+                    .get(&workload.uid)
+                    .map_or(Change::Joined, Present::joined);
+                reports.push(Report::new(workload, joined));
                 self.supersede_by(workload, reports);
             }
             Err(error) => {
@@ -216,16 +224,15 @@ impl Enrolment {
     }
 
     fn hook_up(&mut self, workload: &Arc<Workload>) -> Result<(), KernelError> {
-        let placement = workload.placement.clone().ok_or(KernelError::NoPlacement)?;
-        if workload.addrs.is_empty() {
-            return Err(KernelError::NoAddress);
-        }
-        let site = self.kernel.open(&placement)?;
+        let (whereabouts, site) = self.find(workload)?;
         self.is_alone_at(&site)?;
+        // Before anything is hooked: afterwards the agent's own would count.
+        let open_before = self.open_before(&whereabouts, &site)?;
         let inbound = self.serve(workload, &site)?;
         let present = Present {
             workload: Arc::clone(workload),
-            placement,
+            whereabouts,
+            open_before,
             site,
             fail_mode: workload.fail_mode,
             excepted: Excepted::default(),

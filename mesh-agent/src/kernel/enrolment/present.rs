@@ -2,6 +2,7 @@
 //!
 //! Must not know: other pods.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -10,15 +11,18 @@ use std::time::SystemTime;
 use crate::kernel::enrolment::dns::Dns;
 use crate::kernel::enrolment::exceptions::Excepted;
 use crate::kernel::error::KernelError;
+use crate::kernel::placement::{Learned, Whereabouts};
 use crate::kernel::site::Site;
-use crate::kernel::status::{PodStatus, epoch_seconds};
+use crate::kernel::status::{Change, PodStatus, epoch_seconds};
 use crate::kernel::{Entry, Kernel, Part};
-use crate::mesh::workload::{FailMode, Placement, Workload, WorkloadUid};
+use crate::mesh::workload::{FailMode, Workload, WorkloadUid};
 
 /// A pod that is hooked.
 pub(super) struct Present {
     pub(super) workload: Arc<Workload>,
-    pub(super) placement: Placement,
+    pub(super) whereabouts: Whereabouts,
+    /// Connections that it had open when it was enrolled.
+    pub(super) open_before: u64,
     pub(super) site: Site,
     pub(super) fail_mode: FailMode,
     pub(super) excepted: Excepted,
@@ -90,11 +94,21 @@ impl Present {
         }
     }
 
-    /// Whether what `workload` says now is what the pod was enrolled with; other facts may change freely.
+    /// Whether what `workload` says now is what the pod was enrolled with; other facts may change freely. Which address is
+    /// the primary one may: a CNI plugin and the runtime need not agree on it.
     pub(super) fn is_enrolled_as(&self, workload: &Workload) -> bool {
-        self.workload.addrs == workload.addrs
-            && self.workload.identity == workload.identity
-            && workload.placement.as_ref() == Some(&self.placement)
+        let addrs = |workload: &Workload| workload.addrs.iter().copied().collect::<BTreeSet<_>>();
+        addrs(&self.workload) == addrs(workload) && self.workload.identity == workload.identity
+    }
+
+    /// What is said of it when it joins.
+    pub(super) fn joined(&self) -> Change {
+        match self.whereabouts.learned() {
+            Learned::Found => Change::JoinedLate {
+                open: self.open_before,
+            },
+            Learned::Declared | Learned::Announced => Change::Joined,
+        }
     }
 
     /// The pod that has its address now.
@@ -117,6 +131,8 @@ impl Present {
             hooks: entry.map(|entry| entry.hooks.clone()).unwrap_or_default(),
             since_s: Some(epoch_seconds(self.since)),
             bypassed: entry.map_or(0, |entry| entry.bypassed),
+            learned: Some(self.whereabouts.learned()),
+            open_before: self.open_before,
             why_not: self.unrepaired.as_ref().or(superseded).cloned(),
             ..status_of(&self.workload)
         }
@@ -155,6 +171,8 @@ fn status_of(workload: &Workload) -> PodStatus {
         hooks: Vec::new(),
         since_s: None,
         bypassed: 0,
+        learned: None,
+        open_before: 0,
         why_not: None,
     }
 }

@@ -64,7 +64,11 @@ impl Scene {
         let kubeconfig = dir.join("agent.kubeconfig");
         let addr = SocketAddr::new(fabric_ipv4(1).into(), self.plane.addr().port());
         self.plane.write_kubeconfig_at(&kubeconfig, &token_file, addr)?;
-        Ok(vec![("--kubernetes", kubeconfig.display().to_string())])
+        // The lab's pods say themselves where they live; nobody else makes pods here.
+        Ok(vec![
+            ("--kubernetes", kubeconfig.display().to_string()),
+            ("--placement-annotations", "on".to_owned()),
+        ])
     }
 
     /// Creates an object with its status.
