@@ -31,6 +31,7 @@ mod http_route;
 mod http_rule;
 mod locality_setting;
 mod mesh_config;
+mod names;
 mod namespace;
 mod node;
 mod object;
