@@ -14,9 +14,10 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use self::node::{NODE, Node, Pod};
-use super::ask::{addresses, equal, until, url};
+use super::ask::{addresses, equal, text, until, url};
 use super::{Claim, claims};
 use crate::guest::Guest;
+use crate::kubernetes::api::at;
 use crate::process::Output;
 use crate::running::Running;
 
@@ -142,7 +143,7 @@ fn without_an_agent_pods_of_the_mesh_do_not_start_and_others_do(lab: &Running) -
         let refused = node.run("ADD", &pod("shop"), soon)?;
         ensure!(!refused.is_success(), "a pod of the mesh starts: {refused:?}");
         equal("code", said(&refused)?.get("code").cloned(), Some(json!(11)))?;
-        let msg = said(&refused)?["msg"].as_str().unwrap_or_default().to_owned();
+        let msg = text(&said(&refused)?, "msg")?.to_owned();
         ensure!(
             msg.contains("the mesh agent of this node does not answer"),
             "{msg}"
@@ -173,7 +174,7 @@ fn a_pod_that_the_agent_does_not_know_is_refused_with_the_reason(lab: &Running) 
     };
     let refused = node.run("ADD", &pod, |_| {})?;
     ensure!(!refused.is_success(), "it starts: {refused:?}");
-    let msg = said(&refused)?["msg"].as_str().unwrap_or_default().to_owned();
+    let msg = text(&said(&refused)?, "msg")?.to_owned();
     ensure!(msg.contains("not known to the agent"), "{msg}");
     let refusals = lab
         .metrics(NODE)?
@@ -326,7 +327,7 @@ fn shown(lab: &Running, uid: &str) -> Result<Option<Value>> {
 
 fn is_present(lab: &Running, guest: &Guest) -> Result<bool> {
     let pod = shown(lab, guest.uid())?;
-    Ok(pod.is_some_and(|pod| pod["present"] == json!(true) && pod["why_not"].is_null()))
+    Ok(pod.is_some_and(|pod| at(&pod, "/present") == true && at(&pod, "/why_not").is_null()))
 }
 
 /// Every pin of a link of the node's pods.
