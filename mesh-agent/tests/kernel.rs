@@ -151,6 +151,7 @@ fn workload(lab: &Lab, addrs: &[&str]) -> Arc<Workload> {
         membership: Membership::Enrolled,
         fail_mode: FailMode::Closed,
         dns_capture: None,
+        is_ready: true,
         is_terminating: false,
         static_hash: None,
         placement: Some(Placement {

@@ -13,6 +13,7 @@
 //! | `agent`, `metrics`, `http` | one agent a node, and its pages |
 //! | `state`, `lab`, `running` | up, down, and what can be done in between; also after a crash |
 //! | `kubernetes` | a real API server, for what asks one |
+//! | `cluster` | that, and two real nodes with containerd and kubelet |
 //! | `pcap`, `wire` | packets between nodes, captured and judged |
 //! | `suites` | the claims, run by `cargo xtask test` |
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ pub mod addresses;
 pub mod agent;
 pub mod authority;
 pub mod cgroup;
+pub mod cluster;
 pub mod cpu;
 pub mod endpoints;
 #[cfg(test)]

@@ -157,7 +157,7 @@ pub fn add_pod(site: &Site, node: &NodePlan, port: usize, pod: &PodPlan) -> Resu
 }
 
 /// A namespace with loopback up and settings that do not depend on the machine's own.
-fn add_namespace(netns: &str) -> Result<()> {
+pub(crate) fn add_namespace(netns: &str) -> Result<()> {
     run("ip", &["netns", "add", netns])?;
     set(
         netns,
@@ -177,7 +177,7 @@ fn add_namespace(netns: &str) -> Result<()> {
 }
 
 /// Writes settings below `/proc/sys`, which shows those of the caller's namespace.
-fn set(netns: &str, settings: &[(&str, &str)]) -> Result<()> {
+pub(crate) fn set(netns: &str, settings: &[(&str, &str)]) -> Result<()> {
     netns::inside(&Site::netns_path(netns), || {
         for (name, value) in settings {
             let path = Path::new("/proc/sys").join(name);
@@ -198,7 +198,7 @@ fn set(netns: &str, settings: &[(&str, &str)]) -> Result<()> {
 }
 
 /// Runs `ip` commands inside a namespace, all in one process.
-fn ip(netns: &str, script: &str) -> Result<()> {
+pub(crate) fn ip(netns: &str, script: &str) -> Result<()> {
     let mut child = Command::new("ip")
         .args(["-n", netns, "-batch", "-"])
         .stdin(Stdio::piped())

@@ -111,7 +111,7 @@ pub fn hold(place: &Place, hostname: &str, hosts: &Path, resolv_conf: &Path, log
 }
 
 /// The holder takes its last name only after all else is done.
-fn wait_until_held(place: &Place, child: &mut Child, log: &Path) -> Result<()> {
+pub(crate) fn wait_until_held(place: &Place, child: &mut Child, log: &Path) -> Result<()> {
     let comm = format!("/proc/{}/comm", child.id());
     let held = process::wait_until(Duration::from_secs(10), || {
         if let Some(status) = child.try_wait().context("wait for a holder process")? {

@@ -59,7 +59,7 @@ enum Command {
     Lab(lab::Command),
     /// Lint and render the Helm chart, compare deploy/manifests with it, and show every object to a real API server.
     Chart(chart::Arguments),
-    /// A real Kubernetes API server on this machine.
+    /// Two real nodes of Kubernetes on this machine.
     #[command(subcommand)]
     Kube(kube::Command),
 }
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
         Command::VmTest(arguments) => vm_test::run(&arguments),
         Command::Lab(command) => lab::run(&command),
         Command::Chart(arguments) => chart::run(&arguments),
-        Command::Kube(command) => kube::run(command),
+        Command::Kube(command) => kube::run(&command),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

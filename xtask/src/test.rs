@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .as_deref()
         .is_some_and(|suite| needs_api_server.contains(&suite))
     {
-        tools.push(kube::programs()?);
+        tools.push(kube::programs(&mesh_tests::kubernetes::PROGRAMS)?);
     }
     let options = Options {
         site: Site::named(&arguments.lab)?,
@@ -129,7 +129,8 @@ fn in_words(verdict: &Verdict) -> String {
     format!("{}: {}: {why}", verdict.suite, verdict.claim)
 }
 
-fn show(verdict: &Verdict) {
+/// Says what came of a claim.
+pub(crate) fn show(verdict: &Verdict) {
     let mark = if verdict.failure.is_none() { "✓" } else { "✗" };
     let failure = verdict
         .failure

@@ -190,9 +190,7 @@ async fn the_own_lease_that_somebody_touched_is_kept_and_one_that_was_taken_is_g
     until(&[&a], || begun.elapsed() > Duration::from_secs(20)).await;
     assert!(a.leadership.holds());
 
-    let mut kept = store.0.lock();
-    kept.as_mut().unwrap().0.holder = "b".to_owned();
-    drop(kept);
+    store.0.lock().as_mut().unwrap().0.holder = "b".to_owned();
     let given_up = until(&[&a], || !a.leadership.holds()).await;
     assert!(given_up < Duration::from_secs(3), "{given_up:?}");
 }

@@ -17,6 +17,7 @@ pub mod identity;
 pub mod leaving;
 pub mod mesh_config;
 pub mod node;
+pub mod pod_selector;
 pub mod policy;
 pub mod route;
 pub mod service;

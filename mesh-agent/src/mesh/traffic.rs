@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::mesh::backend_policy::{BackendTrafficPolicy, RetryConstraint};
-use crate::mesh::backend_tls::{BackendTls, WrittenTls};
+use crate::mesh::backend_tls::{BackendTls, PeerName, WrittenTls};
 pub use crate::mesh::connection_pool::{Limits, RetryShare, Reuse};
 use crate::mesh::export::Export;
+use crate::mesh::pod_selector::PodSelector;
 use crate::mesh::route::SessionPersistence;
 use crate::mesh::workload::Workload;
 use crate::mesh::{facts::ObjectMeta, health_check::HealthCheck, service::ServiceName};
@@ -360,6 +361,11 @@ pub struct ServiceTraffic {
     pub health_check: Option<Arc<HealthCheck>>,
     /// `exportTo`, of a Service its annotation: to whom it is no Service, or host, at all.
     pub exported_to: Export,
+    /// A ServiceEntry's `workloadSelector`.
+    pub selects: Option<Arc<PodSelector>>,
+    /// A ServiceEntry's `subjectAltNames`: what its servers must prove where TLS is begun with them and the rule that says so
+    /// names nobody.
+    pub server_names: Arc<[PeerName]>,
 }
 
 /// `trafficDistribution`.

@@ -63,6 +63,8 @@ pub struct Workload {
     pub membership: Membership,
     /// Where the pod lives on this machine, when its manifest says so.
     pub placement: Option<Placement>,
+    /// Whether it takes traffic: `status.conditions` of type `Ready`; without such a condition it does.
+    pub is_ready: bool,
     /// Whether it is being deleted: `metadata.deletionTimestamp` is set.
     pub is_terminating: bool,
     /// What becomes of its new connections while the agent is dead.
@@ -160,6 +162,7 @@ pub(crate) mod fixture {
             exclusions: Exclusions::default(),
             membership: Membership::Enrolled,
             placement: None,
+            is_ready: true,
             is_terminating: false,
             fail_mode: FailMode::Closed,
             dns_capture: None,

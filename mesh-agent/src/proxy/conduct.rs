@@ -68,7 +68,9 @@ fn is_endpoints_fault(refusal: &Refusal) -> bool {
             | DialError::Crowded(_) => false,
         },
         Refusal::Broken(_) | Refusal::NoAnswer | Refusal::TimedOut => true,
-        Refusal::NoRoute
+        // The whole request was given up, whichever endpoint had it.
+        Refusal::Silent
+        | Refusal::NoRoute
         | Refusal::InvalidBackend
         | Refusal::NoEndpoint
         | Refusal::Overloaded

@@ -58,6 +58,9 @@ pub enum Refusal {
     /// The route's request timeout passed.
     #[error("request timed out")]
     TimedOut,
+    /// Nothing of it moved for too long before its response began.
+    #[error("nothing moved for too long")]
+    Silent,
     /// The pod accepts only mTLS of the mesh, and this was plaintext.
     #[error("plaintext is refused by policy")]
     Plaintext,
@@ -207,7 +210,7 @@ impl Refusal {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::InvalidBackend | Self::RateLimiterFailed => StatusCode::INTERNAL_SERVER_ERROR,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            Self::TimedOut | Self::Silent => StatusCode::GATEWAY_TIMEOUT,
             Self::Plaintext | Self::Denied(_) | Self::Revoked | Self::ConnectMethod => StatusCode::FORBIDDEN,
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Self::External(unapproved) => unapproved.status(),
@@ -245,6 +248,7 @@ impl Refusal {
             Self::Broken(error) if is_garbled(error) => ResponseFlag::Upe,
             Self::Broken(_) => ResponseFlag::Uc,
             Self::TimedOut => ResponseFlag::Ut,
+            Self::Silent => ResponseFlag::Si,
             Self::Denied(_) | Self::Unauthenticated(_) | Self::Revoked | Self::External(_) => {
                 ResponseFlag::Uaex
             }
@@ -297,6 +301,7 @@ impl Refusal {
             Self::Broken(_) => "upstream_reset_before_response_started",
             Self::NoAnswer => "upstream_protocol_error",
             Self::TimedOut => "response_timeout",
+            Self::Silent => STREAM_IDLE,
             Self::Plaintext => "plaintext_refused",
             Self::Denied(_) => "authorization_denied",
             Self::Unauthenticated(unauthenticated) => unauthenticated.failure.as_str(),
@@ -321,7 +326,7 @@ impl Refusal {
     pub fn grpc_status(&self) -> u32 {
         match self {
             Self::NoRoute | Self::ConnectProtocol => 12,
-            Self::TimedOut => 4,
+            Self::TimedOut | Self::Silent => 4,
             Self::Unauthenticated(_) => 16,
             Self::Plaintext | Self::Denied(_) | Self::Revoked | Self::ConnectMethod => 7,
             Self::External(unapproved) => unapproved.grpc_status(),
@@ -390,3 +395,6 @@ impl From<Unpicked> for Refusal {
         }
     }
 }
+
+/// In Envoy's words: nothing moves in a request.
+pub(super) const STREAM_IDLE: &str = "stream_idle_timeout";

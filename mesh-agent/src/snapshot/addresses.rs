@@ -3,6 +3,7 @@
 //! Place in the walk: the first step from an address to a destination. Must not know: ports, endpoints.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::iter;
 use std::net::IpAddr;
 
@@ -76,10 +77,11 @@ impl Addresses {
         if self.at(addr).any(|known| known == owner) {
             return;
         }
-        if self.first.contains_key(&addr) {
-            self.further.entry(addr).or_default().push(owner.clone());
-        } else {
-            self.first.insert(addr, owner.clone());
+        match self.first.entry(addr) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(owner.clone());
+            }
+            Entry::Occupied(_) => self.further.entry(addr).or_default().push(owner.clone()),
         }
     }
 }

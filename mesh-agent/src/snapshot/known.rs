@@ -17,7 +17,7 @@ pub(super) struct KnownService {
     pub(super) common: Ports,
     /// For clients for whom another DestinationRule acts; mostly none.
     pub(super) views: Vec<View>,
-    /// What DestinationRules call some of the endpoints, for whomever they act.
+    /// What a DestinationRule calls some of the endpoints, for whomever it acts.
     pub(super) subset_names: HashSet<Arc<str>>,
 }
 

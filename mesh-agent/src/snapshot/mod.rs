@@ -19,6 +19,7 @@ mod outlook;
 mod resilience;
 mod routes;
 mod rules;
+mod selected;
 mod services;
 mod slices;
 mod traffic;

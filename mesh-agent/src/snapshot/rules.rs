@@ -78,17 +78,16 @@ impl<'f> Rules<'f> {
         eldest_first.sort_by_key(|rule| (rule.clients.is_none(), rule.meta.seniority()));
         let hosts = hosts(facts);
         for rule in eldest_first {
-            let named = match &rule.host {
-                HostPattern::Service(host) => match found(host, rule, known, &hosts) {
-                    Some(service) => Some(service),
-                    None => {
-                        let reason = format!("Service {host} is not known");
-                        rejections.push(rule.meta.reject("spec.host", reason));
-                        continue;
-                    }
-                },
+            let host = match &rule.host {
+                HostPattern::Service(host) => Some(host),
                 HostPattern::Namespace(_) | HostPattern::All => None,
             };
+            let named = host.and_then(|host| found(host, rule, known, &hosts));
+            if let (Some(host), None) = (host, named) {
+                let reason = format!("Service {host} is not known");
+                rejections.push(rule.meta.reject("spec.host", reason));
+                continue;
+            }
             rejections.extend(rules.add(rule, named));
         }
         for of_namespace in rules.by_namespace.values_mut() {

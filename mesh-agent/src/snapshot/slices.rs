@@ -13,7 +13,9 @@ use crate::mesh::workload::WorkloadUid;
 pub(super) type EndpointsOfPorts<'a> = HashMap<&'a str, BTreeMap<SocketAddr, &'a Endpoint>>;
 
 /// Slices may hold an address twice while endpoints move between them: the better condition counts.
-pub(super) fn group(endpoints: &[Endpoint]) -> HashMap<&ServiceName, EndpointsOfPorts<'_>> {
+pub(super) fn group<'e>(
+    endpoints: impl Iterator<Item = &'e Endpoint>,
+) -> HashMap<&'e ServiceName, EndpointsOfPorts<'e>> {
     let mut by_service: HashMap<&ServiceName, EndpointsOfPorts<'_>> = HashMap::new();
     for endpoint in endpoints {
         let addr = SocketAddr::new(endpoint.addr.ip().to_canonical(), endpoint.addr.port());

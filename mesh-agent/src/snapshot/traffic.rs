@@ -107,7 +107,7 @@ impl<'f> Traffic<'f> {
                 .cloned()
                 .unwrap_or_else(|| subset.policy.clone().or(of_host)),
         };
-        let tls = self.settled_tls(&service.name, port, written.tls.take().as_ref());
+        let tls = self.settled_tls(service, port, written.tls.take().as_ref());
         let of_gateway_api = self.of_gateway_api.get(&service.name);
         TrafficPolicy {
             tls,
@@ -118,24 +118,28 @@ impl<'f> Traffic<'f> {
     }
 
     /// The TLS that applications behind a port of a Service speak, whatever subset they are of.
-    pub(super) fn tls(&self, service: &ServiceName, port: &ServicePort) -> Option<Arc<BackendTls>> {
-        let rule = self.rules.of_neighbours(service);
+    pub(super) fn tls(&self, service: &Service, port: &ServicePort) -> Option<Arc<BackendTls>> {
+        let rule = self.rules.of_neighbours(&service.name);
         let written = rule.and_then(|rule| of_host(rule, port.port).tls.as_ref());
         self.settled_tls(service, port, written)
     }
 
-    /// Gateway API's policy goes before a rule's.
+    /// Gateway API's policy goes before a rule's; whom a rule does not name, the ServiceEntry may.
     fn settled_tls(
         &self,
-        service: &ServiceName,
+        service: &Service,
         port: &ServicePort,
         written: Option<&WrittenTls>,
     ) -> Option<Arc<BackendTls>> {
-        let tls = match (self.tls.of(service, &port.name), written) {
-            (Some(tls), _) | (None, Some(WrittenTls::Begun(tls))) => tls,
+        let mut tls = match (self.tls.of(&service.name, &port.name), written) {
+            (Some(tls), _) => return Some(Arc::new(tls.of(&service.name))),
+            (None, Some(WrittenTls::Begun(tls))) => tls.of(&service.name),
             (None, Some(WrittenTls::Mesh) | None) => return None,
         };
-        Some(Arc::new(tls.of(service)))
+        if tls.names.is_empty() {
+            tls.names = service.traffic.server_names.to_vec();
+        }
+        Some(Arc::new(tls))
     }
 }
 

@@ -1,9 +1,11 @@
-//! A real control plane: etcd and kube-apiserver on loopback, with service accounts, RBAC and a throwaway PKI.
+//! A real control plane: etcd and kube-apiserver, with service accounts, RBAC and a throwaway PKI.
 //!
-//! There is no kubelet, scheduler or controller: whoever uses it plays them, by writing the objects that they would
-//! write. It must not know what is tested with it, nor how the two programs are built.
+//! On loopback it is these two alone: whoever uses it plays kubelet, scheduler and controllers, by writing the objects
+//! that they would write. Where nodes are to join it there is a [`Reach`], and the controllers and the scheduler run
+//! too. It must not know what is tested with it, nor how the programs are built.
 
 pub mod api;
+mod arguments;
 mod pki;
 
 use std::fs;
@@ -18,6 +20,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use self::api::Api;
+pub use self::pki::User;
 use crate::agent::tail;
 use crate::netns;
 use crate::process::{self, ProcessId};
@@ -25,6 +28,17 @@ use crate::sandbox::{self, Place};
 
 /// The programs that a control plane is made of.
 pub const PROGRAMS: [&str; 2] = ["etcd", "kube-apiserver"];
+/// The programs that decide, where there are nodes to decide about.
+pub const DECIDERS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
+
+/// How nodes reach the API server, and who else is known to it.
+#[derive(Debug, Clone, Default)]
+pub struct Reach {
+    /// Its address, in the network where it runs.
+    pub addr: Option<Ipv4Addr>,
+    /// Users beside the administrator; each has a token in [`ControlPlane::token`].
+    pub users: Vec<User>,
+}
 
 /// A control plane, running or not.
 #[derive(Debug)]
@@ -40,13 +54,21 @@ pub struct ControlPlane {
 struct Ports {
     etcd: u16,
     api: u16,
+    /// Where others than those on loopback reach the API server.
+    reach: Option<Ipv4Addr>,
 }
 
 impl ControlPlane {
     /// Makes one below `dir` and waits until it is ready. `programs` are directories to find [`PROGRAMS`] in.
     pub fn up(dir: &Path, place: Option<Place>, programs: &[PathBuf]) -> Result<Self> {
+        Self::up_with(dir, place, programs, &Reach::default())
+    }
+
+    /// Makes one that nodes can join, controllers and scheduler included.
+    pub fn up_with(dir: &Path, place: Option<Place>, programs: &[PathBuf], reach: &Reach) -> Result<Self> {
         fs::create_dir_all(dir.join("bin")).with_context(|| format!("make {}", dir.display()))?;
-        for name in PROGRAMS {
+        let deciders = DECIDERS.iter().filter(|_| reach.addr.is_some());
+        for name in PROGRAMS.iter().chain(deciders) {
             let found = programs
                 .iter()
                 .map(|dir| dir.join(name))
@@ -56,8 +78,9 @@ impl ControlPlane {
             std::os::unix::fs::symlink(&found, dir.join("bin").join(name))
                 .with_context(|| format!("link {}", found.display()))?;
         }
-        pki::make(dir)?;
-        let ports = free_ports(place.as_ref())?;
+        let addrs: Vec<_> = reach.addr.into_iter().chain([arguments::SERVICE]).collect();
+        pki::make(dir, &addrs, &reach.users)?;
+        let ports = free_ports(place.as_ref(), reach.addr)?;
         let text = serde_json::to_string(&ports).context("write the ports")?;
         fs::write(dir.join(PORTS), text).context("write the ports")?;
         let plane = Self {
@@ -66,7 +89,8 @@ impl ControlPlane {
             ports,
         };
         let started = plane.start("etcd", &plane.etcd_arguments());
-        if let Err(error) = started.and_then(|()| plane.start_api_server()) {
+        let served = started.and_then(|()| plane.start_api_server());
+        if let Err(error) = served.and_then(|()| plane.start_deciders()) {
             plane.down()?;
             return Err(error);
         }
@@ -107,6 +131,15 @@ impl ControlPlane {
         })
     }
 
+    fn start_deciders(&self) -> Result<()> {
+        for name in DECIDERS.iter().filter(|_| self.ports.reach.is_some()) {
+            let config = self.dir.join(format!("{name}.kubeconfig"));
+            self.write_kubeconfig(&config, &self.token(name))?;
+            self.start(name, &self.decider_arguments(name, &config))?;
+        }
+        Ok(())
+    }
+
     /// Kills the API server; what it keeps is in etcd.
     pub fn kill_api_server(&self) -> Result<()> {
         self.kill("kube-apiserver")
@@ -114,7 +147,7 @@ impl ControlPlane {
 
     /// Ends both programs and removes all that they left.
     pub fn down(&self) -> Result<()> {
-        for name in PROGRAMS.iter().rev() {
+        for name in self.programs().rev() {
             self.kill(name)?;
         }
         fs::remove_dir_all(&self.dir).with_context(|| format!("remove {}", self.dir.display()))
@@ -125,9 +158,20 @@ impl ControlPlane {
         Api::new(self)
     }
 
+    /// The programs that it is made of, in the order of their start.
+    pub fn programs(&self) -> impl DoubleEndedIterator<Item = &'static str> {
+        let deciders = if self.ports.reach.is_some() {
+            DECIDERS.as_slice()
+        } else {
+            &[]
+        };
+        PROGRAMS.iter().chain(deciders).copied()
+    }
+
     /// Where the API is.
     pub fn addr(&self) -> SocketAddr {
-        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.ports.api)
+        let addr = self.ports.reach.unwrap_or(Ipv4Addr::LOCALHOST);
+        SocketAddr::new(addr.into(), self.ports.api)
     }
 
     /// The root that the API server's certificate is verified by.
@@ -137,7 +181,12 @@ impl ControlPlane {
 
     /// The file with the token of the administrator, who may do everything.
     pub fn admin_token(&self) -> PathBuf {
-        self.dir.join(pki::ADMIN_TOKEN)
+        self.token("admin")
+    }
+
+    /// The file with the token of a user, who is named as its [`User::file`] says.
+    pub fn token(&self, user: &str) -> PathBuf {
+        self.dir.join(pki::token_file(user))
     }
 
     /// Below it the control plane and its users keep what they have.
@@ -229,56 +278,10 @@ impl ControlPlane {
     fn log(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.log"))
     }
-
-    fn etcd_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports.etcd)
-    }
-
-    fn etcd_arguments(&self) -> Vec<String> {
-        [
-            format!("--data-dir={}", self.dir.join("etcd").display()),
-            format!("--listen-client-urls={}", self.etcd_url()),
-            format!("--advertise-client-urls={}", self.etcd_url()),
-            // One member has no peers.
-            "--listen-peer-urls=http://127.0.0.1:0".to_owned(),
-            "--log-level=warn".to_owned(),
-            // What is lost when the machine dies was for a test.
-            "--unsafe-no-fsync".to_owned(),
-        ]
-        .into()
-    }
-
-    fn api_arguments(&self) -> Vec<String> {
-        let file = |name: &str| self.dir.join(name).display().to_string();
-        // A place is a network of its own, in which others may ask too; the machine's own is not for them.
-        let bind = if self.place.is_some() {
-            "0.0.0.0"
-        } else {
-            "127.0.0.1"
-        };
-        [
-            format!("--bind-address={bind}"),
-            // Of no interest where no Service `kubernetes` is; without it a default route would be needed.
-            "--advertise-address=192.0.2.1".to_owned(),
-            "--endpoint-reconciler-type=none".to_owned(),
-            format!("--secure-port={}", self.ports.api),
-            format!("--etcd-servers={}", self.etcd_url()),
-            "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/108".to_owned(),
-            format!("--tls-cert-file={}", file("server.crt")),
-            format!("--tls-private-key-file={}", file("server.key")),
-            format!("--token-auth-file={}", file(pki::TOKENS)),
-            format!("--service-account-key-file={}", file("accounts.pub")),
-            format!("--service-account-signing-key-file={}", file("accounts.key")),
-            "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
-            "--authorization-mode=RBAC".to_owned(),
-            "--profiling=false".to_owned(),
-        ]
-        .into()
-    }
 }
 
 /// Ports that nobody has where the control plane will run; held together, so that they differ.
-fn free_ports(place: Option<&Place>) -> Result<Ports> {
+fn free_ports(place: Option<&Place>, reach: Option<Ipv4Addr>) -> Result<Ports> {
     let find = || {
         let listeners = [0; 2].map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
         let [etcd, api] = listeners.map(|listener| -> Result<u16> {
@@ -287,6 +290,7 @@ fn free_ports(place: Option<&Place>) -> Result<Ports> {
         Ok(Ports {
             etcd: etcd?,
             api: api?,
+            reach,
         })
     };
     match place {

@@ -217,14 +217,14 @@ pub fn run(
 const SETTLING: Duration = Duration::from_secs(20);
 
 /// Times checks and collects what came of them.
-struct Judge<'h> {
-    suite: &'static str,
-    hear: &'h dyn Fn(&Verdict),
-    verdicts: Vec<Verdict>,
+pub(crate) struct Judge<'h> {
+    pub(crate) suite: &'static str,
+    pub(crate) hear: &'h dyn Fn(&Verdict),
+    pub(crate) verdicts: Vec<Verdict>,
 }
 
 impl Judge<'_> {
-    fn judge<T>(&mut self, claim: &str, check: impl FnOnce() -> Result<T>) -> Option<T> {
+    pub(crate) fn judge<T>(&mut self, claim: &str, check: impl FnOnce() -> Result<T>) -> Option<T> {
         let began = Instant::now();
         let checked = check();
         let verdict = Verdict {

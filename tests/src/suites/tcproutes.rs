@@ -17,10 +17,13 @@ pub(super) const CLAIMS: &[Claim] = claims![
     a_virtual_service_chooses_by_name_and_then_by_the_clients_labels,
     subsets_are_the_pods_with_the_version,
     a_host_of_a_service_entry_is_reached_at_its_endpoints,
+    a_service_entry_selects_pods_for_those_to_whom_it_is_exported,
 ];
 
 const CLIENT: &str = "shop/client";
 const CLIENT_B: &str = "shop/client-b";
+/// On the node of [`CLIENT_B`].
+const STRANGER: &str = "strict/open";
 
 /// How often each pod answered so many connections.
 fn who(lab: &Running, client: &str, port: &str, count: u64) -> Result<impl Fn(&str) -> u64 + use<>> {
@@ -168,6 +171,29 @@ fn a_host_of_a_service_entry_is_reached_at_its_endpoints(lab: &Running) -> Resul
     ensure!(
         (41..=79).contains(&near),
         "of 80 requests {near} went to the endpoint of weight 3"
+    );
+    Ok(())
+}
+
+fn a_service_entry_selects_pods_for_those_to_whom_it_is_exported(lab: &Running) -> Result<()> {
+    let entry = "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: s, namespace: shop}, spec: {hosts: \
+                 [till.example.com], addresses: [192.0.2.78], exportTo: [.], resolution: STATIC, ports: [{number: 80, name: \
+                 http, targetPort: 8080}], workloadSelector: {labels: {app: near}}}}";
+    lab.put_manifest("service-entry.yaml", entry)?;
+    let reached = until(PATIENCE, "the host is reached", || {
+        Ok(get(lab, CLIENT_B, "http://192.0.2.78/")?.status == 200)
+    });
+    let asked = reached.and_then(|_| {
+        let own = get(lab, CLIENT_B, "http://192.0.2.78/")?;
+        // On the same node, so that its agent knows the entry too.
+        Ok((own, get(lab, STRANGER, "http://192.0.2.78/")?))
+    });
+    lab.remove_manifest("service-entry.yaml")?;
+    let (own, stranger) = asked?;
+    equal("the pod that is selected", own.says("version")?, "near")?;
+    ensure!(
+        stranger.status != 200,
+        "a pod of another namespace was led there too"
     );
     Ok(())
 }

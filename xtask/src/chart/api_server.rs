@@ -19,8 +19,8 @@ use crate::{kube, workspace};
 
 /// Starts an API server that knows the CRDs, and shows it every object of the sets, which have names.
 pub(super) fn validate(sets: &[(String, Vec<Value>)]) -> Result<()> {
-    let programs = kube::programs()?;
-    let crds = step("CRDs of Gateway API and Istio", crds)?;
+    let programs = kube::programs(&mesh_tests::kubernetes::PROGRAMS)?;
+    let crds = step("CRDs of others, and our own", crds)?;
     let dir = workspace::target().join("chart-plane");
     if let Some(left) = ControlPlane::attach(&dir, None)? {
         left.down()?;
@@ -139,9 +139,13 @@ fn title(object: &Value) -> String {
 }
 
 /// From the Go modules that publish them, and our own.
-fn crds() -> Result<Vec<Value>> {
+pub(crate) fn crds() -> Result<Vec<Value>> {
     let gateway = module(GATEWAY_API)?;
-    let mut files = vec![module(ISTIO)?.join("kubernetes/customresourcedefinitions.gen.yaml")];
+    let monitors = "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml";
+    let mut files = vec![
+        module(ISTIO)?.join("kubernetes/customresourcedefinitions.gen.yaml"),
+        module(PROMETHEUS_OPERATOR)?.join(monitors),
+    ];
     files.extend(super::yaml_files(&gateway.join("config/crd/experimental"))?);
     files.extend(super::yaml_files(&workspace::root().join("deploy/crds"))?);
     let mut found = Vec::new();
@@ -177,5 +181,6 @@ const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitio
 const NAMESPACED: &str = "{namespace}";
 const GATEWAY_API: &str = "sigs.k8s.io/gateway-api@v1.6.1";
 const ISTIO: &str = "istio.io/api@v1.31.1";
+const PROMETHEUS_OPERATOR: &str = "github.com/prometheus-operator/prometheus-operator@v0.85.0";
 const DOWNLOAD: Duration = Duration::from_mins(10);
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -25,13 +25,15 @@ fn keys(value: &Value) -> BTreeSet<String> {
 }
 
 /// What the chart decides of an agent's settings, by values of its own or since there is no choice in a cluster.
-const DECIDED: [&str; 12] = [
+const DECIDED: [&str; 14] = [
     "admin_addr",
     "admin_token_file",
     "bpf_dir",
     "cluster_domain",
     "cni_bin_dir",
     "cni_conf_dir",
+    "cni_fail_mode",
+    "cni_timeout_s",
     "kubernetes",
     "manifests",
     "node_name",
@@ -121,25 +123,64 @@ fn kinds_that_agents_read() -> BTreeSet<(String, String)> {
     kinds.collect()
 }
 
+/// What one account may do: group, resource, name of the object or `*`, verb.
+type Leave = BTreeSet<[String; 4]>;
+
+fn leave_of(account: &str, objects: &[Value]) -> Leave {
+    let texts = |value: &Value| -> Vec<String> {
+        let texts = value.as_array().into_iter().flatten();
+        texts.map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    let mut leave = Leave::new();
+    for binding in objects.iter().filter(|object| {
+        let subjects = object["subjects"].as_array().into_iter().flatten();
+        subjects.into_iter().any(|subject| subject["name"] == account)
+    }) {
+        let role = objects.iter().find(|object| {
+            object["kind"] == binding["roleRef"]["kind"]
+                && object["metadata"]["name"] == binding["roleRef"]["name"]
+        });
+        for rule in role.unwrap()["rules"].as_array().unwrap() {
+            let mut names = texts(&rule["resourceNames"]);
+            if names.is_empty() {
+                names.push("*".to_owned());
+            }
+            for group in texts(&rule["apiGroups"]) {
+                for resource in texts(&rule["resources"]) {
+                    for name in &names {
+                        for verb in texts(&rule["verbs"]) {
+                            leave.insert([group.clone(), resource.clone(), name.clone(), verb]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    leave
+}
+
+#[test]
+fn the_ca_may_do_what_ca_rbac_says_but_makes_no_secrets_and_shows_its_roots() {
+    let of_chart = leave_of("mesh-ca", &kept());
+    let said = leave_of("mesh-ca", &objects(&text("deploy/ca-rbac.yaml")).unwrap());
+    let beyond = |one: &Leave, other: &Leave| -> Vec<String> {
+        one.difference(other).map(|leave| leave.join(" ")).collect()
+    };
+    assert_eq!(beyond(&said, &of_chart), [" secrets * create"]);
+    assert_eq!(
+        beyond(&of_chart, &said),
+        [" configmaps mesh-ca-roots get", " configmaps mesh-ca-roots patch"]
+    );
+}
+
 #[test]
 fn agents_may_read_every_kind_that_they_read_and_write_nothing() {
     let objects = kept();
-    let role = objects
-        .iter()
-        .find(|object| object["kind"] == "ClusterRole" && object["metadata"]["name"] == "mesh-agent")
-        .unwrap();
     let mut may = BTreeSet::new();
-    for rule in role["rules"].as_array().unwrap() {
-        let words = |field: &str| -> Vec<String> {
-            let words = rule[field].as_array().unwrap().iter();
-            words.map(|word| word.as_str().unwrap().to_owned()).collect()
-        };
-        for verb in words("verbs") {
-            assert!(["get", "list", "watch"].contains(&verb.as_str()), "{verb}");
-        }
-        for group in words("apiGroups") {
-            may.extend(words("resources").into_iter().map(|one| (group.clone(), one)));
-        }
+    for [group, resource, name, verb] in leave_of("mesh-agent", &objects) {
+        assert!(["get", "list", "watch"].contains(&verb.as_str()), "{verb}");
+        assert_eq!(name, "*");
+        may.insert((group, resource));
     }
     let reads = kinds_that_agents_read();
     assert!(reads.len() > 12, "{reads:?}");
@@ -162,6 +203,27 @@ fn nothing_that_is_installed_is_privileged_and_root_file_systems_are_read_only()
         }
     }
     assert_eq!(seen, 2);
+}
+
+#[test]
+fn agents_hold_the_capabilities_that_operating_md_explains() {
+    let container = kept()
+        .into_iter()
+        .find(|object| object["kind"] == "DaemonSet")
+        .unwrap()["spec"]["template"]["spec"]["containers"][0]
+        .clone();
+    let added: Vec<_> = container["securityContext"]["capabilities"]["add"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|name| name.as_str().unwrap().to_owned())
+        .collect();
+    let operating = text("docs/operating.md");
+    let words = format!("add: [{}]", added.join(", "));
+    assert!(operating.contains(&words), "{words}");
+    for name in added {
+        assert!(operating.contains(&format!("| `CAP_{name}` |")), "{name}");
+    }
 }
 
 #[test]

@@ -38,6 +38,9 @@ pub(crate) const LAB_PACKAGES: &[&str] = &[
 /// Proxies to measure against, beside what the lab has.
 pub(crate) const BENCH_PACKAGES: &[&str] = &["haproxy", "nginx-light|nginx", "openssl"];
 
+/// What real nodes need beside what is built for them.
+pub(crate) const KUBERNETES_PACKAGES: &[&str] = &["busybox-static", "nftables", "runc"];
+
 /// What virtual machines are made of, and run by.
 pub(crate) const VM_PACKAGES: &[&str] = &[
     "binutils",

@@ -35,6 +35,13 @@ pub(crate) fn for_virtual_machines() -> Result<()> {
     kernel_toolchain::install()
 }
 
+/// Makes everything ready for real nodes, except what is built from Go modules.
+pub(crate) fn for_kubernetes() -> Result<()> {
+    ensure_linux_with_root()?;
+    apt::install(apt::LAB_PACKAGES)?;
+    apt::install(apt::KUBERNETES_PACKAGES)
+}
+
 /// Makes a real SPIRE ready, which only the suite `spire` needs: it takes longer to build than all else together.
 pub(crate) fn for_spire() -> Result<()> {
     spire::install()

@@ -32,10 +32,6 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- $_ := set $own "ca_root_file" "/var/run/mesh-ca/roots.pem" -}}
 {{- $_ := set $own "ca_token_file" "/var/run/secrets/mesh-ca/token" -}}
 {{- end -}}
-{{- if .Values.agent.cni.enabled -}}
-{{- $_ := set $own "cni_conf_dir" .Values.agent.cni.confDir -}}
-{{- $_ := set $own "cni_bin_dir" .Values.agent.cni.binDir -}}
-{{- end -}}
 {{- toYaml (merge (deepCopy .Values.agent.settings) $own) -}}
 {{- end }}
 

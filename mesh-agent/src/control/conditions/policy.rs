@@ -52,7 +52,7 @@ fn conditions(seen: &Seen<'_>, object: &str, target: &str, is_known: bool) -> Ve
         .collect();
     let (validation, certificates) = (within(VALIDATION), within(CERTIFICATES));
     let accepted = if let Some(first) = of_target.first() {
-        let is_rival = is_known && !first.field.ends_with(".sectionName");
+        let is_rival = is_known && part(first) != "sectionName";
         let reason = if is_rival { CONFLICTED } else { "TargetNotFound" };
         condition(ACCEPTED, false, reason, message(&of_target))
     } else if !certificates.is_empty() {
@@ -87,13 +87,18 @@ fn resolved_refs(certificates: &[&Rejection]) -> Condition {
     if certificates.is_empty() {
         return condition(RESOLVED_REFS, true, RESOLVED_REFS, String::new());
     }
-    let is_kind = certificates.iter().any(|one| one.field.ends_with(".kind"));
+    let is_kind = certificates.iter().any(|one| part(one) == "kind");
     let reason = if is_kind {
         "InvalidKind"
     } else {
         "InvalidCACertificateRef"
     };
     condition(RESOLVED_REFS, false, reason, message(certificates))
+}
+
+/// The last part of the field that is reported.
+fn part(of: &Rejection) -> &str {
+    of.field.rsplit('.').next().unwrap_or_default()
 }
 
 const VALIDATION: &str = "spec.validation";

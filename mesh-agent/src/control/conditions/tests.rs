@@ -97,12 +97,9 @@ fn of_route(kind: &str, name: &str, spec: &str, more: &str) -> Vec<Entry> {
 fn reasons_follow_from_what_a_route_names_and_what_is_there() {
     let parent = "{group: '', kind: Service, name: web}";
     let backend = "{name: v2, port: 80}";
+    let good = || format!("[{{backendRefs: [{backend}]}}]");
     let table = [
-        (
-            parent,
-            format!("[{{backendRefs: [{backend}]}}]"),
-            vec![ACCEPTED, RESOLVED],
-        ),
+        (parent, good(), vec![ACCEPTED, RESOLVED]),
         (
             parent,
             "[{backendRefs: [{name: nobody, port: 80}]}]".to_owned(),
@@ -128,22 +125,22 @@ fn reasons_follow_from_what_a_route_names_and_what_is_there() {
         ),
         (
             "{group: '', kind: Service, name: nobody}",
-            format!("[{{backendRefs: [{backend}]}}]"),
+            good(),
             vec![NO_PARENT, RESOLVED],
         ),
         (
             "{group: '', kind: Service, name: web, port: 9}",
-            format!("[{{backendRefs: [{backend}]}}]"),
+            good(),
             vec![NO_PARENT, RESOLVED],
         ),
         (
             "{group: '', kind: Service, name: web, sectionName: none}",
-            format!("[{{backendRefs: [{backend}]}}]"),
+            good(),
             vec![NO_PARENT, RESOLVED],
         ),
         (
             "{group: '', kind: Service, name: headless}",
-            format!("[{{backendRefs: [{backend}]}}]"),
+            good(),
             vec![NO_PARENT, RESOLVED],
         ),
         // One rule cannot be honoured, the other can.

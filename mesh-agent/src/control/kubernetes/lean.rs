@@ -70,21 +70,22 @@ fn cut_container(container: &mut Object) {
             || matches!(field.as_str(), "name" | "ports" | "restartPolicy" | "lifecycle")
     });
     for hook in hooks {
-        cut_hook(container.get_mut(hook));
+        cut_hook(container, hook);
     }
     if let Some(Value::Object(lifecycle)) = container.get_mut("lifecycle") {
         for hook in ["postStart", "preStop"] {
-            cut_hook(lifecycle.get_mut(hook));
+            cut_hook(lifecycle, hook);
         }
     }
 }
 
-fn cut_hook(hook: Option<&mut Value>) {
-    let Some(Value::Object(hook)) = hook else {
+fn cut_hook(object: &mut Object, hook: &str) {
+    let Some(Value::Object(hook)) = object.get_mut(hook) else {
         return;
     };
-    hook.retain(|way, _| matches!(way.as_str(), "httpGet" | "tcpSocket" | "grpc"));
-    for way in ["httpGet", "tcpSocket", "grpc"] {
+    let ways = ["httpGet", "tcpSocket", "grpc"];
+    hook.retain(|way, _| ways.contains(&way.as_str()));
+    for way in ways {
         keep_of(hook, way, &["host", "port"]);
     }
 }

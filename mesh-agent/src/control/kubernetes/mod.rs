@@ -10,6 +10,7 @@ mod discovery;
 mod heard;
 mod lean;
 mod standing;
+mod wanted;
 mod watch;
 mod watched;
 
@@ -35,7 +36,7 @@ use self::watch::{Event, WatchId, fault_of};
 use self::watched::Watched;
 use super::copy::{Copy, CopyError};
 use super::manifest::Document;
-use super::translate::{KINDS, Store, object_name};
+use super::translate::{Store, object_name};
 use super::{Reading, Source, SourceError};
 use crate::ca::kubernetes::{ConnectError, configuration};
 use crate::identity::error_chain;
@@ -71,7 +72,7 @@ struct Watching {
 /// What is learned.
 enum News {
     Served(Served),
-    Of(WatchId, Event),
+    Of(WatchId, Box<Event>),
 }
 
 impl KubernetesSource {
@@ -142,7 +143,7 @@ impl KubernetesSource {
                 () = self.copy.tend() => {}
                 news = self.news.next() => match news {
                     Some(News::Served(served)) => self.take_served(served),
-                    Some(News::Of(id, event)) => self.take(&id, event),
+                    Some(News::Of(id, event)) => self.take(&id, *event),
                     // Discovery never ends.
                     None => std::future::pending().await,
                 },
@@ -172,7 +173,7 @@ impl KubernetesSource {
                 self.touch();
             }
             Err(CopyError::Absent) => {
-                tracing::warn!("the api server has not told all yet, and there is no copy on disk")
+                tracing::warn!("the api server has not told all yet, and there is no copy on disk");
             }
             Err(error) => {
                 let said = error_chain(&error);
@@ -204,43 +205,6 @@ impl KubernetesSource {
         self.due = None;
         self.has_read = true;
         Some(self.store.reading())
-    }
-
-    fn take_served(&mut self, served: Served) {
-        let served = match served {
-            Ok(served) => served,
-            Err(said) => {
-                if self.standing.discovered(Err(&said)) {
-                    tracing::error!(
-                        error = said,
-                        "it is not known which kinds the api server serves; tried again"
-                    );
-                }
-                return;
-            }
-        };
-        let mut wanted: HashMap<WatchId, ApiResource> = HashMap::new();
-        for (kind, resource) in served {
-            let id = match kind.kind {
-                "ConfigMap" => WatchId::mesh_config(),
-                _ => WatchId::all(kind),
-            };
-            wanted.insert(id, resource);
-        }
-        let watched: Vec<_> = self.watches.keys().cloned().collect();
-        for id in watched.iter().filter(|id| !id.is_bundle()) {
-            let is_same = |watch: &Watching| wanted.get(id) == Some(&watch.resource);
-            if !self.watches.get(id).is_some_and(is_same) {
-                self.end(id);
-            }
-        }
-        for (id, resource) in wanted {
-            if !self.watches.contains_key(&id) {
-                self.begin(id, resource);
-            }
-        }
-        self.standing.discovered(Ok(()));
-        self.look_again();
     }
 
     fn take(&mut self, id: &WatchId, event: Event) {
@@ -334,64 +298,6 @@ impl KubernetesSource {
     fn touch(&mut self) {
         self.due.get_or_insert_with(|| Instant::now() + SETTLING);
     }
-
-    fn begin(&mut self, id: WatchId, resource: ApiResource) {
-        let (stop, stopped) = oneshot::channel();
-        self.standing.begin(&id, &resource);
-        let events = id.follow(self.client.clone(), &resource, stopped);
-        let of = id.clone();
-        self.news
-            .push(events.map(move |event| News::Of(of.clone(), event)).boxed());
-        let watching = Watching {
-            resource,
-            _stop: stop,
-            listed: None,
-            objects: 0,
-        };
-        self.watches.insert(id, watching);
-    }
-
-    /// Ends a watch and forgets its objects, but for those that another watch shows too.
-    fn end(&mut self, id: &WatchId) {
-        self.watches.remove(id);
-        self.standing.end(id);
-        let others = &self.watches;
-        let is_gone = |name: &str| id.covers(name) && !others.keys().any(|other| other.covers(name));
-        for name in self.store.names(is_gone) {
-            self.forget(&name);
-        }
-    }
-
-    /// Watches those `ConfigMaps` that policies name, and no others.
-    fn watch_bundles(&mut self) {
-        let mut wanted: HashSet<_> = self.store.wanted_bundles().into_iter().collect();
-        if wanted.len() > MAX_BUNDLES {
-            tracing::error!(
-                wanted = wanted.len(),
-                MAX_BUNDLES,
-                "policies name too many ConfigMaps; some are not read"
-            );
-        }
-        let watched: Vec<_> = self.watches.keys().filter(|id| id.is_bundle()).cloned().collect();
-        for id in &watched {
-            if !wanted.iter().any(|name| WatchId::bundle(name.clone()) == *id) {
-                self.end(id);
-            }
-        }
-        let Some((_, resource)) = KINDS
-            .iter()
-            .filter_map(discovery::built_in)
-            .find(|(kind, _)| kind.kind == "ConfigMap")
-        else {
-            return;
-        };
-        for name in wanted.drain().take(MAX_BUNDLES) {
-            let id = WatchId::bundle(name);
-            if !self.watches.contains_key(&id) {
-                self.begin(id, resource.clone());
-            }
-        }
-    }
 }
 
 impl Source for KubernetesSource {
@@ -421,8 +327,6 @@ const SILENCE: Duration = Duration::from_secs(310);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a new definition may go unseen; asking takes six small requests at most.
 const DISCOVERY: Duration = Duration::from_secs(30);
-/// Each is a watch of its own.
-const MAX_BUNDLES: usize = 128;
 
 #[cfg(test)]
 mod wire_tests;

@@ -122,7 +122,7 @@ impl WatchId {
             None => Api::all_with(client, resource),
             Some(namespace) => Api::namespaced_with(client, namespace, resource),
         };
-        let mut config = watcher::Config::default();
+        let mut config = watcher::Config::default().page_size(PAGE);
         if let Some(selector) = self.selector() {
             config = config.fields(&selector);
         }
@@ -186,6 +186,8 @@ pub(super) fn fault_of(error: &watcher::Error) -> (Fault, bool) {
     (fault, answer.code == 404)
 }
 
+/// Objects in one answer: a page is in memory as it was sent, as JSON and as text.
+const PAGE: u32 = 200;
 const CONFIG_MAP: &str = "ConfigMap";
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ pub(super) struct Teller<A> {
 /// How much was told, and whether something is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Told {
-    pub(super) told: u64,
+    pub(super) done: u64,
     pub(super) failed: u64,
     pub(super) is_left: bool,
 }
@@ -97,7 +97,7 @@ impl<A: EventApi> Teller<A> {
                 break;
             }
             if self.tell_one(object, note).await {
-                told.told += 1;
+                told.done += 1;
             } else {
                 told.failed += 1;
                 told.is_left = true;

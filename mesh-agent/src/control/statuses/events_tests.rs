@@ -31,7 +31,7 @@ impl EventApi for Arc<Fake> {
 }
 
 fn finding(name: &str, wrong: &str) -> Finding {
-    let kind = KINDS.iter().find(|kind| kind.kind == "HTTPRoute").unwrap();
+    let kind = KINDS.iter().find(|kind| kind.name == "HTTPRoute").unwrap();
     let value = json!({ "metadata": { "name": name, "namespace": "shop", "uid": format!("uid-{name}") } });
     Finding {
         object: Arc::new(Held::new(&Arc::new(kind.resource("v1")), value)),
@@ -95,10 +95,10 @@ async fn what_could_not_be_told_is_told_later() {
     let (fake, mut teller) = teller();
     *fake.is_away.lock() = true;
     let told = teller.tell(&[finding("a", "one")]).await;
-    assert_eq!((told.told, told.failed, told.is_left), (0, 1, true));
+    assert_eq!((told.done, told.failed, told.is_left), (0, 1, true));
     *fake.is_away.lock() = false;
     let told = teller.tell(&[finding("a", "one")]).await;
-    assert_eq!((told.told, told.is_left), (1, false));
+    assert_eq!((told.done, told.is_left), (1, false));
     assert_eq!(fake.told.lock().len(), 1);
 }
 

@@ -5,7 +5,7 @@ use kube::api::ApiResource;
 /// A kind of an API group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kind {
-    pub(super) kind: &'static str,
+    pub(super) name: &'static str,
     group: &'static str,
     /// The preferred one first.
     pub(super) versions: &'static [&'static str],
@@ -15,9 +15,9 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    const fn built_in(kind: &'static str, plural: &'static str) -> Self {
+    const fn built_in(name: &'static str, plural: &'static str) -> Self {
         Self {
-            kind,
+            name,
             group: "",
             versions: &["v1"],
             plural,
@@ -27,12 +27,12 @@ impl Kind {
 
     const fn defined(
         group: &'static str,
-        kind: &'static str,
+        name: &'static str,
         plural: &'static str,
         versions: &'static [&'static str],
     ) -> Self {
         Self {
-            kind,
+            name,
             group,
             versions,
             plural,
@@ -46,7 +46,7 @@ impl Kind {
             group: self.group.to_owned(),
             version: version.to_owned(),
             api_version: self.api_version(version),
-            kind: self.kind.to_owned(),
+            kind: self.name.to_owned(),
             plural: self.plural.to_owned(),
         }
     }

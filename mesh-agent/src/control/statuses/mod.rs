@@ -159,7 +159,7 @@ impl Round<'_> {
             is_left |= !self.write(finding, wanted).await;
         }
         let told = self.teller.tell(&findings).await;
-        self.writer.metrics.events(told.told, told.failed);
+        self.writer.metrics.events(told.done, told.failed);
         is_left || told.is_left
     }
 

@@ -93,7 +93,7 @@ impl Objects {
     /// Of each kind nothing is known.
     pub(super) fn new(kinds: &[Kind]) -> Self {
         Self {
-            kinds: Mutex::new(kinds.iter().map(|kind| (kind.kind, Known::default())).collect()),
+            kinds: Mutex::new(kinds.iter().map(|kind| (kind.name, Known::default())).collect()),
             has_changed: Notify::new(),
         }
     }
@@ -170,7 +170,7 @@ impl Objects {
 
     fn change(&self, kind: &Kind, change: impl FnOnce(&mut Known) -> bool) {
         let mut kinds = self.kinds.lock();
-        if kinds.get_mut(kind.kind).is_some_and(change) {
+        if kinds.get_mut(kind.name).is_some_and(change) {
             self.has_changed.notify_one();
         }
     }

@@ -65,7 +65,7 @@ async fn watch(
         let held = |object: DynamicObject| match serde_json::to_value(object) {
             Ok(value) => Some(Held::new(&resource, value)),
             Err(error) => {
-                tracing::error!(kind = kind.kind, %error, "an object cannot be kept");
+                tracing::error!(kind = kind.name, %error, "an object cannot be kept");
                 None
             }
         };
@@ -91,7 +91,7 @@ async fn watch(
 fn complain(complaint: &mut Option<String>, kind: &Kind, said: String) {
     if complaint.as_ref() != Some(&said) {
         tracing::error!(
-            kind = kind.kind,
+            kind = kind.name,
             error = said,
             "a kind cannot be watched, so that no status is written; tried again"
         );

@@ -74,7 +74,7 @@ impl Statuses for Fake {
 }
 
 fn route() -> Held {
-    let kind = KINDS.iter().find(|kind| kind.kind == "HTTPRoute").unwrap();
+    let kind = KINDS.iter().find(|kind| kind.name == "HTTPRoute").unwrap();
     let metadata =
         json!({ "name": "r", "namespace": "shop", "uid": "u", "generation": 1, "resourceVersion": "7" });
     Held::new(&Arc::new(kind.resource("v1")), json!({ "metadata": metadata }))

@@ -8,18 +8,85 @@ use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1 as api;
 
+use super::names::Names;
 use super::object::Object;
 use super::service::{own_addr, port_number};
-use crate::mesh::facts::Rejection;
+use crate::mesh::facts::{ObjectMeta, Rejection};
 use crate::mesh::service::{Endpoint, EndpointCondition, ServiceName};
 use crate::mesh::traffic::EndpointPlace;
 use crate::mesh::workload::WorkloadUid;
 
-/// No endpoints for a slice that belongs to no Service. A wrong endpoint or port is left out for itself.
+/// A slice as it is kept: what its endpoints share is there once, since of these there may be a hundred thousand.
+#[derive(Debug, PartialEq)]
+pub(super) struct Slice {
+    service: ServiceName,
+    meta: Arc<ObjectMeta>,
+    ports: Box<[(Arc<str>, u16)]>,
+    members: Box<[Member]>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Member {
+    addr: IpAddr,
+    condition: EndpointCondition,
+    workload: Option<WorkloadUid>,
+    zone: Option<Arc<str>>,
+    node: Option<Arc<str>>,
+    seldom: Option<Box<Seldom>>,
+}
+
+/// What few endpoints say.
+#[derive(Debug, PartialEq)]
+struct Seldom {
+    hostname: Option<Arc<str>>,
+    for_zones: Vec<Arc<str>>,
+    for_nodes: Vec<Arc<str>>,
+}
+
+impl Slice {
+    /// One for each address and port.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
+        let ports = |member| self.ports.iter().map(move |port| (member, port));
+        self.members
+            .iter()
+            .flat_map(ports)
+            .map(|(member, port)| self.endpoint(member, port))
+    }
+
+    /// How many these are.
+    pub(super) fn len(&self) -> usize {
+        self.members.len() * self.ports.len()
+    }
+
+    fn endpoint(&self, member: &Member, (port_name, port): &(Arc<str>, u16)) -> Endpoint {
+        let seldom = member.seldom.as_deref();
+        Endpoint {
+            service: self.service.clone(),
+            meta: Arc::clone(&self.meta),
+            port_name: Arc::clone(port_name),
+            addr: SocketAddr::new(member.addr, *port),
+            condition: member.condition,
+            workload: member.workload.clone(),
+            hostname: seldom.and_then(|seldom| seldom.hostname.clone()),
+            place: EndpointPlace {
+                region: None,
+                zone: member.zone.clone(),
+                node: member.node.clone(),
+                for_zones: seldom.map_or_else(Vec::new, |seldom| seldom.for_zones.clone()),
+                for_nodes: seldom.map_or_else(Vec::new, |seldom| seldom.for_nodes.clone()),
+            },
+            labels: BTreeMap::new(),
+            weight: 1,
+        }
+    }
+}
+
+/// `None` for a slice that belongs to no Service. A wrong endpoint or port is left out for itself.
 pub(super) fn translate(
     object: &Object,
+    names: &Names,
     rejections: &mut Vec<Rejection>,
-) -> Result<Vec<Endpoint>, Rejection> {
+) -> Result<Option<Slice>, Rejection> {
     let slice: api::EndpointSlice = object.parse()?;
     let is_v4 = match slice.address_type.as_str() {
         "IPv4" => true,
@@ -31,63 +98,63 @@ pub(super) fn translate(
     };
     let labels = slice.metadata.labels.as_ref();
     let Some(name) = labels.and_then(|labels| labels.get(SERVICE_NAME)) else {
-        return Ok(Vec::new());
+        return Ok(None);
     };
-    let service = ServiceName {
-        namespace: Arc::clone(&object.namespace),
-        name: name.as_str().into(),
-    };
-    let ports = ports(object, &slice, rejections);
-    let mut endpoints = Vec::new();
+    let ports = ports(object, &slice, rejections).into();
+    let mut members = Vec::new();
     for (index, endpoint) in slice.endpoints.iter().flatten().enumerate() {
-        let addr = match addr(endpoint, is_v4) {
-            Ok(addr) => addr,
+        match addr(endpoint, is_v4) {
+            Ok(addr) => members.push(member(endpoint, addr, names)),
             Err(reason) => {
                 rejections.push(object.reject(&format!("endpoints[{index}].addresses[0]"), reason));
-                continue;
             }
-        };
-        let pod = endpoint
-            .target_ref
-            .as_ref()
-            .filter(|target| target.kind.as_deref() == Some("Pod"));
-        let workload = pod.and_then(|pod| pod.uid.as_deref()).map(WorkloadUid::new);
-        let hostname: Option<Arc<str>> = endpoint.hostname.as_deref().map(Into::into);
-        let place = place(endpoint);
-        endpoints.extend(ports.iter().map(|(port_name, port)| Endpoint {
-            service: service.clone(),
-            meta: Arc::clone(&object.meta),
-            port_name: Arc::clone(port_name),
-            addr: SocketAddr::new(addr, *port),
-            condition: condition(endpoint.conditions.as_ref()),
-            workload: workload.clone(),
-            hostname: hostname.clone(),
-            place: place.clone(),
-            labels: BTreeMap::new(),
-            weight: 1,
-        }));
+        }
     }
-    Ok(endpoints)
+    Ok(Some(Slice {
+        service: ServiceName {
+            namespace: Arc::clone(&object.namespace),
+            name: name.as_str().into(),
+        },
+        meta: Arc::clone(&object.meta),
+        ports,
+        members: members.into(),
+    }))
 }
 
-/// Where the endpoint is, and for whom it is meant.
-fn place(endpoint: &api::Endpoint) -> EndpointPlace {
-    let hints = endpoint.hints.as_ref();
-    let zones = hints
-        .and_then(|hints| hints.for_zones.as_ref())
-        .into_iter()
-        .flatten();
-    let nodes = hints
-        .and_then(|hints| hints.for_nodes.as_ref())
-        .into_iter()
-        .flatten();
-    EndpointPlace {
-        region: None,
-        zone: endpoint.zone.as_deref().map(Into::into),
-        node: endpoint.node_name.as_deref().map(Into::into),
-        for_zones: zones.map(|zone| zone.name.as_str().into()).collect(),
-        for_nodes: nodes.map(|node| node.name.as_str().into()).collect(),
+fn member(endpoint: &api::Endpoint, addr: IpAddr, names: &Names) -> Member {
+    let target = endpoint.target_ref.as_ref();
+    let pod = target.filter(|target| target.kind.as_deref() == Some("Pod"));
+    let shared = |name: &Option<String>| name.as_deref().map(|name| names.shared(name));
+    Member {
+        addr,
+        condition: condition(endpoint.conditions.as_ref()),
+        workload: pod.and_then(|pod| pod.uid.as_deref()).map(WorkloadUid::new),
+        zone: shared(&endpoint.zone),
+        node: shared(&endpoint.node_name),
+        seldom: seldom(endpoint),
     }
+}
+
+/// What it is called, and for whom it is meant.
+fn seldom(endpoint: &api::Endpoint) -> Option<Box<Seldom>> {
+    let hints = endpoint.hints.as_ref();
+    let zones = hints.and_then(|hints| hints.for_zones.as_ref());
+    let nodes = hints.and_then(|hints| hints.for_nodes.as_ref());
+    let said = Seldom {
+        hostname: endpoint.hostname.as_deref().map(Into::into),
+        for_zones: zones
+            .into_iter()
+            .flatten()
+            .map(|zone| zone.name.as_str().into())
+            .collect(),
+        for_nodes: nodes
+            .into_iter()
+            .flatten()
+            .map(|node| node.name.as_str().into())
+            .collect(),
+    };
+    let says_something = said.hostname.is_some() || !said.for_zones.is_empty() || !said.for_nodes.is_empty();
+    says_something.then(|| Box::new(said))
 }
 
 /// Only the first address has a meaning (discovery/v1).

@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::ca_bundles::{BundleName, CaBundles};
+use super::endpoint_slice::Slice;
+use super::names::Names;
 use super::namespace::{self, NamespaceSays, Namespaces};
 use super::object::Object;
 use super::pod::Pod;
@@ -38,7 +40,7 @@ pub(super) enum Piece {
     Node(Box<Node>),
     Service(Box<Service>),
     ServiceEntry(Box<(Vec<Service>, Vec<Endpoint>)>),
-    Endpoints(Box<[Endpoint]>),
+    Slice(Box<Slice>),
     HttpRoute(Box<HttpRoute>),
     StreamRoute(Box<StreamRoute>),
     PeerAuthentication(Box<PeerAuthentication>),
@@ -77,6 +79,7 @@ pub(super) struct Around<'a> {
     pub(super) trust_domain: &'a str,
     pub(super) namespaces: &'a Namespaces,
     pub(super) bundles: &'a CaBundles,
+    pub(super) names: &'a Names,
 }
 
 impl Piece {
@@ -116,6 +119,10 @@ impl Piece {
                 let says = namespace::translate(&object, rejections);
                 kept(says, rejections).map_or(Self::Nothing, Self::Namespace)
             }
+            "EndpointSlice" => {
+                let slice = endpoint_slice::translate(&object, around.names, rejections);
+                boxed(kept(slice, rejections).flatten(), Self::Slice)
+            }
             "Pod" => {
                 let pod = pod::translate(&object, around.namespaces, around.trust_domain, rejections);
                 boxed(kept(pod, rejections).flatten(), Self::Pod)
@@ -137,7 +144,6 @@ impl Piece {
             "Node" => Self::Node(node::translate(object, rejections)?.into()),
             "Service" => boxed(service::translate(object, rejections)?, Self::Service),
             "ServiceEntry" => Self::ServiceEntry(service_entry::translate(object, rejections)?.into()),
-            "EndpointSlice" => Self::Endpoints(endpoint_slice::translate(object, rejections)?.into()),
             "HTTPRoute" | "GRPCRoute" => boxed(http_route::translate(object, rejections)?, Self::HttpRoute),
             "TCPRoute" | "TLSRoute" => boxed(stream_route::translate(object, rejections)?, Self::StreamRoute),
             "PeerAuthentication" => {
@@ -170,7 +176,7 @@ impl Piece {
             | Self::Node(_)
             | Self::Service(_)
             | Self::ServiceEntry(_)
-            | Self::Endpoints(_)
+            | Self::Slice(_)
             | Self::HttpRoute(_)
             | Self::StreamRoute(_)
             | Self::PeerAuthentication(_)
@@ -188,6 +194,15 @@ impl Piece {
             Some(object)
         } else {
             None
+        }
+    }
+
+    /// How many endpoints a slice adds.
+    pub(super) fn endpoints(&self) -> usize {
+        if let Self::Slice(slice) = self {
+            slice.len()
+        } else {
+            0
         }
     }
 
@@ -212,7 +227,7 @@ impl Piece {
                 facts.services.extend_from_slice(&entry.0);
                 facts.endpoints.extend_from_slice(&entry.1);
             }
-            Self::Endpoints(endpoints) => facts.endpoints.extend_from_slice(endpoints),
+            Self::Slice(slice) => facts.endpoints.extend(slice.endpoints()),
             Self::HttpRoute(route) => facts.http_routes.push(route.as_ref().clone()),
             Self::StreamRoute(route) => facts.stream_routes.push(route.as_ref().clone()),
             Self::PeerAuthentication(policy) => facts.peer_authentications.push(policy.as_ref().clone()),

@@ -91,6 +91,7 @@ pub(super) fn translate(
         ports: named_ports(&spec),
         membership: Membership::Outside,
         placement: placement(object, pod.metadata.annotations.as_ref())?,
+        is_ready: is_ready(&status),
         is_terminating: pod.metadata.deletion_timestamp.is_some(),
         fail_mode: fail_mode(object, pod.metadata.annotations.as_ref(), rejections),
         dns_capture: None,
@@ -120,6 +121,12 @@ fn identity(object: &Object, trust_domain: &str, spec: &api::PodSpec) -> Result<
             format!("{account:?} cannot be part of an identity: use letters, digits, '-', '.' and '_'"),
         ),
     })
+}
+
+fn is_ready(status: &api::PodStatus) -> bool {
+    let mut conditions = status.conditions.iter().flatten();
+    let ready = conditions.find(|condition| condition.type_ == "Ready");
+    ready.is_none_or(|condition| condition.status == "True")
 }
 
 /// `podIPs`, or `podIP` where only that is written.

@@ -151,6 +151,8 @@ fn traffic(object: &Object, spec: &api::ServiceSpec, rejections: &mut Vec<Reject
         keeps_dialled: false,
         health_check: health_check::of_service(object, rejections).map(Arc::new),
         exported_to: exported_to(object, rejections),
+        selects: None,
+        server_names: Arc::default(),
     }
 }
 

@@ -14,10 +14,10 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::entry_servers::{self, WorkloadSelector};
 use super::object::{Object, unknown_fields};
 use super::service::{own_addr, port_number};
 use super::{export, protocol};
-use crate::mesh::export::Export;
 use crate::mesh::facts::{Facts, Rejection};
 use crate::mesh::route::NamePattern;
 use crate::mesh::service::{Endpoint, EndpointCondition, Resilience, Service, ServiceName, ServicePort};
@@ -34,6 +34,8 @@ struct Spec {
     resolution: Option<String>,
     endpoints: Vec<WrittenEndpoint>,
     export_to: Vec<String>,
+    subject_alt_names: Vec<String>,
+    workload_selector: Option<WorkloadSelector>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -81,15 +83,26 @@ pub(super) fn translate(
         return Err(object.reject("spec.addresses", reason));
     }
     if resolution == Resolution::Dialled && !spec.endpoints.is_empty() {
-        let reason = "with resolution NONE there are no endpoints but what is dialled; ignored";
-        rejections.push(object.reject("spec.endpoints", reason));
+        rejections.push(object.reject("spec.endpoints", NOTHING_BUT_DIALLED));
     }
+    let is_dialled = resolution == Resolution::Dialled;
+    let selector = spec.workload_selector.as_ref().filter(|_| !is_dialled);
+    if spec.workload_selector.is_some() && is_dialled {
+        rejections.push(object.reject("spec.workloadSelector", NOTHING_BUT_DIALLED));
+    }
+    let selects = selector.map(|written| entry_servers::selected(object, written, &spec.endpoints, &ports));
     let words = spec.export_to.iter().map(String::as_str);
     let mut entry = Entry {
         object,
         resolution,
         ports,
-        exported_to: export::read(object, "spec.exportTo", words, rejections),
+        traffic: ServiceTraffic {
+            keeps_dialled: is_dialled,
+            exported_to: export::read(object, "spec.exportTo", words, rejections),
+            selects: selects.transpose()?.map(Arc::new),
+            server_names: entry_servers::names(object, &spec.subject_alt_names)?,
+            ..ServiceTraffic::default()
+        },
         services: Vec::new(),
         endpoints: Vec::new(),
     };
@@ -125,6 +138,8 @@ fn report(object: &Object, spec: &Spec, rejections: &mut Vec<Rejection>) {
         "resolution",
         "endpoints",
         "exportTo",
+        "subjectAltNames",
+        "workloadSelector",
     ];
     rejections.extend(
         unknown_fields(object.spec(), &known).map(|field| object.unsupported(&format!("spec.{field}"))),
@@ -197,7 +212,7 @@ struct Entry<'a> {
     resolution: Resolution,
     /// Each with the port of endpoints that say nothing else.
     ports: Vec<(ServicePort, u16)>,
-    exported_to: Export,
+    traffic: ServiceTraffic,
     services: Vec<Service>,
     endpoints: Vec<Endpoint>,
 }
@@ -238,11 +253,7 @@ impl Entry<'_> {
             vips,
             is_headless: false,
             ports: self.ports.iter().map(|(port, _)| port.clone()).collect(),
-            traffic: ServiceTraffic {
-                keeps_dialled: self.resolution == Resolution::Dialled,
-                exported_to: self.exported_to.clone(),
-                ..ServiceTraffic::default()
-            },
+            traffic: self.traffic.clone(),
             resilience: Resilience::default(),
         });
     }
@@ -362,3 +373,4 @@ fn host_of(written: &str) -> Option<String> {
 /// The first two bytes of the addresses of hosts that have none: reserved ones (RFC 1112 section 4), of which nobody is
 /// dialled by chance; Istio takes the same.
 const OWN_BLOCK: [u8; 2] = [240, 240];
+const NOTHING_BUT_DIALLED: &str = "with resolution NONE there are no endpoints but what is dialled; ignored";

@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::ca_bundles::{BundleName, CaBundles};
+use super::names::Names;
 use super::namespace::Namespaces;
 use super::object::Object;
 use super::piece::{Around, Piece};
@@ -31,6 +32,7 @@ pub(in crate::control) struct Store {
     skipped: usize,
     namespaces: Namespaces,
     bundles: CaBundles,
+    names: Names,
     virtual_services: Cached,
 }
 
@@ -128,6 +130,11 @@ impl Store {
             skipped: self.skipped,
             ..Reading::default()
         };
+        let pieces = self.objects.iter().flatten().map(|kept| &kept.piece);
+        reading
+            .facts
+            .endpoints
+            .reserve(pieces.map(Piece::endpoints).sum());
         for kept in self.objects.iter().flatten() {
             kept.piece.add_to(&mut reading);
             reading.rejections.extend_from_slice(&kept.rejections);
@@ -165,6 +172,7 @@ impl Store {
             trust_domain: &self.trust_domain,
             namespaces: &self.namespaces,
             bundles: &self.bundles,
+            names: &self.names,
         };
         let piece = Piece::of(object, &around, &mut rejections);
         self.keep(Kept {

@@ -18,9 +18,10 @@ use crate::proxy::arrival::Visit;
 use crate::proxy::conduct;
 use crate::proxy::http::held::Share;
 use crate::proxy::http::ledger::Ledger;
+use crate::proxy::http::silence::Wait;
 use crate::proxy::http::strict::clean_trailers;
 use crate::proxy::live::until_refused;
-use crate::proxy::refusal::Refusal;
+use crate::proxy::refusal::{Refusal, STREAM_IDLE};
 use crate::telemetry::ResponseFlag;
 use crate::transport::http::BodyError;
 use crate::transport::pool::Leased;
@@ -31,6 +32,8 @@ pub(super) struct ResponseBody {
     inner: Leased,
     ledger: Arc<Ledger>,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Begun when somebody has to wait.
+    silence: Option<Wait>,
     watch: Option<Watch>,
     ended: bool,
     pick: Option<Pick>,
@@ -52,11 +55,19 @@ impl ResponseBody {
             inner,
             ledger,
             deadline: deadline.map(|at| Box::pin(sleep_until(at))),
+            silence: None,
             watch,
             ended,
             pick,
             share,
         }
+    }
+
+    /// Whether nothing moved for as long as nothing may; else the task is woken when that may be so.
+    fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
+        let pulse = self.ledger.pulse();
+        let wait = self.silence.get_or_insert_with(|| pulse.wait());
+        wait.poll(pulse, cx).is_ready()
     }
 
     /// Fails where the reader may ask for no more from now on, and there is no room for what would wait for it.
@@ -115,6 +126,11 @@ impl http_body::Body for ResponseBody {
             return Poll::Ready(Some(Err(
                 "the route's request timeout passed during the response".into(),
             )));
+        }
+        if self.is_silent(cx) {
+            self.ended = true;
+            self.ledger.flag(ResponseFlag::Si, STREAM_IDLE);
+            return Poll::Ready(Some(Err("nothing of the request moved for too long".into())));
         }
         if let Some(watch) = &mut self.watch {
             let refusal = ready!(watch.poll(cx));

@@ -12,6 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::mesh::service::ServiceName;
 use crate::proxy::http::half_closed::Turn;
 use crate::proxy::http::held::Share;
+use crate::proxy::http::silence::Pulse;
 use crate::proxy::refusal::Refusal;
 use crate::telemetry::plain::clipped;
 use crate::telemetry::{FlowLabels, HttpRecord, HttpStart, PathTaken, PeerLabels, ResponseFlag, Telemetry};
@@ -27,6 +28,8 @@ pub(super) struct Ledger {
     second: Mutex<Option<HttpRecord>>,
     is_grpc: bool,
     turn: Turn,
+    /// When something of it moved last.
+    pulse: Pulse,
     /// Among the requests that the pod may have.
     place: OnceLock<OwnedSemaphorePermit>,
 }
@@ -38,6 +41,7 @@ impl Ledger {
         start: Arc<HttpStart>,
         is_grpc: bool,
         turn: Turn,
+        pulse: Pulse,
     ) -> Arc<Self> {
         let first = telemetry.http(flow, Arc::clone(&start));
         if is_grpc {
@@ -50,6 +54,7 @@ impl Ledger {
             second: Mutex::default(),
             is_grpc,
             turn,
+            pulse,
             place: OnceLock::new(),
         })
     }
@@ -67,6 +72,7 @@ impl Ledger {
             second: Mutex::default(),
             is_grpc: self.is_grpc,
             turn: Turn::new(Arc::default()),
+            pulse: self.pulse.another(),
             place: OnceLock::new(),
         })
     }
@@ -116,6 +122,11 @@ impl Ledger {
     /// The answer is given, or none will come: the connection is no HTTP any more.
     pub(super) fn is_answered(&self) {
         self.turn.end();
+    }
+
+    /// Beats whenever a part of a body passes.
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// When the head of the request was complete.
@@ -203,10 +214,12 @@ impl Ledger {
     }
 
     pub(super) fn request_bytes(&self, count: u64) {
+        self.pulse.beat();
         self.each(|record| record.add_request_bytes(count));
     }
 
     pub(super) fn response_bytes(&self, count: u64) {
+        self.pulse.beat();
         self.each(|record| record.add_response_bytes(count));
     }
 }

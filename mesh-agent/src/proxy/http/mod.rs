@@ -34,6 +34,7 @@ mod reach;
 mod replay;
 mod reply;
 mod routed;
+mod silence;
 mod strict;
 mod tries;
 mod upgrade;
@@ -52,7 +53,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::detect::Spoken;
-use crate::lifecycle::seldom;
+use crate::lifecycle::{Tasks, seldom};
 use crate::mesh::identity::SpiffeId;
 use crate::proxy::departing::{tell_leaving, told_to_end};
 use crate::proxy::http::admission::admit;
@@ -66,6 +67,7 @@ use crate::proxy::http::held::Share;
 use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::plan::Caller;
+use crate::proxy::http::silence::{Pulse, Silence, unless_silent};
 use crate::proxy::http::upload::Upload;
 use crate::proxy::inbound::visit;
 use crate::proxy::live::until_newly_refused;
@@ -110,6 +112,7 @@ struct Connection {
     answers: Arc<Answers>,
     /// Whether client and application agreed to speak another protocol from here on.
     is_other_protocol: Arc<AtomicBool>,
+    silence: Arc<Silence>,
 }
 
 /// Serves HTTP on `stream` until the client ends it, or gracefully when the pod leaves or the agent stops.
@@ -130,6 +133,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
         side,
         answers,
         is_other_protocol,
+        silence: Silence::new(idle),
     });
     let watched = Arc::clone(&connection);
     let service = service_fn(move |request| {
@@ -139,17 +143,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
     let serving = async {
         match spoken {
             Spoken::Http2 => {
-                let mut builder = http2::Builder::new(TaskExecutor(tasks));
-                builder
-                    .timer(TokioTimer::new())
-                    .auto_date_header(false)
-                    .enable_connect_protocol()
-                    .max_concurrent_streams(MAX_STREAMS)
-                    .max_header_list_size(MAX_HEAD)
-                    .initial_stream_window_size(STREAM_WINDOW)
-                    .initial_connection_window_size(CONNECTION_WINDOW)
-                    .keep_alive_interval(PING_INTERVAL)
-                    .keep_alive_timeout(PING_TIMEOUT);
+                let builder = http2_for(tasks);
                 let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
                 tokio::select! {
                     biased;
@@ -196,6 +190,22 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
     }
 }
 
+/// HTTP/2 as clients are spoken to in.
+fn http2_for(tasks: Tasks) -> http2::Builder<TaskExecutor> {
+    let mut builder = http2::Builder::new(TaskExecutor(tasks));
+    builder
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .enable_connect_protocol()
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
 /// A client's HTTP/1.1 as hyper may read it, and whether somebody looks out for a client that is done sending.
 fn looked_after(
     stream: Box<dyn ByteStream>,
@@ -238,7 +248,8 @@ impl Connection {
         let version = request.version();
         let turn = Turn::new(Arc::clone(&self.answers));
         let flow = decide::first_flow(&self);
-        let ledger = Ledger::open(&self.mesh.telemetry, flow, start, is_grpc, turn);
+        let pulse = Pulse::new(&self.silence);
+        let ledger = Ledger::open(&self.mesh.telemetry, flow, start, is_grpc, turn, pulse);
         let answered = self.carry(request, extended.is_some(), &ledger).await;
         let answered = match extended {
             Some(extended) => answered.and_then(|response| extended.answer(response)),
@@ -287,7 +298,8 @@ impl Connection {
         // Before anything is decided by headers: what does not travel on must not count.
         headers::remove_named_by_connection(request.headers_mut());
         let delayed = fault::inject(&self.mesh, &self.side, &request, ledger).await?;
-        let response = Box::pin(self.send_on(request, ledger, upgrade)).await?;
+        let sending = Box::pin(self.send_on(request, ledger, upgrade));
+        let response = unless_silent(ledger.pulse(), sending).await?;
         delayed.note(ledger);
         Ok(response)
     }

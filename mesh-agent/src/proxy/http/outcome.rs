@@ -40,7 +40,9 @@ pub(super) fn of_refusal(refusal: &Refusal) -> Option<Attempt<'static>> {
         Refusal::RateLimited(limited) => Some(Attempt::RateLimited {
             retry_after: limited.retry_after_s.map(Duration::from_secs),
         }),
-        Refusal::NoRoute
+        // Of the whole request: no attempt is left.
+        Refusal::Silent
+        | Refusal::NoRoute
         | Refusal::InvalidBackend
         | Refusal::NoEndpoint
         | Refusal::Overloaded

@@ -59,12 +59,17 @@ pub(super) struct Agent {
 impl Lab {
     /// All pods but the late one have joined and have their certificates.
     pub(super) async fn start() -> Self {
+        Self::patient_for(Duration::from_mins(1)).await
+    }
+
+    /// Whose agents let nothing be silent for longer.
+    pub(super) async fn patient_for(idle: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ca = EmbeddedCa::open(dir.path(), "cluster.local", Duration::from_hours(24)).unwrap();
         let ca = Arc::new(ca);
         Self {
-            a: Box::pin(Agent::start("node-a", &ca, &dir)).await,
-            b: Box::pin(Agent::start("node-b", &ca, &dir)).await,
+            a: Box::pin(Agent::start("node-a", &ca, &dir, idle)).await,
+            b: Box::pin(Agent::start("node-b", &ca, &dir, idle)).await,
             tasks: Tasks::new(),
             ca,
             last: Mutex::default(),
@@ -167,7 +172,7 @@ impl Lab {
 }
 
 impl Agent {
-    async fn start(node: &str, ca: &Arc<EmbeddedCa>, dir: &TempDir) -> Self {
+    async fn start(node: &str, ca: &Arc<EmbeddedCa>, dir: &TempDir, idle: Duration) -> Self {
         let tasks = Tasks::new();
         let facts = Facts {
             workloads: PODS.into_iter().map(LabPod::workload).collect(),
@@ -195,7 +200,7 @@ impl Agent {
                 node: node.into(),
                 detect_timeout: Duration::from_millis(100),
                 connect_timeout: Duration::from_secs(5),
-                idle_timeout: Duration::from_mins(1),
+                idle_timeout: idle,
                 endpoint_drain: ENDPOINT_DRAIN,
                 handshake_rate: HANDSHAKE_RATE,
                 zone: Zone::new(&ClusterDomain::default(), Duration::from_secs(30)).unwrap(),

@@ -48,6 +48,7 @@ mod rewriting;
 mod same_node;
 mod service_sessions;
 mod sessions;
+mod silence;
 mod stopping;
 mod stream_routes;
 mod streams;

@@ -278,7 +278,7 @@ impl<'a> Indexing<'a> {
     }
 
     fn learn_inbound(&mut self, workload: &Workload, pod_port: u16, service: &Service, port: &ServicePort) {
-        let tls = self.traffic.tls(&service.name, port);
+        let tls = self.traffic.tls(service, port);
         let pods = self.index.pods.entry(service.name.clone()).or_default();
         pods.push((workload.uid.clone(), pod_port));
         let ports = self.index.inbound.entry(workload.uid.clone()).or_default();

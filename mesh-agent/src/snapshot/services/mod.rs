@@ -12,6 +12,7 @@ use self::indexing::Indexing;
 use super::addresses::Addresses;
 use super::checked::{Checked, CheckedEndpoints};
 use super::known::{KnownService, Ports};
+use super::selected::selected;
 use super::slices::group;
 use super::traffic::Traffic;
 use super::upstream::Upstream;
@@ -26,7 +27,7 @@ use crate::mesh::workload::{Workload, WorkloadUid};
 pub(super) struct Services {
     by_name: HashMap<ServiceName, KnownService>,
     addresses: Addresses,
-    /// The classes of local pods for which DestinationRules are chosen.
+    /// The classes of local pods, for each of which a DestinationRule is chosen.
     classes: HashMap<WorkloadUid, usize>,
     inbound: HashMap<WorkloadUid, HashMap<u16, InboundPort>>,
     /// The ports of pods behind a Service, ready or not.
@@ -47,7 +48,8 @@ impl Services {
         rejections: &mut Vec<Rejection>,
     ) -> Self {
         let traffic = Traffic::index(facts, workloads.local(), settings, rejections);
-        let mut by_service = group(&facts.endpoints);
+        let selected = selected(facts);
+        let mut by_service = group(facts.endpoints.iter().chain(&selected));
         let mut eldest_first: Vec<_> = facts.services.iter().collect();
         // Whoever writes a ServiceEntry takes no address from a Service, however old the entry is.
         eldest_first.sort_by_key(|service| (service.name.is_host(), service.meta.seniority()));

@@ -12,6 +12,7 @@ mod nodes;
 mod places;
 mod rebuilds;
 mod resilience;
+mod selected;
 mod service_entries;
 mod stream_routes;
 mod subsets;

@@ -19,10 +19,9 @@ pub(super) fn of_two_cas_one_writes_and_the_other_takes_over_when_it_is_killed(l
     let other = Authority::another(lab)?;
     other.launch(&scene.ca_arguments(&other)?)?;
     other.wait_ready()?;
-    let cas = [&scene.ca, &other];
-    let (leader, waiting) = match leader(&cas)? {
-        0 => (&scene.ca, &other),
-        _ => (&other, &scene.ca),
+    let (leader, waiting) = match leads(&scene.ca, &other)? {
+        Leads::First => (&scene.ca, &other),
+        Leads::Second => (&other, &scene.ca),
     };
     api.create(ROUTES, &route("first", "web"))?;
     until(SOON, "the leader writes", || {
@@ -167,19 +166,25 @@ pub(super) fn a_policy_of_our_own_says_whether_it_has_a_target(lab: &Running) ->
 }
 
 /// Which of two leads.
-fn leader(cas: &[&Authority<'_>; 2]) -> Result<usize> {
-    let mut leader = None;
+#[derive(Debug, Clone, Copy)]
+enum Leads {
+    First,
+    Second,
+}
+
+/// Waits until exactly one of both leads.
+fn leads(first: &Authority<'_>, second: &Authority<'_>) -> Result<Leads> {
+    let leads = |ca: &Authority<'_>| -> Result<bool> { Ok(ca.metrics()?.sum("mesh_ca_leader", &[]) > 0.0) };
+    let mut found = None;
     until(Duration::from_mins(1), "one leads", || {
-        let leads =
-            |ca: &Authority<'_>| -> Result<bool> { Ok(ca.metrics()?.sum("mesh_ca_leader", &[]) > 0.0) };
-        leader = match (leads(cas[0])?, leads(cas[1])?) {
-            (true, false) => Some(0),
-            (false, true) => Some(1),
+        found = match (leads(first)?, leads(second)?) {
+            (true, false) => Some(Leads::First),
+            (false, true) => Some(Leads::Second),
             (false, false) | (true, true) => None,
         };
-        Ok(leader.is_some())
+        Ok(found.is_some())
     })?;
-    leader.context("nobody leads")
+    found.context("nobody leads")
 }
 
 fn written(ca: &Authority<'_>) -> Result<f64> {
@@ -193,7 +198,7 @@ fn conditions(api: Api<'_>, name: &str) -> Result<Option<Vec<Value>>> {
     let route = api.get(&format!("{ROUTES}/{name}"))?.success()?;
     let ours = parents(&route)
         .into_iter()
-        .find(|entry| at(entry, "/controllerName") == "mesh-agent.dev/controller");
+        .find(|entry| at(entry, "/controllerName") == CONTROLLER);
     Ok(ours.and_then(|entry| at(&entry, "/conditions").as_array().cloned()))
 }
 
@@ -282,6 +287,7 @@ fn define(api: Api<'_>, definition: &Value, collection: &str) -> Result<()> {
     .map(drop)
 }
 
+const CONTROLLER: &str = "mesh-agent.dev/controller";
 const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes";
 const LIMITS: &str = "/apis/mesh-agent.dev/v1alpha1/namespaces/shop/ratelimitpolicies";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/mesh-system/leases/mesh-ca";

@@ -4,10 +4,11 @@ use super::virtual_service::{rule, translated};
 use crate::mesh::route::RuleAction;
 
 fn body_of(written: &str) -> Vec<u8> {
-    match rule(&format!("directResponse: {{status: 200, body: {written}}}")).action {
-        RuleAction::Respond(response) => response.body.to_vec(),
-        other => panic!("{other:?}"),
-    }
+    let action = rule(&format!("directResponse: {{status: 200, body: {written}}}")).action;
+    let RuleAction::Respond(response) = action else {
+        panic!("{action:?}");
+    };
+    response.body.to_vec()
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::{named, read};
 use crate::control::Reading;
+use crate::mesh::backend_tls::PeerName;
 use crate::mesh::route::BackendTarget;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::traffic::HostPattern;
@@ -116,7 +117,7 @@ fn hosts_without_an_address_get_one_each_that_stays() {
 fn what_has_no_effect_is_named() {
     let tail = "ports: [{number: 80}], endpoints: [{address: 192.0.2.1}]";
     // What is named, and how many Services and endpoints there are still.
-    let cases: [(String, &[&str], (usize, usize)); 12] = [
+    let cases: [(String, &[&str], (usize, usize)); 16] = [
         (format!("hosts: [a.b], resolution: DNS, {tail}"), &["spec.resolution"], (0, 0)),
         (format!("hosts: [a.b], resolution: NONE, {tail}"), &["spec.addresses"], (0, 0)),
         (
@@ -142,9 +143,30 @@ fn what_has_no_effect_is_named() {
             (1, 1),
         ),
         (
-            format!("hosts: [a.b], resolution: STATIC, workloadSelector: {{}}, subjectAltNames: [x], {tail}"),
-            &["spec.subjectAltNames", "spec.workloadSelector"],
+            "hosts: [a.b], resolution: STATIC, workloadSelector: {}, ports: [{number: 80}]".to_owned(),
+            &["spec.workloadSelector"],
+            (0, 0),
+        ),
+        (
+            format!("hosts: [a.b], resolution: STATIC, workloadSelector: {{labels: {{a: b}}}}, {tail}"),
+            &["spec.workloadSelector"],
+            (0, 0),
+        ),
+        (
+            "hosts: [a.b], resolution: NONE, addresses: [192.0.2.9], workloadSelector: {labels: {a: b}}, ports: [{number: 80}]"
+                .to_owned(),
+            &["spec.workloadSelector"],
             (1, 1),
+        ),
+        (
+            format!("hosts: [a.b], resolution: STATIC, subjectAltNames: [a.b, '*.b'], {tail}"),
+            &["spec.subjectAltNames[1]"],
+            (0, 0),
+        ),
+        (
+            "hosts: [a.b], resolution: STATIC, workloadSelector: {labels: {a: b}, colour: c}, ports: [{number: 80}]".to_owned(),
+            &["spec.workloadSelector.colour"],
+            (0, 0),
         ),
         (
             "hosts: [a.b], resolution: STATIC, ports: [{number: 80}], endpoints: [{address: 192.0.2.1, network: n, \
@@ -163,6 +185,21 @@ fn what_has_no_effect_is_named() {
         let counts = (reading.facts.services.len(), reading.facts.endpoints.len());
         assert_eq!(counts, kept, "{spec}");
     }
+}
+
+#[test]
+fn pods_are_selected_by_labels_and_listen_where_the_ports_say() {
+    let reading = reading(
+        "hosts: [a.b], resolution: STATIC, workloadSelector: {labels: {app: till}}, subjectAltNames: [A.b, 'spiffe://c/d'], \
+         ports: [{number: 80, name: http, targetPort: 8080}, {number: 81, name: more}]",
+    );
+    assert_eq!(reading.rejections, []);
+    let traffic = &reading.facts.services[0].traffic;
+    let selector = traffic.selects.as_deref().unwrap();
+    assert_eq!(selector.labels, [("app".to_owned(), "till".to_owned())].into());
+    assert_eq!(selector.targets, [("http".into(), 8080), ("more".into(), 81)]);
+    let names = [PeerName::Host("a.b".into()), PeerName::Uri("spiffe://c/d".into())];
+    assert_eq!(*traffic.server_names, names);
 }
 
 #[test]

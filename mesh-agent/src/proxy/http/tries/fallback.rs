@@ -81,6 +81,7 @@ pub(in crate::proxy::http) fn is_unreachable(refusal: &Refusal) -> bool {
             | DialError::Crowded(_) => false,
         },
         Refusal::NoRoute
+        | Refusal::Silent
         | Refusal::InvalidBackend
         | Refusal::Crowded
         | Refusal::Laden

@@ -1,0 +1,89 @@
+//! What is claimed on real nodes, and how the claims are run; `cargo xtask kube test` asks for them.
+//!
+//! A claim says what a user of the cluster can see; it must not look inside of the agent.
+
+mod mesh;
+mod plain;
+
+use anyhow::{Result, ensure};
+
+use super::{Cluster, Options, down, remains};
+use crate::interrupt;
+use crate::suites::{Judge, Verdict};
+
+/// Something that must hold on real nodes.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim {
+    /// The claim in words.
+    pub name: &'static str,
+    /// Checks it.
+    pub check: fn(&Cluster) -> Result<()>,
+}
+
+/// Makes a claim of a function whose name is the claim.
+macro_rules! claims {
+    ($($check:ident),+ $(,)?) => {
+        &[$($crate::cluster::claims::Claim { name: stringify!($check), check: $check }),+]
+    };
+}
+use claims;
+
+/// All claims, in order.
+pub fn all() -> impl Iterator<Item = &'static Claim> {
+    plain::CLAIMS.iter().chain(mesh::CLAIMS)
+}
+
+/// Makes a cluster, checks the claims that `only` picks, and takes it down; logs are kept where the options say.
+/// `install` puts the mesh into the cluster, where a claim about it is picked.
+pub fn run(
+    options: &Options,
+    only: &dyn Fn(&Claim) -> bool,
+    install: &dyn Fn(&Cluster) -> Result<()>,
+    hear: &dyn Fn(&Verdict),
+) -> Vec<Verdict> {
+    let mut judge = Judge {
+        suite: "nodes",
+        hear,
+        verdicts: Vec::new(),
+    };
+    let made = judge.judge("two_nodes_and_the_clusters_dns_get_ready", || {
+        Cluster::up(options, &|_| {})
+    });
+    let Some(cluster) = made else {
+        return judge.verdicts;
+    };
+    check(&mut judge, &cluster, plain::CLAIMS, only);
+    if mesh::CLAIMS.iter().any(only) {
+        let installed = judge.judge("the_mesh_gets_ready_on_all_nodes", || install(&cluster));
+        if installed.is_some() {
+            check(&mut judge, &cluster, mesh::CLAIMS, only);
+        }
+    }
+    judge.judge("every_program_of_the_cluster_is_alive_at_the_end", || {
+        let ended: Vec<_> = cluster
+            .processes()?
+            .into_iter()
+            .filter(|(_, is_alive)| !is_alive)
+            .collect();
+        ensure!(ended.is_empty(), "ended: {ended:?}");
+        Ok(())
+    });
+    judge.judge("what_was_logged_can_be_kept", || options.keep_logs());
+    judge.judge("the_cluster_goes_down_and_leaves_nothing", || {
+        interrupt::forget();
+        down(&options.site)?;
+        let left = remains(&options.site)?;
+        ensure!(left.is_empty(), "left: {left:?}");
+        Ok(())
+    });
+    judge.verdicts
+}
+
+fn check(judge: &mut Judge<'_>, cluster: &Cluster, claims: &[Claim], only: &dyn Fn(&Claim) -> bool) {
+    for claim in claims.iter().filter(|claim| only(claim)) {
+        judge.judge(claim.name, || {
+            interrupt::check()?;
+            (claim.check)(cluster)
+        });
+    }
+}

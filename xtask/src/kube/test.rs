@@ -1,0 +1,71 @@
+//! `cargo xtask kube test`: what is claimed of real nodes, in a cluster made for it.
+//!
+//! Nothing is skipped here: a cluster that does not come up is a failure. It must not know what is claimed.
+
+use anyhow::{Result, bail, ensure};
+use mesh_tests::cluster::Cluster;
+use mesh_tests::cluster::claims::{self, Claim};
+use mesh_tests::site::Site;
+use serde_json::json;
+
+use super::{mesh, options};
+use crate::chart;
+use crate::report::ReportTo;
+use crate::shell::line;
+use crate::test::show;
+
+/// What to run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Run only claims whose words contain this
+    #[arg(long, value_name = "WORDS")]
+    only: Option<String>,
+    /// Name of the cluster, so that two checkouts can be tested side by side; ends in -lab
+    #[arg(long = "name", value_name = "NAME", default_value = "kubetest-lab")]
+    site: Site,
+    #[command(flatten)]
+    report: ReportTo,
+}
+
+/// Runs the claims.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let words = arguments.only.as_deref().unwrap_or_default().replace(' ', "_");
+    let is_picked = |claim: &Claim| claim.name.contains(&words);
+    ensure!(claims::all().any(is_picked), "no claim is picked by --only");
+    let options = options(&arguments.site)?;
+    let verdicts = claims::run(&options, &is_picked, &install, &show);
+    let failed: Vec<_> = verdicts
+        .iter()
+        .filter(|verdict| verdict.failure.is_some())
+        .collect();
+    let passed = verdicts.len() - failed.len();
+    arguments.report.write(&json!({
+        "passed": passed,
+        "failed": failed.len(),
+        "claims": verdicts,
+    }))?;
+    line(&format!("{passed} passed, {} failed", failed.len()))?;
+    if !failed.is_empty() {
+        bail!(
+            "{} claims do not hold; logs are in {}",
+            failed.len(),
+            options.logs_to.display()
+        );
+    }
+    Ok(())
+}
+
+/// The mesh, and before it the kinds that its users declare things in.
+fn install(cluster: &Cluster) -> Result<()> {
+    let crds = json!({ "apiVersion": "v1", "kind": "List", "items": chart::crds()? });
+    cluster.apply_text(&crds.to_string())?;
+    let established = [
+        "wait",
+        "--for=condition=Established",
+        "crd",
+        "--all",
+        "--timeout=60s",
+    ];
+    cluster.kubectl(&established)?;
+    mesh::install(cluster)
+}
