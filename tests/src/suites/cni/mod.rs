@@ -41,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn the_agent_puts_its_plugin_last_in_the_first_list(lab: &Running) -> Result<()> {
     let node = Node::make(lab)?;
     node.write("20-other.conflist", "other")?;
-    node.restart_agent(lab, Signal::SIGTERM)?;
+    node.restart_agent(lab, Signal::SIGKILL)?;
     until(PATIENCE, "the plugin is in the first list", || {
         node.has_plugin("10-lab.conflist")
     })?;
@@ -241,7 +241,7 @@ time.sleep(600)";
 
 fn uninstall_takes_the_plugin_out_and_leaves_the_lists_as_they_were(lab: &Running) -> Result<()> {
     let node = Node::of(lab);
-    lab.end_agent(NODE, Signal::SIGTERM)?;
+    lab.end_agent(NODE, Signal::SIGKILL)?;
     let words = [
         lab.site.agent_binary().display().to_string(),
         "uninstall".to_owned(),
