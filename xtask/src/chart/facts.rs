@@ -60,9 +60,7 @@ fn every_setting_of_an_agent_can_be_given_to_the_chart_or_is_decided_by_it() {
         .pointer("/properties/agent/properties/settings/properties")
         .unwrap();
     assert!(given.len() > 20, "{given:?}");
-    let known = keys(known);
-    let missing: Vec<_> = given.difference(&known).collect();
-    assert!(missing.is_empty(), "{missing:?}");
+    assert_eq!(keys(known), given);
 }
 
 #[test]
@@ -205,6 +203,27 @@ fn nothing_that_is_installed_is_privileged_and_root_file_systems_are_read_only()
         }
     }
     assert_eq!(seen, 2);
+}
+
+#[test]
+fn agents_hold_the_capabilities_that_operating_md_explains() {
+    let container = kept()
+        .into_iter()
+        .find(|object| object["kind"] == "DaemonSet")
+        .unwrap()["spec"]["template"]["spec"]["containers"][0]
+        .clone();
+    let added: Vec<_> = container["securityContext"]["capabilities"]["add"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|name| name.as_str().unwrap().to_owned())
+        .collect();
+    let operating = text("docs/operating.md");
+    let words = format!("add: [{}]", added.join(", "));
+    assert!(operating.contains(&words), "{words}");
+    for name in added {
+        assert!(operating.contains(&format!("| `CAP_{name}` |")), "{name}");
+    }
 }
 
 #[test]

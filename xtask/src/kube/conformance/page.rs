@@ -72,7 +72,8 @@ const REPRODUCE: &str = "
 ## Reproduce
 
 ```
-cargo xtask kube up             # two nodes, the mesh installed
+cargo xtask kube up             # two nodes of Kubernetes
+cargo xtask kube install        # the Helm chart, with the agent as it is in this checkout
 cargo xtask kube conformance
 ```
 
