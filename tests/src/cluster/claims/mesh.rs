@@ -11,7 +11,7 @@ use crate::kubernetes::api::at;
 use crate::process;
 
 pub(super) const CLAIMS: &[Claim] = claims![
-    pods_of_an_enrolled_namespace_are_captured_on_their_nodes,
+    pods_of_an_enrolled_namespace_are_captured_before_they_start,
     probes_of_captured_pods_stay_green_under_strict,
     a_stranger_gets_no_answer_under_strict,
     pods_of_both_nodes_talk_and_the_wire_shows_tls_alone,
@@ -21,7 +21,7 @@ const APPLICATION: &str = include_str!("../../../lab/cluster/meshed.yaml");
 const NAMESPACE: &str = "meshed";
 const SECRET: &str = "open-sesame";
 
-fn pods_of_an_enrolled_namespace_are_captured_on_their_nodes(cluster: &Cluster) -> Result<()> {
+fn pods_of_an_enrolled_namespace_are_captured_before_they_start(cluster: &Cluster) -> Result<()> {
     cluster.apply_text(APPLICATION)?;
     cluster.rollout(NAMESPACE, "deployment/web")?;
     cluster.rollout(NAMESPACE, "daemonset/everywhere")?;
@@ -42,6 +42,13 @@ fn pods_of_an_enrolled_namespace_are_captured_on_their_nodes(cluster: &Cluster) 
             let own = pods
                 .iter()
                 .find(|known| at(known, "/namespace") == NAMESPACE && at(known, "/pod") == pod.name.as_str());
+            // Those that are found by watching had started before.
+            let learned = own.map(|own| at(own, "/learned"));
+            ensure!(
+                learned.is_none_or(|learned| learned == "announced"),
+                "no plugin told of {}: {learned:?}",
+                pod.name
+            );
             Ok(own.is_some_and(|own| at(own, "/present") == true && at(own, "/why_not").is_null()))
         })?;
     }
