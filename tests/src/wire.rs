@@ -31,6 +31,8 @@ pub struct Capture {
     log: PathBuf,
     /// The namespace of a node, from which the end of the capture is announced on the wire itself.
     node: PathBuf,
+    /// To all who are on the wire.
+    broadcast: Ipv4Addr,
 }
 
 impl Capture {
@@ -45,15 +47,27 @@ impl Capture {
     }
 
     fn begin(lab: &Running, name: &str, what: &str) -> Result<Self> {
-        let file = lab.site.run_dir().join(format!("{name}.pcap"));
-        let log = lab.site.logs().join(format!("tcpdump-{name}.log"));
+        let node = lab.state.nodes.keys().next().context("the lab has no node")?;
+        Self::among(&lab.site, node, fabric_ipv4(255), name, what)
+    }
+
+    /// Starts to capture `what`, in the words of tcpdump, on the wire of a site; `node` is on it, and so is everybody
+    /// whom the address `broadcast` reaches.
+    pub(crate) fn among(
+        site: &Site,
+        node: &str,
+        broadcast: Ipv4Addr,
+        name: &str,
+        what: &str,
+    ) -> Result<Self> {
+        let file = site.run_dir().join(format!("{name}.pcap"));
+        let log = site.logs().join(format!("tcpdump-{name}.log"));
         if log.exists() {
             // Or "listening" would be what an earlier capture of this name has said.
             fs::remove_file(&log).with_context(|| format!("remove {}", log.display()))?;
         }
-        let node = lab.state.nodes.keys().next().context("the lab has no node")?;
-        let node = Site::netns_path(&lab.site.node_netns(node));
-        let place = sandbox::observer(&lab.site, &lab.site.fabric_netns());
+        let node = Site::netns_path(&site.node_netns(node));
+        let place = sandbox::observer(site, &site.fabric_netns());
         let filter = format!("({what}) or udp dst port {END_PORT}");
         // A buffer of 64 MiB: at full load nothing may be missed.
         let program = format!("tcpdump -i br0 -n -Z root -B 65536 -U -w {}", file.display());
@@ -75,6 +89,7 @@ impl Capture {
             file,
             log,
             node,
+            broadcast,
         })
     }
 
@@ -94,7 +109,7 @@ impl Capture {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("open a socket")?;
             socket.set_broadcast(true).context("allow broadcast")?;
             socket
-                .send_to(END, (fabric_ipv4(255), END_PORT))
+                .send_to(END, (self.broadcast, END_PORT))
                 .context("announce the end of the capture")?;
             Ok(())
         })?;

@@ -33,6 +33,7 @@ use crate::kubernetes::{ControlPlane, DECIDERS, PROGRAMS};
 use crate::process::{self, Output, ProcessId};
 use crate::sandbox::{self, Place};
 use crate::site::Site;
+use crate::wire::Capture;
 
 /// The name of the site that is used when none is given.
 pub const DEFAULT_NAME: &str = "kube-lab";
@@ -307,6 +308,12 @@ impl Cluster {
     /// The address of a node on the wire between the nodes.
     pub fn node_addr(&self, node: &str) -> Result<Ipv4Addr> {
         Ok(self.node(node)?.0.addr())
+    }
+
+    /// Starts to capture `what`, in the words of tcpdump, on the wire between the nodes.
+    pub fn capture(&self, name: &str, what: &str) -> Result<Capture> {
+        let [node, _] = NODES;
+        Capture::among(&self.site, node, wires::BROADCAST, name, what)
     }
 
     fn node(&self, name: &str) -> Result<(Wired, ProcessId)> {

@@ -18,6 +18,9 @@ use crate::site::Site;
 /// Where the API server listens for the nodes.
 pub(super) const CONTROL_PLANE: Ipv4Addr = Ipv4Addr::new(192, 168, 66, 1);
 
+/// Everybody on the wire.
+pub(super) const BROADCAST: Ipv4Addr = Ipv4Addr::new(192, 168, 66, 255);
+
 /// A node as the network sees it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wired {

@@ -191,7 +191,10 @@ fn a_service_entry_selects_pods_for_those_to_whom_it_is_exported(lab: &Running) 
     lab.remove_manifest("service-entry.yaml")?;
     let (own, stranger) = asked?;
     equal("the pod that is selected", own.says("version")?, "near")?;
-    ensure!(stranger.status != 200, "a pod of another namespace was led there too");
+    ensure!(
+        stranger.status != 200,
+        "a pod of another namespace was led there too"
+    );
     Ok(())
 }
 

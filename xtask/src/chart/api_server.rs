@@ -139,7 +139,7 @@ fn title(object: &Value) -> String {
 }
 
 /// From the Go modules that publish them, and our own.
-fn crds() -> Result<Vec<Value>> {
+pub(crate) fn crds() -> Result<Vec<Value>> {
     let gateway = module(GATEWAY_API)?;
     let monitors = "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml";
     let mut files = vec![

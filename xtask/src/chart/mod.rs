@@ -15,6 +15,7 @@ use clap::Args;
 use serde::Deserialize as _;
 use serde_json::Value;
 
+pub(crate) use self::api_server::crds;
 use self::helm::Helm;
 use crate::shell::{line, step};
 use crate::workspace;

@@ -81,14 +81,19 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         }
         Command::Up { name } => up(&name.site),
         Command::Status { name } => status(&attach(&name.site)?),
-        Command::Exec { name, program } => {
-            Err(attach(&name.site)?.command(program)?.exec()).context("run beside the control plane")
-        }
+        Command::Exec { name, program } => exec(&attach(&name.site)?, program),
         Command::Install { name } => mesh::install(&attach(&name.site)?),
         Command::Conformance { name, arguments } => conformance::run(&attach(&name.site)?, arguments),
         Command::Test(arguments) => test::run(arguments),
         Command::Down { name } => cluster::down(&name.site),
     }
+}
+
+/// Becomes the program, so that terminal, signals and exit code are its own, and so are the paths that it is given.
+fn exec(cluster: &Cluster, program: &[String]) -> Result<()> {
+    let here = std::env::current_dir().context("working directory")?;
+    let mut command = cluster.command(program)?;
+    Err(command.current_dir(here).exec()).context("run beside the control plane")
 }
 
 fn up(site: &Site) -> Result<()> {

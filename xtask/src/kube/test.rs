@@ -3,11 +3,13 @@
 //! Nothing is skipped here: a cluster that does not come up is a failure. It must not know what is claimed.
 
 use anyhow::{Result, bail, ensure};
+use mesh_tests::cluster::Cluster;
 use mesh_tests::cluster::claims::{self, Claim};
 use mesh_tests::site::Site;
 use serde_json::json;
 
-use super::options;
+use super::{mesh, options};
+use crate::chart;
 use crate::report::ReportTo;
 use crate::shell::line;
 use crate::test::show;
@@ -31,7 +33,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let is_picked = |claim: &Claim| claim.name.contains(&words);
     ensure!(claims::all().any(is_picked), "no claim is picked by --only");
     let options = options(&arguments.site)?;
-    let verdicts = claims::run(&options, &is_picked, &show);
+    let verdicts = claims::run(&options, &is_picked, &install, &show);
     let failed: Vec<_> = verdicts
         .iter()
         .filter(|verdict| verdict.failure.is_some())
@@ -51,4 +53,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The mesh, and before it the kinds that its users declare things in.
+fn install(cluster: &Cluster) -> Result<()> {
+    let crds = json!({ "apiVersion": "v1", "kind": "List", "items": chart::crds()? });
+    cluster.apply_text(&crds.to_string())?;
+    let established = [
+        "wait",
+        "--for=condition=Established",
+        "crd",
+        "--all",
+        "--timeout=60s",
+    ];
+    cluster.kubectl(&established)?;
+    mesh::install(cluster)
 }

@@ -2,6 +2,7 @@
 //!
 //! A claim says what a user of the cluster can see; it must not look inside of the agent.
 
+mod mesh;
 mod plain;
 
 use anyhow::{Result, ensure};
@@ -29,11 +30,17 @@ use claims;
 
 /// All claims, in order.
 pub fn all() -> impl Iterator<Item = &'static Claim> {
-    plain::CLAIMS.iter()
+    plain::CLAIMS.iter().chain(mesh::CLAIMS)
 }
 
 /// Makes a cluster, checks the claims that `only` picks, and takes it down; logs are kept where the options say.
-pub fn run(options: &Options, only: &dyn Fn(&Claim) -> bool, hear: &dyn Fn(&Verdict)) -> Vec<Verdict> {
+/// `install` puts the mesh into the cluster, where a claim about it is picked.
+pub fn run(
+    options: &Options,
+    only: &dyn Fn(&Claim) -> bool,
+    install: &dyn Fn(&Cluster) -> Result<()>,
+    hear: &dyn Fn(&Verdict),
+) -> Vec<Verdict> {
     let mut judge = Judge {
         suite: "nodes",
         hear,
@@ -45,11 +52,12 @@ pub fn run(options: &Options, only: &dyn Fn(&Claim) -> bool, hear: &dyn Fn(&Verd
     let Some(cluster) = made else {
         return judge.verdicts;
     };
-    for claim in all().filter(|claim| only(claim)) {
-        judge.judge(claim.name, || {
-            interrupt::check()?;
-            (claim.check)(&cluster)
-        });
+    check(&mut judge, &cluster, plain::CLAIMS, only);
+    if mesh::CLAIMS.iter().any(only) {
+        let installed = judge.judge("the_mesh_gets_ready_on_all_nodes", || install(&cluster));
+        if installed.is_some() {
+            check(&mut judge, &cluster, mesh::CLAIMS, only);
+        }
     }
     judge.judge("every_program_of_the_cluster_is_alive_at_the_end", || {
         let ended: Vec<_> = cluster
@@ -69,4 +77,13 @@ pub fn run(options: &Options, only: &dyn Fn(&Claim) -> bool, hear: &dyn Fn(&Verd
         Ok(())
     });
     judge.verdicts
+}
+
+fn check(judge: &mut Judge<'_>, cluster: &Cluster, claims: &[Claim], only: &dyn Fn(&Claim) -> bool) {
+    for claim in claims.iter().filter(|claim| only(claim)) {
+        judge.judge(claim.name, || {
+            interrupt::check()?;
+            (claim.check)(cluster)
+        });
+    }
 }

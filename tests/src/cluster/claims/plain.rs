@@ -63,7 +63,7 @@ fn the_address_of_a_service_leads_to_its_pods_from_both_nodes(cluster: &Cluster)
     Ok(())
 }
 
-fn fetch(cluster: &Cluster, client: &Pod, addr: &str, port: &str) -> Result<()> {
+pub(super) fn fetch(cluster: &Cluster, client: &Pod, addr: &str, port: &str) -> Result<()> {
     let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 10 {addr} {port}");
     let said = cluster.exec(NAMESPACE, &client.name, &["sh", "-c", &ask])?;
     ensure!(said.contains("200 OK"), "{addr}:{port} answers {said:?}");
