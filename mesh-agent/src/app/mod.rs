@@ -151,9 +151,7 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
         tasks.clone(),
     ));
     let host: Arc<dyn PodHost> = Arc::new(Proxy::new(Arc::clone(&mesh), data.clone()));
-    let locator = Locator::below(config.cgroup_root.as_deref())?;
-    let locator = locator.trusting_annotations(config.placement_annotations);
-    let enrolment = Enrolment::new(Box::new(kernel), host, PodPorts::default()).locating(locator);
+    let enrolment = Enrolment::new(Box::new(kernel), host, PodPorts::default()).locating(locator(config)?);
     let enrolment = Arc::new(Mutex::new(enrolment.capturing_dns(config.dns_capture)));
     let heart = Heart {
         pulse: enrolment.lock().pulse(),
@@ -168,8 +166,6 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
     )));
     let board = StatusBoard::new(config, privileges, &snapshots, &certificates, &enrolment, splice);
 
-    let mut announcements = cni::start(config, &tasks, &telemetry, &board)?;
-    announcements.recall(&mut enrolment.lock());
     let configuration = ConfigLoop {
         source: source(config, &board).await?,
         settings: snapshot_settings(config),
@@ -179,7 +175,7 @@ async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Res
         direct: Arc::clone(&direct),
         telemetry: telemetry.clone(),
         board: board.clone(),
-        announcements,
+        announcements: cni::start(config, &tasks, &telemetry, &board, &enrolment)?,
         heart: Some(heart),
         first: Some(readiness.guard("first configuration")),
     };
@@ -225,6 +221,12 @@ async fn source(config: &Config, board: &StatusBoard) -> anyhow::Result<Box<dyn 
     let source = KubernetesSource::connect(kubeconfig, &config.trust_domain, copy).await?;
     board.watching(source.standing());
     Ok(Box::new(source))
+}
+
+/// Where pods live whose manifests do not say it.
+fn locator(config: &Config) -> anyhow::Result<Locator> {
+    let locator = Locator::below(config.cgroup_root.as_deref())?;
+    Ok(locator.trusting_annotations(config.placement_annotations))
 }
 
 /// Asks endpoints how they are, and lets go of those that go away, on the threads that carry the traffic.

@@ -217,6 +217,15 @@ impl Settings {
         Ok((Duration::from_secs(of_agent), Duration::from_secs(of_endpoint)))
     }
 
+    fn cni(&self) -> Result<Option<CniConfig>, ConfigError> {
+        CniConfig::told_by(cni::Given {
+            conf_dir: self.cni_conf_dir.clone(),
+            bin_dir: self.cni_bin_dir.clone(),
+            fail_mode: self.cni_fail_mode,
+            timeout_s: self.cni_timeout_s,
+        })
+    }
+
     pub(super) fn complete(self, cores: usize) -> Result<Config, ConfigError> {
         let detect = ranged(
             "detect_timeout_ms",
@@ -237,6 +246,7 @@ impl Settings {
             2_592_000,
         )?;
         let (drain_timeout, endpoint_drain) = self.drains()?;
+        let cni = self.cni()?;
         let ttl = ranged(
             "certificate_ttl_s",
             self.certificate_ttl_s.unwrap_or(86_400),
@@ -265,16 +275,8 @@ impl Settings {
             state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR)),
             bpf_dir: self.bpf_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_BPF_DIR)),
             cgroup_root: self.cgroup_root,
-            cni: CniConfig::told_by(cni::Given {
-                conf_dir: self.cni_conf_dir,
-                bin_dir: self.cni_bin_dir,
-                fail_mode: self.cni_fail_mode,
-                timeout_s: self.cni_timeout_s,
-            })?,
-            placement_annotations: on_or_off(
-                "placement_annotations",
-                self.placement_annotations.as_deref().unwrap_or("off"),
-            )?,
+            cni,
+            placement_annotations: on_or_off("placement_annotations", self.placement_annotations.as_deref())?,
             ca_dir: self
                 .ca_dir
                 .unwrap_or_else(|| PathBuf::from("/var/lib/mesh-agent/ca")),
@@ -286,11 +288,7 @@ impl Settings {
                 .root_namespace
                 .unwrap_or_else(|| DEFAULT_ROOT_NAMESPACE.to_owned()),
             log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
-            access_log: match self.access_log.as_deref() {
-                None | Some("stdout" | "-") => AccessLogTarget::Stdout,
-                Some("off") => AccessLogTarget::Off,
-                Some(path) => AccessLogTarget::File(PathBuf::from(path)),
-            },
+            access_log: access_log(self.access_log.as_deref()),
             detect_timeout: Duration::from_millis(detect),
             connect_timeout: Duration::from_millis(connect),
             idle_timeout: Duration::from_secs(idle),
@@ -303,7 +301,7 @@ impl Settings {
             admin_token_file: self.admin_token_file,
             data_threads: threads(self.data_threads, cores)?,
             handshake_rate: handshake_rate(self.handshake_rate)?,
-            dns_capture: on_or_off("dns_capture", self.dns_capture.as_deref().unwrap_or("off"))?,
+            dns_capture: on_or_off("dns_capture", self.dns_capture.as_deref())?,
             cluster_domain: domain(self.cluster_domain)?,
             dns_ttl: Duration::from_secs(dns_ttl),
             max_pods,
@@ -354,11 +352,19 @@ pub(super) fn ranged(name: &'static str, value: u64, min: u64, max: u64) -> Resu
     }
 }
 
-fn on_or_off(name: &'static str, value: &str) -> Result<bool, ConfigError> {
+fn access_log(written: Option<&str>) -> AccessLogTarget {
+    match written {
+        None | Some("stdout" | "-") => AccessLogTarget::Stdout,
+        Some("off") => AccessLogTarget::Off,
+        Some(path) => AccessLogTarget::File(PathBuf::from(path)),
+    }
+}
+
+fn on_or_off(name: &'static str, value: Option<&str>) -> Result<bool, ConfigError> {
     match value {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        other => Err(ConfigError::Word {
+        Some("on") => Ok(true),
+        None | Some("off") => Ok(false),
+        Some(other) => Err(ConfigError::Word {
             name,
             value: other.to_owned(),
             expected: "use on or off".to_owned(),

@@ -183,10 +183,11 @@ impl Announcements {
         enrolment: &mut Enrolment,
         now: Instant,
     ) {
-        for mut waiting in std::mem::take(&mut self.waiting) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|waiting| !waiting.reply.is_closed());
+        for mut waiting in waiting {
             let known = pod_of(snapshot, &waiting.uid);
             match verdict(known, pods) {
-                _ if waiting.reply.is_closed() => {}
                 Ok(reply) => {
                     // One that takes no part needs no place; should it come to, it is found.
                     if reply == Reply::NotEnrolled {

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 pub(super) use self::announcements::Announcements;
@@ -19,6 +20,7 @@ use crate::cni::install::Installer;
 use crate::cni::netconf::Entry;
 use crate::cni::{NAMESPACES, PLUGIN, SOCKET, install};
 use crate::config::Config;
+use crate::kernel::enrolment::Enrolment;
 use crate::lifecycle::Tasks;
 use crate::status::StatusBoard;
 use crate::telemetry::Telemetry;
@@ -31,6 +33,7 @@ pub(super) fn start(
     tasks: &Tasks,
     telemetry: &Telemetry,
     board: &StatusBoard,
+    enrolment: &Mutex<Enrolment>,
 ) -> anyhow::Result<Announcements> {
     let Some(cni) = &config.cni else {
         return Ok(Announcements::none());
@@ -55,7 +58,9 @@ pub(super) fn start(
         board: board.clone(),
     };
     tasks.spawn("cni-installed", installed.keep(tasks.stop()));
-    Ok(Announcements::heard(heard, cni.timeout, &config.state_dir))
+    let mut announcements = Announcements::heard(heard, cni.timeout, &config.state_dir);
+    announcements.recall(&mut enrolment.lock());
+    Ok(announcements)
 }
 
 /// Takes the plugin out of the node, and forgets whom it would ask for; what was changed, in words.

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
@@ -50,23 +51,28 @@ fn count(socket: &OwnedFd, family: u8) -> io::Result<u64> {
         let mut part = answer.get(..length).unwrap_or_default();
         while !part.is_empty() {
             let message = NetlinkMessage::<SockDiagMessage>::deserialize(part).map_err(io::Error::other)?;
-            match message.payload {
-                NetlinkPayload::Done(_) => return Ok(found),
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(one)) => {
-                    found += u64::from(is_with_others(&one.header.socket_id));
-                }
-                NetlinkPayload::Error(error) => {
-                    let code = error.code.map_or(0, std::num::NonZero::get);
-                    return Err(Errno::from_raw(code.saturating_neg()).into());
-                }
-                _ => return Err(io::Error::other("the kernel's answer is none")),
+            if let NetlinkPayload::Done(_) = message.payload {
+                return Ok(found);
             }
+            found += u64::from(is_with_others(&ends(message.payload)?));
             // Messages begin at multiples of four.
             let taken = usize::try_from(message.header.length).map_err(io::Error::other)?;
             let taken = taken.next_multiple_of(4);
             part = part.get(taken..).unwrap_or_default();
         }
     }
+}
+
+/// Of the socket that a part of the answer is about.
+fn ends(payload: NetlinkPayload<SockDiagMessage>) -> io::Result<SocketId> {
+    if let NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(one)) = payload {
+        return Ok(one.header.socket_id);
+    }
+    if let NetlinkPayload::Error(error) = payload {
+        let code = error.code.map_or(0, NonZero::get);
+        return Err(Errno::from_raw(code.saturating_neg()).into());
+    }
+    Err(io::Error::other("the kernel's answer is none"))
 }
 
 fn is_with_others(ends: &SocketId) -> bool {

@@ -53,7 +53,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::detect::Spoken;
-use crate::lifecycle::seldom;
+use crate::lifecycle::{Tasks, seldom};
 use crate::mesh::identity::SpiffeId;
 use crate::proxy::departing::{tell_leaving, told_to_end};
 use crate::proxy::http::admission::admit;
@@ -143,17 +143,7 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
     let serving = async {
         match spoken {
             Spoken::Http2 => {
-                let mut builder = http2::Builder::new(TaskExecutor(tasks));
-                builder
-                    .timer(TokioTimer::new())
-                    .auto_date_header(false)
-                    .enable_connect_protocol()
-                    .max_concurrent_streams(MAX_STREAMS)
-                    .max_header_list_size(MAX_HEAD)
-                    .initial_stream_window_size(STREAM_WINDOW)
-                    .initial_connection_window_size(CONNECTION_WINDOW)
-                    .keep_alive_interval(PING_INTERVAL)
-                    .keep_alive_timeout(PING_TIMEOUT);
+                let builder = http2_for(tasks);
                 let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
                 tokio::select! {
                     biased;
@@ -198,6 +188,22 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
     if let Err(error) = served {
         tracing::debug!(%error, "client connection ended");
     }
+}
+
+/// HTTP/2 as clients are spoken to in.
+fn http2_for(tasks: Tasks) -> http2::Builder<TaskExecutor> {
+    let mut builder = http2::Builder::new(TaskExecutor(tasks));
+    builder
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .enable_connect_protocol()
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
 }
 
 /// A client's HTTP/1.1 as hyper may read it, and whether somebody looks out for a client that is done sending.
