@@ -59,7 +59,7 @@ pub fn run(call: &Call, stdin: &[u8]) -> Outcome {
         }))),
         other => Err(failure(4, "CNI_COMMAND is not known", other)),
     };
-    done.unwrap_or_else(|failure| failure.outcome(version_in(stdin)))
+    done.unwrap_or_else(|failure| failure.outcome(version_in(stdin).as_deref()))
 }
 
 fn add(call: &Call, stdin: &[u8]) -> Result<Outcome, Failure> {
@@ -195,11 +195,11 @@ fn failure(code: u32, msg: &str, details: &str) -> Failure {
 }
 
 impl Failure {
-    fn outcome(self, version: Option<String>) -> Outcome {
+    fn outcome(self, version: Option<&str>) -> Outcome {
         let latest = VERSIONS.last().copied().unwrap_or_default();
         Outcome {
             said: Some(json!({
-                "cniVersion": version.as_deref().unwrap_or(latest),
+                "cniVersion": version.unwrap_or(latest),
                 "code": self.code,
                 "msg": format!("{}: {}", super::PLUGIN, self.msg),
                 "details": self.details,

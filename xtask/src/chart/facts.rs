@@ -126,11 +126,38 @@ fn kinds_that_agents_read() -> BTreeSet<(String, String)> {
 /// What one account may do: group, resource, name of the object or `*`, verb.
 type Leave = BTreeSet<[String; 4]>;
 
+fn texts(value: &Value) -> Vec<String> {
+    let texts = value.as_array().into_iter().flatten();
+    texts.map(|text| text.as_str().unwrap().to_owned()).collect()
+}
+
+fn leave_by(rule: &Value) -> Leave {
+    let mut names = texts(&rule["resourceNames"]);
+    if names.is_empty() {
+        names.push("*".to_owned());
+    }
+    let mut leave = Leave::from([["", "", "", ""].map(str::to_owned)]);
+    let parts = [
+        texts(&rule["apiGroups"]),
+        texts(&rule["resources"]),
+        names,
+        texts(&rule["verbs"]),
+    ];
+    for (at, part) in parts.iter().enumerate() {
+        let with = |one: &[String; 4], word: &String| {
+            let mut one = one.clone();
+            one[at].clone_from(word);
+            one
+        };
+        leave = leave
+            .iter()
+            .flat_map(|one| part.iter().map(move |word| with(one, word)))
+            .collect();
+    }
+    leave
+}
+
 fn leave_of(account: &str, objects: &[Value]) -> Leave {
-    let texts = |value: &Value| -> Vec<String> {
-        let texts = value.as_array().into_iter().flatten();
-        texts.map(|text| text.as_str().unwrap().to_owned()).collect()
-    };
     let mut leave = Leave::new();
     for binding in objects.iter().filter(|object| {
         let subjects = object["subjects"].as_array().into_iter().flatten();
@@ -141,19 +168,7 @@ fn leave_of(account: &str, objects: &[Value]) -> Leave {
                 && object["metadata"]["name"] == binding["roleRef"]["name"]
         });
         for rule in role.unwrap()["rules"].as_array().unwrap() {
-            let mut names = texts(&rule["resourceNames"]);
-            if names.is_empty() {
-                names.push("*".to_owned());
-            }
-            for group in texts(&rule["apiGroups"]) {
-                for resource in texts(&rule["resources"]) {
-                    for name in &names {
-                        for verb in texts(&rule["verbs"]) {
-                            leave.insert([group.clone(), resource.clone(), name.clone(), verb]);
-                        }
-                    }
-                }
-            }
+            leave.extend(leave_by(rule));
         }
     }
     leave

@@ -14,9 +14,10 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use self::node::{NODE, Node, Pod};
-use super::ask::{addresses, equal, until, url};
+use super::ask::{addresses, equal, text, until, url};
 use super::{Claim, claims};
 use crate::guest::Guest;
+use crate::kubernetes::api::at;
 use crate::process::Output;
 use crate::running::Running;
 
@@ -41,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn the_agent_puts_its_plugin_last_in_the_first_list(lab: &Running) -> Result<()> {
     let node = Node::make(lab)?;
     node.write("20-other.conflist", "other")?;
-    node.restart_agent(lab, Signal::SIGTERM)?;
+    node.restart_agent(lab, Signal::SIGKILL)?;
     until(PATIENCE, "the plugin is in the first list", || {
         node.has_plugin("10-lab.conflist")
     })?;
@@ -64,6 +65,7 @@ fn a_pod_is_meshed_from_its_first_packet_in_a_hundred_of_a_hundred_starts(lab: &
     let node = Node::of(lab);
     let before = link_pins(lab)?;
     let target = url(addresses(lab, STRICT)?[0], 8080, "/");
+    let wires = wires(lab)?;
     for round in 0..ROUNDS {
         let guests = (0..AT_ONCE).map(|at| Guest::arrive_as_by_kubelet(lab, 200 + at));
         let guests = guests.collect::<Result<Vec<_>>>()?;
@@ -77,6 +79,10 @@ fn a_pod_is_meshed_from_its_first_packet_in_a_hundred_of_a_hundred_starts(lab: &
         let departed = each(&guests, |guest| depart(lab, &node, guest));
         started.with_context(|| format!("round {round}"))?;
         departed.with_context(|| format!("round {round}"))?;
+        // The next round has the same addresses: a namespace that is still open keeps them.
+        until(PATIENCE, "the wires of the round are gone", || {
+            Ok(self::wires(lab)? == wires)
+        })?;
     }
     until(PATIENCE, "no pin of them is left", || {
         Ok(link_pins(lab)? == before)
@@ -142,7 +148,7 @@ fn without_an_agent_pods_of_the_mesh_do_not_start_and_others_do(lab: &Running) -
         let refused = node.run("ADD", &pod("shop"), soon)?;
         ensure!(!refused.is_success(), "a pod of the mesh starts: {refused:?}");
         equal("code", said(&refused)?.get("code").cloned(), Some(json!(11)))?;
-        let msg = said(&refused)?["msg"].as_str().unwrap_or_default().to_owned();
+        let msg = text(&said(&refused)?, "msg")?.to_owned();
         ensure!(
             msg.contains("the mesh agent of this node does not answer"),
             "{msg}"
@@ -173,7 +179,7 @@ fn a_pod_that_the_agent_does_not_know_is_refused_with_the_reason(lab: &Running) 
     };
     let refused = node.run("ADD", &pod, |_| {})?;
     ensure!(!refused.is_success(), "it starts: {refused:?}");
-    let msg = said(&refused)?["msg"].as_str().unwrap_or_default().to_owned();
+    let msg = text(&said(&refused)?, "msg")?.to_owned();
     ensure!(msg.contains("not known to the agent"), "{msg}");
     let refusals = lab
         .metrics(NODE)?
@@ -236,7 +242,7 @@ time.sleep(600)";
 
 fn uninstall_takes_the_plugin_out_and_leaves_the_lists_as_they_were(lab: &Running) -> Result<()> {
     let node = Node::of(lab);
-    lab.end_agent(NODE, Signal::SIGTERM)?;
+    lab.end_agent(NODE, Signal::SIGKILL)?;
     let words = [
         lab.site.agent_binary().display().to_string(),
         "uninstall".to_owned(),
@@ -326,7 +332,15 @@ fn shown(lab: &Running, uid: &str) -> Result<Option<Value>> {
 
 fn is_present(lab: &Running, guest: &Guest) -> Result<bool> {
     let pod = shown(lab, guest.uid())?;
-    Ok(pod.is_some_and(|pod| pod["present"] == json!(true) && pod["why_not"].is_null()))
+    Ok(pod.is_some_and(|pod| at(&pod, "/present") == true && at(&pod, "/why_not").is_null()))
+}
+
+/// Interfaces of the node: one for each pod that there is, whoever holds it.
+fn wires(lab: &Running) -> Result<usize> {
+    let place = crate::sandbox::observer(&lab.site, &lab.site.node_netns(NODE));
+    let list = ["ip", "-oneline", "link"].map(str::to_owned);
+    let output = crate::process::run(&mut place.command(&list)?, PATIENCE)?.success()?;
+    Ok(output.stdout.lines().count())
 }
 
 /// Every pin of a link of the node's pods.
