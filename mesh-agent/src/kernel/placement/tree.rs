@@ -155,7 +155,7 @@ mod tests {
         ] {
             let root = tempfile::tempdir().unwrap();
             let uid = "0b6d3c5e-9d6a-4f7e-8a55-1c0de1f1a2b3";
-            let written = if layout.ends_with(".slice") {
+            let written = if layout.contains(".slice") {
                 uid.replace('-', "_")
             } else {
                 uid.to_owned()
