@@ -3,7 +3,7 @@
 //! Place in the walk: none; all CAs sign, and `app` lets the leader alone write status. Must not know: what is written.
 //!
 //! Clocks of machines differ, so nobody trusts a time that somebody else wrote: a lease has expired when its record did
-//! not change for its whole duration by the observer's own clock. A leader stops acting [`Terms::renew_deadline`] after
+//! not change for its whole duration by the observer's own clock. A leader stops acting `renew_deadline` after
 //! it last *asked* for a renewal that was granted, which is before anybody else may take the lease.
 
 use std::fmt::Debug;

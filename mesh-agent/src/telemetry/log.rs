@@ -27,7 +27,7 @@ pub fn init(filter: &str) -> Result<(), LogError> {
     use tracing_subscriber::util::SubscriberInitExt;
 
     let env_filter = EnvFilter::builder()
-        .parse(filter)
+        .parse(format!("{QUIET},{filter}"))
         .map_err(|source| LogError::Filter {
             filter: filter.to_owned(),
             source,
@@ -43,6 +43,9 @@ pub fn init(filter: &str) -> Result<(), LogError> {
         .try_init()
         .map_err(LogError::AlreadySet)
 }
+
+/// The client of API servers warns of each answer that it hands on as an error; who asked says what it means.
+const QUIET: &str = "kube_client=error";
 
 #[cfg(test)]
 mod tests {

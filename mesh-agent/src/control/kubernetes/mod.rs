@@ -2,7 +2,7 @@
 //!
 //! Place in the walk: one of the sources behind [`Source`]. Must not know: what any kind means.
 //!
-//! Each object is translated when it arrives and not kept as it was sent. What changes is gathered for [`SETTLING`], and
+//! Each object is translated when it arrives and not kept as it was sent. What changes is gathered for 80 ms, and
 //! a reading is put together from what all objects have become. A kind whose definition is not installed is absent; it
 //! is looked for now and then.
 
