@@ -43,6 +43,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "passed": passed,
         "failed": failed.len(),
         "claims": verdicts,
+        "uncaptured_starts": claims::uncaptured_starts(),
+        "failed_requests": claims::failed_requests(),
     }))?;
     line(&format!("{passed} passed, {} failed", failed.len()))?;
     if !failed.is_empty() {

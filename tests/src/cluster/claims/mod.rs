@@ -2,6 +2,7 @@
 //!
 //! A claim says what a user of the cluster can see; it must not look inside of the agent.
 
+mod changing;
 mod mesh;
 mod plain;
 
@@ -30,7 +31,17 @@ use claims;
 
 /// All claims, in order.
 pub fn all() -> impl Iterator<Item = &'static Claim> {
-    plain::CLAIMS.iter().chain(mesh::CLAIMS)
+    plain::CLAIMS.iter().chain(mesh::CLAIMS).chain(changing::CLAIMS)
+}
+
+/// How many of a hundred pods that dial at once were not captured in time; none where that was not tried to its end.
+pub fn uncaptured_starts() -> Option<u64> {
+    changing::uncaptured_starts()
+}
+
+/// How many requests failed while an application changed; none where that was not tried to its end.
+pub fn failed_requests() -> Option<u64> {
+    changing::failed_requests()
 }
 
 /// Makes a cluster, checks the claims that `only` picks, and takes it down; logs are kept where the options say.
@@ -53,10 +64,11 @@ pub fn run(
         return judge.verdicts;
     };
     check(&mut judge, &cluster, plain::CLAIMS, only);
-    if mesh::CLAIMS.iter().any(only) {
+    if mesh::CLAIMS.iter().chain(changing::CLAIMS).any(only) {
         let installed = judge.judge("the_mesh_gets_ready_on_all_nodes", || install(&cluster));
         if installed.is_some() {
             check(&mut judge, &cluster, mesh::CLAIMS, only);
+            check(&mut judge, &cluster, changing::CLAIMS, only);
         }
     }
     judge.judge("every_program_of_the_cluster_is_alive_at_the_end", || {
