@@ -2,13 +2,15 @@
 //!
 //! Nothing is skipped here: a cluster that does not come up is a failure. It must not know what is claimed.
 
+use std::cell::RefCell;
+
 use anyhow::{Result, bail, ensure};
 use mesh_tests::cluster::Cluster;
-use mesh_tests::cluster::claims::{self, Claim};
+use mesh_tests::cluster::claims::{self, Hands};
 use mesh_tests::site::Site;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{mesh, options};
+use super::{conformance, mesh, options};
 use crate::chart;
 use crate::report::ReportTo;
 use crate::shell::line;
@@ -30,22 +32,35 @@ pub(crate) struct Arguments {
 /// Runs the claims.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let words = arguments.only.as_deref().unwrap_or_default().replace(' ', "_");
-    let is_picked = |claim: &Claim| claim.name.contains(&words);
+    let is_picked = |claim: &str| claim.contains(&words);
     ensure!(claims::all().any(is_picked), "no claim is picked by --only");
     let options = options(&arguments.site)?;
-    let verdicts = claims::run(&options, &is_picked, &install, &show);
+    let summary = RefCell::new(json!({}));
+    let hands = Hands {
+        install: &install,
+        own_suite: &|cluster| {
+            let judged = conformance::judge(cluster, None)?;
+            summary.replace(judged.summary()?);
+            judged.verdict(None)
+        },
+    };
+    let verdicts = claims::run(&options, &is_picked, &hands, &show);
     let failed: Vec<_> = verdicts
         .iter()
         .filter(|verdict| verdict.failure.is_some())
         .collect();
     let passed = verdicts.len() - failed.len();
-    arguments.report.write(&json!({
+    let mut report = json!({
         "passed": passed,
         "failed": failed.len(),
         "claims": verdicts,
         "uncaptured_starts": claims::uncaptured_starts(),
         "failed_requests": claims::failed_requests(),
-    }))?;
+    });
+    if let (Value::Object(report), Value::Object(of_suite)) = (&mut report, summary.into_inner()) {
+        report.extend(of_suite);
+    }
+    arguments.report.write(&report)?;
     line(&format!("{passed} passed, {} failed", failed.len()))?;
     if !failed.is_empty() {
         bail!(

@@ -29,10 +29,22 @@ macro_rules! claims {
 }
 use claims;
 
-/// All claims, in order.
-pub fn all() -> impl Iterator<Item = &'static Claim> {
-    plain::CLAIMS.iter().chain(mesh::CLAIMS).chain(changing::CLAIMS)
+/// The names of all claims, in order.
+pub fn all() -> impl Iterator<Item = &'static str> {
+    let claims = plain::CLAIMS.iter().chain(mesh::CLAIMS).chain(changing::CLAIMS);
+    claims.map(|claim| claim.name).chain([OWN_SUITE])
 }
+
+/// What these claims need and do not know how to do.
+#[expect(missing_debug_implementations, reason = "functions have nothing to show")]
+pub struct Hands<'h> {
+    /// Puts the mesh into the cluster, where a claim about it is picked.
+    pub install: &'h dyn Fn(&Cluster) -> Result<()>,
+    /// Runs Gateway API's own conformance suite; fails unless all of it passes.
+    pub own_suite: &'h dyn Fn(&Cluster) -> Result<()>,
+}
+
+const OWN_SUITE: &str = "gateway_apis_own_suite_passes";
 
 /// How many of a hundred pods that dial at once were not captured in time; none where that was not tried to its end.
 pub fn uncaptured_starts() -> Option<u64> {
@@ -44,12 +56,11 @@ pub fn failed_requests() -> Option<u64> {
     changing::failed_requests()
 }
 
-/// Makes a cluster, checks the claims that `only` picks, and takes it down; logs are kept where the options say.
-/// `install` puts the mesh into the cluster, where a claim about it is picked.
+/// Makes a cluster, checks the claims that `only` picks by name, and takes it down; logs are kept where the options say.
 pub fn run(
     options: &Options,
-    only: &dyn Fn(&Claim) -> bool,
-    install: &dyn Fn(&Cluster) -> Result<()>,
+    only: &dyn Fn(&str) -> bool,
+    hands: &Hands<'_>,
     hear: &dyn Fn(&Verdict),
 ) -> Vec<Verdict> {
     let mut judge = Judge {
@@ -64,11 +75,15 @@ pub fn run(
         return judge.verdicts;
     };
     check(&mut judge, &cluster, plain::CLAIMS, only);
-    if mesh::CLAIMS.iter().chain(changing::CLAIMS).any(only) {
-        let installed = judge.judge("the_mesh_gets_ready_on_all_nodes", || install(&cluster));
+    let of_mesh = mesh::CLAIMS.iter().chain(changing::CLAIMS);
+    if of_mesh.map(|claim| claim.name).chain([OWN_SUITE]).any(only) {
+        let installed = judge.judge("the_mesh_gets_ready_on_all_nodes", || (hands.install)(&cluster));
         if installed.is_some() {
             check(&mut judge, &cluster, mesh::CLAIMS, only);
             check(&mut judge, &cluster, changing::CLAIMS, only);
+            if only(OWN_SUITE) {
+                judge.judge(OWN_SUITE, || (hands.own_suite)(&cluster));
+            }
         }
     }
     judge.judge("every_program_of_the_cluster_is_alive_at_the_end", || {
@@ -91,8 +106,8 @@ pub fn run(
     judge.verdicts
 }
 
-fn check(judge: &mut Judge<'_>, cluster: &Cluster, claims: &[Claim], only: &dyn Fn(&Claim) -> bool) {
-    for claim in claims.iter().filter(|claim| only(claim)) {
+fn check(judge: &mut Judge<'_>, cluster: &Cluster, claims: &[Claim], only: &dyn Fn(&str) -> bool) {
+    for claim in claims.iter().filter(|claim| only(claim.name)) {
         judge.judge(claim.name, || {
             interrupt::check()?;
             (claim.check)(cluster)
