@@ -3,6 +3,7 @@
 //! A claim says what a user of the cluster can see; it must not look inside of the agent.
 
 mod changing;
+mod load;
 mod mesh;
 mod plain;
 mod probes;
