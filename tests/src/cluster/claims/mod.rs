@@ -5,6 +5,7 @@
 mod changing;
 mod load;
 mod mesh;
+mod network;
 mod plain;
 mod probes;
 mod seen;
@@ -43,7 +44,7 @@ pub fn all() -> impl Iterator<Item = &'static str> {
 
 /// The claims that need the mesh, in order.
 fn of_mesh() -> impl Iterator<Item = &'static Claim> {
-    [mesh::CLAIMS, probes::CLAIMS, changing::CLAIMS]
+    [mesh::CLAIMS, probes::CLAIMS, changing::CLAIMS, network::CLAIMS]
         .into_iter()
         .flatten()
 }
