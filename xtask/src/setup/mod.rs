@@ -4,6 +4,7 @@
 
 mod apt;
 mod envoy;
+mod go;
 mod kernel_toolchain;
 mod python;
 mod spire;
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use mesh_tests::cgroup;
 
 pub(crate) use envoy::program as envoy;
+pub(crate) use go::program as go;
 pub(crate) use kernel_toolchain::has_nightly_with_source;
 pub(crate) use spire::VERSION as SPIRE_VERSION;
 
