@@ -65,6 +65,9 @@ impl Options {
         if !logs.exists() {
             return Ok(());
         }
+        if let Some(dir) = self.logs_to.parent() {
+            fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+        }
         let mut copy = Command::new("cp");
         copy.args(["--recursive", "--no-target-directory"])
             .arg(&logs)
