@@ -44,10 +44,12 @@ pub(crate) enum Command {
         #[arg(last = true, required = true)]
         program: Vec<String>,
     },
-    /// Build the agent, and install the Helm chart with it; again after a change
+    /// Build the agent, or take an image of it, and install the Helm chart with it; again after a change
     Install {
         #[command(flatten)]
         name: Name,
+        #[command(flatten)]
+        chosen: mesh::Chosen,
     },
     /// Gateway API's own conformance suite for meshes; needs the mesh installed
     Conformance {
@@ -84,7 +86,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Up { name } => up(&name.site),
         Command::Status { name } => status(&attach(&name.site)?),
         Command::Exec { name, program } => exec(&attach(&name.site)?, program),
-        Command::Install { name } => mesh::install(&attach(&name.site)?),
+        Command::Install { name, chosen } => mesh::install_from(&attach(&name.site)?, chosen),
         Command::Conformance { name, arguments } => conformance::run(&attach(&name.site)?, arguments),
         Command::Test(arguments) => test::run(arguments),
         Command::Down { name } => cluster::down(&name.site),

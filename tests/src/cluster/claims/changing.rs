@@ -38,7 +38,7 @@ fn a_hundred_pods_that_dial_at_once_are_captured_from_the_first_packet(cluster: 
 
 /// 500 requests a second from one pod, through both agents to some of the servers, for as long as it all takes.
 fn a_rolling_update_a_scaling_and_a_drain_fail_no_request(cluster: &Cluster) -> Result<()> {
-    let load = Image::new("localhost/h2load:lab", &["/usr/bin/sleep", "2147483647"])
+    let load = Image::new("localhost/h2load:lab", &["/usr/bin/sleep", "2147483647"])?
         .with_program(Path::new("/usr/bin/h2load"), "/usr/bin/h2load")?
         .with_program(Path::new("/usr/bin/sleep"), "/usr/bin/sleep")?;
     cluster.load("h2load", &load)?;

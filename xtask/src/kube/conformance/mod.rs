@@ -57,7 +57,7 @@ pub(crate) fn judge(cluster: &Cluster, programs: &Programs, only: Option<&str>) 
 fn prepare(cluster: &Cluster, programs: &Programs) -> Result<()> {
     let files = programs.echo();
     let [(_, server), ..] = &files;
-    let image = Image::new(ECHO, &[server]);
+    let image = Image::new(ECHO, &[server])?;
     let image = files.iter().fold(image, |image, (file, at)| image.with(file, at));
     cluster.load("conformance-echo", &image)?;
     let crds = programs.crds().display().to_string();
