@@ -316,6 +316,11 @@ impl Cluster {
         &self.plane
     }
 
+    /// One of the programs that it is made of.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.state.programs.join(name)
+    }
+
     /// Where the cluster lives.
     pub fn site(&self) -> &Site {
         &self.site
