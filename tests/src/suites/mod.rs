@@ -14,6 +14,7 @@ mod control;
 mod direct;
 mod direct_counts;
 mod dns;
+mod enrolled;
 mod enrolment;
 mod exceptions;
 mod explain;
