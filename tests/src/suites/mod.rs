@@ -15,6 +15,7 @@ mod crashes;
 mod direct;
 mod direct_counts;
 mod dns;
+mod enrolled;
 mod enrolment;
 mod exceptions;
 mod explain;

@@ -1,8 +1,8 @@
 //! What clients notice while an application changes: pods that begin, are replaced, come in numbers and leave a node.
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn a_hundred_pods_that_dial_at_once_are_captured_from_the_first_packet(cluster: 
     let ended = process::wait_until(STARTS_LIMIT, || Ok((count("succeeded")? >= 100).then_some(())))?;
     let failed = count("failed")?;
     ended.with_context(|| format!("{:?} of 100 have succeeded, {failed} failed", count("succeeded")))?;
-    UNCAPTURED.get_or_init(|| failed);
+    note(&UNCAPTURED, Some(failed));
     ensure!(failed == 0, "{failed} pods were refused beside 100 that were not");
     Ok(())
 }
@@ -60,7 +60,7 @@ fn a_rolling_update_a_scaling_a_moved_port_and_a_drain_fail_no_request(cluster: 
         changed?;
         Ok(counted)
     })?;
-    FAILED.get_or_init(|| failed);
+    note(&FAILED, Some(failed));
     ensure!(done >= 1_000, "no load worth the name: {done} requests");
     ensure!(failed == 0, "{failed} of {done} requests failed");
     Ok(())
@@ -115,17 +115,33 @@ fn in_namespace(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
 
 /// How many of the pods that dial at once were not captured in time; none before that was tried to its end.
 pub(super) fn uncaptured_starts() -> Option<u64> {
-    UNCAPTURED.get().copied()
+    noted(&UNCAPTURED)
 }
 
 /// How many requests failed while the application changed; none before that was tried to its end.
 pub(super) fn failed_requests() -> Option<u64> {
-    FAILED.get().copied()
+    noted(&FAILED)
 }
+
+/// Nothing was tried yet in the cluster that is claimed of now.
+pub(super) fn forget() {
+    note(&UNCAPTURED, None);
+    note(&FAILED, None);
+}
+
+fn note(count: &Count, found: Option<u64>) {
+    *count.lock().unwrap_or_else(PoisonError::into_inner) = found;
+}
+
+fn noted(count: &Count) -> Option<u64> {
+    *count.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+type Count = Mutex<Option<u64>>;
 
 const NAMESPACE: &str = "rolling";
 const WEB: &str = "deployment/web";
-static UNCAPTURED: OnceLock<u64> = OnceLock::new();
-static FAILED: OnceLock<u64> = OnceLock::new();
+static UNCAPTURED: Count = Mutex::new(None);
+static FAILED: Count = Mutex::new(None);
 /// A pod takes a second of a busy machine.
 const STARTS_LIMIT: Duration = Duration::from_mins(10);

@@ -12,7 +12,7 @@ use crate::cluster::image::Image;
 
 /// Hands all nodes the image `localhost/h2load:lab`, whose containers wait until something is run in them.
 pub(super) fn bring(cluster: &Cluster) -> Result<()> {
-    let image = Image::new("localhost/h2load:lab", &["/usr/bin/sleep", "2147483647"])
+    let image = Image::new("localhost/h2load:lab", &["/usr/bin/sleep", "2147483647"])?
         .with_program(Path::new("/usr/bin/h2load"), "/usr/bin/h2load")?
         .with_program(Path::new("/usr/bin/sleep"), "/usr/bin/sleep")?;
     cluster.load("h2load", &image)

@@ -77,6 +77,7 @@ pub fn run(
     hands: &Hands<'_>,
     hear: &dyn Fn(&Verdict),
 ) -> Vec<Verdict> {
+    changing::forget();
     let mut judge = Judge {
         suite: "nodes",
         hear,

@@ -16,7 +16,7 @@ const NAMESPACE: &str = "probed";
 const POD: &str = "health";
 
 fn grpc_probes_of_a_captured_pod_stay_green_under_strict(cluster: &Cluster) -> Result<()> {
-    let etcd = Image::new("localhost/etcd:lab", &["/etcd"]);
+    let etcd = Image::new("localhost/etcd:lab", &["/etcd"])?;
     cluster.load("etcd", &etcd.with(&cluster.program("etcd"), "/etcd"))?;
     cluster.apply_text(APPLICATION)?;
     for (namespace, pod) in [(NAMESPACE, POD), ("default", "asks")] {
