@@ -11,6 +11,7 @@ mod capture;
 mod changes;
 mod cni;
 mod control;
+mod crashes;
 mod direct;
 mod direct_counts;
 mod dns;
@@ -130,6 +131,7 @@ pub fn all() -> Vec<Suite> {
         ("faults", faults::CLAIMS),
         ("readers", readers::CLAIMS),
         ("restart", restart::CLAIMS),
+        ("crashes", crashes::CLAIMS),
         ("authority", ca::CLAIMS),
         ("issuers", issuers::CLAIMS),
         ("soak", soak::CLAIMS),
