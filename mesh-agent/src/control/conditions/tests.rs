@@ -316,30 +316,25 @@ fn plain(manifest: &str, name: &str) -> Option<Vec<String>> {
 
 #[test]
 fn a_mesh_and_a_class_of_ours_are_accepted_with_sorted_features_and_others_are_not_touched() {
-    let of_class = |accepted: &'static str| vec![accepted];
-    let of_mesh = |accepted: &'static str| {
-        let programmed = if accepted.contains("True") {
-            "Programmed True Programmed"
-        } else {
-            "Programmed False Invalid"
-        };
-        vec![accepted, programmed]
-    };
-    let says: [(_, _, fn(&'static str) -> Vec<&'static str>); 2] = [
-        ("gateway.networking.x-k8s.io/v1alpha1", "XMesh", of_mesh),
-        ("gateway.networking.k8s.io/v1", "GatewayClass", of_class),
+    let class = ["Accepted True Accepted", "Accepted False InvalidParameters"].map(|accepted| vec![accepted]);
+    let mesh = [
+        vec!["Accepted True Accepted", "Programmed True Programmed"],
+        vec!["Accepted False InvalidParameters", "Programmed False Invalid"],
     ];
-    for (version, kind, expected) in says {
+    for (version, kind, [accepted, refused]) in [
+        ("gateway.networking.x-k8s.io/v1alpha1", "XMesh", mesh),
+        ("gateway.networking.k8s.io/v1", "GatewayClass", class),
+    ] {
         let manifest = |spec: &str| {
             format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: m}}\nspec: {{{spec}}}\n")
         };
         let name = format!("{kind} m");
         let ours = format!("controllerName: {CONTROLLER}");
         let said = plain(&manifest(&ours), &name).unwrap();
-        assert_eq!(said, expected("Accepted True Accepted"));
+        assert_eq!(said, accepted);
         let with_parameters = format!("{ours}, parametersRef: {{group: '', kind: ConfigMap, name: x}}");
         let said = plain(&manifest(&with_parameters), &name).unwrap();
-        assert_eq!(said, expected("Accepted False InvalidParameters"));
+        assert_eq!(said, refused);
         assert_eq!(plain(&manifest("controllerName: example.net/other"), &name), None);
     }
     let features = mesh::FEATURES;
