@@ -193,6 +193,10 @@ impl ConfigLoop {
                 Change::Superseded { why } => tracing::error!(pod, why, "a pod's connections are refused"),
                 Change::Left => tracing::info!(pod, "pod left the mesh"),
                 Change::Failed { why } => tracing::error!(pod, why, "pod cannot join the mesh"),
+                Change::Missed { why, waited } => {
+                    let waited_s = waited.as_secs();
+                    tracing::warn!(pod, why, waited_s, "pod is not there to join the mesh");
+                }
                 Change::ExceptionsChanged => tracing::info!(pod, "pod lets something else past"),
                 Change::ExceptionsFailed { why } => {
                     tracing::error!(pod, why, "what a pod lets past is not in force");

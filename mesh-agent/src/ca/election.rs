@@ -23,8 +23,8 @@ use crate::lifecycle::Stop;
 pub struct LeaseRecord {
     /// Who leads; nobody where it is empty.
     pub holder: String,
-    /// How long others must have seen no change before they may take it.
-    pub duration: Duration,
+    /// How long others must have seen no change before they may take it; where nobody says, as long as their own.
+    pub duration: Option<Duration>,
     /// When the holder took it, by the holder's clock.
     pub acquired: Option<SystemTime>,
     /// When the holder renewed it last, by the holder's clock.
@@ -238,7 +238,7 @@ impl<A: LeaseApi> Candidate<A> {
     fn judge(&mut self, found: Option<&LeaseRecord>, now: Instant) -> Verdict {
         let own = |acquired, transitions| LeaseRecord {
             holder: self.identity.clone(),
-            duration: self.terms.lease_duration,
+            duration: Some(self.terms.lease_duration),
             acquired,
             renewed: Some(SystemTime::now()),
             transitions,
@@ -250,9 +250,10 @@ impl<A: LeaseApi> Candidate<A> {
             Some((seen, since)) if seen == found => *since,
             _ => now,
         };
+        let duration = found.duration.unwrap_or(self.terms.lease_duration);
         let verdict = if found.holder == self.identity {
             Verdict::Write(own(found.acquired, found.transitions))
-        } else if found.holder.is_empty() || now >= since + found.duration {
+        } else if found.holder.is_empty() || now >= since + duration {
             Verdict::Write(own(Some(SystemTime::now()), found.transitions.saturating_add(1)))
         } else {
             Verdict::Wait
@@ -302,7 +303,7 @@ impl<A: LeaseApi> Candidate<A> {
             Some(StoredLease { record, version }) if record.holder == self.identity => {
                 let free = LeaseRecord {
                     holder: String::new(),
-                    duration: Duration::from_secs(1),
+                    duration: Some(Duration::from_secs(1)),
                     ..record
                 };
                 self.api.write(free, version).await

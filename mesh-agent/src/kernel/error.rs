@@ -180,6 +180,41 @@ pub enum KernelError {
     Told(String),
 }
 
+impl KernelError {
+    /// Whether this only says that the pod, or a part of it, is not on this machine (any more): it may come by itself.
+    pub(in crate::kernel) fn is_absence(&self) -> bool {
+        match self {
+            Self::NoCgroup { .. } | Self::NoProcess(_) | Self::Moved | Self::NoAddress | Self::Vanished => {
+                true
+            }
+            Self::Open { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            // The address is in the facts before its interface has it.
+            Self::Listen(source) => source.kind() == io::ErrorKind::AddrNotAvailable,
+            Self::Missing { .. }
+            | Self::NotBuiltIn
+            | Self::Object(_)
+            | Self::NoSuchPart(_)
+            | Self::Refused { .. }
+            | Self::Program { .. }
+            | Self::Map { .. }
+            | Self::Full { .. }
+            | Self::Pin { .. }
+            | Self::Pinning { .. }
+            | Self::Interfaces(_)
+            | Self::NoPlacement
+            | Self::Connections(_)
+            | Self::NotCgroup2(_)
+            | Self::AgentInside(_)
+            | Self::NodeNetns(_)
+            | Self::SharedNetns(_)
+            | Self::SharedCgroup(_)
+            | Self::Superseded { .. }
+            | Self::ForeignSite(_)
+            | Self::Told(_) => false,
+        }
+    }
+}
+
 /// Names the map and the operation in an error of aya's, and tells a map that is full from all else.
 pub(in crate::kernel) fn map_failed(
     operation: &'static str,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
@@ -101,6 +101,14 @@ pub enum Change {
         /// The reason.
         why: String,
     },
+    /// It is wanted and has not been on this machine for a while; tried again at every reconcile, reported when it has
+    /// lasted and when the reason changes.
+    Missed {
+        /// What is not there.
+        why: String,
+        /// For how long it is wanted already.
+        waited: Duration,
+    },
     /// What its facts let past the mesh is in force now; it stayed enrolled.
     ExceptionsChanged,
     /// What its facts let past the mesh is not in force, or in part only; tried again at every reconcile, reported when
@@ -157,6 +165,9 @@ impl fmt::Display for Report {
             Change::Superseded { why } => write!(f, "{} refused: {why}", self.pod),
             Change::Left => write!(f, "{} un-enrolled", self.pod),
             Change::Failed { why } => write!(f, "{} not enrolled: {why}", self.pod),
+            Change::Missed { why, waited } => {
+                write!(f, "{} not there for {} s: {why}", self.pod, waited.as_secs())
+            }
             Change::ExceptionsChanged => write!(f, "{} lets something else past", self.pod),
             Change::ExceptionsFailed { why } => write!(f, "{} lets not past what it should: {why}", self.pod),
             Change::DnsChanged { is_captured: true } => write!(f, "{} has its DNS captured", self.pod),

@@ -17,3 +17,8 @@ pub use turns::poll_begun;
 
 #[cfg(test)]
 pub(crate) use turns::in_poll_begun;
+
+/// How long an in-process test waits for an effect before it fails. Nothing takes that long, on a busy machine either: it
+/// is there for a test that would hang.
+#[cfg(test)]
+pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);

@@ -123,6 +123,12 @@ impl Election {
 
 /// The pod's name, as people know it, and what no other process has.
 fn identity() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = std::fs::read_to_string(HOSTNAME).unwrap_or_else(|error| {
+        tracing::warn!(path = HOSTNAME, %error, "the lease will not say which pod leads");
+        "unnamed".to_owned()
+    });
     format!("{}_{}", host.trim(), Uuid::new_v4())
 }
+
+/// In a pod, its name.
+const HOSTNAME: &str = "/proc/sys/kernel/hostname";

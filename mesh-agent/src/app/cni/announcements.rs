@@ -129,11 +129,13 @@ impl Announcements {
             }
             Told::Begins(sandbox) => self.begin(sandbox, reply, enrolment, now),
             Told::Ends(sandbox) => {
-                // A sandbox that failed may go after the next one of its pod came.
-                let uid = sandbox.uid.as_deref().unwrap_or_default();
-                let is_last = enrolment.announced().of(uid);
-                if is_last.is_some_and(|announcement| announcement.sandbox == sandbox.id) {
-                    enrolment.withdraw(uid);
+                // Without a uid nothing of it was announced.
+                if let Some(uid) = &sandbox.uid {
+                    // A sandbox that failed may go after the next one of its pod came.
+                    let last = enrolment.announced().of(uid);
+                    if last.is_some_and(|announcement| announcement.sandbox == sandbox.id) {
+                        enrolment.withdraw(uid);
+                    }
                 }
                 self.waiting.retain(|waiting| waiting.sandbox.id != sandbox.id);
                 say(reply, Reply::NotEnrolled);

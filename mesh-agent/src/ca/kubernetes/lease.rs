@@ -38,10 +38,7 @@ impl ClusterLease {
             },
             spec: Some(LeaseSpec {
                 holder_identity: Some(record.holder),
-                // The API takes whole seconds, and no zero.
-                lease_duration_seconds: Some(
-                    i32::try_from(record.duration.as_secs().max(1)).unwrap_or(i32::MAX),
-                ),
+                lease_duration_seconds: record.duration.map(whole_seconds),
                 acquire_time: record.acquired.and_then(written),
                 renew_time: record.renewed.and_then(written),
                 lease_transitions: Some(record.transitions),
@@ -86,6 +83,7 @@ impl fmt::Debug for ClusterLease {
     }
 }
 
+/// Every field may be absent; a lease without a holder is free.
 fn stored(lease: Lease) -> StoredLease {
     let spec = lease.spec.unwrap_or_default();
     let seconds = spec
@@ -94,13 +92,18 @@ fn stored(lease: Lease) -> StoredLease {
     StoredLease {
         record: LeaseRecord {
             holder: spec.holder_identity.unwrap_or_default(),
-            duration: Duration::from_secs(seconds.unwrap_or_default()),
+            duration: seconds.map(Duration::from_secs),
             acquired: spec.acquire_time.map(|MicroTime(at)| at.into()),
             renewed: spec.renew_time.map(|MicroTime(at)| at.into()),
             transitions: spec.lease_transitions.unwrap_or_default(),
         },
         version: lease.metadata.resource_version,
     }
+}
+
+/// The API takes whole seconds, and no zero.
+fn whole_seconds(duration: Duration) -> i32 {
+    i32::try_from(duration.as_secs().max(1)).unwrap_or(i32::MAX)
 }
 
 /// None for a clock that is off by thousands of years.

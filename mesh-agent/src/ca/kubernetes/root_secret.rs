@@ -149,13 +149,13 @@ async fn obtain(
     // Each turn that does not end saw somebody else write.
     for _ in 0..TURNS {
         let found = api.read(name).await.map_err(failed("read"))?;
-        let version = match (found, make) {
+        let (version, trust_domain) = match (found, make) {
             (Some(found), _) if has_key(&found) => return Ok(found.data),
             (Some(found), _) if !found.data.is_empty() => return Err(RootSecretError::NoKey(name.clone())),
             (None | Some(_), None) => return Err(RootSecretError::Absent(name.clone())),
-            (found, Some(_)) => found.and_then(|found| found.version),
+            (found, Some(trust_domain)) => (found.and_then(|found| found.version), trust_domain),
         };
-        let data = root_files(make.unwrap_or_default())?;
+        let data = root_files(trust_domain)?;
         let new = Stored {
             data: data.clone(),
             version,

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{ACCEPTED, CONTROLLER, Status, condition};
+use super::{ACCEPTED, CONTROLLER, Condition, Status, condition};
 
 /// None for those of other controllers.
 pub(super) fn status(object: &Value) -> Option<Status> {
@@ -10,18 +10,35 @@ pub(super) fn status(object: &Value) -> Option<Status> {
         return None;
     }
     let parameters = object.pointer("/spec/parametersRef");
-    let accepted = if parameters.is_some_and(|parameters| !parameters.is_null()) {
+    let is_accepted = parameters.is_none_or(Value::is_null);
+    let accepted = if is_accepted {
+        condition(ACCEPTED, true, ACCEPTED, String::new())
+    } else {
         let message = "spec.parametersRef: there are no parameters to refer to; leave it out";
         condition(ACCEPTED, false, "InvalidParameters", message.to_owned())
-    } else {
-        condition(ACCEPTED, true, ACCEPTED, String::new())
     };
+    let mut conditions = vec![accepted];
+    if object.get("kind").is_some_and(|kind| kind == "XMesh") {
+        conditions.push(programmed(is_accepted));
+    }
     Some(Status::Conditions {
-        conditions: vec![accepted],
-        owned: &[ACCEPTED],
+        conditions,
+        owned: &[ACCEPTED, PROGRAMMED],
         features: Some(FEATURES),
     })
 }
+
+/// What the kind's definition puts there as `Unknown` until its controller speaks (the default of `status.conditions`);
+/// its Go types name no reasons, so these are a Gateway's. Nothing of it has to reach the agents: it has no parameters.
+fn programmed(is_accepted: bool) -> Condition {
+    if is_accepted {
+        condition(PROGRAMMED, true, PROGRAMMED, String::new())
+    } else {
+        condition(PROGRAMMED, false, "Invalid", "it is not accepted".to_owned())
+    }
+}
+
+const PROGRAMMED: &str = "Programmed";
 
 /// Names of Gateway API 1.6 (pkg/features), sorted.
 pub(super) const FEATURES: &[&str] = &[

@@ -41,7 +41,7 @@ pub struct ObjectConditions {
 /// One of `status.conditions`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
-    /// `Accepted`, `ResolvedRefs`, or `PartiallyInvalid`, which is there only where it holds.
+    /// `Accepted`, `ResolvedRefs`, `Programmed`, or `PartiallyInvalid`, which is there only where it holds.
     pub r#type: String,
     /// `True` or `False`.
     pub status: String,

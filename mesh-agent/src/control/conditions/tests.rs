@@ -316,9 +316,14 @@ fn plain(manifest: &str, name: &str) -> Option<Vec<String>> {
 
 #[test]
 fn a_mesh_and_a_class_of_ours_are_accepted_with_sorted_features_and_others_are_not_touched() {
-    for (version, kind) in [
-        ("gateway.networking.x-k8s.io/v1alpha1", "XMesh"),
-        ("gateway.networking.k8s.io/v1", "GatewayClass"),
+    let class = ["Accepted True Accepted", "Accepted False InvalidParameters"].map(|accepted| vec![accepted]);
+    let mesh = [
+        vec!["Accepted True Accepted", "Programmed True Programmed"],
+        vec!["Accepted False InvalidParameters", "Programmed False Invalid"],
+    ];
+    for (version, kind, [accepted, refused]) in [
+        ("gateway.networking.x-k8s.io/v1alpha1", "XMesh", mesh),
+        ("gateway.networking.k8s.io/v1", "GatewayClass", class),
     ] {
         let manifest = |spec: &str| {
             format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: m}}\nspec: {{{spec}}}\n")
@@ -326,10 +331,10 @@ fn a_mesh_and_a_class_of_ours_are_accepted_with_sorted_features_and_others_are_n
         let name = format!("{kind} m");
         let ours = format!("controllerName: {CONTROLLER}");
         let said = plain(&manifest(&ours), &name).unwrap();
-        assert_eq!(said, ["Accepted True Accepted"]);
+        assert_eq!(said, accepted);
         let with_parameters = format!("{ours}, parametersRef: {{group: '', kind: ConfigMap, name: x}}");
         let said = plain(&manifest(&with_parameters), &name).unwrap();
-        assert_eq!(said, ["Accepted False InvalidParameters"]);
+        assert_eq!(said, refused);
         assert_eq!(plain(&manifest("controllerName: example.net/other"), &name), None);
     }
     let features = mesh::FEATURES;

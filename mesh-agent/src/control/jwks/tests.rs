@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::*;
-use crate::lifecycle::Tasks;
+use crate::lifecycle::{PATIENCE, Tasks};
 use crate::mesh::facts::Facts;
 use crate::mesh::workload::fixture::pod;
 use crate::policy::authentication::testing::{Signer, policy, rule, set};
@@ -106,7 +106,7 @@ impl Running {
 
     async fn until(&mut self, holds: impl Fn(&KeyStatus) -> bool) {
         let told = self.told.wait_for(|status| status.iter().any(&holds));
-        tokio::time::timeout(Duration::from_secs(20), told)
+        tokio::time::timeout(PATIENCE, told)
             .await
             .expect("in time")
             .unwrap();
@@ -157,7 +157,7 @@ async fn keys_are_fetched_and_fetched_again_when_a_token_names_another() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), rotated)
+    tokio::time::timeout(PATIENCE, rotated)
         .await
         .expect("rotated in time");
     assert_eq!(running.asked(&old, ISSUER), Err(Failure::UnknownKey));

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use crate::capture::listeners::{PodListeners, PodPorts};
 use crate::capture::{Leaving, PodHost};
@@ -77,6 +77,10 @@ impl Enrolment {
     /// Synchronous: some dozens of system calls for each pod, whether it changes or only its hooks are looked at. One pod's
     /// failure does not touch another.
     pub fn reconcile(&mut self, wanted: &[Arc<Workload>]) -> Vec<Report> {
+        self.reconcile_at(wanted, Instant::now())
+    }
+
+    fn reconcile_at(&mut self, wanted: &[Arc<Workload>], now: Instant) -> Vec<Report> {
         let wanted = &self.with_announced(wanted);
         let mut reports = self.leave_unwanted(wanted);
         reports.extend(self.sweep());
@@ -89,7 +93,7 @@ impl Enrolment {
         eldest_first.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
         for workload in eldest_first {
             if !self.present.contains_key(&workload.uid) {
-                self.join(workload, &mut reports);
+                self.join(workload, now, &mut reports);
             }
         }
         self.release_orphans();
@@ -107,7 +111,7 @@ impl Enrolment {
         let gone: Vec<_> = gone.collect();
         let mut reports = Vec::new();
         for (uid, pod) in gone {
-            let why = Absent::new(&pod.workload, &KernelError::Vanished);
+            let why = Absent::new(&pod.workload, &KernelError::Vanished, Instant::now());
             reports.push(self.leave(&pod, Leaving::Gone));
             self.absent.insert(uid, why);
         }
@@ -201,7 +205,7 @@ impl Enrolment {
         Report::new(&pod.workload, change)
     }
 
-    fn join(&mut self, workload: &Arc<Workload>, reports: &mut Vec<Report>) {
+    fn join(&mut self, workload: &Arc<Workload>, now: Instant, reports: &mut Vec<Report>) {
         match self.hook_up(workload) {
             Ok(()) => {
                 self.absent.remove(&workload.uid);
@@ -213,12 +217,12 @@ impl Enrolment {
                 self.supersede_by(workload, reports);
             }
             Err(error) => {
-                let failed = Absent::new(workload, &error);
-                let why = failed.why.clone();
-                let before = self.absent.insert(workload.uid.clone(), failed);
-                if before.is_none_or(|before| before.why != why) {
-                    reports.push(Report::new(workload, Change::Failed { why }));
+                let mut absent = Absent::new(workload, &error, now);
+                if let Some(before) = self.absent.remove(&workload.uid) {
+                    absent = absent.following(before);
                 }
+                reports.extend(absent.news(now).map(|news| Report::new(workload, news)));
+                self.absent.insert(workload.uid.clone(), absent);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::kernel::enrolment::dns::Dns;
 use crate::kernel::enrolment::exceptions::Excepted;
@@ -52,7 +52,12 @@ pub(super) struct Inbound(Vec<(IpAddr, OwnedFd)>);
 /// A pod that should be hooked and is not.
 pub(super) struct Absent {
     pub(super) workload: Arc<Workload>,
-    pub(super) why: String,
+    why: String,
+    /// Whether all that is wrong is that it is not there.
+    is_awaited: bool,
+    since: Instant,
+    /// The reason that was reported last.
+    told: Option<String>,
 }
 
 impl Inbound {
@@ -140,11 +145,40 @@ impl Present {
 }
 
 impl Absent {
-    pub(super) fn new(workload: &Arc<Workload>, why: &KernelError) -> Self {
+    pub(super) fn new(workload: &Arc<Workload>, why: &KernelError, now: Instant) -> Self {
         Self {
             workload: Arc::clone(workload),
             why: why.to_string(),
+            is_awaited: why.is_absence(),
+            since: now,
+            told: None,
         }
+    }
+
+    /// The same pod, which was absent `before` already.
+    pub(super) fn following(self, before: Self) -> Self {
+        Self {
+            since: before.since,
+            told: before.told,
+            ..self
+        }
+    }
+
+    /// What is to be reported of it, once for each reason: at once what is wrong; that it is not there, which is how
+    /// every pod begins and ends, only when it lasts.
+    pub(super) fn news(&mut self, now: Instant) -> Option<Change> {
+        let waited = now.saturating_duration_since(self.since);
+        let is_early = self.is_awaited && waited < PATIENCE;
+        if is_early || self.told.as_ref() == Some(&self.why) {
+            return None;
+        }
+        self.told = Some(self.why.clone());
+        let why = self.why.clone();
+        Some(if self.is_awaited {
+            Change::Missed { why, waited }
+        } else {
+            Change::Failed { why }
+        })
     }
 
     pub(super) fn status(&self) -> PodStatus {
@@ -176,3 +210,7 @@ fn status_of(workload: &Workload) -> PodStatus {
         why_not: None,
     }
 }
+
+/// How long a pod may be in the facts without being on the machine before that is worth a warning: an image that is
+/// pulled, or a busy kubelet, takes some seconds.
+const PATIENCE: Duration = Duration::from_secs(10);

@@ -51,7 +51,8 @@ impl Answer {
         Self::of(Finding::NoAnswer, why)
     }
 
-    fn of(finding: Finding, why: impl Into<Cow<'static, str>>) -> Self {
+    /// What `finding` says, because of `why`.
+    pub(in crate::proxy) fn of(finding: Finding, why: impl Into<Cow<'static, str>>) -> Self {
         Self {
             finding,
             why: why.into(),

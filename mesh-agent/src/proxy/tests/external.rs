@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -14,6 +13,7 @@ use super::app::{App, full};
 use super::client::{H1, H2, call, get, post};
 use super::facts::{BANK, CART, LEGACY, LabPod, PAY, PORT, WEB, name};
 use super::lab::Lab;
+use crate::lifecycle::PATIENCE;
 use crate::mesh::facts::{Facts, ObjectMeta};
 use crate::mesh::mesh_config::{MeshConfig, PathForm};
 use crate::mesh::policy::authorization::{
@@ -57,7 +57,7 @@ pub(super) fn http() -> Authorizer {
     Authorizer {
         target: AuthorizerTarget::Service(name("opa")),
         port: PORT,
-        timeout: Duration::from_secs(10),
+        timeout: PATIENCE,
         on_error: OnError::Refuse(StatusCode::FORBIDDEN),
         body: None,
         protocol: CheckProtocol::Http(Box::new(HttpCheck {

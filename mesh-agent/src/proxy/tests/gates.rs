@@ -12,6 +12,7 @@ use super::client::{H1, H2, call, get, post};
 use super::explain::Shop;
 use super::facts::{BANK, CART, LEGACY, LabPod, PAY, PORT, WEB, name, route, rule};
 use super::lab::{Lab, eventually};
+use crate::lifecycle::PATIENCE;
 use crate::mesh::policy::external::{
     Authorizer, AuthorizerTarget, CheckProtocol, CheckedBody, GrpcCheck, HttpCheck, NameMatch, OnError,
 };
@@ -33,7 +34,7 @@ fn http() -> Authorizer {
     Authorizer {
         target: AuthorizerTarget::Service(name("opa")),
         port: PORT,
-        timeout: Duration::from_secs(10),
+        timeout: PATIENCE,
         on_error: OnError::Refuse(StatusCode::SERVICE_UNAVAILABLE),
         body: None,
         protocol: CheckProtocol::Http(Box::new(HttpCheck {
@@ -142,7 +143,11 @@ async fn nobody_who_can_be_asked_is_no_leave() {
             &lab,
             Authorizer {
                 target: AuthorizerTarget::Service(name(target)),
-                timeout: Duration::from_millis(if target == "silent" { 50 } else { 10_000 }),
+                timeout: if target == "silent" {
+                    Duration::from_millis(50)
+                } else {
+                    PATIENCE
+                },
                 ..http()
             },
         );

@@ -16,6 +16,7 @@ use super::authorization::{policy, set, to};
 use super::client::{H1, get};
 use super::facts::{CART, LEGACY, LabPod, PAY, WEB};
 use super::lab::{Lab, eventually};
+use crate::lifecycle::PATIENCE;
 use crate::mesh::health_check::{HealthCheck, HttpQuestion, Question};
 use crate::mesh::policy::authorization::{PolicyAction, TextAttribute};
 use crate::mesh::service::AppProtocol;
@@ -24,7 +25,7 @@ use crate::proxy::check_health;
 fn quick(question: Question) -> HealthCheck {
     HealthCheck {
         interval: Duration::from_millis(10),
-        timeout: Duration::from_millis(500),
+        timeout: PATIENCE,
         panic_percent: 0,
         ..HealthCheck::new(question)
     }

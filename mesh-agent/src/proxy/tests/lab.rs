@@ -22,7 +22,7 @@ use crate::capture::{Direction, Leaving, PodHost};
 use crate::dns::Zone;
 use crate::identity::testing::revoking_written;
 use crate::identity::{Certificates, EmbeddedCa, TrustRules};
-use crate::lifecycle::Tasks;
+use crate::lifecycle::{PATIENCE, Tasks};
 use crate::mesh::domain::ClusterDomain;
 use crate::mesh::facts::Facts;
 use crate::mesh::service::AppProtocol;
@@ -285,7 +285,7 @@ impl Agent {
 
     /// The access log so far.
     pub(super) fn log(&self) -> Vec<serde_json::Value> {
-        assert!(self.mesh.telemetry.access_log().flush(LONG));
+        assert!(self.mesh.telemetry.access_log().flush(PATIENCE));
         let text = std::fs::read_to_string(&self.log).unwrap();
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
@@ -314,9 +314,9 @@ fn sample(line: &str) -> (BTreeMap<String, String>, u64) {
 
 /// Waits for what must happen soon; a test that would hang fails instead.
 pub(super) async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(LONG, work)
+    tokio::time::timeout(PATIENCE, work)
         .await
-        .unwrap_or_else(|_| panic!("{what}: nothing happened within {LONG:?}"))
+        .unwrap_or_else(|_| panic!("{what}: nothing happened within {PATIENCE:?}"))
 }
 
 /// Lets everything run until `holds`.
@@ -333,5 +333,3 @@ pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 const ENDPOINT_DRAIN: Duration = Duration::from_millis(500);
 /// So few that a test can use them up.
 pub(super) const HANDSHAKE_RATE: NonZeroU32 = NonZeroU32::new(200).unwrap();
-
-const LONG: Duration = Duration::from_secs(10);

@@ -29,6 +29,7 @@ mod gates;
 mod half_closed;
 mod handshakes;
 mod health;
+mod health_rounds;
 mod hedges;
 mod hostile;
 mod injected;

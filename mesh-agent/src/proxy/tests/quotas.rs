@@ -11,6 +11,7 @@ use super::client::{H1, get};
 use super::facts::{BANK, CART, LabPod, PORT, WEB, name};
 use super::lab::Lab;
 use super::limits::{SERVERS, hourly, policy, set};
+use crate::lifecycle::PATIENCE;
 use crate::mesh::policy::external::AuthorizerTarget;
 use crate::mesh::policy::rate_limit::{
     DescriptorEntry, DescriptorValue, GlobalLimit, KeyPart, RateLimit, RateLimitPolicy,
@@ -82,7 +83,7 @@ fn of(user: &str) -> http::Request<crate::transport::http::Body> {
 async fn a_service_counts_for_the_cluster_and_changes_what_it_lets_in() {
     let lab = Lab::start().await;
     let limiter = limiter(&lab, BANK).await;
-    lab.change(set(global(false, LONG)));
+    lab.change(set(global(false, PATIENCE)));
     for (pod, server) in SERVERS {
         let app = App::says(&lab, pod, "hello").await;
         let vip = lab.service(server, AppProtocol::Http, &[app.addr]).await;
@@ -118,7 +119,7 @@ async fn without_an_answer_the_policy_says_what_becomes_of_a_request() {
         let app = App::says(&lab, pod, "hello").await;
         let vip = lab.service(server, AppProtocol::Http, &[app.addr]).await;
         for (fails_open, status) in [(true, 200), (false, 500)] {
-            for (user, timeout) in [("fail", LONG), ("hang", Duration::from_millis(20))] {
+            for (user, timeout) in [("fail", PATIENCE), ("hang", Duration::from_millis(20))] {
                 lab.change(set(global(fails_open, timeout)));
                 let reply = H1::dial(&lab, WEB, vip).await.fetch(of(user)).await;
                 assert_eq!(reply.status, status, "{server} {user}");
@@ -138,7 +139,7 @@ async fn a_service_that_is_not_there_is_no_answer() {
     let app = App::says(&lab, CART, "hello").await;
     let vip = lab.service("cart", AppProtocol::Http, &[app.addr]).await;
     for (fails_open, status) in [(true, 200), (false, 500)] {
-        lab.change(set(global(fails_open, LONG)));
+        lab.change(set(global(fails_open, PATIENCE)));
         let reply = H1::dial(&lab, WEB, vip).await.fetch(of("alice")).await;
         assert_eq!(reply.status, status);
     }
@@ -149,12 +150,14 @@ async fn nobody_is_asked_whether_somebody_may_be_asked() {
     let lab = Lab::start().await;
     // Protected by the policy itself, and on another node than the server.
     let limiter = limiter(&lab, BANK).await;
-    lab.change(set(counted(DescriptorValue::Fixed("all".into()), false, LONG)));
+    lab.change(set(counted(
+        DescriptorValue::Fixed("all".into()),
+        false,
+        PATIENCE,
+    )));
     let app = App::says(&lab, CART, "hello").await;
     let vip = lab.service("cart", AppProtocol::Http, &[app.addr]).await;
     let reply = H1::dial(&lab, WEB, vip).await.fetch(of("alice")).await;
     assert_eq!(reply.status, 200);
     assert_eq!(limiter.seen().len(), 1);
 }
-
-const LONG: Duration = Duration::from_secs(10);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderName;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::app::App;
 use super::client::{H1, H2, Reply, call, get};
 use super::facts::{CART, PAY, WEB};
-use super::lab::Lab;
+use super::lab::{Lab, soon};
 use crate::mesh::facts::{Facts, ObjectMeta};
 use crate::mesh::policy::authorization::{
     AuthorizationPolicy, Condition, PolicyAction, PolicyRule, PolicyTarget, TextAttribute, TextMatch, Values,
@@ -233,7 +233,5 @@ async fn a_policy_of_keys_elsewhere_refuses_tokens_until_they_are_here() {
         (401, "Jwks remote fetch is failed")
     );
     let told = lab.b.mesh.snapshots.key_wanted();
-    tokio::time::timeout(Duration::from_secs(5), told)
-        .await
-        .expect("who fetches keys is told");
+    soon("who fetches keys is told", told).await;
 }

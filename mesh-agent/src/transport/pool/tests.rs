@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio::sync::Notify;
 
 use super::*;
+use crate::lifecycle::PATIENCE;
 use crate::transport::http::TaskExecutor;
 use crate::transport::never;
 
@@ -76,7 +77,7 @@ fn connect(
 }
 
 async fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let waited = tokio::time::timeout(Duration::from_secs(10), async {
+    let waited = tokio::time::timeout(PATIENCE, async {
         while !holds() {
             tokio::task::yield_now().await;
         }
