@@ -282,9 +282,7 @@ impl Settings {
             cgroup_root: self.cgroup_root,
             cni,
             placement_annotations: on_or_off("placement_annotations", self.placement_annotations.as_deref())?,
-            ca_dir: self
-                .ca_dir
-                .unwrap_or_else(|| PathBuf::from("/var/lib/mesh-agent/ca")),
+            ca_dir: self.ca_dir.unwrap_or_else(|| DEFAULT_CA_DIR.into()),
             admin_addr,
             trust_domain: self
                 .trust_domain
@@ -388,6 +386,7 @@ fn domain(written: Option<String>) -> Result<ClusterDomain, ConfigError> {
     })
 }
 
+const DEFAULT_CA_DIR: &str = "/var/lib/mesh-agent/ca";
 /// Debian's bundle of the roots that browsers trust.
 const DEFAULT_JWKS_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// A fleet that connects anew; a storm of so many costs a machine about half a core.

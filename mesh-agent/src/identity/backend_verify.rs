@@ -81,10 +81,12 @@ impl Verifier {
 }
 
 fn unproved(error: webpki::Error) -> Error {
-    Error::InvalidCertificate(match error {
-        webpki::Error::CertRevoked => CertificateError::Revoked,
-        webpki::Error::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
-        other => CertificateError::Other(OtherError(Arc::new(other))),
+    Error::InvalidCertificate(if error == webpki::Error::CertRevoked {
+        CertificateError::Revoked
+    } else if error == webpki::Error::UnknownRevocationStatus {
+        CertificateError::UnknownRevocationStatus
+    } else {
+        CertificateError::Other(OtherError(Arc::new(error)))
     })
 }
 

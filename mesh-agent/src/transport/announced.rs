@@ -130,12 +130,7 @@ impl Reader {
                 }
             } else {
                 self.left -= piece.len();
-                if self.is_settings {
-                    for byte in piece {
-                        self.setting.push(*byte);
-                        self.note_setting();
-                    }
-                }
+                self.note_settings(piece);
             }
             if self.head.len() == FRAME_HEAD && self.left == 0 {
                 self.head.clear();
@@ -158,6 +153,15 @@ impl Reader {
             tell(Said::SomethingElse);
         }
         self.has_begun = true;
+    }
+
+    fn note_settings(&mut self, payload: &[u8]) {
+        if self.is_settings {
+            for byte in payload {
+                self.setting.push(*byte);
+                self.note_setting();
+            }
+        }
     }
 
     /// Takes down the setting that is being read, once it is whole.

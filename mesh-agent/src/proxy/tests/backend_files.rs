@@ -83,116 +83,107 @@ async fn asked(lab: &Lab, vip: SocketAddr) -> (u16, String) {
     (reply.status.as_u16(), reply.text().to_owned())
 }
 
-#[tokio::test]
-async fn both_ends_prove_what_the_files_of_a_rule_say_and_nothing_less_is_spoken_to() {
-    for pod in [CART, LEGACY] {
-        let lab = Lab::start().await;
-        let (server, stranger) = (MutualServer::new(HOST), MutualServer::new(HOST));
+/// A server, what lies in the files of a rule for it, and how it is asked.
+struct Bench {
+    lab: Lab,
+    server: MutualServer,
+    files: Files,
+    pair: ClientFiles,
+    vip: SocketAddr,
+}
+
+impl Bench {
+    async fn at(pod: LabPod) -> Self {
+        let (lab, server) = (Lab::start().await, MutualServer::new(HOST));
         let addr = serve(&lab, pod, &server).await;
         let vip = lab.service("cart", AppProtocol::Http, &[addr]).await;
         let files = Files::of(&lab);
         let pair = files.pair(&server.client("web"));
-        let right = || tls(&server, &pair);
-        let roots = |pem: &str| TrustedRoots::File(files.put("shop/roots.pem", pem));
-        let [harmless, revoking] = &server.lists;
-        let list = |name: &str, text: &str| Some(files.put(&format!("shop/{name}"), text));
+        Self {
+            lab,
+            server,
+            files,
+            pair,
+            vip,
+        }
+    }
+
+    /// What the server takes, and what proves it.
+    fn right(&self) -> BackendTls {
+        tls(&self.server, &self.pair)
+    }
+
+    /// Fails unless a request under `tls` is answered, or refused.
+    async fn judge(&self, what: &str, tls: BackendTls, is_proven: bool) {
+        policy(&self.lab, &tls);
+        let (status, text) = asked(&self.lab, self.vip).await;
+        assert_eq!(status, if is_proven { 200 } else { 503 }, "{what}: {text}");
+        assert!(!is_proven || text == "web", "{what}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn the_certificate_that_a_rule_names_is_shown_and_nothing_less_will_do() {
+    for pod in [CART, LEGACY] {
+        let bench = Bench::at(pod).await;
+        let (certificate, key) = (&bench.pair.certificate, &bench.pair.key);
+        let other_key = bench.files.put("shop/other.pem", &bench.server.client("other").1);
+        bench.files.put("pay/client.pem", &bench.server.client("pay").0);
+        let neighbours = NodeFile::new("shop", "/pay/client.pem").unwrap();
         let shows = |certificate: &NodeFile, key: &NodeFile| {
             let (certificate, key) = (certificate.clone(), key.clone());
-            Some(ClientFiles { certificate, key })
+            let shown = Some(ClientFiles { certificate, key });
+            BackendTls {
+                shown,
+                ..bench.right()
+            }
         };
-        let other_key = files.put("shop/other.pem", &server.client("other").1);
-        let neighbours = NodeFile::new("shop", "/pay/client.pem").unwrap();
-        files.put("pay/client.pem", &server.client("pay").0);
-        for (what, tls, is_proven) in [
-            ("certificate and key", right(), true),
-            (
-                "roots in a file",
-                BackendTls {
-                    roots: roots(&server.root),
-                    ..right()
-                },
-                true,
-            ),
-            (
-                "a list without it",
-                BackendTls {
-                    revoked: list("good.crl", harmless),
-                    ..right()
-                },
-                true,
-            ),
-            (
-                "a list with it",
-                BackendTls {
-                    revoked: list("bad.crl", revoking),
-                    ..right()
-                },
-                false,
-            ),
-            (
-                "a list of another's",
-                BackendTls {
-                    revoked: list("other.crl", &stranger.lists[0]),
-                    ..right()
-                },
-                false,
-            ),
-            (
-                "no list in it",
-                BackendTls {
-                    revoked: list("no.crl", &server.root),
-                    ..right()
-                },
-                false,
-            ),
-            (
-                "another's root",
-                BackendTls {
-                    roots: TrustedRoots::Pem(stranger.root.as_str().into()),
-                    ..right()
-                },
-                false,
-            ),
-            (
-                "whoever it is",
-                BackendTls {
-                    roots: TrustedRoots::Anybody,
-                    name: Some("other.example".into()),
-                    ..right()
-                },
-                true,
-            ),
-            (
-                "nothing shown",
-                BackendTls {
-                    shown: None,
-                    ..right()
-                },
-                false,
-            ),
-            (
-                "another's key",
-                BackendTls {
-                    shown: shows(&pair.certificate, &other_key),
-                    ..right()
-                },
-                false,
-            ),
-            (
-                "another's part",
-                BackendTls {
-                    shown: shows(&neighbours, &pair.key),
-                    ..right()
-                },
-                false,
-            ),
-        ] {
-            policy(&lab, &tls);
-            let (status, text) = asked(&lab, vip).await;
-            let expected = if is_proven { 200 } else { 503 };
-            assert_eq!(status, expected, "{}: {what}: {text}", pod.name);
-            assert!(!is_proven || text == "web", "{}: {what}: {text}", pod.name);
-        }
+        bench.judge("certificate and key", bench.right(), true).await;
+        let nothing = BackendTls {
+            shown: None,
+            ..bench.right()
+        };
+        bench.judge("nothing shown", nothing, false).await;
+        bench
+            .judge("another's key", shows(certificate, &other_key), false)
+            .await;
+        bench
+            .judge("another's part", shows(&neighbours, key), false)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_believed_by_the_roots_and_lists_that_a_rule_names() {
+    for pod in [CART, LEGACY] {
+        let bench = Bench::at(pod).await;
+        let stranger = MutualServer::new(HOST);
+        let roots = |roots: TrustedRoots| BackendTls {
+            roots,
+            ..bench.right()
+        };
+        let list = |text: &str| {
+            let revoked = Some(bench.files.put("shop/crl.pem", text));
+            BackendTls {
+                revoked,
+                ..bench.right()
+            }
+        };
+        let file = TrustedRoots::File(bench.files.put("shop/roots.pem", &bench.server.root));
+        let others = TrustedRoots::File(bench.files.put("shop/others.pem", &stranger.root));
+        let anybody = BackendTls {
+            name: Some("other.example".into()),
+            ..roots(TrustedRoots::Anybody)
+        };
+        let [harmless, revoking] = &bench.server.lists;
+        bench.judge("roots in a file", roots(file), true).await;
+        bench.judge("another's roots", roots(others), false).await;
+        bench.judge("whoever it is", anybody, true).await;
+        bench.judge("a list without it", list(harmless), true).await;
+        bench
+            .judge("another's list", list(&stranger.lists[0]), false)
+            .await;
+        bench.judge("a list with it", list(revoking), false).await;
     }
 }
 

@@ -42,9 +42,11 @@ fn a_body_that_cannot_be_read_leaves_the_virtual_service_out() {
 
 #[test]
 fn a_redirect_replaces_the_beginning_that_matched_or_the_whole_path_not_both() {
-    let path = |written: &str| match rule(&format!("redirect: {{{written}}}")).action {
-        RuleAction::Redirect(redirect) => redirect.path,
-        other => panic!("{other:?}"),
+    let path = |written: &str| {
+        let RuleAction::Redirect(redirect) = rule(&format!("redirect: {{{written}}}")).action else {
+            panic!("{written}");
+        };
+        redirect.path
     };
     assert_eq!(
         path("prefixRewrite: /b"),
