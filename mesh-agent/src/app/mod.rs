@@ -38,7 +38,7 @@ use crate::control::file::FileSource;
 use crate::control::jwks::KeyLoop;
 use crate::control::kubernetes::KubernetesSource;
 use crate::dns::Zone;
-use crate::identity::Certificates;
+use crate::identity::{Certificates, NodeFiles};
 use crate::kernel::capacity::Capacity;
 use crate::kernel::direct::sock_diag;
 use crate::kernel::ebpf::EbpfKernel;
@@ -369,5 +369,6 @@ fn proxy_settings(config: &Config) -> anyhow::Result<ProxySettings> {
         handshake_rate: config.handshake_rate,
         zone: zone.context("cluster_domain is too long for a name")?,
         root_bundle: config.jwks_root_file.clone(),
+        tls_files: NodeFiles::new(config.tls_files_dir.as_deref()),
     })
 }

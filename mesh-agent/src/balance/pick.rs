@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::mesh::traffic::ErrorCodes;
+
 use super::{Load, Outcome, Slot, Standing, Watch};
 
 /// One unit of an endpoint's load, given back when dropped.
@@ -58,6 +60,11 @@ impl Pick {
         if let Some(began) = self.began {
             self.load.answered(now.saturating_duration_since(began), now);
         }
+    }
+
+    /// Which answers are errors, where that is another than usual.
+    pub fn errors(&self) -> Option<&ErrorCodes> {
+        self.watched.as_ref().and_then(|(watch, _)| watch.errors())
     }
 
     /// What became of it; of several outcomes the first counts.

@@ -49,7 +49,7 @@ fn suggestion(unknown: &str) -> String {
 }
 
 /// Names of all settings, for suggestions.
-pub(super) const FIELDS: [&str; 44] = [
+pub(super) const FIELDS: [&str; 45] = [
     "node_name",
     "manifests",
     "kubernetes",
@@ -81,6 +81,7 @@ pub(super) const FIELDS: [&str; 44] = [
     "spire_selectors",
     "crl_file",
     "jwks_root_file",
+    "tls_files_dir",
     "trust_domain_aliases",
     "trust_bundle_dir",
     "direct",

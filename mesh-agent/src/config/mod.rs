@@ -77,6 +77,8 @@ pub struct Config {
     pub crl_file: Option<PathBuf>,
     /// Roots of servers of public keys. Default Debian's bundle.
     pub jwks_root_file: PathBuf,
+    /// Files that policies may name for TLS with applications. Default none.
+    pub tls_files_dir: Option<PathBuf>,
     /// Other names of the trust domain. Default none.
     pub trust_domain_aliases: Vec<String>,
     /// Trust bundles of other meshes. Default none.

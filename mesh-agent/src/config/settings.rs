@@ -117,6 +117,9 @@ pub(super) struct Settings {
     /// PEM file of the roots that `https` servers of public keys may end in (RequestAuthentication, `jwksUri`).
     #[arg(long, env = "MESH_JWKS_ROOT_FILE")]
     jwks_root_file: Option<PathBuf>,
+    /// Directory of files that policies may name for TLS with applications: `NAMESPACE/PATH`.
+    #[arg(long, env = "MESH_TLS_FILES_DIR")]
+    tls_files_dir: Option<PathBuf>,
     /// Other names of the trust domain, whose workloads count as ours; with commas between.
     #[arg(long, env = "MESH_TRUST_DOMAIN_ALIASES")]
     trust_domain_aliases: Option<String>,
@@ -194,6 +197,7 @@ impl Settings {
             spire_selectors: self.spire_selectors.or(lower.spire_selectors),
             crl_file: self.crl_file.or(lower.crl_file),
             jwks_root_file: self.jwks_root_file.or(lower.jwks_root_file),
+            tls_files_dir: self.tls_files_dir.or(lower.tls_files_dir),
             trust_domain_aliases: self.trust_domain_aliases.or(lower.trust_domain_aliases),
             trust_bundle_dir: self.trust_bundle_dir.or(lower.trust_bundle_dir),
             direct: self.direct.or(lower.direct),
@@ -268,6 +272,7 @@ impl Settings {
             issuance,
             crl_file: self.crl_file,
             jwks_root_file: self.jwks_root_file.unwrap_or_else(|| DEFAULT_JWKS_ROOTS.into()),
+            tls_files_dir: self.tls_files_dir,
             trust_domain_aliases: issuance::commas(self.trust_domain_aliases.as_deref()),
             trust_bundle_dir: self.trust_bundle_dir,
             node_name: self.node_name.ok_or(ConfigError::Missing("node_name"))?,
@@ -277,9 +282,7 @@ impl Settings {
             cgroup_root: self.cgroup_root,
             cni,
             placement_annotations: on_or_off("placement_annotations", self.placement_annotations.as_deref())?,
-            ca_dir: self
-                .ca_dir
-                .unwrap_or_else(|| PathBuf::from("/var/lib/mesh-agent/ca")),
+            ca_dir: self.ca_dir.unwrap_or_else(|| DEFAULT_CA_DIR.into()),
             admin_addr,
             trust_domain: self
                 .trust_domain
@@ -383,6 +386,7 @@ fn domain(written: Option<String>) -> Result<ClusterDomain, ConfigError> {
     })
 }
 
+const DEFAULT_CA_DIR: &str = "/var/lib/mesh-agent/ca";
 /// Debian's bundle of the roots that browsers trust.
 const DEFAULT_JWKS_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// A fleet that connects anew; a storm of so many costs a machine about half a core.

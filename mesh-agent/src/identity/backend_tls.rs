@@ -1,26 +1,25 @@
 //! The TLS by which the agent, for a pod, speaks with applications that serve nothing else: they prove what a policy asks
-//! for, the agent nothing.
+//! for; what the agent proves, a policy that says `MUTUAL` names.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::FromDer;
+use rustls::{ClientConfig, Error, RootCertStore};
 
+use super::backend_verify::{Believed, Verifier, Wanted};
+use super::error_chain;
+use super::node_files::{NodeFileError, NodeFiles, Opened, Stamp};
+use super::pem::{self, PemError};
+use super::revocation::{Revoked, RevokedError};
 use crate::mesh::backend_tls::{BackendTls, PeerName, TrustedRoots};
 
 /// Why no handshake with an application can begin.
@@ -38,6 +37,21 @@ pub enum BackendTlsError {
         #[source]
         source: io::Error,
     },
+    /// A file that the policy names cannot be read.
+    #[error(transparent)]
+    File(#[from] NodeFileError),
+    /// `clientCertificate` holds no certificates.
+    #[error("clientCertificate holds no usable certificates")]
+    Certificate(#[source] PemError),
+    /// `privateKey` holds no key; why is not said, since it could quote it.
+    #[error("privateKey holds no key in pem")]
+    Key,
+    /// `caCrl` cannot be used.
+    #[error("caCrl cannot be used")]
+    Lists(#[from] RevokedError),
+    /// `caCrl` holds no list: nothing would be looked at.
+    #[error("caCrl holds no list")]
+    NoLists,
     /// No certificate can be a root.
     #[error("there is no usable root")]
     NoRoots,
@@ -53,13 +67,30 @@ pub enum BackendTlsError {
 #[derive(Debug, Clone)]
 pub struct BackendClients {
     bundle: Arc<Path>,
+    files: NodeFiles,
     known: Arc<Mutex<HashMap<(u64, BackendAlpn), Known>>>,
 }
 
 #[derive(Debug)]
 struct Known {
-    of: Weak<BackendTls>,
-    config: Arc<ClientConfig>,
+    of: BackendTls,
+    /// What a snapshot holds of it: each new one makes a value of its own.
+    held: Weak<BackendTls>,
+    used: Instant,
+    /// None as long as there was none that could be used.
+    config: Option<Arc<ClientConfig>>,
+    /// Of the files, when it was made.
+    stamps: Vec<Stamp>,
+    /// That none, or no other, can be made was logged.
+    is_told: bool,
+}
+
+/// The files that a policy names, opened.
+#[derive(Debug)]
+struct Files {
+    roots: Option<Opened>,
+    revoked: Option<Opened>,
+    shown: Option<(Opened, Opened)>,
 }
 
 /// What is spoken inside.
@@ -74,16 +105,18 @@ pub enum BackendAlpn {
 }
 
 impl BackendClients {
-    /// `bundle` is the file of roots that the node itself believes.
-    pub fn new(bundle: &Path) -> Self {
+    /// `bundle` is the file of roots that the node itself believes; `files` are those that policies may name.
+    pub fn new(bundle: &Path, files: NodeFiles) -> Self {
         Self {
             bundle: bundle.into(),
+            files,
             known: Arc::default(),
         }
     }
 
-    /// The configuration for `tls`, and the name that is asked for. Reads the bundle once; what no snapshot names any more
-    /// is forgotten when another is made.
+    /// The configuration for `tls`, and the name that is asked for. Reads the bundle once, and files again when they have
+    /// changed: what cannot be used then leaves the former in force. What no snapshot names any more is forgotten in time, when
+    /// another is made. Looks at files of the node, so it blocks for as long as those take.
     pub fn client(
         &self,
         tls: &Arc<BackendTls>,
@@ -91,21 +124,39 @@ impl BackendClients {
     ) -> Result<(Arc<ClientConfig>, ServerName<'static>), BackendTlsError> {
         let name = ServerName::try_from(tls.name.as_deref().unwrap_or_default().to_owned())?;
         let key = (tls.number(), alpn);
-        if let Some(known) = self.known.lock().get(&key)
-            && known.of.upgrade().is_some_and(|of| of == *tls)
+        let opened = Files::open(&self.files, tls);
+        if let (Ok(files), Some(known)) = (&opened, self.known.lock().get_mut(&key))
+            && known.is_of(tls)
+            && known.stamps == files.stamps()
+            && let Some(config) = &known.config
         {
-            return Ok((Arc::clone(&known.config), name));
+            return Ok((Arc::clone(config), name));
         }
-        let config = Arc::new(self.config(tls, alpn, &name)?);
+        let made = opened.map_err(BackendTlsError::from).and_then(|files| {
+            let stamps = files.stamps();
+            Ok((Arc::new(self.config(tls, alpn, &name, files)?), stamps))
+        });
         let mut known = self.known.lock();
-        known.retain(|_, known| known.of.strong_count() > 0);
-        let of = Arc::downgrade(tls);
-        let made = Known {
-            of,
-            config: Arc::clone(&config),
-        };
-        known.insert(key, made);
-        Ok((config, name))
+        known.retain(|_, known| known.held.strong_count() > 0 || known.used.elapsed() < REMEMBERED);
+        match made {
+            Ok((config, stamps)) => {
+                let made = Known {
+                    config: Some(Arc::clone(&config)),
+                    stamps,
+                    ..Known::in_vain(tls)
+                };
+                known.insert(key, made);
+                Ok((config, name))
+            }
+            Err(error) => {
+                let former = known.entry(key).or_insert_with(|| Known::in_vain(tls));
+                if !former.is_of(tls) {
+                    *former = Known::in_vain(tls);
+                }
+                former.tell(&error, tls);
+                former.config.clone().map(|config| (config, name)).ok_or(error)
+            }
+        }
     }
 
     fn config(
@@ -113,8 +164,53 @@ impl BackendClients {
         tls: &BackendTls,
         alpn: BackendAlpn,
         name: &ServerName<'static>,
+        files: Files,
     ) -> Result<ClientConfig, BackendTlsError> {
         let provider = Arc::new(default_provider());
+        let verifier = Verifier {
+            believed: self.believed(tls, name, files.roots, files.revoked)?,
+            provider: Arc::clone(&provider),
+        };
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13, &TLS12])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match files.shown {
+            None => config.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain = pem::certificates(&certificate.read()?).map_err(BackendTlsError::Certificate)?;
+                let key = PrivateKeyDer::from_pem_slice(&key.read()?).map_err(|_| BackendTlsError::Key)?;
+                config.with_client_auth_cert(chain, key)?
+            }
+        };
+        config.alpn_protocols = match alpn {
+            BackendAlpn::H1 => vec![b"http/1.1".to_vec()],
+            BackendAlpn::H2 => vec![b"h2".to_vec()],
+            BackendAlpn::Bytes => Vec::new(),
+        };
+        Ok(config)
+    }
+
+    fn believed(
+        &self,
+        tls: &BackendTls,
+        name: &ServerName<'static>,
+        roots: Option<Opened>,
+        lists: Option<Opened>,
+    ) -> Result<Believed, BackendTlsError> {
+        let roots = match (&tls.roots, roots) {
+            (TrustedRoots::Anybody, _) => return Ok(Believed::Anybody),
+            (TrustedRoots::Pem(pem), _) => store(pem.as_bytes())?,
+            (TrustedRoots::File(_), Some(file)) => store(&file.read()?)?,
+            (TrustedRoots::Nobody | TrustedRoots::File(_), _) => return Err(BackendTlsError::Impossible),
+            (TrustedRoots::System, _) => {
+                let pem = fs::read(&self.bundle).map_err(|source| BackendTlsError::Bundle {
+                    path: self.bundle.to_path_buf(),
+                    source,
+                })?;
+                store(&pem)?
+            }
+        };
         let mut names = Vec::new();
         for peer in &tls.names {
             names.push(match peer {
@@ -125,122 +221,97 @@ impl BackendClients {
         if names.is_empty() {
             names.push(Wanted::Host(name.clone()));
         }
-        let verifier = Verifier {
-            roots: self.roots(&tls.roots)?,
+        let mut revoked = Vec::new();
+        if let Some(lists) = lists {
+            let read = Revoked::from_pem(&lists.read()?)?;
+            if read.is_empty() {
+                return Err(BackendTlsError::NoLists);
+            }
+            revoked.extend(read.lists().iter().cloned().map(Into::into));
+        }
+        Ok(Believed::Proved {
+            roots,
             names,
-            provider: Arc::clone(&provider),
-        };
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&TLS13, &TLS12])?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
-        config.alpn_protocols = match alpn {
-            BackendAlpn::H1 => vec![b"http/1.1".to_vec()],
-            BackendAlpn::H2 => vec![b"h2".to_vec()],
-            BackendAlpn::Bytes => Vec::new(),
-        };
-        Ok(config)
+            revoked,
+        })
+    }
+}
+
+impl Known {
+    fn in_vain(tls: &Arc<BackendTls>) -> Self {
+        Self {
+            of: BackendTls::clone(tls),
+            held: Arc::downgrade(tls),
+            used: Instant::now(),
+            config: None,
+            stamps: Vec::new(),
+            is_told: false,
+        }
     }
 
-    fn roots(&self, roots: &TrustedRoots) -> Result<RootCertStore, BackendTlsError> {
-        let pem = match roots {
-            TrustedRoots::Nobody => return Err(BackendTlsError::Impossible),
-            TrustedRoots::Pem(pem) => pem.as_bytes().to_vec(),
-            TrustedRoots::System => fs::read(&self.bundle).map_err(|source| BackendTlsError::Bundle {
-                path: self.bundle.to_path_buf(),
-                source,
-            })?,
-        };
-        let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
-        if store.is_empty() {
-            return Err(BackendTlsError::NoRoots);
+    /// Whether it is about `tls`, which it is used for then: numbers may agree by chance.
+    fn is_of(&mut self, tls: &Arc<BackendTls>) -> bool {
+        let is_same = self.of == **tls;
+        if is_same {
+            (self.held, self.used) = (Arc::downgrade(tls), Instant::now());
         }
-        Ok(store)
+        is_same
     }
+
+    /// Once for each policy, not for each connection. What cannot be honoured was reported on its object.
+    fn tell(&mut self, error: &BackendTlsError, tls: &BackendTls) {
+        if !self.is_told && !matches!(error, BackendTlsError::Impossible) {
+            let error = error_chain(error);
+            let (name, goes_on) = (tls.name.as_deref(), self.config.is_some());
+            tracing::warn!(%error, name, goes_on, "no tls can be begun with a backend as its policy is now");
+        }
+        self.is_told = true;
+    }
+}
+
+impl Files {
+    fn open(files: &NodeFiles, tls: &BackendTls) -> Result<Self, NodeFileError> {
+        let roots = match &tls.roots {
+            TrustedRoots::File(file) => Some(files.open(file)?),
+            TrustedRoots::System | TrustedRoots::Pem(_) | TrustedRoots::Anybody | TrustedRoots::Nobody => {
+                None
+            }
+        };
+        let shown = match &tls.shown {
+            Some(shown) => Some((files.open(&shown.certificate)?, files.open(&shown.key)?)),
+            None => None,
+        };
+        let revoked = tls.revoked.as_ref().map(|file| files.open(file)).transpose()?;
+        Ok(Self {
+            roots,
+            revoked,
+            shown,
+        })
+    }
+
+    fn stamps(&self) -> Vec<Stamp> {
+        let shown = self
+            .shown
+            .iter()
+            .flat_map(|(certificate, key)| [certificate, key]);
+        let all = self.roots.iter().chain(&self.revoked).chain(shown);
+        all.map(|opened| opened.stamp).collect()
+    }
+}
+
+fn store(pem: &[u8]) -> Result<RootCertStore, BackendTlsError> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).filter_map(Result::ok));
+    if store.is_empty() {
+        return Err(BackendTlsError::NoRoots);
+    }
+    Ok(store)
 }
 
 /// Whether PEM holds a certificate that can be a root.
 pub fn holds_a_root(pem: &str) -> bool {
-    let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok));
-    !store.is_empty()
+    store(pem.as_bytes()).is_ok()
 }
 
-/// A chain to the roots, and any of the names.
-#[derive(Debug)]
-struct Verifier {
-    roots: RootCertStore,
-    names: Vec<Wanted>,
-    provider: Arc<CryptoProvider>,
-}
-
-#[derive(Debug)]
-enum Wanted {
-    Host(ServerName<'static>),
-    Uri(Arc<str>),
-}
-
-impl ServerCertVerifier for Verifier {
-    /// The name that is asked for counts only where it is among the names.
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
-        let is_named = self.names.iter().any(|wanted| match wanted {
-            Wanted::Host(host) => verify_server_name(&parsed, host).is_ok(),
-            Wanted::Uri(uri) => has_uri(end_entity, uri),
-        });
-        if is_named {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(CertificateError::NotValidForName.into())
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
-}
-
-/// Letter by letter, as SPIFFE compares ids.
-fn has_uri(certificate: &CertificateDer<'_>, wanted: &str) -> bool {
-    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
-        return false;
-    };
-    let Ok(Some(names)) = certificate.subject_alternative_name() else {
-        return false;
-    };
-    let mut names = names.value.general_names.iter();
-    names.any(|name| matches!(name, GeneralName::URI(uri) if *uri == wanted))
-}
+/// How long what no snapshot holds may still be asked for, by a snapshot that was made since.
+const REMEMBERED: Duration = Duration::from_hours(1);

@@ -5,6 +5,7 @@
 
 mod authority;
 mod backend_tls;
+mod backend_verify;
 mod ca_client;
 pub mod csr;
 mod embedded_ca;
@@ -16,6 +17,7 @@ mod issue_failure;
 mod issuer;
 pub mod istio;
 mod news;
+mod node_files;
 mod peer;
 pub mod pem;
 mod renewal;
@@ -41,6 +43,7 @@ pub use federation::{Federation, FederationError};
 pub use files::FileIssuer;
 pub use issue_failure::IssueFailure;
 pub use issuer::{IssueError, Issuer, Subscription};
+pub use node_files::{NodeFileError, NodeFiles};
 pub use peer::{PeerIdentityError, peer_identity, peer_not_after};
 pub use revocation::{Revocations, Revoked, RevokedError, Shown};
 pub use server_tls::{ServerTlsError, prove, server_config};

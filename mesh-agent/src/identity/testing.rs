@@ -62,21 +62,7 @@ impl TestCa {
 
 /// A list of the CA's that calls back the certificate with this serial number.
 pub(crate) fn revoking(ca: &EmbeddedCa, serial: SerialNumber) -> TrustRules {
-    let now = SystemTime::now();
-    let list = CertificateRevocationListParams {
-        this_update: (now - HOUR).into(),
-        next_update: (now + HOUR).into(),
-        crl_number: SerialNumber::from(1),
-        issuing_distribution_point: None,
-        revoked_certs: vec![RevokedCertParams {
-            serial_number: serial,
-            revocation_time: (now - HOUR).into(),
-            reason_code: None,
-            invalidity_date: None,
-        }],
-        key_identifier_method: KeyIdMethod::Sha256,
-    };
-    let pem = ca.sign_list(&list).unwrap().pem().unwrap();
+    let pem = ca.sign_list(&list_of(serial)).unwrap().pem().unwrap();
     TrustRules {
         revoked: Revoked::from_pem(pem.as_bytes()).unwrap(),
         ..TrustRules::default()
@@ -136,4 +122,82 @@ pub(crate) fn tls_server(names: &[&str]) -> (tokio_rustls::TlsAcceptor, String) 
         .unwrap();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     (tokio_rustls::TlsAcceptor::from(Arc::new(config)), root.pem())
+}
+
+/// An application that serves TLS to those for whom its own root vouches, and what files of a rule for it may hold.
+pub(crate) struct MutualServer {
+    /// Serves as `tls_server` does.
+    pub(crate) acceptor: tokio_rustls::TlsAcceptor,
+    /// The root of its certificate and of its clients'.
+    pub(crate) root: String,
+    /// A list of the root's that names nobody, and one that names the server's certificate.
+    pub(crate) lists: [String; 2],
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl MutualServer {
+    /// A server that is called `host`.
+    pub(crate) fn new(host: &str) -> Self {
+        let root_key = rcgen::KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let root = params.self_signed(&root_key).unwrap();
+        let issuer = rcgen::Issuer::new(params, root_key);
+        let serial = SerialNumber::from(7);
+        let mut leaf = CertificateParams::new([host.to_owned()]).unwrap();
+        leaf.serial_number = Some(serial.clone());
+        let key = rcgen::KeyPair::generate().unwrap();
+        let leaf = leaf.signed_by(&key, &issuer).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(root.der().clone()).unwrap();
+        let provider = &super::tls::PROVIDER;
+        let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(
+            Arc::new(roots),
+            Arc::clone(provider),
+        );
+        let config = rustls::ServerConfig::builder_with_provider(Arc::clone(provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients.build().unwrap())
+            .with_single_cert(vec![leaf.der().clone()], key)
+            .unwrap();
+        let lists = [SerialNumber::from(8), serial].map(|serial| {
+            let list = list_of(serial).signed_by(&issuer).unwrap();
+            list.pem().unwrap()
+        });
+        Self {
+            acceptor: tokio_rustls::TlsAcceptor::from(Arc::new(config)),
+            root: root.pem(),
+            lists,
+            issuer,
+        }
+    }
+
+    /// Certificate and key of a client of this name.
+    pub(crate) fn client(&self, name: &str) -> (String, String) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+}
+
+/// A list, in force, that names the certificate with this serial number.
+fn list_of(serial: SerialNumber) -> CertificateRevocationListParams {
+    let now = SystemTime::now();
+    CertificateRevocationListParams {
+        this_update: (now - HOUR).into(),
+        next_update: (now + HOUR).into(),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: vec![RevokedCertParams {
+            serial_number: serial,
+            revocation_time: (now - HOUR).into(),
+            reason_code: None,
+            invalidity_date: None,
+        }],
+        key_identifier_method: KeyIdMethod::Sha256,
+    }
 }

@@ -10,7 +10,9 @@ pub use crate::mesh::backend_policy::{BackendTrafficPolicy, RetryConstraint};
 use crate::mesh::backend_tls::{BackendTls, PeerName, WrittenTls};
 pub use crate::mesh::connection_pool::{Limits, RetryShare, Reuse};
 use crate::mesh::export::Export;
+pub use crate::mesh::outlier_detection::{ErrorCodes, OutlierDetection};
 use crate::mesh::pod_selector::PodSelector;
+use crate::mesh::proxy_protocol::ProxyProtocol;
 use crate::mesh::route::SessionPersistence;
 use crate::mesh::workload::Workload;
 use crate::mesh::{facts::ObjectMeta, health_check::HealthCheck, service::ServiceName};
@@ -34,6 +36,8 @@ pub struct TrafficPolicy {
     pub session: Option<SessionPersistence>,
     /// The TLS that applications are spoken to in.
     pub tls: Option<Arc<BackendTls>>,
+    /// How endpoints outside of the mesh are told who is behind a connection.
+    pub proxied: Option<ProxyProtocol>,
 }
 
 /// The fields of a `trafficPolicy` that were written.
@@ -49,6 +53,8 @@ pub struct WrittenPolicy {
     pub outliers: Option<OutlierDetection>,
     /// `tls`.
     pub tls: Option<WrittenTls>,
+    /// `proxyProtocol`; what is said of one port leaves it as it is.
+    pub proxied: Option<ProxyProtocol>,
 }
 
 impl WrittenPolicy {
@@ -61,6 +67,7 @@ impl WrittenPolicy {
             retry_share: self.retry_share.or(other.retry_share),
             outliers: self.outliers.or(other.outliers),
             tls: self.tls.or(other.tls),
+            proxied: self.proxied.or(other.proxied),
         }
     }
 }
@@ -160,6 +167,16 @@ pub enum BalancerKind {
     PeakEwma,
     /// By a value of the request, so that equal values go to the same endpoint.
     ConsistentHash(ConsistentHash),
+}
+
+impl BalancerKind {
+    /// What of a request decides on its endpoint.
+    pub fn hash_key(&self) -> Option<&HashKey> {
+        match self {
+            Self::ConsistentHash(hash) => Some(&hash.key),
+            Self::LeastRequest | Self::RoundRobin | Self::Random | Self::PeakEwma => None,
+        }
+    }
 }
 
 /// `consistentHash`.
@@ -299,49 +316,6 @@ pub struct Warmup {
     pub minimum_percent: u32,
     /// `aggression` in thousandths: 1000 grows linearly, more grows faster at first.
     pub aggression_milli: u32,
-}
-
-/// `outlierDetection`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OutlierDetection {
-    /// So many answers of 5xx, or failures, in a row eject; 0 never.
-    pub consecutive_5xx: u32,
-    /// So many answers of 502, 503 or 504, or failures, in a row eject; 0 never.
-    pub consecutive_gateway: u32,
-    /// So many failures without an answer in a row eject; 0 never. Only where [`Self::splits_local`].
-    pub consecutive_local: u32,
-    /// Whether failures without an answer are counted apart from answers.
-    pub splits_local: bool,
-    /// How often rates are looked at and good conduct is rewarded.
-    pub interval: Duration,
-    /// The length of a first ejection; each that follows soon is longer by as much.
-    pub base_ejection: Duration,
-    /// The longest ejection.
-    pub max_ejection: Duration,
-    /// How many of the endpoints may be ejected at once, in percent; one may be in any case, unless it is the last.
-    pub max_ejected_percent: u32,
-    /// With fewer good ones than this percentage all are used; 0 never does that.
-    pub min_health_percent: u32,
-    /// Ejects what succeeds less often than the mean by so many thousandths of the standard deviation.
-    pub success_rate_stdev_milli: Option<u32>,
-}
-
-impl Default for OutlierDetection {
-    /// Istio's defaults.
-    fn default() -> Self {
-        Self {
-            consecutive_5xx: 5,
-            consecutive_gateway: 0,
-            consecutive_local: 5,
-            splits_local: false,
-            interval: Duration::from_secs(10),
-            base_ejection: Duration::from_secs(30),
-            max_ejection: Duration::from_mins(5),
-            max_ejected_percent: 10,
-            min_health_percent: 0,
-            success_rate_stdev_milli: None,
-        }
-    }
 }
 
 /// What a Service itself says of its traffic.

@@ -1,4 +1,5 @@
-//! Connections to applications that speak TLS themselves: who of the two agents begins it, and on what.
+//! Connections to applications that speak TLS themselves, or ask who is behind them: who of the two agents begins it, and
+//! on what.
 //!
 //! Place in the walk: round the connecting of a hop that ends at the application. Must not know: routes, requests.
 //!
@@ -11,12 +12,14 @@ use futures_util::future::BoxFuture;
 
 use crate::identity::BackendAlpn;
 use crate::mesh::backend_tls::BackendTls;
-use crate::proxy::Mesh;
+use crate::mesh::proxy_protocol::ProxyProtocol;
 use crate::proxy::hop::Hop;
 use crate::proxy::pods::ServedPod;
+use crate::proxy::{Ends, Mesh};
 use crate::snapshot::Snapshot;
 use crate::telemetry::Direction;
 use crate::transport::pool::Wire;
+use crate::transport::proxy_header::{self, ProxyHeader};
 use crate::transport::{ByteStream, DialError, backend};
 
 /// A connection that is being opened.
@@ -35,6 +38,25 @@ pub(super) fn tls_behind(
         Hop::Plain { .. } => outside.cloned(),
         Hop::OtherNode { .. } => None,
     }
+}
+
+/// What the endpoint behind `hop` is told of `ends` where it is outside of the mesh: there nobody else could say it.
+pub(super) fn introduction(hop: &Hop, outside: Option<ProxyProtocol>, ends: Ends) -> Option<ProxyHeader> {
+    match hop {
+        Hop::Plain { .. } => {
+            outside.map(|version| proxy_header::introduce(version, ends.client, ends.original))
+        }
+        Hop::SameNode(_) | Hop::OtherNode { .. } => None,
+    }
+}
+
+/// `connecting`, and the header on it, if there is one: before TLS, as the protocol has it.
+pub(super) fn introduced(mesh: &Mesh, header: Option<&ProxyHeader>, connecting: Connecting) -> Connecting {
+    let Some(header) = header.cloned() else {
+        return connecting;
+    };
+    let limit = mesh.settings.connect_timeout;
+    Box::pin(async move { proxy_header::begin(connecting.await?, &header, limit).await })
 }
 
 /// `connecting`, and TLS on it where `tls` asks for it, in the name of `pod`.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 
 use crate::balance::{Outcome, Pick};
+use crate::mesh::traffic::ErrorCodes;
 use crate::proxy::refusal::Refusal;
 use crate::transport::DialError;
 
@@ -15,11 +16,12 @@ pub(super) fn answered(pick: Option<&mut Pick>, response: &Response<impl Sized>,
     let Some(pick) = pick else { return };
     let now = Instant::now();
     pick.answered(now);
-    let outcome = match grpc_status(response.headers()) {
-        Some(code) if is_grpc => of_grpc(code),
+    let status = match grpc_status(response.headers()) {
+        Some(code) if is_grpc => stands_for(code),
         None if is_grpc && response.status() == StatusCode::OK => return,
-        Some(_) | None => of_status(response.status()),
+        Some(_) | None => response.status().as_u16(),
     };
+    let outcome = of_status(status, pick.errors());
     pick.done(outcome, now);
 }
 
@@ -33,7 +35,8 @@ pub(super) fn ended(pick: Option<&mut Pick>, trailers: &HeaderMap) {
 /// The gRPC call ended with this status.
 pub(super) fn ended_with(pick: Option<&mut Pick>, code: u32) {
     if let Some(pick) = pick {
-        pick.done(of_grpc(code), Instant::now());
+        let outcome = of_status(stands_for(code), pick.errors());
+        pick.done(outcome, Instant::now());
     }
 }
 
@@ -94,22 +97,42 @@ fn is_endpoints_fault(refusal: &Refusal) -> bool {
     }
 }
 
-fn of_status(status: StatusCode) -> Outcome {
-    match status.as_u16() {
+/// `errors` are the statuses that count as such, instead of 5xx.
+fn of_status(status: u16, errors: Option<&ErrorCodes>) -> Outcome {
+    let is_error = errors.map_or(status >= 500, |errors| errors.holds(status));
+    match status {
+        _ if !is_error => Outcome::Good,
         502..=504 => Outcome::GatewayError,
-        500.. => Outcome::ServerError,
-        _ => Outcome::Good,
+        _ => Outcome::ServerError,
     }
 }
 
-/// By the HTTP status that Envoy takes a gRPC status for (`source/common/grpc/status.cc`).
-fn of_grpc(code: u32) -> Outcome {
+/// The HTTP status that Envoy takes a gRPC status for (`source/common/grpc/status.cc`).
+fn stands_for(code: u32) -> u16 {
     match code {
-        // DEADLINE_EXCEEDED, UNAVAILABLE.
-        4 | 14 => Outcome::GatewayError,
-        // UNKNOWN, UNIMPLEMENTED, INTERNAL, DATA_LOSS.
-        2 | 12 | 13 | 15 => Outcome::ServerError,
-        _ => Outcome::Good,
+        0 => 200,
+        // CANCELLED.
+        1 => 499,
+        // INVALID_ARGUMENT, FAILED_PRECONDITION, OUT_OF_RANGE.
+        3 | 9 | 11 => 400,
+        // DEADLINE_EXCEEDED.
+        4 => 504,
+        // NOT_FOUND.
+        5 => 404,
+        // ALREADY_EXISTS, ABORTED.
+        6 | 10 => 409,
+        // PERMISSION_DENIED.
+        7 => 403,
+        // RESOURCE_EXHAUSTED.
+        8 => 429,
+        // UNIMPLEMENTED.
+        12 => 501,
+        // UNAVAILABLE.
+        14 => 503,
+        // UNAUTHENTICATED.
+        16 => 401,
+        // UNKNOWN, INTERNAL, DATA_LOSS, and what is none.
+        _ => 500,
     }
 }
 
@@ -136,11 +159,21 @@ mod tests {
             (504, Outcome::GatewayError),
             (505, Outcome::ServerError),
         ] {
-            assert_eq!(
-                of_status(StatusCode::from_u16(status).unwrap()),
-                outcome,
-                "{status}"
-            );
+            assert_eq!(of_status(status, None), outcome, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_policy_says_which_statuses_are_failures_and_no_others_are() {
+        let errors = ErrorCodes::of(&[429, 503]);
+        for (status, outcome) in [
+            (200, Outcome::Good),
+            (429, Outcome::ServerError),
+            (500, Outcome::Good),
+            (502, Outcome::Good),
+            (503, Outcome::GatewayError),
+        ] {
+            assert_eq!(of_status(status, errors.as_ref()), outcome, "{status}");
         }
     }
 
@@ -157,9 +190,13 @@ mod tests {
             (15, Outcome::ServerError),
             (4, Outcome::GatewayError),
             (14, Outcome::GatewayError),
+            (99, Outcome::ServerError),
         ] {
-            assert_eq!(of_grpc(code), outcome, "{code}");
+            assert_eq!(of_status(stands_for(code), None), outcome, "{code}");
         }
+        let errors = ErrorCodes::of(&[429]);
+        assert_eq!(of_status(stands_for(8), errors.as_ref()), Outcome::ServerError);
+        assert_eq!(of_status(stands_for(14), errors.as_ref()), Outcome::Good);
     }
 
     #[test]

@@ -44,7 +44,7 @@ use crate::capture::listeners::PodListeners;
 use crate::capture::{Direction, Leaving, PodHost};
 use crate::detect::Prefixed;
 use crate::dns::Zone;
-use crate::identity::{BackendClients, Certificates};
+use crate::identity::{BackendClients, Certificates, NodeFiles};
 use crate::lifecycle::{Tasks, seldom};
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
@@ -99,6 +99,8 @@ pub struct ProxySettings {
     pub zone: Zone,
     /// The file of roots that the node believes: for applications that speak TLS, where their policy says so.
     pub root_bundle: PathBuf,
+    /// The files that policies may name for them.
+    pub tls_files: NodeFiles,
 }
 
 impl Mesh {
@@ -115,7 +117,7 @@ impl Mesh {
             snapshots,
             certificates,
             telemetry,
-            backends: BackendClients::new(&settings.root_bundle),
+            backends: BackendClients::new(&settings.root_bundle, settings.tls_files.clone()),
             settings,
             pods: ServedPods::default(),
             workshop: Workshop::new(workshop, tasks.elsewhere()),

@@ -171,6 +171,8 @@ async fn tcp(
     }
     let arrival = visit.as_ref().map(Visit::arrival);
     let connecting = hop.connect(mesh, source, ends.client, choice.addr, Alpn::Tcp);
+    let introduction = backend::introduction(&hop, choice.proxied, ends);
+    let connecting = backend::introduced(mesh, introduction.as_ref(), connecting);
     // In the mesh bytes go as they are: who speaks bytes there speaks its application's.
     let tls = choice.tls.as_ref().filter(|_| matches!(hop, Hop::Plain { .. }));
     let connecting = backend::over(mesh, source, tls, BackendAlpn::Bytes, connecting);

@@ -13,6 +13,7 @@ use crate::balance::{Limit, Pick};
 use crate::detect::{Look, Prefixed, look};
 use crate::identity::hello;
 use crate::mesh::backend_tls::BackendTls;
+use crate::mesh::proxy_protocol::ProxyProtocol;
 use crate::mesh::route::Opening;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::traffic::Limits;
@@ -31,6 +32,8 @@ pub(super) struct Choice {
     pub(super) service: Option<ServiceName>,
     /// The TLS that it is spoken to in where it is outside of the mesh.
     pub(super) tls: Option<Arc<BackendTls>>,
+    /// How it is told who is behind a connection, where it is outside of the mesh.
+    pub(super) proxied: Option<ProxyProtocol>,
     /// Counts the connection as active at its endpoint, and is told what became of it.
     pub(super) pick: Option<Pick>,
     /// `NAMESPACE/NAME` of the route that sent it there.
@@ -125,6 +128,7 @@ pub(super) fn choose(
             workload: Some(workload),
             service,
             tls: None,
+            proxied: None,
             pick: None,
             route: None,
             limits: Limits::default(),
@@ -135,6 +139,7 @@ pub(super) fn choose(
             workload: None,
             service: None,
             tls: None,
+            proxied: None,
             pick: None,
             route: None,
             limits: Limits::default(),
@@ -199,6 +204,7 @@ fn pick(upstream: &Upstream, ends: Ends) -> Result<Choice, Refusal> {
         workload: picked.endpoint.workload.clone(),
         service: Some(upstream.service.clone()),
         tls: upstream.tls().cloned(),
+        proxied: upstream.proxied(),
         pick: Some(picked.pick),
         route: None,
         limits: *upstream.breakers().limits(),

@@ -210,17 +210,17 @@ impl Snapshot {
         self.services.used_by(client, known).get(port, None)
     }
 
-    /// The TLS that an endpoint of a Service is spoken to in by `client` where it is outside of the mesh.
-    pub fn outside_tls(
+    /// The port of a Service, as `client` uses it, that has this endpoint.
+    pub fn port_with(
         &self,
         client: &Workload,
         service: &ServiceName,
         addr: SocketAddr,
-    ) -> Option<&Arc<BackendTls>> {
+    ) -> Option<&Arc<Upstream>> {
         let known = self.services.get(service)?;
         let mut ports = self.services.used_by(client, known).whole.values();
         let has_it = |port: &&Arc<Upstream>| port.endpoints().iter().any(|one| one.addr == addr);
-        ports.find(has_it)?.tls()
+        ports.find(has_it)
     }
 
     /// Where a backend of a route leads for `client`.

@@ -100,6 +100,9 @@ impl<'f> Traffic<'f> {
     ) -> TrafficPolicy {
         let of_host = rule.map(|rule| of_host(rule, port.port));
         let of_host = of_host.cloned().unwrap_or_default();
+        // What is said of one port says nothing of this.
+        let of_rule = rule.and_then(|rule| rule.policy.proxied);
+        let proxied = subset.and_then(|subset| subset.policy.proxied).or(of_rule);
         let mut written = match subset {
             None => of_host,
             // As Istio merges them: a port's settings inherit nothing.
@@ -111,6 +114,7 @@ impl<'f> Traffic<'f> {
         let of_gateway_api = self.of_gateway_api.get(&service.name);
         TrafficPolicy {
             tls,
+            proxied,
             retries: of_gateway_api.and_then(|policy| policy.retries),
             session: of_gateway_api.and_then(|policy| policy.session.clone()),
             ..settled(written, &service.traffic)
@@ -189,6 +193,7 @@ fn settled(written: WrittenPolicy, service: &ServiceTraffic) -> TrafficPolicy {
         retry_share,
         outliers,
         tls: _,
+        proxied: _,
     } = written;
     let load_balancer = load_balancer.unwrap_or_default();
     let affinity = service
@@ -214,6 +219,7 @@ fn settled(written: WrittenPolicy, service: &ServiceTraffic) -> TrafficPolicy {
         retries: None,
         session: None,
         tls: None,
+        proxied: None,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::balance::{
     Asked, Breakers, Health, Limit, Load, Member, Pick, Policy, Roster, Standing, Usage, Vitals, Watch,
 };
 use crate::mesh::backend_tls::BackendTls;
+use crate::mesh::proxy_protocol::ProxyProtocol;
 use crate::mesh::service::{AppProtocol, Resilience, ServiceName};
 use crate::mesh::traffic::{BalancerKind, HashKey, Locality, TrafficPolicy};
 use crate::mesh::workload::Workload;
@@ -172,18 +173,17 @@ impl Upstream {
 
     /// What of a request decides on its endpoint.
     pub fn hash_key(&self) -> Option<&HashKey> {
-        match &self.policy.balancer {
-            BalancerKind::ConsistentHash(hash) => Some(&hash.key),
-            BalancerKind::LeastRequest
-            | BalancerKind::RoundRobin
-            | BalancerKind::Random
-            | BalancerKind::PeakEwma => None,
-        }
+        self.policy.balancer.hash_key()
     }
 
     /// The TLS that its endpoints outside the mesh are spoken to in; of those inside their own agents know.
     pub fn tls(&self) -> Option<&Arc<BackendTls>> {
         self.policy.tls.as_ref()
+    }
+
+    /// How its endpoints outside the mesh are told who is behind a connection.
+    pub fn proxied(&self) -> Option<ProxyProtocol> {
+        self.policy.proxied
     }
 
     /// What may be under way to it.
@@ -221,7 +221,8 @@ impl Upstream {
     /// Those of one family of which the kernel may choose at random without the agent; `None` where that would not be
     /// the same: turns and hashes, shares, counts that somebody limits or watches.
     pub fn open_to_kernel(&self, is_v4: bool) -> Option<Vec<&Arc<UpstreamEndpoint>>> {
-        let is_seen = self.policy.limits.see_connections() || self.policy.tls.is_some();
+        let is_prefaced = self.policy.tls.is_some() || self.policy.proxied.is_some();
+        let is_seen = self.policy.limits.see_connections() || is_prefaced;
         if self.watch.is_some() || self.usage.is_some() || is_seen {
             return None;
         }

@@ -1,11 +1,13 @@
-//! What an HTTP/2 server announces before anything is asked of it: how many streams it takes on a connection, and whether
-//! extended CONNECT (RFC 8441).
+//! What an HTTP/2 server announces: how many streams it takes on a connection, as often as it says so, and whether extended
+//! CONNECT (RFC 8441).
 //!
 //! Place in the walk: round a fresh connection, below hyper, which does not say when the server's SETTINGS have come.
 //! Must not know: what is sent once they have.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
@@ -15,12 +17,15 @@ use tokio::sync::oneshot;
 
 use crate::transport::ByteStream;
 
-/// A connection whose first frame from the server is looked at, and left as it is.
+/// A connection whose frames of SETTINGS from the server are looked at, and left as they are.
 #[derive(Debug)]
 pub(super) struct Greeted<S> {
     inner: S,
-    /// Nothing once it is known.
-    looking: Option<(Reader, oneshot::Sender<Said>)>,
+    reader: Reader,
+    /// Nothing once it is known how the server begins.
+    looking: Option<oneshot::Sender<Said>>,
+    /// How many streams the server takes at a time; as many as one likes, where it does not say.
+    streams: Arc<AtomicU32>,
     /// Closed when the connection is.
     _open: oneshot::Sender<()>,
 }
@@ -28,8 +33,7 @@ pub(super) struct Greeted<S> {
 /// What a server announced.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Announced {
-    /// Streams that it takes at a time; as many as one likes, where it does not say.
-    pub(super) streams: Option<u32>,
+    streams: Option<u32>,
     pub(super) takes_extended: bool,
 }
 
@@ -51,27 +55,36 @@ pub(super) struct Announcement {
 }
 
 impl<S> Greeted<S> {
-    pub(super) fn new(inner: S) -> (Self, Announcement) {
+    /// `streams` is kept at what the server took last at a time.
+    pub(super) fn new(inner: S, streams: Arc<AtomicU32>) -> (Self, Announcement) {
         let (looking, said) = oneshot::channel();
         let (is_open, open) = oneshot::channel();
         let stream = Self {
             inner,
-            looking: Some((Reader::default(), looking)),
+            reader: Reader::default(),
+            looking: Some(looking),
+            streams,
             _open: is_open,
         };
         (stream, Announcement { said, open })
     }
 
     fn look(&mut self, bytes: &[u8]) {
-        let Some((reader, _)) = &mut self.looking else {
-            return;
-        };
-        if let Some(said) = reader.read(bytes)
-            && let Some((_, looking)) = self.looking.take()
-        {
-            // Who asked may have gone away.
-            let _nobody = looking.send(said);
-        }
+        let Self {
+            reader,
+            looking,
+            streams,
+            ..
+        } = self;
+        reader.read(bytes, &mut |said| {
+            if let Said::Settings(announced) = said {
+                streams.store(announced.streams.unwrap_or(u32::MAX), Ordering::Relaxed);
+            }
+            if let Some(looking) = looking.take() {
+                // Who asked may have gone away.
+                let _nobody = looking.send(said);
+            }
+        });
     }
 }
 
@@ -88,40 +101,67 @@ impl Announcement {
     }
 }
 
-/// The first frame of an HTTP/2 server, as far as it was read: SETTINGS (RFC 9113 section 3.4).
+/// The frames of an HTTP/2 server, as far as they were read: the first is SETTINGS (RFC 9113 sections 3.4 and 4.1).
 #[derive(Debug, Default)]
 struct Reader {
     head: Vec<u8>,
-    /// What is left of the frame.
-    left: Option<usize>,
+    /// What is left of the frame's payload.
+    left: usize,
+    is_settings: bool,
     setting: Vec<u8>,
     announced: Announced,
+    has_begun: bool,
+    /// It is no HTTP/2, and never will be.
+    is_lost: bool,
 }
 
 impl Reader {
-    /// Reads on; what it says, once that is known.
-    fn read(&mut self, bytes: &[u8]) -> Option<Said> {
-        for byte in bytes {
-            let left = if let Some(left) = self.left {
+    /// Reads on; tells what it says as often as it says it.
+    fn read(&mut self, mut bytes: &[u8], tell: &mut impl FnMut(Said)) {
+        while !bytes.is_empty() && !self.is_lost {
+            let missing = FRAME_HEAD - self.head.len();
+            let wanted = if missing > 0 { missing } else { self.left };
+            let (piece, rest) = bytes.split_at(wanted.min(bytes.len()));
+            bytes = rest;
+            if missing > 0 {
+                self.head.extend(piece);
+                if missing == piece.len() {
+                    self.begin_frame(tell);
+                }
+            } else {
+                self.left -= piece.len();
+                self.note_settings(piece);
+            }
+            if self.head.len() == FRAME_HEAD && self.left == 0 {
+                self.head.clear();
+                if self.is_settings {
+                    tell(Said::Settings(self.announced));
+                }
+            }
+        }
+    }
+
+    fn begin_frame(&mut self, tell: &mut impl FnMut(Said)) {
+        let [high, middle, low, kind, flags, stream @ ..] = &*self.head else {
+            return;
+        };
+        self.left = usize::from(*high) << 16 | usize::from(*middle) << 8 | usize::from(*low);
+        self.is_settings = *kind == SETTINGS && *flags == NO_ACK && *stream == CONNECTION;
+        self.setting.clear();
+        if !self.has_begun && !self.is_settings {
+            self.is_lost = true;
+            tell(Said::SomethingElse);
+        }
+        self.has_begun = true;
+    }
+
+    fn note_settings(&mut self, payload: &[u8]) {
+        if self.is_settings {
+            for byte in payload {
                 self.setting.push(*byte);
                 self.note_setting();
-                left - 1
-            } else {
-                self.head.push(*byte);
-                match *self.head {
-                    [high, middle, low, SETTINGS, NO_ACK, 0, 0, 0, 0] => {
-                        usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)
-                    }
-                    _ if self.head.len() < FRAME_HEAD => continue,
-                    _ => return Some(Said::SomethingElse),
-                }
-            };
-            if left == 0 {
-                return Some(Said::Settings(self.announced));
             }
-            self.left = Some(left);
         }
-        None
     }
 
     /// Takes down the setting that is being read, once it is whole.
@@ -198,6 +238,8 @@ impl<S: ByteStream> ByteStream for Greeted<S> {
 const FRAME_HEAD: usize = 9;
 const SETTINGS: u8 = 4;
 const NO_ACK: u8 = 0;
+/// The stream that is the connection itself.
+const CONNECTION: [u8; 4] = [0; 4];
 /// RFC 9113 section 6.5.2, RFC 8441 section 3.
 const MAX_CONCURRENT_STREAMS: [u8; 2] = [0, 3];
 const ENABLE_CONNECT_PROTOCOL: [u8; 2] = [0, 8];
@@ -219,9 +261,16 @@ mod tests {
         frame
     }
 
+    fn read_all(bytes: &[u8], size: usize) -> Vec<Said> {
+        let (mut reader, mut all) = (Reader::default(), Vec::new());
+        for piece in bytes.chunks(size) {
+            reader.read(piece, &mut |said| all.push(said));
+        }
+        all
+    }
+
     fn read(bytes: &[u8], size: usize) -> Option<Said> {
-        let mut reader = Reader::default();
-        bytes.chunks(size).find_map(|piece| reader.read(piece))
+        read_all(bytes, size).first().copied()
     }
 
     fn announced(streams: Option<u32>, takes_extended: bool) -> Said {
@@ -265,6 +314,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_comes_between_is_passed_over_and_what_is_not_said_again_stays() {
+        let data = [&[0, 0, 14, 0, 0, 0, 0, 0, 1][..], &settings(&[(3, 7)])[1..]].concat();
+        let ack = vec![0, 0, 0, SETTINGS, 1, 0, 0, 0, 0];
+        let of_a_stream = [&[0, 0, 6, SETTINGS, NO_ACK, 0, 0, 0, 1][..], &[0, 3, 0, 0, 0, 9]].concat();
+        let bytes = [
+            settings(&[(3, 100), (8, 1)]),
+            ack,
+            data,
+            settings(&[(3, 5)]),
+            of_a_stream,
+            settings(&[]),
+            settings(&[(3, 0)]),
+        ]
+        .concat();
+        let expected = [100, 5, 5, 0].map(|streams| announced(Some(streams), true));
+        for size in 1..=bytes.len() {
+            assert_eq!(read_all(&bytes, size), expected, "in pieces of {size}");
+        }
+    }
+
     proptest! {
         #[test]
         fn it_keeps_no_more_than_a_frame_head_and_a_setting(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
@@ -272,9 +342,7 @@ mod tests {
             for bytes in [bytes, frame] {
                 let mut reader = Reader::default();
                 for byte in bytes {
-                    if reader.read(&[byte]).is_some() {
-                        break;
-                    }
+                    reader.read(&[byte], &mut |_| {});
                     prop_assert!(reader.head.len() <= FRAME_HEAD && reader.setting.len() < 6);
                 }
             }

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::future::Future;
 use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +22,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::lifecycle::{Tasks, seldom};
-use crate::transport::announced::{Announced, Greeted, Said};
+use crate::transport::announced::{Greeted, Said};
 use crate::transport::gathered::Gathered;
 use crate::transport::paced::Paced;
 use crate::transport::pool::Cut;
@@ -74,21 +76,21 @@ pub async fn start_h2(tasks: &Tasks, stream: Box<dyn ByteStream>, cut: Cut) -> R
 }
 
 /// As [`start_h2`], with a server of which is not known how many streams it takes: waits for it to say so, which it
-/// does at once. Returns how many it takes at a time.
+/// does at once. `streams` is kept at how many it takes at a time.
 pub(super) async fn start_h2_asking(
     tasks: &Tasks,
     stream: Box<dyn ByteStream>,
     cut: Cut,
-) -> Result<(H2Sender, u32), DialError> {
+    streams: Arc<AtomicU32>,
+) -> Result<H2Sender, DialError> {
     let ended = over(stream.revoked(), cut).boxed();
-    let (stream, mut announcement) = Greeted::new(stream);
+    let (stream, mut announcement) = Greeted::new(stream, streams);
     let sender = start_h2_until(tasks, Box::new(stream), ended).await?;
     match timeout(SETTINGS_PATIENCE, announcement.said()).await {
-        Ok(Said::Settings(Announced { streams, .. })) => Ok((sender, streams.unwrap_or(u32::MAX))),
         Ok(Said::SomethingElse) => Err(DialError::NotHttp2),
         Ok(Said::Nothing) => Err(DialError::Connect(ErrorKind::UnexpectedEof.into())),
-        // Perhaps it speaks when it is asked.
-        Err(_elapsed) => Ok((sender, u32::MAX)),
+        // One that says nothing speaks perhaps when it is asked.
+        Ok(Said::Settings(_)) | Err(_) => Ok(sender),
     }
 }
 
@@ -100,7 +102,8 @@ pub async fn start_extended(
     cut: Cut,
 ) -> Result<Option<H2Sender>, DialError> {
     let over = over(stream.revoked(), cut);
-    let (stream, mut announcement) = Greeted::new(stream);
+    // It carries one request only.
+    let (stream, mut announcement) = Greeted::new(stream, Arc::default());
     let (hang_up, hung_up) = oneshot::channel::<()>();
     let ended = async move {
         let hung_up = async {

@@ -13,6 +13,7 @@ pub mod http;
 pub mod leg;
 pub mod paced;
 pub mod pool;
+pub mod proxy_header;
 pub mod relay;
 pub mod tls;
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use super::{Standing, Vitals};
-use crate::mesh::traffic::OutlierDetection;
+use crate::mesh::traffic::{ErrorCodes, OutlierDetection};
 
 /// What became of a request or connection, as far as it tells of its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,6 +75,11 @@ impl Watch {
             vitals,
             endpoints,
         }
+    }
+
+    /// Which answers are errors, where that is another than usual.
+    pub fn errors(&self) -> Option<&ErrorCodes> {
+        self.policy.errors.as_ref()
     }
 
     /// Judges an endpoint by one outcome.

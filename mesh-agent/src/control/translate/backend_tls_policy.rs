@@ -156,5 +156,7 @@ fn validation(object: &Object, bundles: &CaBundles) -> Result<BackendTls, Reject
         roots,
         name: Some(name),
         names,
+        revoked: None,
+        shown: None,
     })
 }

@@ -154,7 +154,8 @@ fn ports(
     for (index, part) in port_level_settings.iter().flatten().enumerate() {
         let at = format!("{at}.portLevelSettings[{index}]");
         let PortLevel { port } = object.parse_part(part, &at)?;
-        let policy = traffic_policy::translate(object, (part, &at), "port", bundles, rejections)?;
+        let policy =
+            traffic_policy::translate(object, (part, &at), traffic_policy::OF_PORTS, bundles, rejections)?;
         ports.push((port.number, policy));
     }
     Ok(ports)

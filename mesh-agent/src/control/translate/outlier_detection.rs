@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::traffic_policy::Reader;
 use crate::mesh::facts::Rejection;
-use crate::mesh::traffic::OutlierDetection;
+use crate::mesh::traffic::{ErrorCodes, OutlierDetection};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -22,6 +22,7 @@ pub(super) struct Written {
     base_ejection_time: Option<String>,
     max_ejection_percent: Option<u32>,
     min_health_percent: Option<u32>,
+    outlier_detection_http_error_codes: Vec<u32>,
 }
 
 pub(super) fn read(reader: &Reader<'_>, written: &Written) -> Result<OutlierDetection, Rejection> {
@@ -52,7 +53,17 @@ pub(super) fn read(reader: &Reader<'_>, written: &Written) -> Result<OutlierDete
         })?),
         None => None,
     };
+    let errors = match &*written.outlier_detection_http_error_codes {
+        [] => None,
+        codes => Some(ErrorCodes::of(codes).ok_or_else(|| {
+            reader.wrong(
+                "outlierDetection.outlierDetectionHttpErrorCodes",
+                "use statuses from 100 to 599",
+            )
+        })?),
+    };
     Ok(OutlierDetection {
+        errors,
         consecutive_5xx: written
             .consecutive5xx_errors
             .or(written.consecutive_errors)

@@ -379,6 +379,7 @@ fn cors(rule: &Rule<'_>, at: &str, part: &Value) -> Result<Cors, Rejection> {
         max_age: Some(Duration::from_secs(
             declared.max_age.unwrap_or(DEFAULT_MAX_AGE).into(),
         )),
+        keeps_others_away: false,
     })
 }
 

@@ -15,6 +15,7 @@ use super::locality_setting::{self, LocalitySetting};
 use super::object::{Object, unknown_fields};
 use super::{connection_pool, consistent_hash, duration, outlier_detection, tls_settings};
 use crate::mesh::facts::Rejection;
+use crate::mesh::proxy_protocol::ProxyProtocol;
 use crate::mesh::traffic::{BalancerKind, Warmup, WrittenBalancer, WrittenPolicy};
 
 #[derive(Debug, Default, Deserialize)]
@@ -25,6 +26,13 @@ struct Written {
     retry_budget: Option<connection_pool::WrittenBudget>,
     outlier_detection: Option<outlier_detection::Written>,
     tls: Option<tls_settings::Written>,
+    proxy_protocol: Option<WrittenProxy>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WrittenProxy {
+    version: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -81,6 +89,15 @@ pub(super) fn translate(
         tls: written
             .tls
             .map(|tls| tls_settings::read(&reader, &tls, bundles, rejections)),
+        proxied: match written.proxy_protocol {
+            Some(_) if also == OF_PORTS => {
+                let reason = "belongs to the whole policy, and holds for all of its ports; ignored";
+                rejections.push(reader.wrong("proxyProtocol", reason));
+                None
+            }
+            Some(proxy) => Some(reader.proxy_protocol(&proxy)?),
+            None => None,
+        },
     })
 }
 
@@ -114,6 +131,14 @@ impl Reader<'_> {
             locality,
             warmup: self.warmup(written)?,
         })
+    }
+
+    fn proxy_protocol(&self, written: &WrittenProxy) -> Result<ProxyProtocol, Rejection> {
+        match written.version.as_deref() {
+            None | Some("" | "V1") => Ok(ProxyProtocol::V1),
+            Some("V2") => Ok(ProxyProtocol::V2),
+            Some(_) => Err(self.wrong("proxyProtocol.version", "use V1 or V2")),
+        }
     }
 
     fn simple(&self, simple: &str, rejections: &mut Vec<Rejection>) -> Option<BalancerKind> {
@@ -181,8 +206,11 @@ pub(super) fn whole(value: f64, most: u32) -> Option<u32> {
     format!("{value:.0}").parse().ok()
 }
 
+/// What is read elsewhere of a policy that is one port's.
+pub(super) const OF_PORTS: &str = "port";
+
 /// Each mapping that is read, and the fields that have an effect.
-const SUPPORTED: [(&str, &[&str]); 14] = [
+const SUPPORTED: [(&str, &[&str]); 15] = [
     (
         "",
         &[
@@ -191,6 +219,7 @@ const SUPPORTED: [(&str, &[&str]); 14] = [
             "retryBudget",
             "outlierDetection",
             "tls",
+            "proxyProtocol",
         ],
     ),
     (
@@ -266,7 +295,9 @@ const SUPPORTED: [(&str, &[&str]); 14] = [
             "baseEjectionTime",
             "maxEjectionPercent",
             "minHealthPercent",
+            "outlierDetectionHttpErrorCodes",
         ],
     ),
+    ("/proxyProtocol", &["version"]),
     ("/port", &["number"]),
 ];

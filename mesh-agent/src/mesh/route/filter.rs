@@ -156,6 +156,8 @@ pub struct Cors {
     pub exposed_headers: Vec<Arc<str>>,
     /// How long a preflight's answer may be kept.
     pub max_age: Option<Duration>,
+    /// Whether a preflight of another origin is answered, without leave, instead of going to the application.
+    pub keeps_others_away: bool,
 }
 
 /// An origin, `SCHEME://HOST[:PORT]`.

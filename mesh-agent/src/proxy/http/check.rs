@@ -32,6 +32,7 @@ use crate::proxy::{Ends, Mesh};
 use crate::snapshot::PickFacts;
 use crate::transport::http::Body;
 use crate::transport::pool::{Leased, PoolKey, SendError, Wire};
+use crate::transport::proxy_header::ProxyHeader;
 
 /// Why there is no decision.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +131,8 @@ struct Way {
     spoken: Wire,
     /// The TLS that it speaks it in, where this agent begins it.
     tls: Option<Arc<BackendTls>>,
+    /// What it is told of the pod before anything else.
+    proxied: Option<ProxyHeader>,
     /// Counts the check as active at its endpoint.
     _pick: Option<Pick>,
 }
@@ -138,7 +141,7 @@ impl Way {
     fn find(mesh: &Mesh, pod: &ServedPod, called: Called<'_>) -> Result<Self, AskError> {
         let snapshot = mesh.snapshots.load();
         let like = pod.pod.workload.addrs.first().ok_or(AskError::NoEndpoint)?;
-        let mut outside = None;
+        let (mut outside, mut proxied) = (None, None);
         let (addr, workload, pick) = match called.target {
             AuthorizerTarget::Service(service) => {
                 let facts = PickFacts {
@@ -151,6 +154,7 @@ impl Way {
                 };
                 let upstream = snapshot.upstream(&pod.pod.workload, service, called.port);
                 outside = upstream.and_then(|upstream| upstream.tls());
+                proxied = upstream.and_then(|upstream| upstream.proxied());
                 let picked = upstream
                     .and_then(|upstream| upstream.pick(&facts, &mut rand::rng()).ok())
                     .ok_or(AskError::NoEndpoint)?;
@@ -167,11 +171,16 @@ impl Way {
         };
         let own = pod.pod.addr_like(addr.ip()).unwrap_or(*like);
         let hop = Hop::decide(mesh, &snapshot, workload.as_ref(), addr.port()).map_err(AskError::Refused)?;
+        let ends = Ends {
+            client: SocketAddr::new(own, 0),
+            original: addr,
+        };
         Ok(Self {
+            proxied: backend::introduction(&hop, proxied, ends),
             tls: backend::tls_behind(&hop, addr.port(), &snapshot, outside),
             hop,
             addr,
-            own: SocketAddr::new(own, 0),
+            own: ends.client,
             spoken: called.spoken,
             _pick: pick,
         })
@@ -204,10 +213,12 @@ impl Way {
             client,
             wire,
             tls: self.tls.as_deref().map(BackendTls::number),
+            proxied: self.proxied.clone(),
             reuse: Reuse::default(),
         };
         let connect = || {
             let connecting = self.hop.connect(mesh, pod, self.own, self.addr, Alpn::H2);
+            let connecting = backend::introduced(mesh, self.proxied.as_ref(), connecting);
             backend::over(mesh, pod, self.tls.as_ref(), backend::alpn(wire), connecting)
         };
         Ok(pool.send(&key, check, &connect).await?)

@@ -14,6 +14,7 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use crate::balance::{Breakers, Limit, Pick};
 use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::policy::external::Authorizer;
+use crate::mesh::proxy_protocol::ProxyProtocol;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
 use crate::proxy::Ends;
@@ -33,6 +34,8 @@ pub(super) struct Choice {
     pub(super) service: Option<ServiceName>,
     /// The TLS that it is spoken to in where it is outside of the mesh.
     pub(super) tls: Option<Arc<BackendTls>>,
+    /// How it is told who is behind a connection, where it is outside of the mesh.
+    pub(super) proxied: Option<ProxyProtocol>,
     pub(super) pick: Option<Pick>,
     pub(super) breakers: Option<Breakers>,
     pub(super) cookie: Option<HeaderValue>,
@@ -75,6 +78,7 @@ pub(super) fn endpoint(
             protocol: *protocol,
             service: service.clone(),
             tls: None,
+            proxied: None,
             pick: None,
             breakers: None,
             cookie: None,
@@ -108,6 +112,7 @@ fn pick(
         protocol: upstream.spoken(),
         service: Some(upstream.service.clone()),
         tls: upstream.tls().cloned(),
+        proxied: upstream.proxied(),
         pick: Some(picked.pick),
         breakers: Some(upstream.breakers().clone()),
         cookie,

@@ -64,6 +64,7 @@ pub(super) async fn send(
             .hop
             .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H2);
         let alpn = backend::alpn(plan.wire);
+        let connecting = backend::introduced(mesh, plan.proxied.as_ref(), connecting);
         backend::over(mesh, &plan.via, plan.tls.as_ref(), alpn, connecting)
     });
     let sent = within(plan.first_deadline(), pool.send(&key, request, &connect)).await;
@@ -159,6 +160,7 @@ fn key_of(plan: &Plan, client: Option<std::net::IpAddr>, wire: Wire) -> PoolKey 
         client,
         wire,
         tls: plan.tls.as_deref().map(BackendTls::number),
+        proxied: plan.proxied.clone(),
         reuse: plan
             .breakers
             .as_ref()

@@ -44,6 +44,7 @@ pub(super) async fn send(
         let connecting = plan
             .hop
             .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H1);
+        let connecting = backend::introduced(mesh, plan.proxied.as_ref(), connecting);
         backend::over(mesh, &plan.via, plan.tls.as_ref(), BackendAlpn::H1, connecting)
     });
     let cut = plan.via.pool.cut_of(plan.hop.uid(), plan.addr);

@@ -35,6 +35,7 @@ use crate::proxy::{Ends, Mesh};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Direction, FlowLabels, PeerLabels, Reporter};
 use crate::transport::pool::Wire;
+use crate::transport::proxy_header::ProxyHeader;
 
 /// Who asks: an application of this node.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +67,8 @@ pub(super) struct Plan {
     pub(super) wire: Wire,
     /// The TLS that the application speaks itself, where this agent is the one that begins it.
     pub(super) tls: Option<Arc<BackendTls>>,
+    /// What the endpoint is told of the client before anything else.
+    pub(super) proxied: Option<ProxyHeader>,
     /// The authority that the client named.
     pub(super) authority: Authority,
     /// The route that the request took, if one did.
@@ -165,6 +168,7 @@ pub(super) fn outbound(
     let limit = course.route.as_ref().and_then(|route| route.limits().attempt);
     Ok(Plan {
         tls: backend::tls_behind(&hop, choice.addr.port(), &snapshot, choice.tls.as_ref()),
+        proxied: backend::introduction(&hop, choice.proxied, ends),
         hop,
         addr: choice.addr,
         peer: Some(peer),
@@ -242,6 +246,7 @@ pub(super) fn inbound(
         wire: wire_for(port.protocol, version),
         // Who comes from elsewhere speaks with the application as it would without a mesh.
         tls: port.tls.filter(|_| from_agent),
+        proxied: None,
         authority,
         route: None,
         deadline: None,

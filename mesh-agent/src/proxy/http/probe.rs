@@ -37,6 +37,7 @@ use crate::proxy::{Ends, Mesh};
 use crate::snapshot::{Checked, Snapshot};
 use crate::transport::http::Body;
 use crate::transport::pool::{Leased, PoolKey, Wire};
+use crate::transport::proxy_header::{self, ProxyHeader};
 
 /// What an endpoint answered, and in which words.
 #[derive(Debug)]
@@ -91,6 +92,8 @@ struct Way<'a> {
     protocol: AppProtocol,
     /// The TLS that the application speaks itself, where this agent begins it.
     tls: Option<Arc<BackendTls>>,
+    /// What it is told before anything else: that no client is behind the check.
+    proxied: Option<ProxyHeader>,
 }
 
 impl<'a> Way<'a> {
@@ -101,11 +104,15 @@ impl<'a> Way<'a> {
         let hop = Hop::decide(mesh, &snapshot, pod, addr.port())?;
         let own = caller.pod.addr_like(addr.ip());
         let own = own.or_else(|| caller.pod.workload.addrs.first().copied());
-        let outside = snapshot.outside_tls(&caller.pod.workload, &checked.service, addr);
+        let outside = snapshot.port_with(&caller.pod.workload, &checked.service, addr);
+        let proxied = outside.and_then(|port| port.proxied());
         Ok(Self {
             mesh,
             caller,
-            tls: backend::tls_behind(&hop, addr.port(), &snapshot, outside),
+            tls: backend::tls_behind(&hop, addr.port(), &snapshot, outside.and_then(|port| port.tls())),
+            proxied: proxied
+                .filter(|_| matches!(hop, Hop::Plain { .. }))
+                .map(proxy_header::own),
             hop,
             addr,
             client: SocketAddr::new(own.ok_or(Refusal::NotEnrolled)?, 0),
@@ -200,6 +207,7 @@ impl<'a> Way<'a> {
         let connecting = self
             .hop
             .connect(self.mesh, self.caller, self.client, self.addr, Alpn::H2);
+        let connecting = backend::introduced(self.mesh, self.proxied.as_ref(), connecting);
         drop(connecting.await?);
         Ok(Answer::of(Finding::Passed, "connected"))
     }
@@ -234,10 +242,12 @@ impl<'a> Way<'a> {
             wire: carrying,
             reuse: Reuse::default(),
             tls: self.tls.as_deref().map(BackendTls::number),
+            proxied: self.proxied.clone(),
         };
         let connect = || {
             let (mesh, caller) = (self.mesh, self.caller);
             let connecting = self.hop.connect(mesh, caller, self.client, self.addr, Alpn::H2);
+            let connecting = backend::introduced(mesh, self.proxied.as_ref(), connecting);
             backend::over(mesh, caller, self.tls.as_ref(), backend::alpn(wire), connecting)
         };
         Ok(pool.send(&key, request, &connect).await?)

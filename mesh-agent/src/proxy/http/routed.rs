@@ -223,14 +223,17 @@ fn respond(direct: &DirectResponse) -> Response<Bytes> {
     response
 }
 
-/// The answer to a preflight of an origin that may ask; any other is the application's business.
+/// The answer to a preflight of an origin that may ask; any other is the application's business, or answered without leave.
 pub(super) fn preflight(cors: &Cors, request: &Request<impl Sized>) -> Option<Response<Bytes>> {
     let headers = request.headers();
     let method = headers.get(ACCESS_CONTROL_REQUEST_METHOD)?;
     if request.method() != Method::OPTIONS {
         return None;
     }
-    let mut allowed = shared_with(cors, headers)?;
+    let Some(mut allowed) = shared_with(cors, headers) else {
+        let is_answered = cors.keeps_others_away && headers.contains_key(ORIGIN);
+        return is_answered.then(|| no_content(HeaderMap::new()));
+    };
     allowed.remove(ACCESS_CONTROL_EXPOSE_HEADERS);
     if let Some(methods) = told(&cors.methods, Some(method)) {
         allowed.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
@@ -242,10 +245,14 @@ pub(super) fn preflight(cors: &Cors, request: &Request<impl Sized>) -> Option<Re
     if let Some(age) = cors.max_age {
         allowed.insert(ACCESS_CONTROL_MAX_AGE, age.as_secs().into());
     }
+    Some(no_content(allowed))
+}
+
+fn no_content(headers: HeaderMap) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    *response.headers_mut() = allowed;
-    Some(response)
+    *response.headers_mut() = headers;
+    response
 }
 
 /// What any response tells an origin that may ask; `None` for others.

@@ -26,7 +26,7 @@ use crate::proxy::explain::Question;
 use crate::proxy::explain::report::TransportKind;
 use crate::transport::http::Body;
 
-const HOST: &str = "cart.example";
+pub(super) const HOST: &str = "cart.example";
 
 /// Serves HTTP inside of TLS, and answers with the name that it was asked for; counts handshakes that came about.
 struct TlsApp {
@@ -71,15 +71,16 @@ impl TlsApp {
             roots: TrustedRoots::Pem(self.root.as_str().into()),
             name: Some(HOST.into()),
             names: names.to_vec(),
+            ..BackendTls::impossible()
         }
     }
 }
 
-fn says(text: String) -> std::future::Ready<Result<Response<Body>, Infallible>> {
+pub(super) fn says(text: String) -> std::future::Ready<Result<Response<Body>, Infallible>> {
     std::future::ready(Ok(Response::new(full(text))))
 }
 
-fn policy(lab: &Lab, tls: &BackendTls) {
+pub(super) fn policy(lab: &Lab, tls: &BackendTls) {
     let tls = Arc::new(tls.clone());
     lab.change(move |facts| {
         facts.backend_tls_policies = vec![BackendTlsPolicy {
@@ -254,7 +255,7 @@ async fn bytes_that_are_no_http_are_wrapped_towards_servers_outside() {
         &BackendTls {
             roots: TrustedRoots::Pem(root.into()),
             name: Some(HOST.into()),
-            names: Vec::new(),
+            ..BackendTls::impossible()
         },
     );
     let mut client = lab.dial(WEB, vip).await;

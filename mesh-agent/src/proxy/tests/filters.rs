@@ -150,6 +150,7 @@ async fn scripts_of_allowed_origins_are_told_so_and_others_nothing() {
             request_headers: vec!["x-one".into()],
             exposed_headers: vec!["x-two".into()],
             max_age: Some(std::time::Duration::from_secs(5)),
+            keeps_others_away: false,
         };
         let rule = HttpRule {
             cors: Some(cors),
@@ -192,6 +193,48 @@ async fn scripts_of_allowed_origins_are_told_so_and_others_nothing() {
         let other = client.fetch(ask(method, "https://evil.example")).await;
         assert_eq!(other.text(), "hello", "the application answers");
         assert!(!other.headers.contains_key("access-control-allow-origin"));
+    }
+}
+
+#[tokio::test]
+async fn a_preflight_of_another_origin_can_be_kept_from_the_application() {
+    let lab = Lab::start().await;
+    let app = App::says(&lab, CART, "hello").await;
+    let vip = lab.service("cart", AppProtocol::Http, &[app.addr]).await;
+    lab.change(|facts| {
+        let cors = Cors {
+            origins: vec![OriginMatch::Exact("https://a.example".into())],
+            keeps_others_away: true,
+            ..Cors::default()
+        };
+        let rule = HttpRule {
+            cors: Some(cors),
+            ..rule("/", &[("cart", 1)], None)
+        };
+        facts.http_routes = vec![route("cart", vec![rule])];
+    });
+    let mut client = H1::dial(&lab, WEB, vip).await;
+    for (method, asks, is_answered) in [
+        (Method::OPTIONS, Some("https://evil.example"), true),
+        (Method::OPTIONS, None, false),
+        (Method::GET, Some("https://evil.example"), false),
+    ] {
+        let mut request = get("/");
+        *request.method_mut() = method.clone();
+        let headers = request.headers_mut();
+        headers.insert("access-control-request-method", "PUT".parse().unwrap());
+        if let Some(origin) = asks {
+            headers.insert("origin", origin.parse().unwrap());
+        }
+        let before = app.seen().len();
+        let reply = client.fetch(request).await;
+        assert!(!reply.headers.contains_key("access-control-allow-origin"));
+        assert_eq!(app.seen().len() == before, is_answered, "{method} {asks:?}");
+        assert_eq!(
+            reply.status == StatusCode::NO_CONTENT,
+            is_answered,
+            "{method} {asks:?}"
+        );
     }
 }
 

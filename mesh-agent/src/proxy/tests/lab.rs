@@ -21,7 +21,7 @@ use crate::capture::listeners::{PodListeners, PodPorts};
 use crate::capture::{Direction, Leaving, PodHost};
 use crate::dns::Zone;
 use crate::identity::testing::revoking_written;
-use crate::identity::{Certificates, EmbeddedCa, TrustRules};
+use crate::identity::{Certificates, EmbeddedCa, NodeFiles, TrustRules};
 use crate::lifecycle::{PATIENCE, Tasks};
 use crate::mesh::domain::ClusterDomain;
 use crate::mesh::facts::Facts;
@@ -205,6 +205,7 @@ impl Agent {
                 handshake_rate: HANDSHAKE_RATE,
                 zone: Zone::new(&ClusterDomain::default(), Duration::from_secs(30)).unwrap(),
                 root_bundle: dir.path().join("roots.pem"),
+                tls_files: NodeFiles::new(Some(&dir.path().join("tls"))),
             },
             Handle::current(),
             tasks.clone(),

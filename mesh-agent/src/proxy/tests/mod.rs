@@ -8,6 +8,7 @@ mod flows;
 mod lab;
 
 mod authorization;
+mod backend_files;
 mod backends;
 mod balance;
 mod bytes;
@@ -38,6 +39,7 @@ mod laden;
 mod limits;
 mod mirrors;
 mod peers;
+mod proxy_protocol;
 mod quotas;
 mod records;
 mod refusals;

@@ -9,7 +9,7 @@ fn tls(name: &str) -> Arc<BackendTls> {
     Arc::new(BackendTls {
         roots: TrustedRoots::System,
         name: Some(name.into()),
-        names: Vec::new(),
+        ..BackendTls::impossible()
     })
 }
 

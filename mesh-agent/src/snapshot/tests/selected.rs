@@ -100,8 +100,8 @@ fn its_servers_prove_the_names_of_the_rule_else_those_of_the_entry() {
     let begun = |names| WrittenPolicy {
         tls: Some(WrittenTls::Begun(Arc::new(BackendTls {
             roots: TrustedRoots::System,
-            name: None,
             names,
+            ..BackendTls::impossible()
         }))),
         ..WrittenPolicy::default()
     };

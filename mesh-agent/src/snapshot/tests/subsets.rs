@@ -6,6 +6,7 @@ use rand::rngs::SmallRng;
 use super::traffic::{ejecting, limited, rule, vip, web_host};
 use super::*;
 use crate::balance::Outcome;
+use crate::mesh::proxy_protocol::ProxyProtocol;
 use crate::mesh::traffic::{DestinationRule, Subset, WrittenPolicy};
 use crate::route::Backend;
 
@@ -156,4 +157,22 @@ fn a_route_to_an_unknown_subset_is_named_and_its_share_is_lost() {
         };
         assert_eq!(fields(&rejections), expected);
     }
+}
+
+#[test]
+fn who_tells_servers_of_clients_is_the_subset_then_the_rule_and_never_a_port() {
+    let says = |proxied| WrittenPolicy {
+        proxied,
+        ..WrittenPolicy::default()
+    };
+    let (v1, v2) = (Some(ProxyProtocol::V1), Some(ProxyProtocol::V2));
+    let subsets = vec![subset("own", "v1", says(v2)), subset("none", "v2", says(None))];
+    let mut facts = versions(says(v1), subsets);
+    facts.destination_rules[0].ports = vec![(80, says(None))];
+    let (snapshot, rejections) = build(&facts);
+    assert_eq!(rejections, []);
+    assert_eq!(of(&snapshot, "own").proxied(), v2);
+    assert_eq!(of(&snapshot, "none").proxied(), v1);
+    let whole = snapshot.backend(&client(), &backend(None)).unwrap();
+    assert_eq!(whole.proxied(), v1);
 }

@@ -27,6 +27,7 @@ use crate::mesh::workload::WorkloadUid;
 use crate::transport::http::{Body, H1Sender, H2Sender, frame_for_h1, no_body, start_h1};
 use crate::transport::pool::lease::{H1Lease, H2Lease};
 use crate::transport::pool::shelf::{H1Shelf, H2Shelf, Opening};
+use crate::transport::proxy_header::ProxyHeader;
 use crate::transport::{ByteStream, DialError};
 
 pub use crate::transport::pool::departures::{Cut, Departures};
@@ -58,6 +59,8 @@ pub struct PoolKey {
     pub wire: Wire,
     /// The number of the TLS that the application speaks itself: connections that were begun by other rules are not used.
     pub tls: Option<u64>,
+    /// What each began with, where the destination is told who is behind it: connections tell of one client each.
+    pub proxied: Option<ProxyHeader>,
     /// How they are used again; where a policy changes that, new ones are opened.
     pub reuse: Reuse,
 }
@@ -353,5 +356,7 @@ const MAX_TRIES: usize = 8;
 /// Shorter than the keep-alive time of common servers (Node.js closes after 5 s), so that we close first.
 const IDLE: Duration = Duration::from_secs(4);
 
+#[cfg(test)]
+mod settings_tests;
 #[cfg(test)]
 mod tests;

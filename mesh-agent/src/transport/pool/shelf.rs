@@ -111,7 +111,7 @@ impl H2Shelf {
 pub(super) struct Opening {
     sender: Shared<BoxFuture<'static, Result<H2Sender, Arc<DialError>>>>,
     streams: Arc<AtomicU32>,
-    /// What the peer takes at a time; not below [`POOLED_STREAMS`] as long as that is not known.
+    /// What the peer takes at a time, as it said last; not below [`POOLED_STREAMS`] as long as that is not known.
     taken_at_once: Arc<AtomicU32>,
     /// How many requests it has been given so far.
     begun: Arc<AtomicU32>,
@@ -137,9 +137,9 @@ impl Opening {
                 // An agent, which takes more than are put on one connection.
                 return start_h2(&driver, stream, cut).await.map_err(Arc::new);
             }
-            let (sender, streams) = start_h2_asking(&driver, stream, cut).await.map_err(Arc::new)?;
-            said.store(streams, Ordering::Relaxed);
-            Ok(sender)
+            start_h2_asking(&driver, stream, cut, said)
+                .await
+                .map_err(Arc::new)
         });
         let sender = future.shared();
         tasks.spawn("open-http2", sender.clone().map(drop));

@@ -31,6 +31,7 @@ fn key(wire: Wire) -> PoolKey {
         client: None,
         wire,
         tls: None,
+        proxied: None,
         reuse: Reuse::default(),
     }
 }

@@ -4,7 +4,9 @@ use std::sync::LazyLock;
 
 use super::{named, read};
 use crate::identity::testing::tls_server;
-use crate::mesh::backend_tls::{BackendTls, BackendTlsPolicy, PeerName, TrustedRoots, WrittenTls};
+use crate::mesh::backend_tls::{
+    BackendTls, BackendTlsPolicy, ClientFiles, NodeFile, PeerName, TrustedRoots, WrittenTls,
+};
 
 static ROOT: LazyLock<String> = LazyLock::new(|| tls_server(&["a.example"]).1);
 
@@ -149,15 +151,94 @@ fn a_rule_begins_tls_as_simple_says() {
 }
 
 #[test]
+fn a_rule_names_files_below_its_own_namespace() {
+    let file = |path| NodeFile::new("shop", path).unwrap();
+    let pair = ClientFiles {
+        certificate: file("/etc/c.pem"),
+        key: file("/etc/k.pem"),
+    };
+    let mutual = "mode: MUTUAL, clientCertificate: /etc/c.pem, privateKey: /etc/k.pem";
+    for (written, roots, shown, revoked) in [
+        (mutual.to_owned(), TrustedRoots::System, Some(&pair), None),
+        (
+            format!("{mutual}, caCertificates: /etc/ca.pem, caCrl: /etc/crl.pem"),
+            TrustedRoots::File(file("/etc/ca.pem")),
+            Some(&pair),
+            Some(file("/etc/crl.pem")),
+        ),
+        (
+            format!("{mutual}, insecureSkipVerify: true"),
+            TrustedRoots::Anybody,
+            Some(&pair),
+            None,
+        ),
+        (
+            "mode: SIMPLE, caCertificates: /etc/ca.pem, clientCertificate: ''".to_owned(),
+            TrustedRoots::File(file("/etc/ca.pem")),
+            None,
+            None,
+        ),
+        (
+            "mode: SIMPLE, caCrl: /etc/crl.pem".to_owned(),
+            TrustedRoots::System,
+            None,
+            Some(file("/etc/crl.pem")),
+        ),
+        (
+            "mode: SIMPLE, insecureSkipVerify: true".to_owned(),
+            TrustedRoots::Anybody,
+            None,
+            None,
+        ),
+    ] {
+        let (tls, fields) = rule(&written);
+        assert_eq!(fields, Vec::<String>::new(), "{written}");
+        let expected = BackendTls {
+            roots,
+            shown: shown.cloned(),
+            revoked,
+            ..BackendTls::impossible()
+        };
+        assert_eq!(tls, WrittenTls::Begun(expected.into()), "{written}");
+    }
+}
+
+#[test]
 fn what_a_rule_cannot_have_is_named_and_refuses() {
     for (tls, field) in [
-        ("mode: MUTUAL", "mode"),
         ("mode: NEW", "mode"),
-        ("mode: SIMPLE, caCertificates: /etc/ca.pem", "caCertificates"),
+        ("mode: MUTUAL", "clientCertificate"),
+        ("mode: MUTUAL, clientCertificate: /etc/c.pem", "privateKey"),
+        ("mode: MUTUAL, privateKey: /etc/k.pem", "clientCertificate"),
+        ("mode: MUTUAL, credentialName: pair", "credentialName"),
+        (
+            "mode: MUTUAL, clientCertificate: c.pem, privateKey: /etc/k.pem",
+            "clientCertificate",
+        ),
+        (
+            "mode: MUTUAL, clientCertificate: /etc/c.pem, privateKey: /../pay/k.pem",
+            "privateKey",
+        ),
+        ("mode: SIMPLE, caCertificates: ca.pem", "caCertificates"),
+        ("mode: SIMPLE, caCrl: /etc/../crl.pem", "caCrl"),
+        (
+            "mode: SIMPLE, caCertificates: /etc/ca.pem, credentialName: 'configmap://ca'",
+            "caCertificates",
+        ),
+        (
+            "mode: SIMPLE, caCrl: /etc/crl.pem, credentialName: 'configmap://ca'",
+            "caCrl",
+        ),
+        (
+            "mode: SIMPLE, insecureSkipVerify: true, caCertificates: /etc/ca.pem",
+            "insecureSkipVerify",
+        ),
+        (
+            "mode: SIMPLE, insecureSkipVerify: true, subjectAltNames: [a.example]",
+            "insecureSkipVerify",
+        ),
         ("mode: SIMPLE, clientCertificate: /etc/c.pem", "clientCertificate"),
         ("mode: SIMPLE, privateKey: /etc/k.pem", "privateKey"),
-        ("mode: SIMPLE, caCrl: /etc/crl.pem", "caCrl"),
-        ("mode: SIMPLE, insecureSkipVerify: true", "insecureSkipVerify"),
         ("mode: SIMPLE, credentialName: secret", "credentialName"),
         (
             "mode: SIMPLE, credentialName: 'configmap://junk'",

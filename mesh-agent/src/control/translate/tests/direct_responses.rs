@@ -1,7 +1,7 @@
-//! `directResponse` of a VirtualService: its body as text or as bytes.
+//! What a rule of a VirtualService answers itself: `directResponse`, `redirect` to another beginning, preflights.
 
 use super::virtual_service::{rule, translated};
-use crate::mesh::route::RuleAction;
+use crate::mesh::route::{Cors, OriginMatch, PathRewrite, RuleAction};
 
 fn body_of(written: &str) -> Vec<u8> {
     let action = rule(&format!("directResponse: {{status: 200, body: {written}}}")).action;
@@ -38,4 +38,53 @@ fn a_body_that_cannot_be_read_leaves_the_virtual_service_out() {
         ));
         assert_eq!((route, fields), (None, vec![field.to_owned()]), "{body}");
     }
+}
+
+#[test]
+fn a_redirect_replaces_the_beginning_that_matched_or_the_whole_path_not_both() {
+    let path = |written: &str| {
+        let RuleAction::Redirect(redirect) = rule(&format!("redirect: {{{written}}}")).action else {
+            panic!("{written}");
+        };
+        redirect.path
+    };
+    assert_eq!(
+        path("prefixRewrite: /b"),
+        Some(PathRewrite::Beginning("/b".into()))
+    );
+    assert_eq!(
+        path("uri: /b, prefixRewrite: ''"),
+        Some(PathRewrite::Full("/b".into()))
+    );
+    for wrong in ["uri: /b, prefixRewrite: /c", "prefixRewrite: '/b?c'"] {
+        let (route, fields) = translated(&format!("hosts: [web], http: [{{redirect: {{{wrong}}}}}]"));
+        let field = "spec.http[0].redirect.prefixRewrite".to_owned();
+        assert_eq!((route, fields), (None, vec![field]), "{wrong}");
+    }
+}
+
+#[test]
+fn preflights_of_others_go_to_the_application_unless_the_policy_ignores_them() {
+    let cors = |written: &str| -> Cors {
+        rule(&format!(
+            "corsPolicy: {{{written}}}, route: [{{destination: {{host: web}}}}]"
+        ))
+        .cors
+        .unwrap()
+    };
+    for (written, expected) in [
+        ("maxAge: 1s", false),
+        ("unmatchedPreflights: FORWARD", false),
+        ("unmatchedPreflights: UNSPECIFIED", false),
+        ("unmatchedPreflights: IGNORE", true),
+    ] {
+        assert_eq!(cors(written).keeps_others_away, expected, "{written}");
+    }
+    let old = cors("allowOrigin: ['*', 'https://a.example']").origins;
+    assert_eq!(
+        old,
+        [OriginMatch::Any, OriginMatch::Exact("https://a.example".into())]
+    );
+    let both = cors("allowOrigin: ['*'], allowOrigins: [{exact: 'https://a.example'}]").origins;
+    assert_eq!(both, [OriginMatch::Exact("https://a.example".into())]);
 }

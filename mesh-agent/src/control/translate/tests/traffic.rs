@@ -4,10 +4,11 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::*;
+use crate::mesh::proxy_protocol::ProxyProtocol;
 use crate::mesh::traffic::{
-    BalancerKind, ConsistentHash, DestinationRule, Distribution, HashCookie, HashKey, HashTable, HostPattern,
-    Limits, LocalityPattern, LocalityPolicy, OutlierDetection, PlaceLabel, PriorityLabel, RegionFailover,
-    RetryShare, Reuse, Warmup, WrittenPolicy,
+    BalancerKind, ConsistentHash, DestinationRule, Distribution, ErrorCodes, HashCookie, HashKey, HashTable,
+    HostPattern, Limits, LocalityPattern, LocalityPolicy, OutlierDetection, PlaceLabel, PriorityLabel,
+    RegionFailover, RetryShare, Reuse, Warmup, WrittenPolicy,
 };
 
 pub(super) fn reading_of(annotations: &str, spec: &str) -> Reading {
@@ -226,6 +227,29 @@ fn annotations_say_what_istio_has_no_field_for() {
     assert_eq!(hash.balance_factor, Some(150));
     assert_eq!(of("mesh-agent.dev/hash-balance-factor: '99'"), None);
     assert_eq!(of("mesh-agent.dev/success-rate-stdev-factor: much"), None);
+}
+
+#[test]
+fn the_header_of_the_proxy_protocol_is_a_line_unless_the_rule_says_version_2() {
+    for (written, expected) in [
+        ("proxyProtocol: {}", ProxyProtocol::V1),
+        ("proxyProtocol: {version: V1}", ProxyProtocol::V1),
+        ("proxyProtocol: {version: V2}", ProxyProtocol::V2),
+    ] {
+        assert_eq!(rule(written).policy.proxied, Some(expected), "{written}");
+    }
+    assert_eq!(rule("outlierDetection: {}").policy.proxied, None);
+}
+
+#[test]
+fn a_rule_may_say_which_statuses_are_errors() {
+    let errors = |written| rule(written).policy.outliers.unwrap().errors;
+    let codes = "outlierDetection: {outlierDetectionHttpErrorCodes: [429, 503]}";
+    assert_eq!(errors(codes), ErrorCodes::of(&[429, 503]));
+    assert_eq!(
+        errors("outlierDetection: {outlierDetectionHttpErrorCodes: []}"),
+        None
+    );
 }
 
 #[test]

@@ -81,6 +81,26 @@ const WRONG: &[(&str, &[&str], bool)] = &[
         true,
     ),
     (
+        "host: web, trafficPolicy: {portLevelSettings: [{port: {number: 80}, proxyProtocol: {version: V2}}], outlierDetection: {}}",
+        &["spec.trafficPolicy.portLevelSettings[0].proxyProtocol"],
+        true,
+    ),
+    (
+        "host: web, trafficPolicy: {proxyProtocol: {version: V2, tlvs: []}}",
+        &["spec.trafficPolicy.proxyProtocol.tlvs"],
+        true,
+    ),
+    (
+        "host: web, trafficPolicy: {proxyProtocol: {version: V3}}",
+        &["spec.trafficPolicy.proxyProtocol.version"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {outlierDetection: {outlierDetectionHttpErrorCodes: [503, 600]}}",
+        &["spec.trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes"],
+        false,
+    ),
+    (
         "host: web, trafficPolicy: {portLevelSettings: [{outlierDetection: {}}]}",
         &["spec.trafficPolicy.portLevelSettings[0]"],
         false,

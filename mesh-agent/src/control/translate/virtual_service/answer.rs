@@ -79,6 +79,7 @@ fn groups(substitution: &str) -> String {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenRedirect {
     uri: Option<String>,
+    prefix_rewrite: Option<String>,
     authority: Option<String>,
     port: Option<u16>,
     derive_port: Option<String>,
@@ -121,12 +122,23 @@ pub(super) fn redirect(rule: &Rule<'_>, written: &Value) -> Result<Redirect, Rej
         .filter(|_| matches!(code, 301 | 302 | 303 | 307 | 308))
         .ok_or_else(|| rule.malformed("redirect.redirectCode", "expected 301, 302, 303, 307 or 308"))?;
     let uri = declared.uri.filter(|uri| !uri.is_empty());
-    let uri = uri.map(|uri| path(rule, "redirect.uri", uri)).transpose()?;
+    let beginning = declared.prefix_rewrite.filter(|uri| !uri.is_empty());
+    let path = match (uri, beginning) {
+        (None, None) => None,
+        (Some(uri), None) => Some(PathRewrite::Full(path(rule, "redirect.uri", uri)?.into())),
+        (None, Some(uri)) => {
+            let uri = path(rule, "redirect.prefixRewrite", uri)?;
+            Some(PathRewrite::Beginning(uri.into()))
+        }
+        (Some(_), Some(_)) => {
+            return Err(rule.malformed("redirect.prefixRewrite", "give it or uri, not both"));
+        }
+    };
     Ok(Redirect {
         scheme,
         host,
         port,
-        path: uri.map(|uri| PathRewrite::Full(uri.into())),
+        path,
         status,
     })
 }

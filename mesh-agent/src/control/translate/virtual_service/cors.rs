@@ -32,7 +32,22 @@ pub(super) fn cors(rule: &mut Rule<'_>, written: Option<&Value>) -> Result<Optio
             Text::Regex(written) => OriginMatch::Regex(pattern(rule, &at, &written)?),
         });
     }
+    // The older name of exact ones, which counts where the newer is absent.
+    if origins.is_empty() {
+        let at = format!("{}.corsPolicy", rule.at);
+        let list = texts(rule.object, written, &at, "allowOrigin")?.unwrap_or_default();
+        origins.extend(list.into_iter().map(|origin| match origin {
+            "*" => OriginMatch::Any,
+            exact => OriginMatch::Exact(exact.into()),
+        }));
+    }
+    let keeps_others_away = match part(written, "unmatchedPreflights").map(Value::as_str) {
+        None | Some(Some("UNSPECIFIED" | "FORWARD")) => false,
+        Some(Some("IGNORE")) => true,
+        Some(_) => return Err(rule.malformed("corsPolicy.unmatchedPreflights", "expected FORWARD or IGNORE")),
+    };
     Ok(Some(Cors {
+        keeps_others_away,
         origins,
         credentials: part(written, "allowCredentials").and_then(Value::as_bool) == Some(true),
         methods: words(rule, written, "allowMethods")?,
@@ -54,11 +69,13 @@ fn words(rule: &Rule<'_>, written: &Value, field: &str) -> Result<Vec<Arc<str>>,
         .collect()
 }
 
-const KNOWN: [&str; 6] = [
+const KNOWN: [&str; 8] = [
+    "allowOrigin",
     "allowOrigins",
     "allowMethods",
     "allowHeaders",
     "exposeHeaders",
     "maxAge",
     "allowCredentials",
+    "unmatchedPreflights",
 ];

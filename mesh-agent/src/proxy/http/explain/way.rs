@@ -134,10 +134,16 @@ pub(super) fn transport(hop: &Hop, end: &End, speaks: &str, tls: Option<&Backend
             TrustedRoots::Nobody => {
                 "the policy of its TLS cannot be honoured: requests are refused".to_owned()
             }
-            TrustedRoots::System | TrustedRoots::Pem(_) => {
+            TrustedRoots::System | TrustedRoots::Pem(_) | TrustedRoots::File(_) => {
                 format!("the application speaks TLS itself and is asked for {name}")
             }
+            TrustedRoots::Anybody => {
+                format!("the application speaks TLS itself, is asked for {name} and believed whoever it is")
+            }
         });
+        if tls.shown.is_some() {
+            notes.push("it is shown the certificate that its policy names".to_owned());
+        }
     }
     let (kind, peer_identity) = match hop {
         Hop::SameNode(_) => (TransportKind::SameNode, None),
