@@ -241,8 +241,8 @@ fn one_pods_failure_does_not_touch_another() {
     assert_eq!(
         said(&reports),
         [
+            "test/a enrolled".to_owned(),
             format!("test/nowhere not enrolled: {nowhere}"),
-            "test/a enrolled".to_owned()
         ]
     );
     assert_eq!(host.uids(), ["a"]);
