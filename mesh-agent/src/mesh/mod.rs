@@ -21,5 +21,7 @@ pub mod pod_selector;
 pub mod policy;
 pub mod route;
 pub mod service;
+pub mod shared;
+pub mod slice;
 pub mod traffic;
 pub mod workload;
