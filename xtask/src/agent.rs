@@ -3,7 +3,7 @@
 //! It must not run it.
 
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -22,7 +22,11 @@ pub(crate) fn build_optimised() -> Result<PathBuf> {
 
 /// Has cargo build something and says where the executable of the target `name` is.
 pub(crate) fn executable(args: &[&str], name: &str) -> Result<PathBuf> {
-    let mut cargo = shell::cargo(args);
+    built(&mut shell::cargo(args), name)
+}
+
+/// Runs a command of cargo's and says where the executable of the target `name` is.
+pub(crate) fn built(cargo: &mut Command, name: &str) -> Result<PathBuf> {
     // Progress and compiler messages to the terminal, the list of artifacts to us.
     let child = cargo
         .args(["--message-format", "json-render-diagnostics"])

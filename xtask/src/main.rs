@@ -9,6 +9,7 @@ mod chart;
 mod check;
 mod conformance;
 mod demo;
+mod image;
 mod in_process;
 mod kube;
 mod lab;
@@ -50,6 +51,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Suites that judge protocols, through both agents: h2spec, smuggled requests, gRPC, WebSocket; needs root
     Conformance(conformance::Arguments),
+    /// The agent's container image, static and for either architecture, made without Docker; release builds
+    Image(image::Arguments),
     /// Check that the agent's rooms import only what is below them
     Layers,
     /// The kernel tests on Debian's kernels, each in a virtual machine; minutes a kernel, needs root
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Conformance(arguments) => conformance::run(&arguments),
+        Command::Image(arguments) => image::run(&arguments),
         Command::Layers => layers::run(),
         Command::VmTest(arguments) => vm_test::run(&arguments),
         Command::Lab(command) => lab::run(&command),

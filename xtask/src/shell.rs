@@ -75,12 +75,16 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|file| is_file(file))
 }
 
+/// Where cargo keeps what it fetched and installed.
+pub(crate) fn cargo_home() -> Option<PathBuf> {
+    let home = env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+    env::var_os("CARGO_HOME").map(PathBuf::from).or(home)
+}
+
 /// `PATH`, where `cargo install` puts things, and where Debian keeps what only root runs.
 fn search_path() -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let home = env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
-    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from).or(home);
-    let installed = cargo_home.map(|home| home.join("bin"));
+    let installed = cargo_home().map(|home| home.join("bin"));
     let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     env::split_paths(&path).chain(installed).chain(system).collect()
 }

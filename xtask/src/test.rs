@@ -124,7 +124,8 @@ fn run_suites(options: &Options, arguments: &Arguments, flaky: &mut Vec<String>)
     Ok(verdicts)
 }
 
-fn in_words(verdict: &Verdict) -> String {
+/// A claim that failed, with its reason.
+pub(crate) fn in_words(verdict: &Verdict) -> String {
     let why = verdict.failure.as_deref().unwrap_or_default();
     format!("{}: {}: {why}", verdict.suite, verdict.claim)
 }

@@ -5,6 +5,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
+
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
     // Cargo says where the package is now; a binary that was moved falls back to where it was built.
@@ -18,6 +20,17 @@ pub(crate) fn root() -> PathBuf {
 /// Cargo's build directory.
 pub(crate) fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
+}
+
+/// A folder for what is built of others' sources. Not the build directory: that is removed more often than any of them has a
+/// new version.
+pub(crate) fn cache(of: &str) -> Result<PathBuf> {
+    let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+    Ok(cache
+        .context("neither XDG_CACHE_HOME nor HOME is set")?
+        .join("node-mesh")
+        .join(of))
 }
 
 /// The Python environment with the packages that the lab's programs need.

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use http::StatusCode;
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -64,6 +65,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     privileges::give_up(privileges::AGENT)?;
     let _lock = StateLock::take(&config.state_dir)?;
     raise_descriptor_limit();
+    forgo_huge_pages();
     let data = runtime("data", config.data_threads)?;
     // As handshakes are computed beside the data threads, a storm of them takes half as much of the machine at most.
     let workshop = runtime("handshakes", (config.data_threads / 2).max(1))?;
@@ -112,6 +114,14 @@ fn raise_descriptor_limit() {
     match raised {
         Ok(limit) => tracing::debug!(limit, "descriptors"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open descriptors"),
+    }
+}
+
+/// The kernel clears the two megabytes of a huge page when one byte of it is first touched: milliseconds in the middle of a
+/// poll for which all pods wait (prctl(2), `PR_SET_THP_DISABLE`).
+fn forgo_huge_pages() {
+    if let Err(error) = prctl::set_thp_disable(true) {
+        tracing::warn!(%error, "cannot do without transparent huge pages");
     }
 }
 

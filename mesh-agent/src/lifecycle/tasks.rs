@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -85,8 +86,14 @@ impl Tasks {
     ///
     /// A panic inside the task ends that task only: it is logged under `name` and counted.
     /// The task is never aborted; it ends by itself, or when the runtime is dropped.
-    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        // An `async` block has room for what is moved into it and again for each place that it is moved to in there: at once
+        // on the heap, a task is held once.
+        self.spawn_boxed(name, Box::pin(task));
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
+    fn spawn_boxed(&self, name: &'static str, task: BoxFuture<'static, ()>) {
         let membership = self.group.membership();
         let panics = Arc::clone(&self.group.panics);
         let turns = self.group.turns.clone();

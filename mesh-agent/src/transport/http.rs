@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
+use futures_util::future::{BoxFuture, Shared, select};
 use http::header::{HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request};
 use http_body::Body as _;
@@ -203,13 +203,9 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        let ended = self.ended.clone();
-        self.executor.execute(async move {
-            tokio::select! {
-                () = future => {}
-                () = seldom(ended) => {}
-            }
-        });
+        let ended = seldom(self.ended.clone());
+        self.executor
+            .execute(select(Box::pin(future), ended).map(|_first| ()));
     }
 }
 

@@ -105,14 +105,14 @@ impl Cluster {
     fn load_first_images(&self, options: &Options) -> Result<()> {
         let busybox = "/bin/busybox";
         // As process 1 of a sandbox it has nothing to do but to stay.
-        let pause = Image::new(settings::PAUSE, &[busybox, "sleep", "2147483647"]);
+        let pause = Image::new(settings::PAUSE, &[busybox, "sleep", "2147483647"])?;
         self.load("pause", &pause.with(&options.busybox, busybox))?;
-        let mut shell = Image::new("localhost/busybox:lab", &["/bin/sh"]).with(&options.busybox, busybox);
+        let mut shell = Image::new("localhost/busybox:lab", &["/bin/sh"])?.with(&options.busybox, busybox);
         for applet in APPLETS {
             shell = shell.link(&format!("/bin/{applet}"), busybox);
         }
         self.load("busybox", &shell)?;
-        let dns = Image::new("localhost/coredns:lab", &["/coredns"]);
+        let dns = Image::new("localhost/coredns:lab", &["/coredns"])?;
         self.load(
             "coredns",
             &dns.with(&options.programs.join("coredns"), "/coredns"),

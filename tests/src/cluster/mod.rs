@@ -2,6 +2,7 @@
 //!
 //! Everything that it makes carries the name of its site, and nothing of the machine's own is changed. It must not know of the mesh, nor how the programs are built.
 
+pub mod archive;
 pub mod claims;
 mod groups;
 mod house;
@@ -64,6 +65,9 @@ impl Options {
         let logs = self.site.logs();
         if !logs.exists() {
             return Ok(());
+        }
+        if let Some(dir) = self.logs_to.parent() {
+            fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
         }
         let mut copy = Command::new("cp");
         copy.args(["--recursive", "--no-target-directory"])
@@ -152,9 +156,21 @@ impl Cluster {
     pub fn load(&self, file: &str, image: &Image) -> Result<()> {
         let dir = images(&self.site);
         let (archive, staging) = (dir.join(format!("{file}.tar")), dir.join(format!(".{file}")));
-        image
-            .pack(&archive, &staging)
+        archive::pack(std::slice::from_ref(image), &archive, &staging)
             .with_context(|| format!("pack the image {}", image.name))?;
+        self.import(file)
+    }
+
+    /// Hands an archive of images to all nodes, which take what is for their platform. `file` names the copy of it.
+    pub fn load_archive(&self, file: &str, archive: &Path) -> Result<()> {
+        let copy = images(&self.site).join(format!("{file}.tar"));
+        fs::copy(archive, &copy)
+            .with_context(|| format!("copy {} to {}", archive.display(), copy.display()))?;
+        self.import(file)
+    }
+
+    /// Hands the archive `file` of the images' directory to all nodes.
+    fn import(&self, file: &str) -> Result<()> {
         for (wired, holder) in wired().into_iter().zip(&self.state.holders) {
             Node {
                 site: &self.site,
@@ -298,6 +314,11 @@ impl Cluster {
     /// The control plane.
     pub fn plane(&self) -> &ControlPlane {
         &self.plane
+    }
+
+    /// One of the programs that it is made of.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.state.programs.join(name)
     }
 
     /// Where the cluster lives.

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::ask::{addresses, equal, get, until, url};
+use super::enrolled::{NODE, is_present, link_pins, shown};
 use super::{Claim, claims};
 use crate::guest::Guest;
 use crate::running::Running;
@@ -22,7 +23,6 @@ pub(super) const CLAIMS: &[Claim] = claims![
     fifty_pods_that_come_and_go_leave_no_descriptor_no_task_and_no_pin,
 ];
 
-const NODE: &str = "node-a";
 const LEAVER: &str = "shop/leaver";
 const STRANGER: &str = "outside/stranger";
 const LINES: &str = "../programs/lines.py";
@@ -345,23 +345,6 @@ fn until_present(lab: &Running, guest: &Guest) -> Result<Option<u64>> {
     Ok(since)
 }
 
-/// What the agent's status says of a pod.
-fn shown(lab: &Running, uid: &str) -> Result<Option<Value>> {
-    let status = lab.status(NODE)?;
-    let pods = status
-        .pointer("/enrolment/pods")
-        .and_then(Value::as_array)
-        .context("no pods")?;
-    let mut of_uid = pods
-        .iter()
-        .filter(|pod| pod.get("uid").is_some_and(|own| own == uid));
-    Ok(of_uid.next().cloned())
-}
-
-fn is_present(pod: &Value) -> bool {
-    pod.get("present") == Some(&Value::Bool(true)) && pod.get("why_not") == Some(&Value::Null)
-}
-
 fn lines(log: &Path) -> Result<Vec<Value>> {
     let text = fs::read_to_string(log).with_context(|| log.display().to_string())?;
     let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
@@ -369,18 +352,4 @@ fn lines(log: &Path) -> Result<Vec<Value>> {
         .lines()
         .map(|line| serde_json::from_str(line).with_context(|| format!("{}: {line}", log.display())))
         .collect()
-}
-
-/// Every pin of a link of the node's pods.
-fn link_pins(lab: &Running) -> Result<Vec<PathBuf>> {
-    let links = lab.site.bpf_mount(NODE).join("mesh").join(NODE).join("links");
-    let mut pins = Vec::new();
-    for pod in fs::read_dir(&links).with_context(|| links.display().to_string())? {
-        let pod = pod?.path();
-        // A pod may leave while this looks.
-        let Ok(entries) = fs::read_dir(&pod) else { continue };
-        pins.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
-    }
-    pins.sort();
-    Ok(pins)
 }

@@ -11,9 +11,11 @@ mod capture;
 mod changes;
 mod cni;
 mod control;
+mod crashes;
 mod direct;
 mod direct_counts;
 mod dns;
+mod enrolled;
 mod enrolment;
 mod exceptions;
 mod explain;
@@ -129,6 +131,7 @@ pub fn all() -> Vec<Suite> {
         ("faults", faults::CLAIMS),
         ("readers", readers::CLAIMS),
         ("restart", restart::CLAIMS),
+        ("crashes", crashes::CLAIMS),
         ("authority", ca::CLAIMS),
         ("issuers", issuers::CLAIMS),
         ("soak", soak::CLAIMS),

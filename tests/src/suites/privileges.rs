@@ -1,4 +1,4 @@
-//! Privileges: what a running agent may still do, seen from the kernel's side of it.
+//! Privileges: what a running agent may still do and gets, seen from the kernel's side of it.
 
 use std::fs;
 use std::path::Path;
@@ -18,6 +18,7 @@ pub(super) const CLAIMS: &[Claim] = claims![
     every_thread_of_the_agent_has_the_capabilities_of_its_status_page_and_no_other,
     every_thread_of_the_agent_is_refused_the_system_calls_it_never_makes,
     the_agent_leaves_no_core_dump,
+    the_kernel_gives_the_agent_no_huge_pages,
     an_agent_that_lacks_a_capability_names_it_in_one_line,
     the_ca_service_keeps_no_capability,
     admin_pages_beyond_the_machine_need_a_token,
@@ -83,6 +84,15 @@ fn the_agent_leaves_no_core_dump(lab: &Running) -> Result<()> {
             .context("no limit of core dumps")?;
         let limits: Vec<_> = core.split_whitespace().take(2).collect();
         equal("soft and hard limit of core dumps", limits, vec!["0", "0"])?;
+    }
+    Ok(())
+}
+
+fn the_kernel_gives_the_agent_no_huge_pages(lab: &Running) -> Result<()> {
+    for node in NODES {
+        let path = format!("/proc/{}/status", lab.agent(node)?.pid);
+        let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        equal("THP_enabled", field(&status, "THP_enabled")?, "0")?;
     }
     Ok(())
 }

@@ -14,8 +14,8 @@ use mesh_tests::process;
 use serde_json::{Value, json};
 
 use super::{objects, shown};
-use crate::shell::{command, find, line, read, step};
-use crate::{kube, workspace};
+use crate::shell::{command, line, read, step};
+use crate::{kube, setup, workspace};
 
 /// Starts an API server that knows the CRDs, and shows it every object of the sets, which have names.
 pub(super) fn validate(sets: &[(String, Vec<Value>)]) -> Result<()> {
@@ -162,11 +162,8 @@ pub(crate) fn crds() -> Result<Vec<Value>> {
 
 /// Where Go keeps the source of a module; Go checks every byte of it.
 fn module(module: &str) -> Result<PathBuf> {
-    ensure!(
-        find("go").is_some(),
-        "the CRDs come as Go modules, and there is no `go`: install it (https://go.dev/dl)"
-    );
-    let mut download = command("go", &["mod", "download", "-json", module]);
+    let go = setup::go()?.display().to_string();
+    let mut download = command(&go, &["mod", "download", "-json", module]);
     // Outside of every module, or Go would ask what this version is to that module.
     download.current_dir(Path::new("/"));
     let said: Value =

@@ -1,199 +1,262 @@
-//! Programs of Kubernetes, of its nodes and round it, built from their Go modules into the user's cache: one folder for
-//! each set of versions.
+//! Programs of Kubernetes, of its nodes and round it, built from a Go module into the user's cache: one folder for each set
+//! of versions.
 //!
-//! It must not be used where they are not needed: the first build takes ten minutes of two cores and more.
+//! It must not be used where they are not needed: the first build takes a quarter of an hour of two cores.
 
 use std::collections::hash_map::DefaultHasher;
-use std::env;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::hash::{Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use mesh_tests::process;
 
-use crate::shell::{command, find, show, step};
+use super::go::{Go, source};
+use crate::shell::{line, step};
 use crate::workspace;
 
-/// A Go module of this repository, whose `go.mod` and `go.sum` pin what is built.
-struct Module {
-    dir: &'static str,
-    /// Packages by the name of their program, those that are needed first before those that take long.
-    packages: &'static [(&'static str, &'static str)],
+/// A program, which does what it is called as.
+struct Binary {
+    /// Its package; Go calls it by the last word.
+    package: &'static str,
+    names: &'static [&'static str],
 }
 
-const MODULES: [Module; 2] = [
-    Module {
-        dir: "tests/control-plane",
-        packages: &[
-            ("etcd", "./cmd/etcd"),
-            ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
-            (
-                "kube-controller-manager",
-                "k8s.io/kubernetes/cmd/kube-controller-manager",
-            ),
-            ("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
-            ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
-            ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
-            ("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
+const BINARIES: [Binary; 11] = [
+    Binary {
+        package: "./cmd/kubernetes",
+        names: &[
+            "etcd",
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-proxy",
+            "kube-scheduler",
+            "kubectl",
+            "kubelet",
         ],
     },
-    Module {
-        dir: "tests/node-programs",
-        packages: &[
-            (
-                "bridge",
-                "github.com/containernetworking/plugins/plugins/main/bridge",
-            ),
-            (
-                "host-local",
-                "github.com/containernetworking/plugins/plugins/ipam/host-local",
-            ),
-            (
-                "loopback",
-                "github.com/containernetworking/plugins/plugins/main/loopback",
-            ),
-            (
-                "portmap",
-                "github.com/containernetworking/plugins/plugins/meta/portmap",
-            ),
-            ("containerd", "github.com/containerd/containerd/v2/cmd/containerd"),
-            (
-                "containerd-shim-runc-v2",
-                "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
-            ),
-            ("ctr", "github.com/containerd/containerd/v2/cmd/ctr"),
-            ("coredns", "./cmd/coredns"),
-            ("helm", "helm.sh/helm/v3/cmd/helm"),
-        ],
+    Binary {
+        package: "./cmd/containerd",
+        names: &["containerd", "ctr"],
+    },
+    Binary {
+        package: "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+        names: &["containerd-shim-runc-v2"],
+    },
+    Binary {
+        package: "github.com/containernetworking/plugins/plugins/main/bridge",
+        names: &["bridge"],
+    },
+    Binary {
+        package: "github.com/containernetworking/plugins/plugins/ipam/host-local",
+        names: &["host-local"],
+    },
+    Binary {
+        package: "github.com/containernetworking/plugins/plugins/main/loopback",
+        names: &["loopback"],
+    },
+    Binary {
+        package: "github.com/containernetworking/plugins/plugins/meta/portmap",
+        names: &["portmap"],
+    },
+    Binary {
+        package: "./cmd/coredns",
+        names: &["coredns"],
+    },
+    Binary {
+        package: "helm.sh/helm/v3/cmd/helm",
+        names: &["helm"],
+    },
+    Binary {
+        package: "istio.io/istio/pkg/test/echo/cmd/server",
+        names: &["echo-server"],
+    },
+    Binary {
+        package: "istio.io/istio/pkg/test/echo/cmd/client",
+        names: &["echo-client"],
     },
 ];
 
 /// The directory with these programs, of which those are built that were not built in this version on this machine.
 pub(crate) fn programs(names: &[&str]) -> Result<PathBuf> {
-    let version = version()?;
-    let dir = cache("kubernetes")?.join(folder(&version)?);
-    fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-    let known = |name: &&str| {
-        MODULES
-            .iter()
-            .flat_map(|module| module.packages)
-            .any(|(known, _)| known == name)
-    };
+    let known = |name: &&str| BINARIES.iter().any(|binary| binary.names.contains(name));
     ensure!(names.iter().all(known), "not all of {names:?} are built here");
-    for module in &MODULES {
-        let missing: Vec<_> = module
-            .packages
-            .iter()
-            .filter(|(name, _)| names.contains(name) && !dir.join(name).exists())
-            .collect();
-        if !missing.is_empty() {
-            build(module, &missing, &version, &dir)?;
-        }
+    once(&names_beside(names), |aside, missing| {
+        let asked_for = || BINARIES.iter().filter(|binary| binary.is_any_of(missing));
+        let packages: Vec<_> = asked_for().map(|binary| binary.package).collect();
+        Go::new()?.build(&packages, &version_of_kubernetes()?, aside)?;
+        asked_for().try_for_each(|binary| binary.call(aside))
+    })
+}
+
+/// All of them at once: what is compiled for several is not waited for several times.
+pub(super) fn all() -> Result<PathBuf> {
+    let names = BINARIES.iter().flat_map(|binary| binary.names);
+    programs(&names.copied().collect::<Vec<_>>())
+}
+
+/// All programs that are one with any of these.
+fn names_beside(names: &[&str]) -> Vec<&'static str> {
+    let asked_for = BINARIES.iter().filter(|binary| binary.is_any_of(names));
+    asked_for.flat_map(|binary| binary.names).copied().collect()
+}
+
+impl Binary {
+    fn is_any_of(&self, names: &[&str]) -> bool {
+        self.names.iter().any(|name| names.contains(name))
     }
+
+    /// Gives the one file that Go made all of its names.
+    fn call(&self, dir: &Path) -> Result<()> {
+        let file = dir.join(self.package.rsplit('/').next().unwrap_or_default());
+        for name in self.names.iter().map(|name| dir.join(name)) {
+            if name != file {
+                fs::hard_link(&file, &name).with_context(|| format!("make {}", name.display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a program is, if it was built in this version on this machine.
+pub(crate) fn built(name: &str) -> Result<Option<PathBuf>> {
+    let program = folder()?.join(name);
+    Ok(program.exists().then_some(program))
+}
+
+/// The folder of this version, in which those of `names` are made that are not there: by `make`, in a directory
+/// of its own and told which, and put in place when all of them are whole.
+pub(super) fn once(names: &[&str], make: impl FnOnce(&Path, &[&str]) -> Result<()>) -> Result<PathBuf> {
+    let dir = folder()?;
+    let missing = || names.iter().filter(|name| !dir.join(name).exists());
+    if missing().next().is_none() {
+        return Ok(dir);
+    }
+    fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+    let _lock = lock(&dir)?;
+    let missing: Vec<_> = missing().copied().collect();
+    if missing.is_empty() {
+        return Ok(dir);
+    }
+    let aside = dir.join("building");
+    // Of a build that was interrupted.
+    if aside.exists() {
+        fs::remove_dir_all(&aside).with_context(|| format!("remove {}", aside.display()))?;
+    }
+    fs::create_dir(&aside).with_context(|| format!("make {}", aside.display()))?;
+    step(&format!("{} (minutes, once)", missing.join(", ")), || {
+        make(&aside, &missing)
+    })?;
+    for name in missing {
+        fs::rename(aside.join(name), dir.join(name)).with_context(|| format!("put {name} in place"))?;
+    }
+    fs::remove_dir_all(&aside).with_context(|| format!("remove {}", aside.display()))?;
     Ok(dir)
 }
 
-fn build(module: &Module, missing: &[&(&str, &str)], version: &str, dir: &Path) -> Result<()> {
-    ensure!(
-        find("go").is_some(),
-        "Kubernetes is built with Go 1.26 or later, and there is no `go`: install it (https://go.dev/dl)"
-    );
-    let aside = dir.join(format!(".{}", std::process::id()));
-    fs::create_dir_all(&aside).with_context(|| format!("make {}", aside.display()))?;
-    let linked = format!("-s -w -X k8s.io/component-base/version.gitVersion={version}");
-    let arguments = [
-        "go",
-        "build",
-        "-trimpath",
-        "-buildvcs=false",
-        "-ldflags",
-        &linked,
-        "-o",
-    ];
-    let names: Vec<_> = missing.iter().map(|(name, _)| *name).collect();
-    step(
-        &format!(
-            "{} of {} (ten minutes and more, once)",
-            names.join(", "),
-            module.dir
-        ),
-        || {
-            let mut go = command("nice", &arguments);
-            go.arg(&aside).args(missing.iter().map(|(_, package)| package));
-            let source = workspace::root().join(module.dir);
-            show(go.current_dir(source).env("CGO_ENABLED", "0"), LIMIT)
-        },
-    )?;
-    // Each appears whole; who was first wins nothing, since both built the same.
-    for name in names {
-        fs::rename(aside.join(name), dir.join(name)).with_context(|| format!("put {name} in place"))?;
-    }
-    fs::remove_dir(&aside).with_context(|| format!("remove {}", aside.display()))
+/// Held while something is built in `dir`, or waited for; it ends with its process.
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    let file = File::create(&path).with_context(|| format!("make {}", path.display()))?;
+    let mut has_said = false;
+    let locked = process::wait_until(PATIENCE, || match file.try_lock() {
+        Ok(()) => Ok(Some(())),
+        Err(TryLockError::WouldBlock) => {
+            if !has_said {
+                has_said = true;
+                line(&format!("▶ somebody else builds in {}", dir.display()))?;
+            }
+            Ok(None)
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+    })?;
+    locked.with_context(|| format!("somebody else builds in {} for too long", dir.display()))?;
+    Ok(file)
 }
 
-/// Another version of anything is another folder; the name needs no more than to differ.
-fn folder(version: &str) -> Result<String> {
+/// Another version or source of anything is another folder; the name needs no more than to differ.
+fn folder() -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
-    for module in &MODULES {
-        go_mod(module)?.hash(&mut hasher);
+    for file in SOURCES {
+        read(file)?.hash(&mut hasher);
     }
-    Ok(format!("{version}-{:016x}", hasher.finish()))
+    let name = format!("{}-{:016x}", version_of_kubernetes()?, hasher.finish());
+    Ok(workspace::cache("kubernetes")?.join(name))
 }
 
-fn version() -> Result<String> {
-    let [kubernetes, _] = &MODULES;
-    let version = version_of(&go_mod(kubernetes)?).map(str::to_owned);
-    version.with_context(|| format!("{}/go.mod names no k8s.io/kubernetes", kubernetes.dir))
+fn version_of_kubernetes() -> Result<String> {
+    let version = version_of("k8s.io/kubernetes")?;
+    version.context("tests/programs/go.mod names no k8s.io/kubernetes")
 }
 
-fn go_mod(module: &Module) -> Result<String> {
-    let path = workspace::root().join(module.dir).join("go.mod");
-    fs::read_to_string(&path).with_context(|| path.display().to_string())
+/// The version of a module that is required, if it is.
+pub(super) fn version_of(module: &str) -> Result<Option<String>> {
+    Ok(version_in(&read("go.mod")?, module).map(str::to_owned))
 }
 
-fn version_of(go_mod: &str) -> Option<&str> {
-    let mut words = go_mod
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "))?
-        .split(' ');
-    words.next()
+fn version_in<'m>(go_mod: &'m str, module: &str) -> Option<&'m str> {
+    let mut required = go_mod.lines().filter_map(|line| {
+        let line = line.trim();
+        let line = line.strip_prefix("require ").unwrap_or(line);
+        line.strip_prefix(module)?.strip_prefix(' ')
+    });
+    required.next()?.split(' ').next()
 }
 
-/// A folder for what is built of others. Not the build directory: that is removed more often than Kubernetes has a new version.
-pub(super) fn cache(of: &str) -> Result<PathBuf> {
-    let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-    Ok(cache
-        .context("neither XDG_CACHE_HOME nor HOME is set")?
-        .join("node-mesh")
-        .join(of))
+fn read(file: &str) -> Result<String> {
+    let path = source().join(file);
+    fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
 }
 
-const LIMIT: Duration = Duration::from_hours(1);
+/// What the programs are made of, as far as it is here.
+const SOURCES: [&str; 5] = [
+    "go.mod",
+    "cmd/containerd/main.go",
+    "cmd/coredns/main.go",
+    "cmd/kubernetes/main.go",
+    "conformance/conformance_test.go",
+];
+const PATIENCE: Duration = Duration::from_hours(1);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_version_of_kubernetes_among_the_requirements() {
-        let go_mod =
-            "require (\n\tk8s.io/component-base v0.36.3\n\tk8s.io/kubernetes v1.36.3 // indirect\n)\n";
-        assert_eq!(version_of(go_mod), Some("v1.36.3"));
-        assert_eq!(version_of("module x\n"), None);
+    fn finds_the_version_of_a_module_in_either_form_of_a_requirement() {
+        let go_mod = "module x\n\nrequire sigs.k8s.io/gateway-api/conformance v1.6.1\n\nrequire (\n\tk8s.io/kubernetes-x v9\n\
+                      \tk8s.io/kubernetes v1.36.3 // indirect\n)\n";
+        let version = |module| version_in(go_mod, module);
+        assert_eq!(version("sigs.k8s.io/gateway-api/conformance"), Some("v1.6.1"));
+        assert_eq!(version("k8s.io/kubernetes"), Some("v1.36.3"));
+        assert_eq!(version("k8s.io/none"), None);
     }
 
     #[test]
     fn every_program_of_a_cluster_is_built_here() {
-        let known: Vec<_> = MODULES
-            .iter()
-            .flat_map(|module| module.packages)
-            .map(|(name, _)| *name)
-            .collect();
+        let known = |name: &str| BINARIES.iter().any(|binary| binary.names.contains(&name));
         let unknown: Vec<_> = mesh_tests::cluster::programs()
-            .filter(|name| !known.contains(name))
+            .filter(|name| !known(name))
             .collect();
         assert_eq!(unknown, [""; 0]);
+    }
+
+    #[test]
+    fn who_asks_for_one_name_gets_all_names_of_its_program() {
+        assert_eq!(names_beside(&["ctr"]), ["containerd", "ctr"]);
+        assert_eq!(names_beside(&["helm", "kubectl"]).len(), 8);
+    }
+
+    #[test]
+    fn every_program_of_our_own_is_among_the_sources_that_make_a_version() {
+        for binary in &BINARIES {
+            let Some(own) = binary.package.strip_prefix("./") else {
+                continue;
+            };
+            let main = format!("{own}/main.go");
+            assert!(SOURCES.contains(&main.as_str()), "{main}");
+            assert!(source().join(&main).exists(), "{main}");
+        }
     }
 }

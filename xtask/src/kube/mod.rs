@@ -4,6 +4,7 @@
 
 mod build;
 mod conformance;
+mod go;
 mod mesh;
 mod test;
 
@@ -15,7 +16,7 @@ use clap::{Args, Subcommand};
 use mesh_tests::cluster::{self, Cluster, DEFAULT_NAME, Options};
 use mesh_tests::site::Site;
 
-pub(crate) use self::build::programs;
+pub(crate) use self::build::{built, programs};
 
 use crate::shell::{find, line, step};
 use crate::{setup, workspace};
@@ -23,7 +24,7 @@ use crate::{setup, workspace};
 /// What to do with a cluster.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Build all that a cluster is made of from Go modules, once a version; half an hour on two idle cores
+    /// Build all that a cluster and its tests are made of from a Go module, once a version; minutes of two idle cores
     Build,
     /// Take down what is left of an earlier cluster, then make one and wait until it is ready
     Up {
@@ -43,10 +44,12 @@ pub(crate) enum Command {
         #[arg(last = true, required = true)]
         program: Vec<String>,
     },
-    /// Build the agent, and install the Helm chart with it; again after a change
+    /// Build the agent, or take an image of it, and install the Helm chart with it; again after a change
     Install {
         #[command(flatten)]
         name: Name,
+        #[command(flatten)]
+        chosen: mesh::Chosen,
     },
     /// Gateway API's own conformance suite for meshes; needs the mesh installed
     Conformance {
@@ -76,13 +79,14 @@ pub(crate) struct Name {
 pub(crate) fn run(command: &Command) -> Result<()> {
     match command {
         Command::Build => {
-            let dir = programs(&cluster::programs().collect::<Vec<_>>())?;
+            let dir = build::all()?;
+            conformance::Programs::built()?;
             line(&format!("✓ {}", dir.display()))
         }
         Command::Up { name } => up(&name.site),
         Command::Status { name } => status(&attach(&name.site)?),
         Command::Exec { name, program } => exec(&attach(&name.site)?, program),
-        Command::Install { name } => mesh::install(&attach(&name.site)?),
+        Command::Install { name, chosen } => mesh::install_from(&attach(&name.site)?, chosen),
         Command::Conformance { name, arguments } => conformance::run(&attach(&name.site)?, arguments),
         Command::Test(arguments) => test::run(arguments),
         Command::Down { name } => cluster::down(&name.site),

@@ -4,16 +4,21 @@
 
 mod apt;
 mod envoy;
+mod go;
 mod kernel_toolchain;
+mod musl;
 mod python;
 mod spire;
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::cgroup;
+use mesh_tests::cluster::image::Platform;
 
 pub(crate) use envoy::program as envoy;
+pub(crate) use go::program as go;
 pub(crate) use kernel_toolchain::has_nightly_with_source;
 pub(crate) use spire::VERSION as SPIRE_VERSION;
 
@@ -40,6 +45,12 @@ pub(crate) fn for_kubernetes() -> Result<()> {
     ensure_linux_with_root()?;
     apt::install(apt::LAB_PACKAGES)?;
     apt::install(apt::KUBERNETES_PACKAGES)
+}
+
+/// Makes ready what links the agent statically for a platform, kernel programs too, and says where musl's headers are.
+pub(crate) fn for_static_builds(platform: Platform) -> Result<PathBuf> {
+    kernel_toolchain::install()?;
+    musl::install(platform)
 }
 
 /// Makes a real SPIRE ready, which only the suite `spire` needs: it takes longer to build than all else together.

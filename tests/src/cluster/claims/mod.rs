@@ -3,8 +3,11 @@
 //! A claim says what a user of the cluster can see; it must not look inside of the agent.
 
 mod changing;
+mod load;
 mod mesh;
 mod plain;
+mod probes;
+mod seen;
 
 use anyhow::{Result, ensure};
 
@@ -31,8 +34,18 @@ use claims;
 
 /// The names of all claims, in order.
 pub fn all() -> impl Iterator<Item = &'static str> {
-    let claims = plain::CLAIMS.iter().chain(mesh::CLAIMS).chain(changing::CLAIMS);
-    claims.map(|claim| claim.name).chain([OWN_SUITE])
+    plain::CLAIMS
+        .iter()
+        .chain(of_mesh())
+        .map(|claim| claim.name)
+        .chain([OWN_SUITE])
+}
+
+/// The claims that need the mesh, in order.
+fn of_mesh() -> impl Iterator<Item = &'static Claim> {
+    [mesh::CLAIMS, probes::CLAIMS, changing::CLAIMS]
+        .into_iter()
+        .flatten()
 }
 
 /// What these claims need and do not know how to do.
@@ -63,6 +76,7 @@ pub fn run(
     hands: &Hands<'_>,
     hear: &dyn Fn(&Verdict),
 ) -> Vec<Verdict> {
+    changing::forget();
     let mut judge = Judge {
         suite: "nodes",
         hear,
@@ -74,13 +88,11 @@ pub fn run(
     let Some(cluster) = made else {
         return judge.verdicts;
     };
-    check(&mut judge, &cluster, plain::CLAIMS, only);
-    let of_mesh = mesh::CLAIMS.iter().chain(changing::CLAIMS);
-    if of_mesh.map(|claim| claim.name).chain([OWN_SUITE]).any(only) {
+    check(&mut judge, &cluster, plain::CLAIMS.iter(), only);
+    if of_mesh().map(|claim| claim.name).chain([OWN_SUITE]).any(only) {
         let installed = judge.judge("the_mesh_gets_ready_on_all_nodes", || (hands.install)(&cluster));
         if installed.is_some() {
-            check(&mut judge, &cluster, mesh::CLAIMS, only);
-            check(&mut judge, &cluster, changing::CLAIMS, only);
+            check(&mut judge, &cluster, of_mesh(), only);
             if only(OWN_SUITE) {
                 judge.judge(OWN_SUITE, || (hands.own_suite)(&cluster));
             }
@@ -106,8 +118,13 @@ pub fn run(
     judge.verdicts
 }
 
-fn check(judge: &mut Judge<'_>, cluster: &Cluster, claims: &[Claim], only: &dyn Fn(&str) -> bool) {
-    for claim in claims.iter().filter(|claim| only(claim.name)) {
+fn check(
+    judge: &mut Judge<'_>,
+    cluster: &Cluster,
+    claims: impl Iterator<Item = &'static Claim>,
+    only: &dyn Fn(&str) -> bool,
+) {
+    for claim in claims.filter(|claim| only(claim.name)) {
         judge.judge(claim.name, || {
             interrupt::check()?;
             (claim.check)(cluster)

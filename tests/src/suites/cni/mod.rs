@@ -13,11 +13,11 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use self::node::{NODE, Node, Pod};
+use self::node::{Node, Pod};
 use super::ask::{addresses, equal, text, until, url};
+use super::enrolled::{NODE, is_present, link_pins, shown};
 use super::{Claim, claims};
 use crate::guest::Guest;
-use crate::kubernetes::api::at;
 use crate::process::Output;
 use crate::running::Running;
 
@@ -126,7 +126,7 @@ fn a_killed_agent_recalls_a_pod_whose_address_no_manifest_has(lab: &Running) -> 
         guest.declare_without_address(lab)?;
         node.add(&guest)?;
         node.restart_agent(lab, Signal::SIGKILL)?;
-        until(PATIENCE, "the pod is enrolled", || is_present(lab, &guest))?;
+        until(PATIENCE, "the pod is enrolled", || is_enrolled(lab, &guest))?;
         first_answer(lab, &guest, &target)
     })();
     depart(lab, &node, &guest)?;
@@ -222,7 +222,7 @@ time.sleep(600)";
             Ok(fs::read_to_string(&log)?.contains("open"))
         })?;
         guest.declare(lab)?;
-        until(PATIENCE, "the pod is enrolled", || is_present(lab, &guest))?;
+        until(PATIENCE, "the pod is enrolled", || is_enrolled(lab, &guest))?;
         let pod = shown(lab, guest.uid())?.context("not shown")?;
         equal("learned", pod.get("learned").cloned(), Some(json!("found")))?;
         equal("open before", pod.get("open_before").cloned(), Some(json!(1)))?;
@@ -318,21 +318,9 @@ fn said(output: &Output) -> Result<Value> {
     serde_json::from_str(&output.stdout).with_context(|| format!("said no JSON: {}", output.stdout))
 }
 
-fn shown(lab: &Running, uid: &str) -> Result<Option<Value>> {
-    let status = lab.status(NODE)?;
-    let pods = status
-        .pointer("/enrolment/pods")
-        .and_then(Value::as_array)
-        .context("no pods")?;
-    let mut of_uid = pods
-        .iter()
-        .filter(|pod| pod.get("uid").is_some_and(|own| own == uid));
-    Ok(of_uid.next().cloned())
-}
-
-fn is_present(lab: &Running, guest: &Guest) -> Result<bool> {
+fn is_enrolled(lab: &Running, guest: &Guest) -> Result<bool> {
     let pod = shown(lab, guest.uid())?;
-    Ok(pod.is_some_and(|pod| at(&pod, "/present") == true && at(&pod, "/why_not").is_null()))
+    Ok(pod.is_some_and(|pod| is_present(&pod)))
 }
 
 /// Interfaces of the node: one for each pod that there is, whoever holds it.
@@ -341,19 +329,4 @@ fn wires(lab: &Running) -> Result<usize> {
     let list = ["ip", "-oneline", "link"].map(str::to_owned);
     let output = crate::process::run(&mut place.command(&list)?, PATIENCE)?.success()?;
     Ok(output.stdout.lines().count())
-}
-
-/// Every pin of a link of the node's pods.
-fn link_pins(lab: &Running) -> Result<Vec<PathBuf>> {
-    let links = lab.site.bpf_mount(NODE).join("mesh").join(NODE).join("links");
-    let mut pins = Vec::new();
-    for pod in fs::read_dir(&links).with_context(|| links.display().to_string())? {
-        // A pod may leave while this looks.
-        let Ok(entries) = fs::read_dir(pod?.path()) else {
-            continue;
-        };
-        pins.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
-    }
-    pins.sort();
-    Ok(pins)
 }

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use crate::guest::Guest;
 use crate::process::{self, Output};
 use crate::running::Running;
+use crate::suites::enrolled::NODE;
 
-pub(super) const NODE: &str = "node-a";
 const PLUGIN: &str = "mesh-agent-cni";
 /// More than the agent and the plugin take together, on a machine that has much else to do.
 const LIMIT: Duration = Duration::from_mins(1);

@@ -16,7 +16,8 @@ use mesh_tests::process;
 use serde_json::{Value, json};
 
 use self::judged::{Report, Verdict};
-use self::programs::{Programs, source};
+pub(super) use self::programs::Programs;
+use self::programs::source;
 use crate::report::ReportTo;
 use crate::shell::{line, step};
 use crate::workspace;
@@ -34,7 +35,7 @@ pub(crate) struct Arguments {
 /// Runs the suite on a cluster with the mesh installed, writes its report to docs/conformance/, and fails unless all passed.
 pub(crate) fn run(cluster: &Cluster, arguments: &Arguments) -> Result<()> {
     let only = arguments.only.as_deref();
-    let judged = judge(cluster, only)?;
+    let judged = judge(cluster, &Programs::built()?, only)?;
     arguments.report.write(&judged.summary()?)?;
     if only.is_none() {
         page::write(&judged)?;
@@ -42,14 +43,13 @@ pub(crate) fn run(cluster: &Cluster, arguments: &Arguments) -> Result<()> {
     judged.verdict(only)
 }
 
-/// Builds the suite, prepares the cluster for it, and runs it to its end.
-pub(crate) fn judge(cluster: &Cluster, only: Option<&str>) -> Result<Judged> {
-    let programs = Programs::built()?;
+/// Prepares the cluster for the suite, and runs it to its end.
+pub(crate) fn judge(cluster: &Cluster, programs: &Programs, only: Option<&str>) -> Result<Judged> {
     step("CRDs of the suite's version, and its echo server's image", || {
-        prepare(cluster, &programs)
+        prepare(cluster, programs)
     })?;
     step("Gateway API's conformance suite (ten minutes and more)", || {
-        run_suite(cluster, &programs, only)
+        run_suite(cluster, programs, only)
     })
 }
 
@@ -57,7 +57,7 @@ pub(crate) fn judge(cluster: &Cluster, only: Option<&str>) -> Result<Judged> {
 fn prepare(cluster: &Cluster, programs: &Programs) -> Result<()> {
     let files = programs.echo();
     let [(_, server), ..] = &files;
-    let image = Image::new(ECHO, &[server]);
+    let image = Image::new(ECHO, &[server])?;
     let image = files.iter().fold(image, |image, (file, at)| image.with(file, at));
     cluster.load("conformance-echo", &image)?;
     let crds = programs.crds().display().to_string();

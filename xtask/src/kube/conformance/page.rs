@@ -77,6 +77,6 @@ cargo xtask kube install        # the Helm chart, with the agent as it is in thi
 cargo xtask kube conformance
 ```
 
-The suite is built from its Go module (`tests/conformance/`), and so is the echo server of its pods: Istio's, which Gateway API
+The suite is built from a Go module (`tests/programs/`), and so is the echo server of its pods: Istio's, which Gateway API
 republishes as `echo-advanced`. The namespaces of the suite get the label `mesh-agent.dev/dataplane=enabled`; nothing else is changed.
 ";
