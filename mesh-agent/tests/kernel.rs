@@ -143,7 +143,7 @@ fn workload(lab: &Lab, addrs: &[&str]) -> Arc<Workload> {
         host_network: false,
         identity: SpiffeId::new("cluster.local", "test", "pod").unwrap(),
         addrs: ips(addrs),
-        labels: std::collections::BTreeMap::new(),
+        labels: std::collections::BTreeMap::new().into(),
         naming: WorkloadNaming::default(),
         ports: Vec::new(),
         exclusions: mesh_agent::mesh::exclusions::Exclusions::default(),

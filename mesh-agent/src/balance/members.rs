@@ -30,7 +30,7 @@ pub struct Member {
 /// Members in a fixed order.
 #[derive(Debug, Default)]
 pub struct Members {
-    all: Vec<Member>,
+    all: Box<[Member]>,
     /// Positions in the order of a weighted round; absent when all weigh the same.
     round: Option<Box<[usize]>>,
 }
@@ -43,7 +43,10 @@ impl Members {
         let round = weights
             .any(|weight| Some(weight) != first)
             .then(|| schedule::lay_out(&all.iter().map(|member| member.weight).collect::<Vec<_>>()));
-        Self { all, round }
+        Self {
+            all: all.into(),
+            round,
+        }
     }
 
     /// How many there are.

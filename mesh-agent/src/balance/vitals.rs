@@ -2,6 +2,7 @@
 //!
 //! Place in the walk: written at picks, read by the control thread. Must not know: endpoints, policies.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -18,8 +19,9 @@ pub struct Vitals {
     ejected: AtomicUsize,
     ejections: [AtomicU64; Cause::ALL.len()],
     retries: RetryBudget,
-    hedges: RetryBudget,
-    latency: Latency,
+    /// These two only where somebody hedges: they are ten times as large as all else.
+    hedges: OnceLock<Box<RetryBudget>>,
+    latency: OnceLock<Box<Latency>>,
     /// When the last interval of outlier detection ended; for the control thread alone.
     pub(super) interval_ended: Mutex<Option<Instant>>,
 }
@@ -42,12 +44,12 @@ impl Vitals {
 
     /// What was spent on asking a second endpoint too.
     pub fn hedges(&self) -> &RetryBudget {
-        &self.hedges
+        self.hedges.get_or_init(Box::default)
     }
 
     /// How long answers took, where somebody wants to know.
     pub fn latency(&self) -> &Latency {
-        &self.latency
+        self.latency.get_or_init(Box::default)
     }
 
     /// How many endpoints are ejected.

@@ -59,12 +59,13 @@ fn facts() -> Facts {
                 "web",
                 &["10.96.0.1", "fd00:96::1"],
                 &[("http", 80), ("grpc", 9000)],
-            ),
-            service("api.example.com", &["240.240.1.1"], &[("tls", 443)]),
-            service("v4only", &["10.96.0.2"], &[("", 80)]),
-            service("db", &[], &[("sql", 5432), ("admin", 81)]),
-            service("late", &[], &[("tcp", 1)]),
-            service("udp", &[], &[]),
+            )
+            .into(),
+            service("api.example.com", &["240.240.1.1"], &[("tls", 443)]).into(),
+            service("v4only", &["10.96.0.2"], &[("", 80)]).into(),
+            service("db", &[], &[("sql", 5432), ("admin", 81)]).into(),
+            service("late", &[], &[("tcp", 1)]).into(),
+            service("udp", &[], &[]).into(),
         ],
         endpoints: vec![
             endpoint("db", "sql", "10.0.0.1:5433", Some("db-0")),
@@ -330,7 +331,7 @@ fn of_two_services_with_one_name_or_address_the_elder_counts() {
     late.meta = Arc::new(meta);
     let mut thief = service("thief", &["10.96.0.1"], &[]);
     thief.meta = Arc::clone(&late.meta);
-    facts.services.splice(0..0, [late, thief]);
+    facts.services.splice(0..0, [late.into(), thief.into()]);
     let names = Names::index(&facts);
     let Some(Known::Cluster { addrs, .. }) = names.service("shop", "shop", "web") else {
         panic!("no web");

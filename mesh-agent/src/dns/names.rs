@@ -4,13 +4,15 @@
 
 use std::collections::btree_map::Entry as Turn;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::mesh::export::Export;
 use crate::mesh::facts::Facts;
 use crate::mesh::service::{Endpoint, EndpointCondition, Service, ServiceName};
+use crate::mesh::slice::Behind;
 
 /// Every Service that a question may be about.
 #[derive(Debug, Default)]
@@ -74,19 +76,9 @@ impl Names {
     /// A Service without an address yet is not known, and neither is a headless one without TCP ports: the facts hold no
     /// endpoints of others.
     pub fn index(facts: &Facts) -> Self {
-        let mut eldest_first: Vec<&Service> = facts.services.iter().collect();
+        let mut eldest_first: Vec<&Service> = facts.services.iter().map(Deref::deref).collect();
         eldest_first.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
-        let headless: HashSet<&ServiceName> = eldest_first
-            .iter()
-            .filter(|service| service.is_headless)
-            .map(|service| &service.name)
-            .collect();
-        let mut endpoints: HashMap<&ServiceName, Vec<&Endpoint>> = HashMap::new();
-        for endpoint in &facts.endpoints {
-            if headless.contains(&endpoint.service) {
-                endpoints.entry(&endpoint.service).or_default().push(endpoint);
-            }
-        }
+        let mut endpoints = Behind::by_service(facts, []);
         let mut names = Self::default();
         for service in eldest_first {
             if let Some(known) = known(service, &mut endpoints) {
@@ -152,7 +144,7 @@ impl Names {
     }
 }
 
-fn known(service: &Service, endpoints: &mut HashMap<&ServiceName, Vec<&Endpoint>>) -> Option<Known> {
+fn known(service: &Service, endpoints: &mut HashMap<&ServiceName, Behind<'_>>) -> Option<Known> {
     let ports = service.ports.iter();
     if !service.is_headless {
         return (!service.vips.is_empty()).then(|| Known::Cluster {
@@ -161,11 +153,11 @@ fn known(service: &Service, endpoints: &mut HashMap<&ServiceName, Vec<&Endpoint>
         });
     }
     let endpoints = endpoints.remove(&service.name).unwrap_or_default();
-    (!service.ports.is_empty()).then(|| Known::Headless(members(&endpoints)))
+    (!service.ports.is_empty()).then(|| Known::Headless(members(&endpoints.endpoints())))
 }
 
 /// The ready endpoints, or where none is, those that end but still serve: the ones that connections would be sent to.
-fn members(endpoints: &[&Endpoint]) -> Vec<Member> {
+fn members(endpoints: &[Endpoint]) -> Vec<Member> {
     let of = |condition| {
         endpoints
             .iter()

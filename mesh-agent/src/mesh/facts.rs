@@ -16,6 +16,8 @@ use crate::mesh::policy::rate_limit::RateLimitPolicy;
 use crate::mesh::policy::request_authentication::RequestAuthentication;
 use crate::mesh::route::{HttpRoute, StreamRoute};
 use crate::mesh::service::{Endpoint, Service};
+use crate::mesh::shared::Shared;
+use crate::mesh::slice::EndpointSlice;
 use crate::mesh::traffic::{BackendTrafficPolicy, DestinationRule};
 use crate::mesh::workload::Workload;
 
@@ -23,14 +25,16 @@ use crate::mesh::workload::Workload;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
     /// Pods of every node.
-    pub workloads: Vec<Workload>,
+    pub workloads: Vec<Shared<Workload>>,
     /// Namespaces whose pods take part, unless they opt out.
     pub meshed_namespaces: BTreeSet<Arc<str>>,
     /// The nodes.
     pub nodes: Vec<Node>,
     /// Services with TCP ports.
-    pub services: Vec<Service>,
-    /// Endpoints of all slices.
+    pub services: Vec<Shared<Service>>,
+    /// EndpointSlices that belong to Services.
+    pub slices: Vec<Arc<EndpointSlice>>,
+    /// Endpoints that no slice holds, as ServiceEntries declare them.
     pub endpoints: Vec<Endpoint>,
     /// HTTPRoutes that attach to Services.
     pub http_routes: Vec<HttpRoute>,

@@ -30,6 +30,16 @@ impl SpiffeId {
         })
     }
 
+    /// The same id, made of texts that others hold already: each part is what `shared` gives for it.
+    #[must_use]
+    pub fn sharing(self, shared: impl Fn(&str) -> Arc<str>) -> Self {
+        Self {
+            trust_domain: shared(&self.trust_domain),
+            namespace: shared(&self.namespace),
+            service_account: shared(&self.service_account),
+        }
+    }
+
     /// The trust domain, for instance `cluster.local`.
     pub fn trust_domain(&self) -> &str {
         &self.trust_domain

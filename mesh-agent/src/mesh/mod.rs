@@ -23,5 +23,7 @@ pub mod policy;
 pub mod proxy_protocol;
 pub mod route;
 pub mod service;
+pub mod shared;
+pub mod slice;
 pub mod traffic;
 pub mod workload;

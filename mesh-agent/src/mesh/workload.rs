@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::mesh::exclusions::Exclusions;
 use crate::mesh::facts::ObjectMeta;
 use crate::mesh::identity::SpiffeId;
+use crate::mesh::shared::Shared;
 
 /// The `metadata.uid` of a Pod: unlike its address or name it is never used again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,8 +50,8 @@ pub struct Workload {
     pub addrs: Vec<IpAddr>,
     /// `spec.hostNetwork`: its addresses are the node's, so no address tells it from its neighbours.
     pub host_network: bool,
-    /// `metadata.labels`, for selectors.
-    pub labels: BTreeMap<String, String>,
+    /// `metadata.labels`, for selectors; those of one template are there once.
+    pub labels: Shared<BTreeMap<String, String>>,
     /// The names that metrics show.
     pub naming: WorkloadNaming,
     /// Named container ports, for policies and `targetPort` by name: (name, port).
@@ -155,7 +156,7 @@ pub(crate) mod fixture {
             identity: SpiffeId::new("cluster.local", namespace, "default").unwrap(),
             addrs: Vec::new(),
             host_network: false,
-            labels: BTreeMap::new(),
+            labels: BTreeMap::new().into(),
             naming: WorkloadNaming::default(),
             ports: Vec::new(),
             probe_ports: BTreeSet::new(),

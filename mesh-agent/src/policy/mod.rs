@@ -45,10 +45,10 @@ impl MtlsPolicy {
     ///
     /// Two policies with different selectors may meet in one of `workloads`: the elder wins there, and the younger
     /// is reported but goes on serving the workloads that it selects alone.
-    pub fn compile(
+    pub fn compile<'w>(
         policies: &[PeerAuthentication],
         root_namespace: &str,
-        workloads: &[Workload],
+        workloads: impl IntoIterator<Item = &'w Workload>,
     ) -> (Self, Vec<Rejection>) {
         let mut compiled = Self::default();
         let mut rejections = overlaps(policies, workloads);
@@ -119,7 +119,10 @@ fn selects(selector: &BTreeMap<String, String>, workload: &Workload) -> bool {
 }
 
 /// A rejection of each policy that is not the eldest for one of the workloads that it selects.
-fn overlaps(policies: &[PeerAuthentication], workloads: &[Workload]) -> Vec<Rejection> {
+fn overlaps<'w>(
+    policies: &[PeerAuthentication],
+    workloads: impl IntoIterator<Item = &'w Workload>,
+) -> Vec<Rejection> {
     let mut by_namespace: HashMap<&str, Vec<&PeerAuthentication>> = HashMap::new();
     for policy in by_seniority(policies)
         .into_iter()

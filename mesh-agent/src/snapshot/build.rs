@@ -4,6 +4,7 @@
 //! clocks, randomness; the same facts and the same predecessor give the same snapshot.
 
 use std::net::IpAddr;
+use std::ops::Deref;
 
 use super::leaving::leaving;
 use super::mesh_settings::MeshSettings;
@@ -56,7 +57,7 @@ impl Snapshot {
         let (mtls, of_policies) = MtlsPolicy::compile(
             &facts.peer_authentications,
             &settings.root_namespace,
-            &facts.workloads,
+            facts.workloads.iter().map(Deref::deref),
         );
         rejections.extend(of_policies);
         let mesh_config = MeshSettings::choose(

@@ -28,7 +28,7 @@ pub(super) struct Candidate<'f> {
     pub(super) load: Arc<Load>,
     /// Where the Service has a health check.
     pub(super) health: Option<Arc<Health>>,
-    pub(super) locality: Locality,
+    pub(super) locality: Arc<Locality>,
     pub(super) slice: &'f EndpointPlace,
     /// Besides those of its pod.
     pub(super) labels: &'f BTreeMap<String, String>,
@@ -38,7 +38,7 @@ pub(super) struct Candidate<'f> {
 impl Candidate<'_> {
     /// Whether it, or its pod, has all these labels.
     pub(super) fn carries(&self, labels: &BTreeMap<String, String>) -> bool {
-        let of_pod = self.workload.as_ref().map(|workload| &workload.labels);
+        let of_pod = self.workload.as_ref().map(|workload| &*workload.labels);
         labels.iter().all(|(name, value)| {
             let mut own = of_pod.into_iter().chain([self.labels]);
             own.any(|own| own.get(name) == Some(value))

@@ -8,19 +8,24 @@ use std::net::SocketAddr;
 use super::Snapshot;
 use crate::mesh::facts::Facts;
 use crate::mesh::leaving::Leaving;
-use crate::mesh::service::{Endpoint, EndpointCondition};
+use crate::mesh::service::EndpointCondition;
 use crate::mesh::workload::WorkloadUid;
 
 /// A slice may lag behind another: who is ready in one of them stays.
 pub(super) fn leaving(facts: &Facts) -> Leaving {
-    let with = |condition: EndpointCondition| -> HashSet<SocketAddr> {
+    let with = |condition: EndpointCondition| {
         let endpoints = facts.endpoints.iter();
-        let such = endpoints.filter(|endpoint| endpoint.condition == condition);
-        such.map(addr).collect()
+        let such = endpoints.filter(move |endpoint| endpoint.condition == condition);
+        let of_slices = facts.slices.iter().flat_map(move |slice| slice.addrs(condition));
+        such.map(|endpoint| endpoint.addr).chain(of_slices).map(canonical)
     };
-    let ready = with(EndpointCondition::Ready);
-    let mut addrs = with(EndpointCondition::ServingTerminating);
-    addrs.retain(|addr| !ready.contains(addr));
+    let mut addrs: HashSet<SocketAddr> = with(EndpointCondition::ServingTerminating).collect();
+    // Mostly there is none, and there are very many that are ready.
+    if !addrs.is_empty() {
+        for ready in with(EndpointCondition::Ready) {
+            addrs.remove(&ready);
+        }
+    }
     let deleted = facts.workloads.iter().filter(|pod| pod.is_terminating);
     Leaving {
         pods: deleted.map(|pod| pod.uid.clone()).collect(),
@@ -28,8 +33,8 @@ pub(super) fn leaving(facts: &Facts) -> Leaving {
     }
 }
 
-fn addr(endpoint: &Endpoint) -> SocketAddr {
-    SocketAddr::new(endpoint.addr.ip().to_canonical(), endpoint.addr.port())
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
 impl Snapshot {

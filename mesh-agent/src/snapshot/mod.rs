@@ -24,6 +24,7 @@ mod services;
 mod slices;
 mod traffic;
 mod unasked;
+mod unchanged;
 mod upstream;
 mod workloads;
 

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::mesh::facts::Facts;
@@ -15,7 +16,8 @@ use crate::mesh::workload::Workload;
 /// An endpoint for each address and port of each pod that is selected.
 pub(super) fn selected(facts: &Facts) -> Vec<Endpoint> {
     let selecting = |service| Some((service, selector_of(service)?));
-    let mut selecting = facts.services.iter().filter_map(selecting).peekable();
+    let services = facts.services.iter().map(Deref::deref);
+    let mut selecting = services.filter_map(selecting).peekable();
     if selecting.peek().is_none() {
         return Vec::new();
     }

@@ -1,4 +1,4 @@
-//! Endpoints of all slices by Service and port, each address once.
+//! Endpoints of one Service by port, each address once.
 //!
 //! Place in the walk: the first step of [`super::services`]. Must not know: which Services and pods there are.
 
@@ -6,24 +6,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
 use crate::mesh::facts::Seniority;
-use crate::mesh::service::{Endpoint, EndpointCondition, ServiceName};
+use crate::mesh::service::{Endpoint, EndpointCondition};
 use crate::mesh::workload::WorkloadUid;
 
 /// The endpoints of one Service by port name, each address once.
 pub(super) type EndpointsOfPorts<'a> = HashMap<&'a str, BTreeMap<SocketAddr, &'a Endpoint>>;
 
 /// Slices may hold an address twice while endpoints move between them: the better condition counts.
-pub(super) fn group<'e>(
-    endpoints: impl Iterator<Item = &'e Endpoint>,
-) -> HashMap<&'e ServiceName, EndpointsOfPorts<'e>> {
-    let mut by_service: HashMap<&ServiceName, EndpointsOfPorts<'_>> = HashMap::new();
+pub(super) fn by_port(endpoints: &[Endpoint]) -> EndpointsOfPorts<'_> {
+    let mut by_port = EndpointsOfPorts::new();
     for endpoint in endpoints {
         let addr = SocketAddr::new(endpoint.addr.ip().to_canonical(), endpoint.addr.port());
-        let of_port = by_service
-            .entry(&endpoint.service)
-            .or_default()
-            .entry(&endpoint.port_name)
-            .or_default();
+        let of_port = by_port.entry(&*endpoint.port_name).or_default();
         of_port
             .entry(addr)
             .and_modify(|known| {
@@ -33,7 +27,7 @@ pub(super) fn group<'e>(
             })
             .or_insert(endpoint);
     }
-    by_service
+    by_port
 }
 
 /// Smaller is better; the order of the facts must not matter.

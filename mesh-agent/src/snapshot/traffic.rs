@@ -52,7 +52,7 @@ impl<'f> Traffic<'f> {
                 .cloned()
                 .unwrap_or_default()
         };
-        let known: HashMap<_, _> = facts.services.iter().map(|one| (&one.name, one)).collect();
+        let known: HashMap<_, _> = facts.services.iter().map(|one| (&one.name, &**one)).collect();
         Self {
             rules: Rules::index(facts, local, &known, &settings.root_namespace, rejections),
             of_gateway_api: of_gateway_api(&facts.backend_policies, &known, rejections),

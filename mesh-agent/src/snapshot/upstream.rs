@@ -34,10 +34,10 @@ pub struct Upstream {
     pub subset: Option<Arc<str>>,
     /// What is spoken on it.
     pub protocol: AppProtocol,
-    policy: TrafficPolicy,
+    pub(super) policy: TrafficPolicy,
     endpoints: Vec<Arc<UpstreamEndpoint>>,
-    v4: Roster,
-    v6: Roster,
+    pub(super) v4: Roster,
+    pub(super) v6: Roster,
     breakers: Breakers,
     watch: Option<Arc<Watch>>,
     /// Where the health of its endpoints is checked.
@@ -55,9 +55,9 @@ pub struct UpstreamEndpoint {
     /// The pod behind it; `None` for addresses that are no pod's.
     pub workload: Option<Arc<Workload>>,
     /// Where it runs.
-    pub locality: Locality,
-    load: Arc<Load>,
-    standing: Option<Arc<Standing>>,
+    pub locality: Arc<Locality>,
+    pub(super) load: Arc<Load>,
+    pub(super) standing: Option<Arc<Standing>>,
     pub(super) health: Option<Arc<Health>>,
 }
 
@@ -271,7 +271,7 @@ impl Upstream {
                 Arc::new(UpstreamEndpoint {
                     addr: candidate.addr,
                     workload: candidate.workload.clone(),
-                    locality: candidate.locality.clone(),
+                    locality: Arc::clone(&candidate.locality),
                     load: Arc::clone(&candidate.load),
                     standing: needs_standing.then(|| standing(candidate, previous)),
                     health: candidate.health.clone(),

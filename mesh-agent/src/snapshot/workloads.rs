@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use crate::mesh::facts::Rejection;
+use crate::mesh::shared::Shared;
 use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::telemetry::PeerLabels;
 
@@ -27,19 +28,25 @@ struct Known {
 
 impl Workloads {
     pub(super) fn index(
-        facts: &[Workload],
+        facts: &[Shared<Workload>],
         node: &str,
         previous: Option<&Self>,
         rejections: &mut Vec<Rejection>,
     ) -> Self {
         let mut eldest_first: Vec<_> = facts.iter().collect();
         eldest_first.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
-        let mut index = Self::default();
+        let mut index = Self {
+            by_uid: HashMap::with_capacity(facts.len()),
+            by_addr: HashMap::with_capacity(facts.len()),
+            local: Vec::new(),
+        };
         for workload in eldest_first {
             let known = match previous.and_then(|previous| previous.by_uid.get(&workload.uid)) {
-                Some(known) if known.workload.as_ref() == workload => known.clone(),
+                Some(known) if workload.is_same(&known.workload) || *known.workload == **workload => {
+                    known.clone()
+                }
                 Some(_) | None => Known {
-                    workload: Arc::new(workload.clone()),
+                    workload: Arc::clone(workload.arc()),
                     labels: OnceLock::new(),
                 },
             };

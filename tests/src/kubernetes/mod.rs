@@ -262,7 +262,8 @@ impl ControlPlane {
         Ok(())
     }
 
-    fn process(&self, name: &str) -> Result<Option<ProcessId>> {
+    /// The process of a program, if it was started; it may have ended.
+    pub fn process(&self, name: &str) -> Result<Option<ProcessId>> {
         let path = self.process_file(name);
         if !path.exists() {
             return Ok(None);

@@ -7,6 +7,7 @@ mod changes;
 mod fastpath;
 mod isolation;
 mod proxies;
+mod scale;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -30,6 +31,8 @@ enum Command {
     Fastpath(fastpath::Arguments),
     /// What a storm of one pod costs another pod of its node, with and without the mesh; needs root
     Isolation(isolation::Arguments),
+    /// What an agent holds of a large cluster, and what agents cost the API server; needs root
+    Scale(scale::Arguments),
 }
 
 /// Runs it.
@@ -39,5 +42,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Some(Command::Changes(arguments)) => changes::run(arguments),
         Some(Command::Fastpath(arguments)) => fastpath::run(arguments),
         Some(Command::Isolation(arguments)) => isolation::run(arguments),
+        Some(Command::Scale(arguments)) => scale::run(arguments),
     }
 }

@@ -67,7 +67,7 @@ fn pod(uid: &str) -> Workload {
 
 fn snapshot(pods: &[Workload]) -> Snapshot {
     let facts = Facts {
-        workloads: pods.to_vec(),
+        workloads: pods.iter().cloned().map(Into::into).collect(),
         ..Facts::default()
     };
     let settings = SnapshotSettings {

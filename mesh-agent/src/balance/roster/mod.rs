@@ -110,6 +110,19 @@ impl Roster {
         }
     }
 
+    /// Whether `made`, which was made to follow this one, groups the same members alike.
+    pub fn is_as(&self, made: &Self) -> bool {
+        let is_as = |(before, now): (&Group, &Group)| {
+            let mut members = before.members.iter().zip(now.members.iter());
+            before.weight == now.weight
+                && before.members.len() == now.members.len()
+                && members.all(|(before, now)| before.is_as(now))
+        };
+        self.policy == made.policy
+            && self.groups.len() == made.groups.len()
+            && self.groups.iter().zip(&made.groups).all(is_as)
+    }
+
     /// The members that the kernel may choose of at random, as the roster would; `None` when it would choose
     /// otherwise.
     pub fn of_equals(&self) -> Option<&Members> {
@@ -261,6 +274,16 @@ impl Group {
 }
 
 impl Member {
+    /// Whether it is the same member with the same records at the same place.
+    fn is_as(&self, made: &Self) -> bool {
+        let standing = |one: &Self| one.standing.as_ref().map(Arc::as_ptr);
+        let health = |one: &Self| one.health.as_ref().map(Arc::as_ptr);
+        (self.index, self.name, self.weight) == (made.index, made.name, made.weight)
+            && Arc::ptr_eq(&self.load, &made.load)
+            && standing(self) == standing(made)
+            && health(self) == health(made)
+    }
+
     /// Whether it is ejected, or unhealthy.
     fn is_left_out(&self) -> bool {
         let is_ejected = |standing: &Arc<Standing>| standing.is_ejected();

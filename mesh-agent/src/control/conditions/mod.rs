@@ -108,7 +108,7 @@ impl<'r> Seen<'r> {
         let metas = metas.chain(of_streams).chain(of_tls).chain(of_backends);
         Self {
             facts,
-            services: facts.services.iter().map(|one| (&one.name, one)).collect(),
+            services: facts.services.iter().map(|one| (&one.name, &**one)).collect(),
             counted: metas.map(|meta| meta.object.as_ref()).collect(),
             http_routes: facts
                 .http_routes

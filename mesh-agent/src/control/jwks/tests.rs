@@ -78,7 +78,7 @@ impl Running {
         let mut workload = pod("shop", "web-1");
         workload.addrs = vec!["10.0.0.1".parse().unwrap()];
         let facts = Facts {
-            workloads: vec![workload],
+            workloads: vec![workload.into()],
             request_authentications: vec![policy(vec![rule(source.clone())])],
             ..Facts::default()
         };

@@ -36,7 +36,8 @@ pub(super) fn cut(kind: &str, object: &mut Object) {
 }
 
 fn cut_pod(pod: &mut Object) {
-    keep_of(pod, "status", &["phase", "podIP", "podIPs"]);
+    keep_of(pod, "status", &["phase", "podIP", "podIPs", "conditions"]);
+    keep_readiness(pod);
     let kept = [
         "nodeName",
         "serviceAccountName",
@@ -59,6 +60,18 @@ fn cut_pod(pod: &mut Object) {
                 cut_container(container);
             }
         }
+    }
+}
+
+/// Of conditions only whether it is ready: the others change without need, and each change is a new fact.
+fn keep_readiness(pod: &mut Object) {
+    let status = pod.get_mut("status").and_then(Value::as_object_mut);
+    let Some(Value::Array(conditions)) = status.and_then(|status| status.get_mut("conditions")) else {
+        return;
+    };
+    conditions.retain(|condition| condition.get("type").is_some_and(|kind| kind == "Ready"));
+    for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
+        condition.retain(|field, _| matches!(field.as_str(), "type" | "status"));
     }
 }
 
@@ -129,7 +142,10 @@ mod tests {
                         "lifecycle": { "preStop": exec, "postStart": probe },
                     }],
                 },
-                "status": { "phase": "Running", "podIP": "10.0.0.1", "conditions": [] },
+                "status": { "phase": "Running", "podIP": "10.0.0.1", "message": "secret", "conditions": [
+                    { "type": "Initialized", "status": "True" },
+                    { "type": "Ready", "status": "False", "lastTransitionTime": "now", "message": "secret" },
+                ] },
             }),
         );
         let kept_probe = json!({ "httpGet": { "port": 80 } });
@@ -144,7 +160,8 @@ mod tests {
                         "name": "c", "ports": [{ "containerPort": 80 }], "readinessProbe": kept_probe,
                         "livenessProbe": {}, "lifecycle": { "preStop": {}, "postStart": kept_probe } }],
                 },
-                "status": { "phase": "Running", "podIP": "10.0.0.1" },
+                "status": {
+                    "phase": "Running", "podIP": "10.0.0.1", "conditions": [{ "type": "Ready", "status": "False" }] },
             })
         );
     }

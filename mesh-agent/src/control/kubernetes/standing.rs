@@ -71,6 +71,9 @@ pub struct WatchStatus {
     pub watch: String,
     /// As which version; empty for a kind that is absent.
     pub api_version: String,
+    /// What the API server is asked for, with the selector of a watch of one object; empty for a kind that is absent.
+    #[serde(default)]
+    pub path: String,
     /// How it stands.
     pub state: WatchState,
     /// For how many seconds.
@@ -117,6 +120,7 @@ impl Standing {
         let of_watch = |(id, watch): (&WatchId, &Watch)| WatchStatus {
             watch: id.to_string(),
             api_version: watch.api_version.clone(),
+            path: id.selected(&watch.path),
             state: watch.state,
             for_s: watch.since.elapsed().as_secs(),
             synced: watch.is_synced,
@@ -132,6 +136,7 @@ impl Standing {
         watches.extend(absent.map(|kind| WatchStatus {
             watch: kind.kind.to_owned(),
             api_version: String::new(),
+            path: String::new(),
             state: WatchState::Absent,
             for_s: 0,
             synced: inner.is_discovered,

@@ -101,6 +101,17 @@ impl WatchId {
         Watched::url_path(resource, self.namespace())
     }
 
+    /// A path with what selects of it.
+    pub(super) fn selected(&self, path: &str) -> String {
+        let Some(selector) = self.selector() else {
+            return path.to_owned();
+        };
+        let query = form_urlencoded::Serializer::new(String::new())
+            .append_pair("fieldSelector", &selector)
+            .finish();
+        format!("{path}?{query}")
+    }
+
     /// Whether the query of a request asks for no more and no less.
     pub(super) fn is_asked_by(&self, query: &str) -> bool {
         let asked = form_urlencoded::parse(query.as_bytes());
@@ -212,6 +223,18 @@ mod tests {
         ] {
             assert_eq!(watch.covers(object), expected, "{watch} {object}");
         }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_a_path_and_what_selects_of_it() {
+        let path = "/api/v1/configmaps";
+        let of_one = "/api/v1/configmaps?fieldSelector=metadata.name%3Distio";
+        assert_eq!(WatchId::mesh_config().selected(path), of_one);
+        let pods = WatchId {
+            kind: "Pod",
+            only: None,
+        };
+        assert_eq!(pods.selected("/api/v1/pods"), "/api/v1/pods");
     }
 
     #[test]

@@ -2,8 +2,7 @@
 //!
 //! Place in the walk: becomes the endpoints of an upstream. Must not know: which Services exist.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1 as api;
@@ -11,82 +10,17 @@ use k8s_openapi::api::discovery::v1 as api;
 use super::names::Names;
 use super::object::Object;
 use super::service::{own_addr, port_number};
-use crate::mesh::facts::{ObjectMeta, Rejection};
-use crate::mesh::service::{Endpoint, EndpointCondition, ServiceName};
-use crate::mesh::traffic::EndpointPlace;
+use crate::mesh::facts::Rejection;
+use crate::mesh::service::{EndpointCondition, ServiceName};
+use crate::mesh::slice::{EndpointSlice, Seldom, SliceMember};
 use crate::mesh::workload::WorkloadUid;
-
-/// A slice as it is kept: what its endpoints share is there once, since of these there may be a hundred thousand.
-#[derive(Debug, PartialEq)]
-pub(super) struct Slice {
-    service: ServiceName,
-    meta: Arc<ObjectMeta>,
-    ports: Box<[(Arc<str>, u16)]>,
-    members: Box<[Member]>,
-}
-
-#[derive(Debug, PartialEq)]
-struct Member {
-    addr: IpAddr,
-    condition: EndpointCondition,
-    workload: Option<WorkloadUid>,
-    zone: Option<Arc<str>>,
-    node: Option<Arc<str>>,
-    seldom: Option<Box<Seldom>>,
-}
-
-/// What few endpoints say.
-#[derive(Debug, PartialEq)]
-struct Seldom {
-    hostname: Option<Arc<str>>,
-    for_zones: Vec<Arc<str>>,
-    for_nodes: Vec<Arc<str>>,
-}
-
-impl Slice {
-    /// One for each address and port.
-    pub(super) fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
-        let ports = |member| self.ports.iter().map(move |port| (member, port));
-        self.members
-            .iter()
-            .flat_map(ports)
-            .map(|(member, port)| self.endpoint(member, port))
-    }
-
-    /// How many these are.
-    pub(super) fn len(&self) -> usize {
-        self.members.len() * self.ports.len()
-    }
-
-    fn endpoint(&self, member: &Member, (port_name, port): &(Arc<str>, u16)) -> Endpoint {
-        let seldom = member.seldom.as_deref();
-        Endpoint {
-            service: self.service.clone(),
-            meta: Arc::clone(&self.meta),
-            port_name: Arc::clone(port_name),
-            addr: SocketAddr::new(member.addr, *port),
-            condition: member.condition,
-            workload: member.workload.clone(),
-            hostname: seldom.and_then(|seldom| seldom.hostname.clone()),
-            place: EndpointPlace {
-                region: None,
-                zone: member.zone.clone(),
-                node: member.node.clone(),
-                for_zones: seldom.map_or_else(Vec::new, |seldom| seldom.for_zones.clone()),
-                for_nodes: seldom.map_or_else(Vec::new, |seldom| seldom.for_nodes.clone()),
-            },
-            labels: BTreeMap::new(),
-            weight: 1,
-        }
-    }
-}
 
 /// `None` for a slice that belongs to no Service. A wrong endpoint or port is left out for itself.
 pub(super) fn translate(
     object: &Object,
     names: &Names,
     rejections: &mut Vec<Rejection>,
-) -> Result<Option<Slice>, Rejection> {
+) -> Result<Option<EndpointSlice>, Rejection> {
     let slice: api::EndpointSlice = object.parse()?;
     let is_v4 = match slice.address_type.as_str() {
         "IPv4" => true,
@@ -101,7 +35,7 @@ pub(super) fn translate(
         return Ok(None);
     };
     let ports = ports(object, &slice, rejections).into();
-    let mut members = Vec::new();
+    let mut members = Vec::with_capacity(slice.endpoints.as_ref().map_or(0, Vec::len));
     for (index, endpoint) in slice.endpoints.iter().flatten().enumerate() {
         match addr(endpoint, is_v4) {
             Ok(addr) => members.push(member(endpoint, addr, names)),
@@ -110,7 +44,7 @@ pub(super) fn translate(
             }
         }
     }
-    Ok(Some(Slice {
+    Ok(Some(EndpointSlice {
         service: ServiceName {
             namespace: Arc::clone(&object.namespace),
             name: name.as_str().into(),
@@ -121,11 +55,11 @@ pub(super) fn translate(
     }))
 }
 
-fn member(endpoint: &api::Endpoint, addr: IpAddr, names: &Names) -> Member {
+fn member(endpoint: &api::Endpoint, addr: IpAddr, names: &Names) -> SliceMember {
     let target = endpoint.target_ref.as_ref();
     let pod = target.filter(|target| target.kind.as_deref() == Some("Pod"));
     let shared = |name: &Option<String>| name.as_deref().map(|name| names.shared(name));
-    Member {
+    SliceMember {
         addr,
         condition: condition(endpoint.conditions.as_ref()),
         workload: pod.and_then(|pod| pod.uid.as_deref()).map(WorkloadUid::new),

@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::ca_bundles::{BundleName, CaBundles};
-use super::endpoint_slice::Slice;
 use super::names::Names;
 use super::namespace::{self, NamespaceSays, Namespaces};
 use super::object::Object;
@@ -28,6 +27,8 @@ use crate::mesh::policy::rate_limit::RateLimitPolicy;
 use crate::mesh::policy::request_authentication::RequestAuthentication;
 use crate::mesh::route::{HttpRoute, StreamRoute};
 use crate::mesh::service::{Endpoint, Service};
+use crate::mesh::shared::Shared;
+use crate::mesh::slice::EndpointSlice;
 use crate::mesh::traffic::{BackendTrafficPolicy, DestinationRule};
 
 /// One object's part of the facts. There may be a hundred thousand: what is large or seldom is boxed.
@@ -38,9 +39,9 @@ pub(super) enum Piece {
     Namespace(NamespaceSays),
     Pod(Box<Pod>),
     Node(Box<Node>),
-    Service(Box<Service>),
-    ServiceEntry(Box<(Vec<Service>, Vec<Endpoint>)>),
-    Slice(Box<Slice>),
+    Service(Shared<Service>),
+    ServiceEntry(Box<(Vec<Shared<Service>>, Vec<Endpoint>)>),
+    Slice(Arc<EndpointSlice>),
     HttpRoute(Box<HttpRoute>),
     StreamRoute(Box<StreamRoute>),
     PeerAuthentication(Box<PeerAuthentication>),
@@ -121,10 +122,11 @@ impl Piece {
             }
             "EndpointSlice" => {
                 let slice = endpoint_slice::translate(&object, around.names, rejections);
-                boxed(kept(slice, rejections).flatten(), Self::Slice)
+                let slice = kept(slice, rejections).flatten();
+                slice.map_or(Self::Nothing, |slice| Self::Slice(slice.into()))
             }
             "Pod" => {
-                let pod = pod::translate(&object, around.namespaces, around.trust_domain, rejections);
+                let pod = pod::translate(&object, around, rejections);
                 boxed(kept(pod, rejections).flatten(), Self::Pod)
             }
             _ => {
@@ -142,8 +144,15 @@ impl Piece {
     ) -> Result<Self, Rejection> {
         Ok(match object.kind.as_str() {
             "Node" => Self::Node(node::translate(object, rejections)?.into()),
-            "Service" => boxed(service::translate(object, rejections)?, Self::Service),
-            "ServiceEntry" => Self::ServiceEntry(service_entry::translate(object, rejections)?.into()),
+            "Service" => {
+                let service = service::translate(object, rejections)?;
+                service.map_or(Self::Nothing, |service| Self::Service(service.into()))
+            }
+            "ServiceEntry" => {
+                let (services, endpoints) = service_entry::translate(object, rejections)?;
+                let services = services.into_iter().map(Shared::from).collect();
+                Self::ServiceEntry(Box::new((services, endpoints)))
+            }
             "HTTPRoute" | "GRPCRoute" => boxed(http_route::translate(object, rejections)?, Self::HttpRoute),
             "TCPRoute" | "TLSRoute" => boxed(stream_route::translate(object, rejections)?, Self::StreamRoute),
             "PeerAuthentication" => {
@@ -197,15 +206,6 @@ impl Piece {
         }
     }
 
-    /// How many endpoints a slice adds.
-    pub(super) fn endpoints(&self) -> usize {
-        if let Self::Slice(slice) = self {
-            slice.len()
-        } else {
-            0
-        }
-    }
-
     /// Whether VirtualServices must be read again when it comes, changes or goes.
     pub(super) fn concerns_virtual_services(&self) -> bool {
         matches!(
@@ -222,12 +222,12 @@ impl Piece {
             Self::Nothing | Self::Namespace(_) | Self::VirtualService(_) => {}
             Self::Pod(pod) => facts.workloads.push(pod.workload.clone()),
             Self::Node(node) => facts.nodes.push(node.as_ref().clone()),
-            Self::Service(service) => facts.services.push(service.as_ref().clone()),
+            Self::Service(service) => facts.services.push(service.clone()),
             Self::ServiceEntry(entry) => {
                 facts.services.extend_from_slice(&entry.0);
                 facts.endpoints.extend_from_slice(&entry.1);
             }
-            Self::Slice(slice) => facts.endpoints.extend(slice.endpoints()),
+            Self::Slice(slice) => facts.slices.push(Arc::clone(slice)),
             Self::HttpRoute(route) => facts.http_routes.push(route.as_ref().clone()),
             Self::StreamRoute(route) => facts.stream_routes.push(route.as_ref().clone()),
             Self::PeerAuthentication(policy) => facts.peer_authentications.push(policy.as_ref().clone()),

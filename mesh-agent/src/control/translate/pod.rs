@@ -11,18 +11,21 @@ use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::exclusions::exclusions;
+use super::names::Names;
 use super::namespace::{Dataplane, Namespaces, dataplane, dns_capture};
 use super::object::Object;
+use super::piece::Around;
 use super::probes;
 use super::service::own_addr;
 use crate::mesh::facts::Rejection;
 use crate::mesh::identity::{InvalidSpiffeId, SpiffeId};
+use crate::mesh::shared::Shared;
 use crate::mesh::workload::{FailMode, Membership, Placement, Workload, WorkloadNaming, WorkloadUid};
 
 /// A pod, and what it says of itself where its Namespace has a say too.
 #[derive(Debug, PartialEq)]
 pub(super) struct Pod {
-    pub(super) workload: Workload,
+    pub(super) workload: Shared<Workload>,
     /// It takes part if its namespace does.
     is_willing: bool,
     dns_capture: Option<bool>,
@@ -31,25 +34,28 @@ pub(super) struct Pod {
 impl Pod {
     /// Settles what its Namespace has a say in.
     pub(super) fn join(&mut self, namespaces: &Namespaces) {
-        let workload = &mut self.workload;
-        workload.membership = if self.is_willing && namespaces.is_enrolled(&workload.namespace) {
+        let namespace = &self.workload.namespace;
+        let membership = if self.is_willing && namespaces.is_enrolled(namespace) {
             Membership::Enrolled
         } else {
             Membership::Outside
         };
-        workload.dns_capture = self
-            .dns_capture
-            .or_else(|| namespaces.dns_capture(&workload.namespace));
+        let dns_capture = self.dns_capture.or_else(|| namespaces.dns_capture(namespace));
+        // What readings hold too is copied only where it changes.
+        if (membership, dns_capture) != (self.workload.membership, self.workload.dns_capture) {
+            let workload = &mut *self.workload;
+            (workload.membership, workload.dns_capture) = (membership, dns_capture);
+        }
     }
 }
 
 /// `None` for a pod that has ended: its address may be another's already.
 pub(super) fn translate(
     object: &Object,
-    namespaces: &Namespaces,
-    trust_domain: &str,
+    around: &Around<'_>,
     rejections: &mut Vec<Rejection>,
 ) -> Result<Option<Pod>, Rejection> {
+    let names = around.names;
     let pod: api::Pod = object.parse()?;
     let (spec, status) = (pod.spec.unwrap_or_default(), pod.status.unwrap_or_default());
     if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
@@ -76,8 +82,8 @@ pub(super) fn translate(
         namespace: Arc::clone(&object.namespace),
         pod_name: Arc::clone(&object.name),
         meta: Arc::clone(&object.meta),
-        node: spec.node_name.as_deref().unwrap_or_default().into(),
-        identity: identity(object, trust_domain, &spec)?,
+        node: names.shared(spec.node_name.as_deref().unwrap_or_default()),
+        identity: identity(object, around.trust_domain, &spec)?.sharing(|part| names.shared(part)),
         exclusions: exclusions(object, pod.metadata.annotations.as_ref(), rejections),
         probe_ports: probes::ports(object, &spec, &addrs, rejections),
         addrs,
@@ -86,8 +92,9 @@ pub(super) fn translate(
             owner.map(|owner| (owner.kind.as_str(), owner.name.as_str())),
             &object.name,
             &labels,
+            names,
         ),
-        labels,
+        labels: names.labels(labels),
         ports: named_ports(&spec),
         membership: Membership::Outside,
         placement: placement(object, pod.metadata.annotations.as_ref())?,
@@ -97,11 +104,11 @@ pub(super) fn translate(
         dns_capture: None,
     };
     let mut pod = Pod {
-        workload,
+        workload: workload.into(),
         is_willing,
         dns_capture: dns_capture(object, pod.metadata.annotations.as_ref(), rejections),
     };
-    pod.join(namespaces);
+    pod.join(around.namespaces);
     Ok(Some(pod))
 }
 
@@ -140,7 +147,7 @@ fn addrs(object: &Object, status: &api::PodStatus) -> Result<Vec<IpAddr>, Reject
         .iter()
         .map(|addr| ("status.podIP".to_owned(), addr.as_str()))
         .collect();
-    let mut addrs: Vec<IpAddr> = Vec::new();
+    let mut addrs: Vec<IpAddr> = Vec::with_capacity(many.len().max(1));
     for (field, text) in if many.is_empty() { one } else { many } {
         // Absent until the pod has its sandbox.
         if text.is_empty() {
@@ -230,7 +237,12 @@ fn named_ports(spec: &api::PodSpec) -> Vec<(String, u16)> {
 }
 
 /// Istio's names: the owner instead of the pod, and canonical name and revision by their order of labels.
-fn naming(owner: Option<(&str, &str)>, pod_name: &str, labels: &BTreeMap<String, String>) -> WorkloadNaming {
+fn naming(
+    owner: Option<(&str, &str)>,
+    pod_name: &str,
+    labels: &BTreeMap<String, String>,
+    names: &Names,
+) -> WorkloadNaming {
     let first_of = |names: &[&str]| {
         names
             .iter()
@@ -250,11 +262,11 @@ fn naming(owner: Option<(&str, &str)>, pod_name: &str, labels: &BTreeMap<String,
         "version",
     ]);
     WorkloadNaming {
-        workload: workload.into(),
-        app: first_of(&["app"]).unwrap_or_default().into(),
-        version: first_of(&["version"]).unwrap_or_default().into(),
-        canonical_name: canonical_name.unwrap_or(workload).into(),
-        canonical_revision: canonical_revision.unwrap_or("latest").into(),
+        workload: names.shared(workload),
+        app: names.shared(first_of(&["app"]).unwrap_or_default()),
+        version: names.shared(first_of(&["version"]).unwrap_or_default()),
+        canonical_name: names.shared(canonical_name.unwrap_or(workload)),
+        canonical_revision: names.shared(canonical_revision.unwrap_or("latest")),
     }
 }
 
@@ -298,7 +310,7 @@ mod tests {
             let hash = hash.map(|hash: &str| (POD_TEMPLATE_HASH.to_owned(), hash.to_owned()));
             let labels = hash.into_iter().collect();
             assert_eq!(
-                &*naming(owner, "web-7d4b9-x", &labels).workload,
+                &*naming(owner, "web-7d4b9-x", &labels, &Names::default()).workload,
                 expected,
                 "{owner:?}"
             );
@@ -353,7 +365,7 @@ mod tests {
                 .into_iter()
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .collect();
-            let naming = naming(None, "p", &labels);
+            let naming = naming(None, "p", &labels, &Names::default());
             assert_eq!(
                 (&*naming.canonical_name, &*naming.canonical_revision),
                 (name, revision)

@@ -130,11 +130,6 @@ impl Store {
             skipped: self.skipped,
             ..Reading::default()
         };
-        let pieces = self.objects.iter().flatten().map(|kept| &kept.piece);
-        reading
-            .facts
-            .endpoints
-            .reserve(pieces.map(Piece::endpoints).sum());
         for kept in self.objects.iter().flatten() {
             kept.piece.add_to(&mut reading);
             reading.rejections.extend_from_slice(&kept.rejections);
@@ -165,7 +160,8 @@ impl Store {
         Box::new(virtual_service::translate_all(objects, &reading.facts.services))
     }
 
-    fn put_object(&mut self, object: Object) -> bool {
+    fn put_object(&mut self, mut object: Object) -> bool {
+        object.namespace = self.names.shared(&object.namespace);
         let meta = Arc::clone(&object.meta);
         let mut rejections = Vec::new();
         let around = Around {

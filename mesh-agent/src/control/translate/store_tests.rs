@@ -125,6 +125,7 @@ fn sorted(reading: &Reading) -> (Vec<String>, Vec<String>, usize) {
         workloads,
         nodes,
         services,
+        slices,
         endpoints,
         http_routes,
         stream_routes,
@@ -138,6 +139,7 @@ fn sorted(reading: &Reading) -> (Vec<String>, Vec<String>, usize) {
     list(workloads.iter().map(|one| format!("{one:?}")).collect());
     list(nodes.iter().map(|one| format!("{one:?}")).collect());
     list(services.iter().map(|one| format!("{one:?}")).collect());
+    list(slices.iter().map(|one| format!("{one:?}")).collect());
     list(endpoints.iter().map(|one| format!("{one:?}")).collect());
     list(http_routes.iter().map(|one| format!("{one:?}")).collect());
     list(stream_routes.iter().map(|one| format!("{one:?}")).collect());
@@ -224,4 +226,29 @@ fn places_of_what_is_gone_are_used_again() {
     }
     assert!(store.objects.len() <= documents.len());
     assert_eq!(store.reading(), Reading::default());
+}
+
+#[test]
+fn readings_hold_what_did_not_change_in_common_and_copy_none_of_it() {
+    let [pod, other, changed, service, slice] = [
+        "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: shop}, status: {podIP: 10.0.0.1}}",
+        "{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: shop}, status: {podIP: 10.0.0.2}}",
+        "{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: shop}, status: {podIP: 10.0.0.3}}",
+        "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}",
+        "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}},
+          addressType: IPv4, ports: [{port: 8080}], endpoints: [{addresses: [10.0.0.1]}]}",
+    ]
+    .map(|manifest| documents("api", manifest, false).0.remove(0));
+    let mut store = Store::new("cluster.local");
+    for document in [pod, other, service, slice] {
+        store.put(document);
+    }
+    let first = store.reading().facts;
+    store.put(changed);
+    let second = store.reading().facts;
+    assert!(Arc::ptr_eq(&first.slices[0], &second.slices[0]));
+    assert!(first.services[0].is_same(second.services[0].arc()));
+    let pods = first.workloads.iter().zip(&second.workloads);
+    let kept: Vec<_> = pods.map(|(before, now)| before.is_same(now.arc())).collect();
+    assert_eq!(kept, [true, false], "only pod b changed");
 }

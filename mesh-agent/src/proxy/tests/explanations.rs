@@ -211,7 +211,7 @@ async fn who_asks_for_the_wrong_pod_is_told_the_way_out() {
         stranger.uid = WorkloadUid::new("stranger");
         (stranger.pod_name, stranger.membership) = ("stranger".into(), Membership::Outside);
         stranger.addrs.clear();
-        facts.workloads.push(stranger);
+        facts.workloads.push(stranger.into());
     });
     for (pod, status, says) in [
         ("shop/wep", 404, "is shop/web meant?"),

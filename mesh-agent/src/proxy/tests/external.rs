@@ -82,9 +82,8 @@ pub(super) fn guard(lab: &Lab, authorizer: &Authorizer, more: &[AuthorizationPol
     let authorizer = Arc::new(authorizer.clone());
     lab.change(move |facts: &mut Facts| {
         for workload in &mut facts.workloads {
-            workload
-                .labels
-                .insert("pod".to_owned(), workload.pod_name.to_string());
+            let name = workload.pod_name.to_string();
+            workload.labels.insert("pod".to_owned(), name);
         }
         facts.mesh_configs = vec![MeshConfig {
             namespace: "mesh-system".into(),

@@ -20,7 +20,7 @@ async fn client_hello(lab: &Lab) -> Vec<u8> {
     lab.a.change(|facts| {
         facts
             .services
-            .push(facts::service("silent", vip.ip(), AppProtocol::Tcp));
+            .push(facts::service("silent", vip.ip(), AppProtocol::Tcp).into());
         facts.endpoints.push(facts::endpoint("silent", addr));
     });
     let mut client = lab.dial(WEB, vip).await;

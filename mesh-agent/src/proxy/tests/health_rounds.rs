@@ -66,7 +66,7 @@ impl Round {
         cart.traffic.health_check = Some(Arc::new(check));
         let addrs = (0..endpoints).map(|last| SocketAddr::from(([10, 0, 1, last], 8080)));
         let facts = Facts {
-            services: vec![cart],
+            services: vec![cart.into()],
             endpoints: addrs.map(|addr| endpoint("cart", addr)).collect(),
             ..Facts::default()
         };

@@ -99,7 +99,7 @@ impl Lab {
                 endpoints.push(facts::endpoint(name, dialled));
             }
             agent.change(|facts| {
-                facts.services.push(facts::service(name, vip, protocol));
+                facts.services.push(facts::service(name, vip, protocol).into());
                 facts.endpoints.extend(endpoints);
             });
         }
@@ -175,7 +175,7 @@ impl Agent {
     async fn start(node: &str, ca: &Arc<EmbeddedCa>, dir: &TempDir, idle: Duration) -> Self {
         let tasks = Tasks::new();
         let facts = Facts {
-            workloads: PODS.into_iter().map(LabPod::workload).collect(),
+            workloads: PODS.into_iter().map(LabPod::workload).map(Into::into).collect(),
             ..Facts::default()
         };
         let settings = SnapshotSettings {

@@ -1,5 +1,6 @@
 //! What routes of connections do: where bytes go, and that they arrive as they were sent.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -241,13 +242,13 @@ async fn a_subset_is_reached_by_its_labels() {
     let lab = Lab::start().await;
     let (near, far) = (named(&lab, CART, "v1 ").await, named(&lab, PAY, "v2 ").await);
     let vip = lab.service("cart", AppProtocol::Tcp, &[near, far]).await;
-    let labels = |version: &str| [("version".to_owned(), version.to_owned())].into();
+    let labels = |version: &str| BTreeMap::from([("version".to_owned(), version.to_owned())]);
     for version in ["v1", "v2", "v3"] {
         lab.change(|facts| {
             for (pod, version) in [(CART, "v1"), (PAY, "v2")] {
                 let uid = pod.workload().uid;
                 let workload = facts.workloads.iter_mut().find(|one| one.uid == uid).unwrap();
-                workload.labels = labels(version);
+                workload.labels = labels(version).into();
             }
             let subsets = ["v1", "v2", "v3"].map(|name| Subset {
                 name: name.into(),

@@ -2,10 +2,9 @@
 //!
 //! Place in the walk: part of [`super::Services::index`]. Must not know: routes, policies.
 
-use std::collections::hash_map::{DefaultHasher, Entry};
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
-use std::iter;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -21,7 +20,7 @@ use crate::mesh::workload::Workload;
 use crate::snapshot::candidate::{Candidate, Front, Spread};
 use crate::snapshot::known::{KnownService, Ports, View};
 use crate::snapshot::rules::Apart;
-use crate::snapshot::slices::EndpointsOfPorts;
+use crate::snapshot::slices::{EndpointsOfPorts, by_port};
 use crate::snapshot::traffic::Traffic;
 use crate::snapshot::upstream::Upstream;
 use crate::snapshot::workloads::Workloads;
@@ -34,6 +33,7 @@ pub(super) struct Indexing<'a> {
     traffic: Traffic<'a>,
     node: &'a str,
     previous: Option<&'a Services>,
+    places: HashSet<Arc<Locality>>,
     /// Those that were made.
     views: usize,
     rejections: &'a mut Vec<Rejection>,
@@ -53,22 +53,23 @@ impl<'a> Indexing<'a> {
         Self {
             index: Services {
                 classes: traffic.rules.classes(),
+                // They are large, and would be larger while they grow.
+                by_name: HashMap::with_capacity(previous.map_or(0, |previous| previous.by_name.len())),
+                inbound: HashMap::with_capacity(previous.map_or(0, |previous| previous.inbound.len())),
+                loads: HashMap::with_capacity(previous.map_or(0, |previous| previous.loads.len())),
                 ..Services::default()
             },
             workloads,
             traffic,
             node: &settings.node,
             previous,
+            places: HashSet::new(),
             views: 0,
             rejections,
         }
     }
 
-    pub(super) fn add<'f>(
-        &mut self,
-        service: &'f Service,
-        endpoints: &mut HashMap<&'f ServiceName, EndpointsOfPorts<'f>>,
-    ) {
+    pub(super) fn add(&mut self, service: &Service, endpoints: &[Endpoint]) {
         if self.index.by_name.contains_key(&service.name) {
             self.rejections.push(
                 service
@@ -83,7 +84,7 @@ impl<'a> Indexing<'a> {
         let exported_to = |owner: &ServiceName| by_name.get(owner).map(|known| &known.exported_to);
         let refused = addresses.claim(service, self.workloads, exported_to);
         self.rejections.extend(refused);
-        let open = self.open(service, endpoints.remove(&service.name).unwrap_or_default());
+        let open = self.open(service, by_port(endpoints));
         let known = KnownService {
             is_headless: service.is_headless,
             exported_to: service.traffic.exported_to.clone(),
@@ -119,7 +120,7 @@ impl<'a> Indexing<'a> {
                 "Service {} has no TCP port named {port_name:?}; these endpoints are not used",
                 service.name
             );
-            self.reject_orphans(iter::once(orphans), &why);
+            self.reject_orphans(orphans.into_values(), &why);
         }
         open
     }
@@ -173,7 +174,7 @@ impl<'a> Indexing<'a> {
                 };
                 let upstream = self.upstream(facing, carrying, previous(Some(&*subset.name)));
                 let of_subset = ports.subsets.entry(Arc::clone(&subset.name)).or_default();
-                of_subset.insert(port.port, Arc::new(upstream));
+                of_subset.insert(port.port, upstream);
             }
             let facing = Facing {
                 service,
@@ -182,7 +183,7 @@ impl<'a> Indexing<'a> {
                 subset: None,
             };
             let upstream = self.upstream(facing, candidates, previous(None));
-            ports.whole.insert(port.port, Arc::new(upstream));
+            ports.whole.insert(port.port, upstream);
         }
         ports
     }
@@ -195,6 +196,11 @@ impl<'a> Indexing<'a> {
         endpoints: BTreeMap<SocketAddr, &'f Endpoint>,
     ) -> Vec<Candidate<'f>> {
         let mut candidates = Vec::with_capacity(endpoints.len());
+        let said = Arc::new(InboundPort {
+            protocol: port.protocol,
+            service: Some(service.name.clone()),
+            tls: self.traffic.tls(service, port),
+        });
         for (addr, endpoint) in endpoints {
             let workload = match self.workload_of(addr, endpoint) {
                 Ok(workload) => workload,
@@ -204,9 +210,10 @@ impl<'a> Indexing<'a> {
                 }
             };
             if let Some(workload) = &workload {
-                self.learn_inbound(workload, addr.port(), service, port);
+                self.learn_inbound(workload, addr.port(), service, &said);
             }
             let locality = self.traffic.locality(workload.as_deref(), &endpoint.place);
+            let locality = self.place(locality);
             let key = (addr, workload.as_ref().map(|workload| workload.uid.clone()));
             let load = self.load(key.clone());
             let health = self.health(service, endpoint, &locality, key);
@@ -230,7 +237,7 @@ impl<'a> Indexing<'a> {
         facing: Facing<'_>,
         candidates: Vec<Candidate<'_>>,
         previous: Option<&Arc<Upstream>>,
-    ) -> Upstream {
+    ) -> Arc<Upstream> {
         let Facing {
             service,
             port,
@@ -255,7 +262,10 @@ impl<'a> Indexing<'a> {
                 Some((Arc::clone(usage), check.panic_percent))
             }),
         };
-        Upstream::assemble(front, spread, candidates, previous.map(AsRef::as_ref), &mut rng)
+        let made = Upstream::assemble(front, spread, candidates, previous.map(AsRef::as_ref), &mut rng);
+        // A change is one of few Services: the others go on in the memory that they have.
+        let same = previous.filter(|previous| previous.is_as(&made));
+        same.map_or_else(|| Arc::new(made), Arc::clone)
     }
 
     /// An endpoint that names a pod is used only if the pod is known and has the address: identity hangs on it.
@@ -277,30 +287,40 @@ impl<'a> Indexing<'a> {
         ))
     }
 
-    fn learn_inbound(&mut self, workload: &Workload, pod_port: u16, service: &Service, port: &ServicePort) {
-        let tls = self.traffic.tls(service, port);
+    fn learn_inbound(
+        &mut self,
+        workload: &Workload,
+        pod_port: u16,
+        service: &Service,
+        said: &Arc<InboundPort>,
+    ) {
         let pods = self.index.pods.entry(service.name.clone()).or_default();
         pods.push((workload.uid.clone(), pod_port));
-        let ports = self.index.inbound.entry(workload.uid.clone()).or_default();
-        match ports.entry(pod_port) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(InboundPort {
-                    protocol: port.protocol,
-                    service: Some(service.name.clone()),
-                    tls,
-                });
-            }
-            Entry::Occupied(mut known) => {
-                let known = known.get_mut();
-                if known.protocol != port.protocol {
-                    known.protocol = AppProtocol::Detect;
-                }
-                known.tls = known.tls.take().or(tls);
-                if known.service.as_ref().is_none_or(|name| service.name < *name) {
-                    known.service = Some(service.name.clone());
-                }
-            }
+        // Mostly it has one.
+        let ports = self.index.inbound.entry(workload.uid.clone());
+        let ports = ports.or_insert_with(|| Vec::with_capacity(1));
+        let Some((_, known)) = ports.iter_mut().find(|(port, _)| *port == pod_port) else {
+            ports.push((pod_port, Arc::clone(said)));
+            return;
+        };
+        let known = Arc::make_mut(known);
+        if known.protocol != said.protocol {
+            known.protocol = AppProtocol::Detect;
         }
+        known.tls = known.tls.take().or_else(|| said.tls.clone());
+        if known.service.as_ref().is_none_or(|name| service.name < *name) {
+            known.service = Some(service.name.clone());
+        }
+    }
+
+    /// One in memory for all that stands there.
+    fn place(&mut self, locality: Locality) -> Arc<Locality> {
+        if let Some(known) = self.places.get(&locality) {
+            return Arc::clone(known);
+        }
+        let place = Arc::new(locality);
+        self.places.insert(Arc::clone(&place));
+        place
     }
 
     /// One load for an address, however many Services it stands behind.
@@ -328,16 +348,9 @@ impl<'a> Indexing<'a> {
         })
     }
 
-    pub(super) fn reject_orphans<'e>(
-        &mut self,
-        orphans: impl Iterator<Item = BTreeMap<SocketAddr, &'e Endpoint>>,
-        why: &str,
-    ) {
+    pub(super) fn reject_orphans<'e>(&mut self, orphans: impl Iterator<Item = &'e Endpoint>, why: &str) {
         // One rejection a slice, not one an endpoint.
-        let metas: HashSet<_> = orphans
-            .flat_map(BTreeMap::into_values)
-            .map(|endpoint| &endpoint.meta)
-            .collect();
+        let metas: HashSet<_> = orphans.map(|endpoint| &endpoint.meta).collect();
         self.rejections
             .extend(metas.into_iter().map(|meta| meta.reject("ports", why)));
     }

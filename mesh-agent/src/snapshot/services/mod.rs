@@ -6,6 +6,7 @@ mod indexing;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use self::indexing::Indexing;
@@ -13,14 +14,14 @@ use super::addresses::Addresses;
 use super::checked::{Checked, CheckedEndpoints};
 use super::known::{KnownService, Ports};
 use super::selected::selected;
-use super::slices::group;
 use super::traffic::Traffic;
 use super::upstream::Upstream;
 use super::workloads::Workloads;
 use super::{InboundPort, SnapshotSettings};
 use crate::balance::Load;
 use crate::mesh::facts::{Facts, Rejection};
-use crate::mesh::service::ServiceName;
+use crate::mesh::service::{Service, ServiceName};
+use crate::mesh::slice::Behind;
 use crate::mesh::workload::{Workload, WorkloadUid};
 
 #[derive(Debug, Default)]
@@ -29,7 +30,8 @@ pub(super) struct Services {
     addresses: Addresses,
     /// The classes of local pods, for each of which a DestinationRule is chosen.
     classes: HashMap<WorkloadUid, usize>,
-    inbound: HashMap<WorkloadUid, HashMap<u16, InboundPort>>,
+    /// By the pod's own port; what is said of all pods of a Service's port is there once.
+    inbound: HashMap<WorkloadUid, Vec<(u16, Arc<InboundPort>)>>,
     /// The ports of pods behind a Service, ready or not.
     pods: HashMap<ServiceName, Vec<(WorkloadUid, u16)>>,
     loads: HashMap<LoadKey, Arc<Load>>,
@@ -49,17 +51,19 @@ impl Services {
     ) -> Self {
         let traffic = Traffic::index(facts, workloads.local(), settings, rejections);
         let selected = selected(facts);
-        let mut by_service = group(facts.endpoints.iter().chain(&selected));
-        let mut eldest_first: Vec<_> = facts.services.iter().collect();
+        // What stands behind a Service is taken apart when it is its turn: all of it at once is large.
+        let mut by_service = Behind::by_service(facts, &selected);
+        let mut eldest_first: Vec<&Service> = facts.services.iter().map(Deref::deref).collect();
         // Whoever writes a ServiceEntry takes no address from a Service, however old the entry is.
         eldest_first.sort_by_key(|service| (service.name.is_host(), service.meta.seniority()));
         let mut indexing = Indexing::new(workloads, traffic, settings, previous, rejections);
         for service in eldest_first {
-            indexing.add(service, &mut by_service);
+            let behind = by_service.remove(&service.name).unwrap_or_default();
+            indexing.add(service, &behind.endpoints());
         }
         for (service, orphans) in by_service {
             let why = format!("Service {service} is not known; these endpoints are not used");
-            indexing.reject_orphans(orphans.into_values(), &why);
+            indexing.reject_orphans(orphans.endpoints().iter(), &why);
         }
         indexing.index
     }
@@ -103,7 +107,7 @@ impl Services {
 
     /// The ports of a pod that Services tell something of, in no order.
     pub(super) fn inbound_ports(&self, uid: &WorkloadUid) -> impl Iterator<Item = u16> {
-        self.inbound.get(uid).into_iter().flat_map(HashMap::keys).copied()
+        self.known_inbound(uid).map(|(port, _)| *port)
     }
 
     /// The Service whose cluster address it is, of those that are exported to `client`.
@@ -124,6 +128,11 @@ impl Services {
     }
 
     pub(super) fn inbound(&self, uid: &WorkloadUid, port: u16) -> Option<&InboundPort> {
-        self.inbound.get(uid)?.get(&port)
+        let mut known = self.known_inbound(uid);
+        known.find_map(|(of, said)| (*of == port).then_some(said.as_ref()))
+    }
+
+    fn known_inbound(&self, uid: &WorkloadUid) -> impl Iterator<Item = &(u16, Arc<InboundPort>)> {
+        self.inbound.get(uid).into_iter().flatten()
     }
 }

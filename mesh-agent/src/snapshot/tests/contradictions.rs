@@ -43,7 +43,9 @@ fn a_route_that_refers_to_nothing_is_named_by_field() {
         ),
     ] {
         let mut facts = web();
-        facts.services.push(service("bare", &[], AppProtocol::Http));
+        facts
+            .services
+            .push(service("bare", &[], AppProtocol::Http).into());
         facts.http_routes = vec![route("shop", "r", parent, backend)];
         let (snapshot, rejections) = build(&facts);
         assert_eq!(fields(&rejections), [("HTTPRoute shop/r", field)]);
@@ -54,14 +56,20 @@ fn a_route_that_refers_to_nothing_is_named_by_field() {
 #[test]
 fn a_contradiction_is_settled_for_the_elder_whatever_the_order() {
     let mut facts = web();
-    facts.services.push(Service {
-        meta: meta("Service shop/late", 9),
-        ..service("late", &["10.96.0.1"], AppProtocol::Http)
-    });
-    facts.workloads.push(Workload {
-        meta: meta("Pod shop/late", 9),
-        ..pod_at("late", &["10.0.0.1"])
-    });
+    facts.services.push(
+        Service {
+            meta: meta("Service shop/late", 9),
+            ..service("late", &["10.96.0.1"], AppProtocol::Http)
+        }
+        .into(),
+    );
+    facts.workloads.push(
+        Workload {
+            meta: meta("Pod shop/late", 9),
+            ..pod_at("late", &["10.0.0.1"])
+        }
+        .into(),
+    );
     for workload in facts.workloads.iter_mut().take(2) {
         workload.meta = meta(&workload.meta.object, 1);
     }
@@ -139,10 +147,10 @@ proptest! {
         for (uid, addr, host_network) in pods {
             let mut workload = pod_at(&format!("p{uid}"), &[&format!("10.0.0.{addr}")]);
             workload.host_network = host_network;
-            facts.workloads.push(workload);
+            facts.workloads.push(workload.into());
         }
         for (n, vip) in vips.iter().enumerate() {
-            facts.services.push(service(&format!("s{}", n % 3), &[&format!("10.96.0.{vip}")], AppProtocol::Http));
+            facts.services.push(service(&format!("s{}", n % 3), &[&format!("10.96.0.{vip}")], AppProtocol::Http).into());
         }
         for (of, addr, condition, uid) in endpoints {
             let condition = [Ready, ServingTerminating, NotServing][usize::from(condition)];

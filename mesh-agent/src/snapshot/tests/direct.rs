@@ -11,11 +11,17 @@ const LIMITS: DirectLimits = DirectLimits {
 /// A client and a server of this node, behind Service `store` whose port says `protocol`.
 fn store(protocol: AppProtocol) -> Facts {
     Facts {
-        workloads: vec![placed("client", "10.0.0.1"), placed("store", "10.0.0.2")],
-        services: vec![Service {
-            traffic: ServiceTraffic::default(),
-            ..service("store", &["10.96.0.1"], protocol)
-        }],
+        workloads: vec![
+            placed("client", "10.0.0.1").into(),
+            placed("store", "10.0.0.2").into(),
+        ],
+        services: vec![
+            Service {
+                traffic: ServiceTraffic::default(),
+                ..service("store", &["10.96.0.1"], protocol)
+            }
+            .into(),
+        ],
         endpoints: vec![endpoint("store", "10.0.0.2:7000", Ready)],
         ..Facts::default()
     }
@@ -99,7 +105,7 @@ fn one_endpoint_that_is_not_a_pod_of_this_node_takes_the_service_to_the_agent() 
         ("no pod", None),
     ] {
         let mut facts = store(Tcp);
-        facts.workloads.extend(third);
+        facts.workloads.extend(third.map(Shared::from));
         facts.endpoints.push(endpoint("store", "10.0.0.3:7000", Ready));
         // The pod itself may still be dialled.
         assert_eq!(of_client(&facts), BOTH[..1], "{what}");
@@ -121,7 +127,9 @@ fn eight_endpoints_are_a_verdict_and_nine_are_not() {
         let mut facts = store(Tcp);
         for number in 3..=count + 1 {
             let addr = format!("10.0.0.{number}");
-            facts.workloads.push(placed(&format!("store-{number}"), &addr));
+            facts
+                .workloads
+                .push(placed(&format!("store-{number}"), &addr).into());
             facts
                 .endpoints
                 .push(endpoint("store", &format!("{addr}:7000"), Ready));
@@ -136,7 +144,7 @@ fn a_turn_that_was_asked_for_is_the_agents_to_keep() {
     let mut facts = store(Tcp);
     facts.services[0].traffic.balancer = Some(BalancerKind::RoundRobin);
     assert_eq!(of_client(&facts), BOTH, "one endpoint has no turn");
-    facts.workloads.push(placed("store-2", "10.0.0.3"));
+    facts.workloads.push(placed("store-2", "10.0.0.3").into());
     facts.endpoints.push(endpoint("store", "10.0.0.3:7000", Ready));
     assert_eq!(of_client(&facts).len(), 2, "only the pods' own addresses");
 }
@@ -291,7 +299,7 @@ fn a_pair_may_where_authorization_lets_its_bytes_in_and_has_nothing_to_record() 
         ),
     ] {
         let (snapshot, _) = build(&Facts {
-            workloads: vec![client.clone(), store.clone()],
+            workloads: vec![client.clone().into(), store.clone().into()],
             authorization_policies: policies,
             ..Facts::default()
         });

@@ -13,8 +13,8 @@ fn to(namespaces: &[&str]) -> Export {
 /// Service `web` of `shop`, and a client in each of three namespaces.
 fn town(rules: Vec<DestinationRule>) -> Facts {
     let mut facts = web();
-    let clients = ["shop", "bank", "park"].map(|namespace| pod(namespace, "client"));
-    facts.workloads.extend(clients);
+    let clients = ["shop", "bank", "park"].map(|namespace| pod(namespace, "client").into());
+    facts.workloads.extend::<[Shared<Workload>; 3]>(clients);
     facts.destination_rules = rules;
     facts
 }
@@ -109,7 +109,7 @@ fn a_rule_that_selects_pods_acts_for_these_before_one_that_does_not() {
     };
     let mut facts = town(vec![exported("all", "bank", Export::Everybody, 2), selecting]);
     let labelled = |namespace, name, value| Workload {
-        labels: labels(value),
+        labels: labels(value).into(),
         ..pod(namespace, name)
     };
     let (till, vault) = (
@@ -119,7 +119,7 @@ fn a_rule_that_selects_pods_acts_for_these_before_one_that_does_not() {
     let stranger = labelled("park", "till", "till");
     facts
         .workloads
-        .extend([till.clone(), vault.clone(), stranger.clone()]);
+        .extend([&till, &vault, &stranger].map(|pod| Shared::from(pod.clone())));
     let (snapshot, rejections) = build(&facts);
     assert_eq!(rejections, []);
     let found = [&till, &vault, &stranger].map(|client| limit_for(&snapshot, client));
@@ -215,7 +215,7 @@ fn two_hosts_have_one_address_where_no_client_sees_both() {
     };
     let bank = || host("bank", 1, to(&["bank"]));
     let facts = Facts {
-        services: vec![bank(), host("park", 2, to(&["park"]))],
+        services: vec![bank().into(), host("park", 2, to(&["park"])).into()],
         ..Facts::default()
     };
     let (snapshot, rejections) = build(&facts);
@@ -226,7 +226,7 @@ fn two_hosts_have_one_address_where_no_client_sees_both() {
     assert!(names.host("park", "a.example.com").is_some());
     assert_eq!(names.host("shop", "a.example.com"), None);
     let facts = Facts {
-        services: vec![bank(), host("park", 2, Export::Everybody)],
+        services: vec![bank().into(), host("park", 2, Export::Everybody).into()],
         ..Facts::default()
     };
     let (snapshot, rejections) = build(&facts);
@@ -237,14 +237,20 @@ fn two_hosts_have_one_address_where_no_client_sees_both() {
 #[test]
 fn what_a_client_does_not_see_or_a_rule_of_its_own_is_about_never_goes_past_the_agent() {
     let facts = |export, rules| Facts {
-        workloads: vec![placed("client", "10.0.0.1"), placed("store", "10.0.0.2")],
-        services: vec![Service {
-            traffic: ServiceTraffic {
-                exported_to: export,
-                ..ServiceTraffic::default()
-            },
-            ..service("store", &["10.96.0.1"], AppProtocol::Tcp)
-        }],
+        workloads: vec![
+            placed("client", "10.0.0.1").into(),
+            placed("store", "10.0.0.2").into(),
+        ],
+        services: vec![
+            Service {
+                traffic: ServiceTraffic {
+                    exported_to: export,
+                    ..ServiceTraffic::default()
+                },
+                ..service("store", &["10.96.0.1"], AppProtocol::Tcp)
+            }
+            .into(),
+        ],
         endpoints: vec![endpoint("store", "10.0.0.2:7000", Ready)],
         destination_rules: rules,
         ..Facts::default()

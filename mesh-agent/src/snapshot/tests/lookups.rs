@@ -42,22 +42,31 @@ fn a_destination_is_what_the_address_belongs_to() {
 #[test]
 fn local_pods_are_enrolled_placed_addressed_and_of_this_node() {
     let mut facts = Facts {
-        workloads: vec![placed("b", "10.0.0.2"), placed("a", "10.0.0.1")],
+        workloads: vec![placed("b", "10.0.0.2").into(), placed("a", "10.0.0.1").into()],
         ..Facts::default()
     };
-    facts.workloads.push(Workload {
-        node: "node-b".into(),
-        ..placed("elsewhere", "10.0.0.3")
-    });
-    facts.workloads.push(Workload {
-        membership: Membership::Outside,
-        ..placed("outside", "10.0.0.4")
-    });
-    facts.workloads.push(Workload {
-        addrs: Vec::new(),
-        ..placed("starting", "10.0.0.5")
-    });
-    facts.workloads.push(pod_at("unplaced", &["10.0.0.6"]));
+    facts.workloads.push(
+        Workload {
+            node: "node-b".into(),
+            ..placed("elsewhere", "10.0.0.3")
+        }
+        .into(),
+    );
+    facts.workloads.push(
+        Workload {
+            membership: Membership::Outside,
+            ..placed("outside", "10.0.0.4")
+        }
+        .into(),
+    );
+    facts.workloads.push(
+        Workload {
+            addrs: Vec::new(),
+            ..placed("starting", "10.0.0.5")
+        }
+        .into(),
+    );
+    facts.workloads.push(pod_at("unplaced", &["10.0.0.6"]).into());
     let (snapshot, _) = build(&facts);
     let names: Vec<_> = snapshot
         .local()
@@ -75,7 +84,7 @@ fn pods_of_the_host_network_own_no_address() {
         ..pod_at("host", &["10.0.0.1"])
     };
     let facts = Facts {
-        workloads: vec![host, pod_at("z", &["10.0.0.1"])],
+        workloads: vec![host.into(), pod_at("z", &["10.0.0.1"]).into()],
         ..Facts::default()
     };
     let (snapshot, rejections) = build(&facts);
@@ -103,7 +112,7 @@ fn only_the_right_endpoints_are_used() {
             .zip(&conditions)
             .map(|(n, c)| endpoint("web", &format!("10.0.0.{n}:1"), *c))
             .collect();
-        let services = vec![service("web", &["10.96.0.1"], AppProtocol::Http)];
+        let services = vec![service("web", &["10.96.0.1"], AppProtocol::Http).into()];
         let (snapshot, _) = build(&Facts {
             services,
             endpoints,
@@ -156,7 +165,9 @@ fn picks_the_family_that_was_dialled_and_the_other_one_in_need() {
 #[test]
 fn services_that_disagree_leave_a_pods_port_to_detection() {
     let mut facts = web();
-    facts.services.push(service("admin", &[], AppProtocol::Tcp));
+    facts
+        .services
+        .push(service("admin", &[], AppProtocol::Tcp).into());
     facts.endpoints.push(endpoint("admin", "10.0.0.1:8080", Ready));
     let (snapshot, _) = build(&facts);
     let at = |addr: &str| {
@@ -175,7 +186,7 @@ fn consumer_routes_replace_producer_routes_for_their_own_namespace_only() {
     let mut facts = web();
     facts
         .services
-        .push(service("v2", &["10.96.0.2"], AppProtocol::Http));
+        .push(service("v2", &["10.96.0.2"], AppProtocol::Http).into());
     assert_eq!(
         routed(&build(&facts).0, "shop"),
         None,

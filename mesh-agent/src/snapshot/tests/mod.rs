@@ -30,6 +30,7 @@ use crate::mesh::route::{
     Audience, BackendTarget, Filters, HttpRoute, HttpRule, RouteBackend, RouteKind, RouteParent, RuleAction,
 };
 use crate::mesh::service::{Endpoint, EndpointCondition, Resilience, Service, ServicePort};
+use crate::mesh::shared::Shared;
 use crate::mesh::traffic::{BalancerKind, EndpointPlace, Locality, ServiceTraffic};
 use crate::mesh::workload::fixture::pod;
 use crate::mesh::workload::{Membership, Placement};
@@ -148,8 +149,11 @@ fn build(facts: &Facts) -> (Snapshot, Vec<Rejection>) {
 /// Two pods behind Service `web`.
 fn web() -> Facts {
     Facts {
-        workloads: vec![placed("web-1", "10.0.0.1"), placed("web-2", "10.0.0.2")],
-        services: vec![service("web", &["10.96.0.1"], AppProtocol::Http)],
+        workloads: vec![
+            placed("web-1", "10.0.0.1").into(),
+            placed("web-2", "10.0.0.2").into(),
+        ],
+        services: vec![service("web", &["10.96.0.1"], AppProtocol::Http).into()],
         endpoints: vec![
             endpoint("web", "10.0.0.1:8080", Ready),
             endpoint("web", "10.0.0.2:8080", Ready),

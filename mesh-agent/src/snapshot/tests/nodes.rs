@@ -19,7 +19,7 @@ fn probed() -> Facts {
         ..placed("web", "10.0.0.1")
     };
     Facts {
-        workloads: vec![web, placed("neighbour", "10.0.0.2")],
+        workloads: vec![web.into(), placed("neighbour", "10.0.0.2").into()],
         nodes: vec![
             node("node-a", &["192.0.2.1", "fd00::1", "10.0.0.2"]),
             node("node-b", &["192.0.2.2"]),

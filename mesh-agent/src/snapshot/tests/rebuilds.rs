@@ -4,7 +4,12 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::*;
+use crate::balance::{Load, Member};
+use crate::mesh::hedge::Hedge;
+use crate::mesh::node::Node;
 use crate::mesh::route::{HttpMatch, PathMatch};
+use crate::mesh::slice::SliceMember;
+use crate::mesh::traffic::Nearest;
 
 #[test]
 fn loads_and_turns_and_unchanged_pods_survive_a_rebuild() {
@@ -42,6 +47,103 @@ fn loads_and_turns_and_unchanged_pods_survive_a_rebuild() {
         let uid = WorkloadUid::new(uid);
         let pair = (first.workload(&uid).unwrap(), second.workload(&uid).unwrap());
         assert_eq!(Arc::ptr_eq(pair.0, pair.1), is_same, "{uid}");
+    }
+}
+
+/// Service `web` behind which two pods of two zones stand, and Service `other`.
+fn two_services() -> Facts {
+    let mut facts = web();
+    facts
+        .services
+        .push(service("other", &["10.96.0.2"], AppProtocol::Http).into());
+    facts.endpoints.push(endpoint("other", "10.0.0.9:8080", Ready));
+    facts.services[0].traffic.nearest = Some(Nearest::Zone);
+    facts.nodes = ["node-a", "node-b"].map(node).into();
+    facts.workloads[1].node = "node-b".into();
+    facts
+}
+
+fn node(name: &str) -> Node {
+    Node {
+        name: name.into(),
+        meta: meta(&format!("Node {name}"), 0),
+        addrs: Vec::new(),
+        locality: Locality {
+            region: Some("eu".into()),
+            zone: Some(format!("zone-of-{name}").into()),
+            node: Some(name.into()),
+        },
+    }
+}
+
+/// What is done to the facts.
+type Change = (&'static str, fn(&mut Facts));
+
+#[test]
+fn an_upstream_goes_on_as_it_is_until_anything_changes_that_it_is_made_of() {
+    let facts = two_services();
+    let (first, _) = build(&facts);
+    let is_same = |changed: &Facts| {
+        let (second, _) = Snapshot::build(changed, &settings(), Some(&first));
+        ["web", "other"].map(|name| {
+            let name = ServiceName::new("shop", name);
+            let of = |snapshot: &Snapshot| Arc::clone(snapshot.upstream(&client(), &name, 80).unwrap());
+            Arc::ptr_eq(&of(&first), &of(&second))
+        })
+    };
+    assert_eq!(is_same(&facts), [true, true]);
+    assert_eq!(is_same(&two_services()), [true, true], "equal facts, told anew");
+    let changes: [Change; 12] = [
+        ("an endpoint less", |facts| drop(facts.endpoints.remove(0))),
+        ("not ready", |facts| facts.endpoints[0].condition = NotServing),
+        ("another address", |facts| {
+            facts.endpoints[1].addr = "10.0.0.7:8080".parse().unwrap();
+        }),
+        ("another weight", |facts| facts.endpoints[0].weight = 2),
+        ("meant for a zone", |facts| {
+            for endpoint in &mut facts.endpoints[..2] {
+                endpoint.place.for_zones = vec!["zone-of-node-a".into()];
+            }
+        }),
+        ("a pod's labels", |facts| {
+            facts.workloads[0].labels.insert("a".to_owned(), "b".to_owned());
+        }),
+        ("a node moves", |facts| {
+            facts.nodes[1].locality.zone = Some("zone-of-node-a".into());
+        }),
+        ("another protocol", |facts| {
+            facts.services[0].ports[0].protocol = AppProtocol::Tcp;
+        }),
+        ("another name of the port", |facts| {
+            facts.services[0].ports[0].name = "renamed".into();
+            facts.endpoints[0].port_name = "renamed".into();
+            facts.endpoints[1].port_name = "renamed".into();
+        }),
+        ("another algorithm", |facts| {
+            facts.services[0].traffic.balancer = Some(BalancerKind::Random);
+        }),
+        ("nearness", |facts| facts.services[0].traffic.nearest = None),
+        ("hedging", |facts| {
+            facts.services[0].resilience.hedge = Some(Hedge::default());
+        }),
+    ];
+    for (what, change) in changes {
+        let mut changed = facts.clone();
+        change(&mut changed);
+        assert_eq!(is_same(&changed), [false, true], "{what}");
+    }
+}
+
+#[test]
+fn what_there_are_a_hundred_thousand_of_is_small() {
+    let sizes = [
+        ("a member of a slice", size_of::<SliceMember>(), 80),
+        ("an endpoint of an upstream", size_of::<UpstreamEndpoint>(), 72),
+        ("the same, as a balancer sees it", size_of::<Member>(), 72),
+        ("its load", size_of::<Load>(), 40),
+    ];
+    for (what, bytes, most) in sizes {
+        assert!(bytes <= most, "{what} has {bytes} bytes");
     }
 }
 
@@ -105,7 +207,9 @@ fn a_hundred_thousand_routes() -> Facts {
     for number in 0..1000_u32 {
         let [.., high, low] = number.to_be_bytes();
         let (name, vip) = (format!("s{number}"), format!("10.96.{high}.{low}"));
-        facts.services.push(service(&name, &[&vip], AppProtocol::Http));
+        facts
+            .services
+            .push(service(&name, &[&vip], AppProtocol::Http).into());
         for path in 0..100 {
             let mut route = route("shop", &format!("{name}-{path}"), parent(&name), (&name, 80));
             route.rules[0].matches = vec![HttpMatch {

@@ -38,7 +38,11 @@ fn a_fallback_that_leads_nowhere_or_further_is_reported() {
             None => plain("spare"),
         };
         let facts = Facts {
-            services: vec![leading_to(plain("cart"), named, port), spare, plain("last")],
+            services: vec![
+                leading_to(plain("cart"), named, port).into(),
+                spare.into(),
+                plain("last").into(),
+            ],
             ..Facts::default()
         };
         let (_, rejections) = build(&facts);
@@ -65,7 +69,7 @@ fn what_is_slow_is_known_beyond_the_snapshot_in_which_it_was_learned() {
         ..service("cart", &[], AppProtocol::Http)
     };
     let facts = Facts {
-        services: vec![hedged],
+        services: vec![hedged.into()],
         ..Facts::default()
     };
     let cart = |snapshot: &Snapshot| {

@@ -14,7 +14,7 @@ fn labels(app: &str) -> BTreeMap<String, String> {
 
 fn selected(name: &str, addr: &str) -> Workload {
     Workload {
-        labels: labels("till"),
+        labels: labels("till").into(),
         ..placed(name, addr)
     }
 }
@@ -27,8 +27,8 @@ fn entry(workloads: Vec<Workload>) -> Facts {
         targets: vec![("main".into(), 8080)],
     }));
     Facts {
-        workloads,
-        services: vec![service],
+        workloads: workloads.into_iter().map(Into::into).collect(),
+        services: vec![service.into()],
         ..Facts::default()
     }
 }

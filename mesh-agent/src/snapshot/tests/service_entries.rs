@@ -15,7 +15,7 @@ fn host(host: &str, keeps_dialled: bool) -> Facts {
     let mut service = service(host, &["192.0.2.1", "192.0.2.2"], AppProtocol::Http);
     service.traffic.keeps_dialled = keeps_dialled;
     Facts {
-        services: vec![service],
+        services: vec![service.into()],
         endpoints: vec![
             endpoint(host, "192.0.2.1:80", Ready),
             endpoint(host, "192.0.2.2:80", Ready),
@@ -118,7 +118,7 @@ fn a_host_takes_no_address_from_a_service_or_a_pod() {
     for service in &mut facts.services {
         service.meta = meta("Service shop/web", 9);
     }
-    facts.services.push(thief);
+    facts.services.push(thief.into());
     let (snapshot, rejections) = build(&facts);
     let named = ("ServiceEntry shop/thief", "spec.addresses");
     assert_eq!(fields(&rejections), [named, named]);

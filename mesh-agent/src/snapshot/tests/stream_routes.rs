@@ -39,7 +39,9 @@ fn facts(stream_routes: Vec<StreamRoute>, http_routes: Vec<HttpRoute>) -> Facts 
         ..web()
     };
     for (name, vip) in [("v1", "10.96.0.2"), ("v2", "10.96.0.3")] {
-        facts.services.push(service(name, &[vip], AppProtocol::Tcp));
+        facts
+            .services
+            .push(service(name, &[vip], AppProtocol::Tcp).into());
     }
     facts
 }
@@ -174,11 +176,17 @@ fn a_port_and_a_section_that_a_parent_names_are_its_only_ones() {
 #[test]
 fn a_route_of_connections_takes_the_service_off_the_fast_path() {
     let mut facts = Facts {
-        workloads: vec![placed("client", "10.0.0.1"), placed("web", "10.0.0.2")],
-        services: vec![Service {
-            traffic: ServiceTraffic::default(),
-            ..service("web", &["10.96.0.1"], AppProtocol::Tcp)
-        }],
+        workloads: vec![
+            placed("client", "10.0.0.1").into(),
+            placed("web", "10.0.0.2").into(),
+        ],
+        services: vec![
+            Service {
+                traffic: ServiceTraffic::default(),
+                ..service("web", &["10.96.0.1"], AppProtocol::Tcp)
+            }
+            .into(),
+        ],
         endpoints: vec![endpoint("web", "10.0.0.2:7000", Ready)],
         ..Facts::default()
     };

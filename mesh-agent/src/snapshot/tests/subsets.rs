@@ -24,7 +24,7 @@ fn subset(name: &str, version: &str, policy: WrittenPolicy) -> Subset {
 /// Service `web`: one pod of version `v1`, two of `v2`, and an address that is no pod's.
 fn versions(of_host: WrittenPolicy, subsets: Vec<Subset>) -> Facts {
     let mut facts = web();
-    facts.workloads.push(placed("web-3", "10.0.0.3"));
+    facts.workloads.push(placed("web-3", "10.0.0.3").into());
     for (workload, version) in facts.workloads.iter_mut().zip(["v1", "v2", "v2"]) {
         workload.labels.insert("version".to_owned(), version.to_owned());
     }

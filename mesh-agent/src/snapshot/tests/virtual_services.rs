@@ -23,7 +23,9 @@ fn written(name: &str, age: u64, audience: Audience, backend: &str) -> HttpRoute
 fn facts(http_routes: Vec<HttpRoute>) -> Facts {
     let mut facts = Facts { http_routes, ..web() };
     for (name, vip) in [("v1", "10.96.0.2"), ("v2", "10.96.0.3")] {
-        facts.services.push(service(name, &[vip], AppProtocol::Http));
+        facts
+            .services
+            .push(service(name, &[vip], AppProtocol::Http).into());
     }
     facts
 }

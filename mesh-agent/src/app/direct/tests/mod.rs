@@ -140,20 +140,26 @@ fn facts(protocol: AppProtocol) -> Facts {
         created: None,
     });
     Facts {
-        workloads: vec![placed("client", "10.0.0.1"), placed("store", "10.0.0.2")],
-        services: vec![Service {
-            name: ServiceName::new("shop", "store"),
-            meta: Arc::clone(&meta),
-            vips: vec!["10.96.0.1".parse().unwrap()],
-            is_headless: false,
-            ports: vec![ServicePort {
-                name: "main".into(),
-                port: 80,
-                protocol,
-            }],
-            traffic: ServiceTraffic::default(),
-            resilience: Resilience::default(),
-        }],
+        workloads: vec![
+            placed("client", "10.0.0.1").into(),
+            placed("store", "10.0.0.2").into(),
+        ],
+        services: vec![
+            Service {
+                name: ServiceName::new("shop", "store"),
+                meta: Arc::clone(&meta),
+                vips: vec!["10.96.0.1".parse().unwrap()],
+                is_headless: false,
+                ports: vec![ServicePort {
+                    name: "main".into(),
+                    port: 80,
+                    protocol,
+                }],
+                traffic: ServiceTraffic::default(),
+                resilience: Resilience::default(),
+            }
+            .into(),
+        ],
         endpoints: vec![crate::mesh::service::Endpoint {
             hostname: None,
             place: EndpointPlace::default(),
@@ -182,7 +188,7 @@ fn snapshot(facts: &Facts, previous: Option<&Snapshot>) -> Snapshot {
 fn local(facts: &Facts, cookie: u64) -> LocalPod {
     let index = usize::from(cookie != CLIENT);
     LocalPod {
-        workload: Arc::new(facts.workloads[index].clone()),
+        workload: Arc::clone(facts.workloads[index].arc()),
         netns: Arc::new(Netns::stand_in(NetnsCookie(cookie))),
         flows: Arc::new(FakeFlows::default()),
     }

@@ -1,6 +1,6 @@
 //! Whose DNS is captured, and what DNS calls an endpoint.
 
-use super::{named, read, workload};
+use super::{named, of_slices, read, workload};
 
 fn pod(annotations: &str) -> String {
     format!(
@@ -45,9 +45,8 @@ fn an_endpoint_keeps_the_hostname_that_its_slice_gives_it() {
          metadata: {name: s, labels: {kubernetes.io/service-name: db}}, ports: [{port: 1}], \
          endpoints: [{addresses: [10.0.0.1], hostname: db-0}, {addresses: [10.0.0.2]}]}",
     );
-    let names: Vec<_> = reading
-        .facts
-        .endpoints
+    let endpoints = of_slices(&reading);
+    let names: Vec<_> = endpoints
         .iter()
         .map(|endpoint| endpoint.hostname.as_deref())
         .collect();

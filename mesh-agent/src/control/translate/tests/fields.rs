@@ -1,6 +1,6 @@
 //! Each thing that is wrong is named by object and field, and spoils nothing else.
 
-use super::{SHOP, named, read};
+use super::{SHOP, named, of_slices, read};
 use crate::mesh::policy::MtlsMode;
 
 /// (apiVersion, kind, the rest of the manifest in flow style, the fields that are named, whether the object is kept)
@@ -248,7 +248,7 @@ fn what_is_wrong_is_named_by_object_and_field_and_the_rest_is_read() {
     let count = |facts: &crate::mesh::facts::Facts| {
         facts.workloads.len()
             + facts.services.len()
-            + facts.endpoints.len()
+            + facts.slices.iter().flat_map(|slice| slice.endpoints()).count()
             + facts.peer_authentications.len()
             + facts.request_authentications.len()
     };
@@ -308,7 +308,7 @@ endpoints:
 - {addresses: ['fd00::1']}
 ",
     );
-    assert_eq!(reading.facts.endpoints.len(), 1);
+    assert_eq!(of_slices(&reading).len(), 1);
     let fields: Vec<_> = named(&reading).into_iter().map(|(_, field)| field).collect();
     assert_eq!(
         fields,

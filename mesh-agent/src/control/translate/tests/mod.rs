@@ -27,7 +27,7 @@ mod virtual_service;
 use super::*;
 use crate::control::manifest::documents;
 use crate::mesh::facts::Rejection;
-use crate::mesh::service::AppProtocol;
+use crate::mesh::service::{AppProtocol, Endpoint};
 use crate::mesh::workload::{Membership, Workload};
 
 /// Translates manifests; their syntax must be right.
@@ -44,6 +44,12 @@ fn named(reading: &Reading) -> Vec<(&str, &str)> {
         (object.as_str(), field.as_str())
     };
     reading.rejections.iter().map(named).collect()
+}
+
+/// The endpoints of all slices.
+fn of_slices(reading: &Reading) -> Vec<Endpoint> {
+    let slices = reading.facts.slices.iter();
+    slices.flat_map(|slice| slice.endpoints()).collect()
 }
 
 fn workload<'r>(reading: &'r Reading, name: &str) -> &'r Workload {
@@ -147,15 +153,11 @@ fn a_shop_becomes_facts() {
     );
     assert_eq!(service.vips.len(), 2);
 
-    let addrs: Vec<_> = reading
-        .facts
-        .endpoints
-        .iter()
-        .map(|endpoint| endpoint.addr.to_string())
-        .collect();
-    assert_eq!(addrs, ["10.0.0.1:8080", "10.0.0.2:8080"]);
-    assert_eq!(reading.facts.endpoints[0].workload.as_ref(), Some(&web.uid));
-    assert_eq!(reading.facts.endpoints[1].workload, None);
+    let endpoints = of_slices(&reading);
+    let addrs = endpoints.iter().map(|endpoint| endpoint.addr.to_string());
+    assert_eq!(addrs.collect::<Vec<_>>(), ["10.0.0.1:8080", "10.0.0.2:8080"]);
+    assert_eq!(endpoints[0].workload.as_ref(), Some(&web.uid));
+    assert_eq!(endpoints[1].workload, None);
 }
 
 #[test]

@@ -45,7 +45,7 @@ metadata: {name: n1, labels: {topology.kubernetes.io/region: eu, topology.kubern
 ",
     );
     assert_eq!(reading.rejections, []);
-    let place = &reading.facts.endpoints[0].place;
+    let place = &of_slices(&reading)[0].place;
     assert_eq!(
         (place.zone.as_deref(), place.node.as_deref()),
         (Some("eu-a"), Some("n1"))

@@ -28,9 +28,13 @@ use crate::mesh::export::Export;
 use crate::mesh::facts::Rejection;
 use crate::mesh::route::{Audience, HttpRoute, HttpRule, RouteKind, RouteParent, StreamRoute};
 use crate::mesh::service::{Service, ServiceName};
+use crate::mesh::shared::Shared;
 
 /// Translates all VirtualServices with all Services.
-pub(super) fn translate_all<'a>(objects: impl Iterator<Item = &'a Object>, services: &[Service]) -> Reading {
+pub(super) fn translate_all<'a>(
+    objects: impl Iterator<Item = &'a Object>,
+    services: &[Shared<Service>],
+) -> Reading {
     let objects: Vec<_> = objects.collect();
     let context = Context {
         services: by_name(services),
@@ -173,11 +177,14 @@ fn service_of(host: &str, namespace: &str) -> Option<ServiceName> {
     (is_ours && is_plain(name) && is_plain(namespace)).then(|| ServiceName::new(namespace, name))
 }
 
-fn by_name(services: &[Service]) -> HashMap<&ServiceName, &Service> {
-    services.iter().map(|service| (&service.name, service)).collect()
+fn by_name(services: &[Shared<Service>]) -> HashMap<&ServiceName, &Service> {
+    services
+        .iter()
+        .map(|service| (&service.name, &**service))
+        .collect()
 }
 
-fn hosts(services: &[Service]) -> BTreeMap<&str, Vec<&Service>> {
+fn hosts(services: &[Shared<Service>]) -> BTreeMap<&str, Vec<&Service>> {
     let mut hosts: BTreeMap<_, Vec<&Service>> = BTreeMap::new();
     for service in services.iter().filter(|service| service.name.is_host()) {
         hosts.entry(&*service.name.name).or_default().push(service);
