@@ -53,9 +53,11 @@ impl Cluster {
         let election = facts.election.as_ref();
         let election = election.map(|settings| Election::of(settings, &config.trust_domain));
         let audience = facts.token_audience.clone();
+        let pods = Arc::new(ClusterPods::new(&config.trust_domain, agents.clone()));
+        let reviewer = TokenReviewer::new(client.clone(), audience, agents, Arc::clone(&pods));
         Ok(Self {
-            reviewer: Arc::new(TokenReviewer::new(client.clone(), audience, agents)),
-            pods: Arc::new(ClusterPods::new(&config.trust_domain)),
+            reviewer: Arc::new(reviewer),
+            pods,
             client,
             root,
             shown_in: shown_in.context("--roots-configmap")?,

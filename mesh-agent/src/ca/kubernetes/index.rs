@@ -11,6 +11,8 @@ pub(super) struct PodPlaces {
     pods: HashMap<PodKey, Place>,
     /// How many pods share a place.
     places: HashMap<Place, usize>,
+    /// The agents themselves, by uid, which tells a pod from an earlier one of its name.
+    agents: HashMap<PodKey, Box<str>>,
 }
 
 /// `NAMESPACE/NAME`: of one name there is one pod at a time.
@@ -36,8 +38,19 @@ impl PodPlaces {
         self.pods.insert(pod, place);
     }
 
+    /// The pod is an agent's.
+    pub(super) fn put_agent(&mut self, pod: PodKey, uid: Box<str>) {
+        self.agents.insert(pod, uid);
+    }
+
+    /// Whether an agent of this name and uid is here.
+    pub(super) fn has_agent(&self, pod: &str, uid: &str) -> bool {
+        self.agents.get(pod).is_some_and(|one| **one == *uid)
+    }
+
     /// The pod is gone.
     pub(super) fn remove(&mut self, pod: &str) {
+        self.agents.remove(pod);
         let Some(place) = self.pods.remove(pod) else {
             return;
         };

@@ -59,6 +59,20 @@ pub enum ApiError {
     Failed(#[source] Box<kube::Error>),
 }
 
+impl ApiError {
+    /// Whether the API server is away, rather than of another opinion: silent, out of reach, or in trouble itself.
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Silent(_) => true,
+            Self::Failed(error) => {
+                matches!(&**error, kube::Error::Service(_) | kube::Error::HyperError(_))
+                    || matches!(&**error, kube::Error::Api(status) if status.code >= 500)
+            }
+            Self::Forbidden(_) | Self::Conflict => false,
+        }
+    }
+}
+
 impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
         if let kube::Error::Api(status) = &error

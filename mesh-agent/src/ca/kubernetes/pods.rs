@@ -1,5 +1,6 @@
 //! The pods of a cluster by a watch, as far as it matters who runs where.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +14,8 @@ use kube::{Api, Client, ResourceExt as _};
 use serde::{Deserialize, Serialize};
 
 use super::index::{Place, PodPlaces};
+use super::review::{Account, BoundPod};
+use super::reviewer::AgentPods;
 use super::watch_error;
 use crate::ca::{NodeName, NodePods, PodsUnknown};
 use crate::lifecycle::{ReadyGuard, Stop};
@@ -21,10 +24,11 @@ use crate::telemetry::CaMetrics;
 
 /// Which identities run on which node, as the API server tells.
 ///
-/// Between a lost watch and its next list the last state stays in force: whoever asks proves a token as well, and
-/// those cannot be reviewed while the API server is away.
+/// Between a lost watch and its next list the last state stays in force: whoever asks proves a token as well, and while
+/// the API server is away only those are taken that it vouched for before.
 pub struct ClusterPods {
     trust_domain: Arc<str>,
+    agents: BTreeSet<Account>,
     known: Mutex<Known>,
 }
 
@@ -54,10 +58,11 @@ struct LeanStatus {
 }
 
 impl ClusterPods {
-    /// Knows no pod yet.
-    pub fn new(trust_domain: &str) -> Self {
+    /// Knows no pod yet; those of `agents` are remembered by their uid.
+    pub fn new(trust_domain: &str, agents: BTreeSet<Account>) -> Self {
         Self {
             trust_domain: trust_domain.into(),
+            agents,
             known: Mutex::default(),
         }
     }
@@ -116,19 +121,32 @@ impl ClusterPods {
         let known = &mut *known;
         match event {
             Event::Init => known.next = PodPlaces::default(),
-            Event::InitApply(pod) => known.next.put(key(&pod), self.place(&pod)),
+            Event::InitApply(pod) => self.put(&pod, &mut known.next),
             Event::InitDone => known.now = Some(std::mem::take(&mut known.next)),
-            Event::Apply(pod) => known.now.as_mut()?.put(key(&pod), self.place(&pod)),
+            Event::Apply(pod) => self.put(&pod, known.now.as_mut()?),
             Event::Delete(pod) => known.now.as_mut()?.remove(&key(&pod)),
         }
         known.now.as_ref().map(PodPlaces::place_count)
     }
 
+    fn put(&self, pod: &LeanPod, places: &mut PodPlaces) {
+        places.put(key(pod), self.place(pod));
+        if let Some(uid) = self.agent(pod) {
+            places.put_agent(key(pod), uid);
+        }
+    }
+
+    /// The uid of an agent's pod that has not ended.
+    fn agent(&self, pod: &LeanPod) -> Option<Box<str>> {
+        let namespace = pod.metadata.namespace.as_deref()?;
+        let is_agent = |agent: &Account| agent.is(namespace, &pod.spec.service_account_name);
+        let uid = pod.metadata.uid.as_deref()?;
+        (!is_over(pod) && self.agents.iter().any(is_agent)).then(|| uid.into())
+    }
+
     /// None for a pod without a node, one that has ended, and one that shares its node's network: it is the node.
     fn place(&self, pod: &LeanPod) -> Option<Place> {
-        let phase = pod.status.as_ref().map_or("", |status| &status.phase);
-        let is_over = matches!(phase, "Succeeded" | "Failed");
-        if pod.spec.node_name.is_empty() || pod.spec.host_network || is_over {
+        if pod.spec.node_name.is_empty() || pod.spec.host_network || is_over(pod) {
             return None;
         }
         let namespace = pod.metadata.namespace.as_deref()?;
@@ -152,11 +170,27 @@ impl NodePods for ClusterPods {
     }
 }
 
+impl AgentPods for ClusterPods {
+    fn is_there(&self, pod: &BoundPod) -> bool {
+        let known = self.known();
+        let name = format!("{}/{}", pod.namespace, pod.name);
+        known
+            .now
+            .as_ref()
+            .is_some_and(|now| now.has_agent(&name, &pod.uid))
+    }
+}
+
 impl fmt::Debug for ClusterPods {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let places = self.known().now.as_ref().map(PodPlaces::place_count);
         write!(f, "ClusterPods({places:?})")
     }
+}
+
+fn is_over(pod: &LeanPod) -> bool {
+    let phase = pod.status.as_ref().map_or("", |status| &status.phase);
+    matches!(phase, "Succeeded" | "Failed")
 }
 
 fn key(pod: &LeanPod) -> Box<str> {

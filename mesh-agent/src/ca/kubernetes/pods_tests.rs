@@ -18,6 +18,10 @@ fn pod(name: &str, node: &str, account: &str) -> LeanPod {
     serde_json::from_value(pod).unwrap()
 }
 
+fn agents() -> BTreeSet<Account> {
+    ["shop/mesh-agent".parse().unwrap()].into()
+}
+
 fn runs(pods: &ClusterPods, node: &str, account: &str) -> Option<bool> {
     let identity = SpiffeId::new("cluster.local", "shop", account).unwrap();
     pods.runs(&NodeName::new(node), &identity).ok()
@@ -33,7 +37,7 @@ fn listed(pods: &ClusterPods, list: impl IntoIterator<Item = LeanPod>) {
 
 #[test]
 fn nothing_is_known_before_the_first_list_is_complete() {
-    let pods = ClusterPods::new("cluster.local");
+    let pods = ClusterPods::new("cluster.local", agents());
     assert_eq!(runs(&pods, "a", "web"), None);
     pods.learn(Event::Init);
     pods.learn(Event::InitApply(pod("web-1", "a", "web")));
@@ -46,7 +50,7 @@ fn nothing_is_known_before_the_first_list_is_complete() {
 
 #[test]
 fn pods_come_and_go_and_names_are_used_again() {
-    let pods = ClusterPods::new("cluster.local");
+    let pods = ClusterPods::new("cluster.local", agents());
     listed(&pods, []);
     pods.learn(Event::Apply(pod("web-1", "", "web")));
     assert_eq!(runs(&pods, "a", "web"), Some(false));
@@ -63,7 +67,7 @@ fn pods_come_and_go_and_names_are_used_again() {
 
 #[test]
 fn a_list_after_a_lost_watch_replaces_all_and_the_last_state_holds_until_it_is_complete() {
-    let pods = ClusterPods::new("cluster.local");
+    let pods = ClusterPods::new("cluster.local", agents());
     listed(&pods, [pod("web-1", "a", "web"), pod("cart-1", "a", "cart")]);
     pods.learn(Event::Init);
     pods.learn(Event::InitApply(pod("cart-1", "a", "cart")));
@@ -81,7 +85,7 @@ fn a_list_after_a_lost_watch_replaces_all_and_the_last_state_holds_until_it_is_c
 
 #[test]
 fn a_pod_that_ended_or_is_its_node_has_no_identity() {
-    let pods = ClusterPods::new("cluster.local");
+    let pods = ClusterPods::new("cluster.local", agents());
     listed(&pods, []);
     let with = |change: fn(&mut LeanPod)| {
         let mut changed = pod("web-1", "a", "web");
@@ -107,9 +111,49 @@ fn a_pod_that_ended_or_is_its_node_has_no_identity() {
     assert!(!with(|pod| pod.spec.service_account_name = "no/name".into()));
 }
 
+#[test]
+fn an_agents_pod_is_there_by_its_uid_until_it_ends() {
+    let pods = ClusterPods::new("cluster.local", agents());
+    let of_uid = |uid: &str| BoundPod {
+        namespace: "shop".into(),
+        name: "mesh-agent-1".into(),
+        uid: uid.into(),
+    };
+    let agent = || {
+        let mut agent = pod("mesh-agent-1", "a", "mesh-agent");
+        agent.spec.host_network = true;
+        agent
+    };
+    assert!(!pods.is_there(&of_uid("u")), "before the first list");
+    listed(&pods, [agent(), pod("web-1", "a", "web")]);
+    assert!(pods.is_there(&of_uid("u")));
+    assert!(!pods.is_there(&of_uid("of an earlier pod of this name")));
+    let no_agent = BoundPod {
+        name: "web-1".into(),
+        ..of_uid("u")
+    };
+    assert!(!pods.is_there(&no_agent));
+    pods.learn(Event::Apply({
+        let mut over = agent();
+        over.status = Some(LeanStatus {
+            phase: "Failed".into(),
+        });
+        over
+    }));
+    assert!(!pods.is_there(&of_uid("u")));
+    pods.learn(Event::Apply(agent()));
+    assert!(pods.is_there(&of_uid("u")));
+    pods.learn(Event::Delete(agent()));
+    assert!(!pods.is_there(&of_uid("u")));
+}
+
 #[tokio::test]
 async fn readiness_waits_for_the_first_list_and_failures_of_the_watch_change_nothing() {
-    let (pods, readiness, tasks) = (ClusterPods::new("cluster.local"), Readiness::new(), Tasks::new());
+    let (pods, readiness, tasks) = (
+        ClusterPods::new("cluster.local", agents()),
+        Readiness::new(),
+        Tasks::new(),
+    );
     let first = readiness.guard("pods");
     let gone = || {
         Status::failure("too old resource version", "Expired")

@@ -25,11 +25,11 @@ pub(super) struct Demand {
 
 /// Whose a token is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Holder {
-    /// The agent of this node.
-    Node(NodeName),
-    /// An agent whose node the API server does not say (before 1.30): the pod knows it.
-    Pod(BoundPod),
+pub(super) struct Holder {
+    /// The agent's pod.
+    pub(super) pod: BoundPod,
+    /// Where it runs; before 1.30 the API server does not say: the pod knows it.
+    pub(super) node: Option<NodeName>,
 }
 
 /// The pod that a token ends with.
@@ -86,10 +86,8 @@ pub(super) fn judge(status: &TokenReviewStatus, demand: &Demand) -> Result<Holde
         uid: said(user, POD_UID).ok_or(TokenFault::Unbound)?.to_owned(),
         namespace: account.namespace,
     };
-    Ok(match said(user, NODE_NAME) {
-        Some(node) => Holder::Node(NodeName::new(node)),
-        None => Holder::Pod(pod),
-    })
+    let node = said(user, NODE_NAME).map(NodeName::new);
+    Ok(Holder { pod, node })
 }
 
 fn account_of(user: &UserInfo) -> Option<Account> {
@@ -116,6 +114,11 @@ impl Account {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         })
+    }
+
+    /// Whether it is this one.
+    pub(super) fn is(&self, namespace: &str, name: &str) -> bool {
+        self.namespace == namespace && self.name == name
     }
 }
 
@@ -185,6 +188,15 @@ pub(super) mod tests {
         }
     }
 
+    /// An agent's pod.
+    pub(in super::super) fn pod(name: &str) -> BoundPod {
+        BoundPod {
+            namespace: "mesh-system".into(),
+            name: name.into(),
+            uid: "uid-x".into(),
+        }
+    }
+
     /// The same from a server that does not say nodes.
     pub(in super::super) fn agent_of_old_server() -> TokenReviewStatus {
         let mut status = agent_on("n");
@@ -203,17 +215,14 @@ pub(super) mod tests {
     #[test]
     fn the_node_is_what_the_api_server_says_of_the_bound_pod() {
         let holder = judge(&agent_on("node-a"), &demand());
-        assert_eq!(holder, Ok(Holder::Node(NodeName::new("node-a"))));
+        let (pod, node) = (pod("mesh-agent-x"), Some(NodeName::new("node-a")));
+        assert_eq!(holder, Ok(Holder { pod, node }));
     }
 
     #[test]
     fn without_a_node_in_the_answer_the_bound_pod_is_to_be_asked() {
-        let pod = BoundPod {
-            namespace: "mesh-system".into(),
-            name: "mesh-agent-x".into(),
-            uid: "uid-x".into(),
-        };
-        assert_eq!(judge(&agent_of_old_server(), &demand()), Ok(Holder::Pod(pod)));
+        let (pod, node) = (pod("mesh-agent-x"), None);
+        assert_eq!(judge(&agent_of_old_server(), &demand()), Ok(Holder { pod, node }));
     }
 
     #[test]

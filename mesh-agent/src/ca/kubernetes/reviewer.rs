@@ -1,10 +1,10 @@
-//! Tokens checked by the API server, and remembered for a short while.
+//! Tokens checked by the API server, and remembered: for a short while, and while it is away for as long as they last.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Debug};
 use std::hash::{Hash, Hasher};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
@@ -15,14 +15,15 @@ use kube::{Api, Client};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use super::review::{Account, BoundPod, Demand, Holder, TokenFault, judge};
-use super::{ApiError, answered, bearer};
+use super::review::{Account, BoundPod, Demand, TokenFault, judge};
+use super::{ApiError, ClusterPods, answered, bearer};
 use crate::ca::{Authenticator, NodeName, NotAuthenticated};
 
 /// Says by `TokenReview` whose agent a caller is.
 pub struct TokenReviewer {
     api: Box<dyn ReviewApi>,
     demand: Demand,
+    pods: Arc<dyn AgentPods>,
     /// Only tokens that proved an agent: whoever holds none cannot push others out.
     known: Mutex<HashMap<Bearer, Known>>,
     /// So that callers without a good token cannot bury the API server in reviews.
@@ -32,7 +33,11 @@ pub struct TokenReviewer {
 #[derive(Debug, Clone)]
 struct Known {
     node: NodeName,
+    pod: BoundPod,
+    /// Until then it is not asked about again.
     until: Instant,
+    /// When the token ends, whoever vouches for it.
+    expiry: Instant,
 }
 
 /// A token, wiped when it is forgotten.
@@ -52,16 +57,24 @@ pub(super) trait ReviewApi: Send + Sync + Debug {
     fn node_of<'a>(&'a self, pod: &'a BoundPod) -> BoxFuture<'a, Result<Option<String>, ApiError>>;
 }
 
+/// The agents' own pods, as far as they are known.
+pub(super) trait AgentPods: Send + Sync + Debug {
+    /// Whether this very pod was there when the API server was last heard.
+    fn is_there(&self, pod: &BoundPod) -> bool;
+}
+
 impl TokenReviewer {
-    /// Takes tokens for `audience` of the service accounts `agents`, as `client`'s API server reviews them.
-    pub fn new(client: Client, audience: String, agents: BTreeSet<Account>) -> Self {
-        Self::over(Box::new(Cluster(client)), Demand { audience, agents })
+    /// Takes tokens for `audience` of the service accounts `agents`, as `client`'s API server reviews them. While that is
+    /// away it takes those that were good before, of agents that `pods` knows.
+    pub fn new(client: Client, audience: String, agents: BTreeSet<Account>, pods: Arc<ClusterPods>) -> Self {
+        Self::over(Box::new(Cluster(client)), Demand { audience, agents }, pods)
     }
 
-    pub(super) fn over(api: Box<dyn ReviewApi>, demand: Demand) -> Self {
+    pub(super) fn over(api: Box<dyn ReviewApi>, demand: Demand, pods: Arc<dyn AgentPods>) -> Self {
         Self {
             api,
             demand,
+            pods,
             known: Mutex::default(),
             asking: Semaphore::new(MAX_ASKING),
         }
@@ -78,18 +91,44 @@ impl TokenReviewer {
             return Ok(node);
         }
         let asked = Instant::now();
-        let reviewed = self.api.review(token, &self.demand.audience).await;
-        let holder = judge(&reviewed.map_err(unavailable)?, &self.demand)?;
-        let node = match holder {
-            Holder::Node(node) => node,
-            Holder::Pod(pod) => {
-                let node = self.api.node_of(&pod).await.map_err(unavailable)?;
-                NodeName::new(&node.ok_or(TokenFault::NoNode)?)
+        let reviewed = match self.api.review(token, &self.demand.audience).await {
+            Ok(reviewed) => reviewed,
+            Err(error) if error.is_outage() => {
+                let vouched_for = self.vouched_for(token, Instant::now());
+                return vouched_for.ok_or_else(|| unavailable(error));
+            }
+            Err(error) => return Err(unavailable(error)),
+        };
+        let holder = match judge(&reviewed, &self.demand) {
+            Ok(holder) => holder,
+            Err(fault) => {
+                self.known().remove(token);
+                return Err(fault.into());
             }
         };
+        let node = if let Some(node) = holder.node {
+            node
+        } else {
+            let node = self.api.node_of(&holder.pod).await.map_err(unavailable)?;
+            NodeName::new(&node.ok_or(TokenFault::NoNode)?)
+        };
         drop(permit);
-        self.remember(token, &node, asked, SystemTime::now());
+        self.remember(token, &node, holder.pod, asked, SystemTime::now());
         Ok(node)
+    }
+
+    /// Whose a token is that was good when it was last reviewed, and has not ended, nor has its pod. Who asks again soon
+    /// does not wait for the API server again.
+    fn vouched_for(&self, token: &str, now: Instant) -> Option<NodeName> {
+        let mut known = self.known();
+        let one = known.get_mut(token)?;
+        if now >= one.expiry || !self.pods.is_there(&one.pod) {
+            return None;
+        }
+        let node = &one.node;
+        tracing::info!(%node, "the API server is away: the agent's token was good before and is taken");
+        one.until = one.expiry.min(now + REMEMBERED);
+        Some(one.node.clone())
     }
 
     fn remembered(&self, token: &str, now: Instant) -> Option<NodeName> {
@@ -99,19 +138,30 @@ impl TokenReviewer {
     }
 
     /// Counts from when the review was asked for, and no longer than the token says that it lives.
-    fn remember(&self, token: &str, node: &NodeName, asked: Instant, wall: SystemTime) {
+    fn remember(&self, token: &str, node: &NodeName, pod: BoundPod, asked: Instant, wall: SystemTime) {
         let Some(expiry) = bearer::expiry(token) else {
             return;
         };
         let left = expiry.duration_since(wall).unwrap_or_default();
-        let until = asked + REMEMBERED.min(left);
+        // As long as no token lasts.
+        let Some(expiry) = asked.checked_add(left.min(A_YEAR)) else {
+            return;
+        };
+        let one = Known {
+            node: node.clone(),
+            pod,
+            until: expiry.min(asked + REMEMBERED),
+            expiry,
+        };
         let mut known = self.known();
+        if known.len() >= MAX_KNOWN {
+            known.retain(|_, one| asked < one.expiry);
+        }
         if known.len() >= MAX_KNOWN {
             known.retain(|_, one| asked < one.until);
         }
         if known.len() < MAX_KNOWN {
-            let node = node.clone();
-            known.insert(Bearer(token.to_owned().into()), Known { node, until });
+            known.insert(Bearer(token.to_owned().into()), one);
         }
     }
 
@@ -195,8 +245,10 @@ fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> NotAuth
     NotAuthenticated::Unavailable(error.into())
 }
 
-/// A token that was withdrawn, with its pod or its account, is good for so long at most.
+/// A token that was withdrawn, with its pod or its account, is good for so long at most while the API server can be asked.
 const REMEMBERED: Duration = Duration::from_secs(30);
+/// Longer than any token lasts: kubelet asks for a day at most.
+const A_YEAR: Duration = Duration::from_hours(365 * 24);
 /// Agents of a large cluster, two tokens each while they rotate.
 const MAX_KNOWN: usize = 16_384;
 /// Reviews under way at once.

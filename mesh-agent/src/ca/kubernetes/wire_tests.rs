@@ -1,5 +1,6 @@
 //! What is asked over the wire, and what becomes of answers that a real API server gives: by one that is scripted.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -112,7 +113,8 @@ pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 fn reviewer(server: &Server) -> TokenReviewer {
     let demand = demand();
-    TokenReviewer::new(server.client.clone(), demand.audience, demand.agents)
+    let pods = Arc::new(ClusterPods::new("cluster.local", demand.agents.clone()));
+    TokenReviewer::new(server.client.clone(), demand.audience, demand.agents, pods)
 }
 
 fn token() -> String {
@@ -204,7 +206,7 @@ async fn a_watch_that_breaks_goes_on_where_it_was_and_one_that_is_too_old_lists_
         }
     })
     .await;
-    let pods = Arc::new(ClusterPods::new("cluster.local"));
+    let pods = Arc::new(ClusterPods::new("cluster.local", BTreeSet::new()));
     let readiness = Readiness::new();
     let first = readiness.guard("pods");
     let follow = Arc::clone(&pods).follow(
