@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use mesh_agent::admin::AdminToken;
+use mesh_agent::admin::probe::{self, Probe};
 use mesh_agent::cni::plugin;
 use mesh_agent::config::{
-    AdminArgs, CaArgs, CheckArgs, Cli, Command, ExplainArgs, ExplainOutput, RunArgs, StatusArgs,
-    StatusOutput, UninstallArgs,
+    AdminArgs, CaArgs, CheckArgs, Cli, Command, ExplainArgs, ExplainOutput, ProbeArgs, ProbeKind, RunArgs,
+    StatusArgs, StatusOutput, UninstallArgs,
 };
 use mesh_agent::proxy::explain::Question;
 use mesh_agent::snapshot::SnapshotSettings;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain(&args),
         Command::Check(args) => check(&args),
         Command::Uninstall(args) => uninstall(&args),
+        Command::Probe(args) => probe(&args),
         Command::Cni(args) => cni(&args.into()),
     };
     match done {
@@ -138,6 +140,15 @@ fn uninstall(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
     }
     complain("something is left, see above; does an agent still run on this node?");
     Ok(ExitCode::FAILURE)
+}
+
+fn probe(args: &ProbeArgs) -> anyhow::Result<ExitCode> {
+    let asked = match args.what {
+        ProbeKind::Live => Probe::Live,
+        ProbeKind::Ready => Probe::Ready,
+    };
+    say(&probe::ask(&args.probe_socket, asked)?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The specification wants JSON on standard output whatever happens, and no other line.

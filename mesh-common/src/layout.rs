@@ -7,8 +7,36 @@ pub const LAYOUT_VERSION: u32 = 2;
 /// Port of the in-pod listener that takes captured outbound connections.
 pub const OUTBOUND_PORT: u16 = 15001;
 
+/// The same of an agent that takes over from one that has [`OUTBOUND_PORT`] still; the one after it has that again.
+pub const SPARE_OUTBOUND_PORT: u16 = 15002;
+
 /// Port of the in-pod listener that inbound connections are steered to, whatever port they dial.
 pub const INBOUND_PORT: u16 = 15006;
+
+/// As [`SPARE_OUTBOUND_PORT`].
+pub const SPARE_INBOUND_PORT: u16 = 15007;
+
+/// Every port of a pod's address that is an agent's.
+pub const AGENTS_PORTS: [u16; 4] = [
+    OUTBOUND_PORT,
+    SPARE_OUTBOUND_PORT,
+    INBOUND_PORT,
+    SPARE_INBOUND_PORT,
+];
+
+/// Whether captured outbound connections go to that port of the pod's own address, those of this agent or of another.
+#[inline(always)]
+#[expect(clippy::as_conversions, reason = "`From` is not const, and this widens")]
+pub const fn is_outbound_port(port: u32) -> bool {
+    port == OUTBOUND_PORT as u32 || port == SPARE_OUTBOUND_PORT as u32
+}
+
+/// Whether that port of a pod's address is an agent's.
+#[inline(always)]
+#[expect(clippy::as_conversions, reason = "`From` is not const, and this widens")]
+pub const fn is_agents_port(port: u32) -> bool {
+    is_outbound_port(port) || port == INBOUND_PORT as u32 || port == SPARE_INBOUND_PORT as u32
+}
 
 /// An address in IPv6 form; IPv4 is mapped (`::ffff:a.b.c.d`). Network byte order.
 #[repr(C)]
@@ -68,8 +96,22 @@ pub struct Pod {
     pub v6: Addr,
     /// 1 when connections bypass a dead agent, 0 when they are refused.
     pub fails_open: u32,
-    /// Always zero: keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// Where captured connections go on the pod's own address, in host byte order; 0, which agents wrote that knew of no
+    /// other, is [`OUTBOUND_PORT`].
+    pub outbound_port: u32,
+}
+
+impl Pod {
+    /// Where captured connections go on the pod's own address.
+    #[inline(always)]
+    #[expect(clippy::as_conversions, reason = "`From` is not const, and this widens")]
+    pub const fn agents_port(&self) -> u32 {
+        if self.outbound_port == 0 {
+            OUTBOUND_PORT as u32
+        } else {
+            self.outbound_port
+        }
+    }
 }
 
 /// What `sk_lookup` must know of the pod behind an address.

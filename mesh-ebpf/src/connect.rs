@@ -5,7 +5,7 @@
 
 use mesh_common::counter::Counter;
 use mesh_common::dns::DNS_PORT;
-use mesh_common::layout::{Addr, Endpoint, INBOUND_PORT, OUTBOUND_PORT, Pod};
+use mesh_common::layout::{Addr, Endpoint, Pod, is_agents_port};
 
 use crate::ctx::{Outcome, SockAddr, fail_with};
 use crate::{direct, dns, maps, resolvers};
@@ -62,10 +62,10 @@ pub(crate) fn without_agent(pod: &Pod, netns: u64) -> Outcome {
     Outcome::Allow
 }
 
-/// The pod dials itself. The agent's ports are not for it: what it says there has no original destination.
+/// The pod dials itself. The ports of agents are not for it: what it says there has no original destination.
 #[inline(always)]
 fn own_address(dialled: &Endpoint) -> Outcome {
-    if dialled.port == u32::from(OUTBOUND_PORT) || dialled.port == u32::from(INBOUND_PORT) {
+    if is_agents_port(dialled.port) {
         return refuse_port();
     }
     maps::count(Counter::LeftAlone);
@@ -87,7 +87,7 @@ fn to_agent(sock: &SockAddr, pod: &Pod, dialled: &Endpoint) -> Outcome {
     }
     sock.set_peer(&Endpoint {
         addr: *own,
-        port: u32::from(OUTBOUND_PORT),
+        port: pod.agents_port(),
     });
     maps::count(Counter::Captured);
     Outcome::Allow

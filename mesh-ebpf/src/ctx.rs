@@ -10,7 +10,7 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::maps::SockHash;
 use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
-use mesh_common::layout::{Addr, Endpoint, OUTBOUND_PORT};
+use mesh_common::layout::{Addr, Endpoint, is_outbound_port};
 use mesh_common::splice::SocketEnds;
 
 /// What a `sock_ops` program returns when it has nothing to say.
@@ -259,11 +259,11 @@ impl SockEvent {
         }
     }
 
-    /// Whether the socket connects to the agent's port of the pod's own address.
+    /// Whether the socket connects to an agent's port of the pod's own address.
     #[inline(always)]
     pub(crate) fn dials_agent(&self) -> bool {
         let remote = self.remote();
-        remote.port == u32::from(OUTBOUND_PORT) && remote.addr.is(&self.local().addr)
+        is_outbound_port(remote.port) && remote.addr.is(&self.local().addr)
     }
 
     #[inline(always)]

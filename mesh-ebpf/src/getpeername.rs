@@ -1,7 +1,7 @@
 //! `getpeername()` and the address that `accept()` returns: the application sees whom it really talks to.
 
 use mesh_common::direct::Ends;
-use mesh_common::layout::{Endpoint, OUTBOUND_PORT, SocketKey};
+use mesh_common::layout::{Endpoint, SocketKey, is_outbound_port};
 
 use crate::ctx::SockAddr;
 use crate::flow::LiveFlow;
@@ -22,7 +22,7 @@ pub(crate) fn show(sock: &SockAddr) {
     let is_relayed = peer.addr.is(&pod.v4) || peer.addr.is(&pod.v6);
     let real = if !is_relayed {
         dialled_direct(sock, netns, &peer)
-    } else if peer.port == u32::from(OUTBOUND_PORT) {
+    } else if is_outbound_port(peer.port) {
         dialled(sock, netns)
     } else {
         maps::true_peer(&key(netns, &peer))

@@ -8,7 +8,7 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
     BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE,
 };
-use mesh_common::layout::{Endpoint, OUTBOUND_PORT, SocketKey};
+use mesh_common::layout::{Endpoint, SocketKey, is_outbound_port};
 use mesh_common::splice::{ACCEPTS, DIALS, HabitKey, RELAYS};
 
 use crate::ctx::SockEvent;
@@ -65,7 +65,7 @@ fn delivers(event: &SockEvent) {
 fn captures(event: &SockEvent) {
     let (local, remote) = (event.local(), event.remote());
     if pipes::is_on()
-        && local.port == u32::from(OUTBOUND_PORT)
+        && is_outbound_port(local.port)
         && remote.addr.is(&local.addr)
         && let Some(dialled) = maps::original(&key(event.netns(), &remote))
     {

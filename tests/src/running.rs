@@ -155,6 +155,13 @@ impl Running {
         state.save(&self.site)
     }
 
+    /// An agent that was started beside another one is the node's from now on.
+    pub fn is_agent_of(&self, node: &str, agent: ProcessId) -> Result<()> {
+        let mut state = State::load(&self.site)?.context("the lab has no state")?;
+        state.nodes.insert(node.to_owned(), Some(agent));
+        state.save(&self.site)
+    }
+
     /// Waits until the agent of a node is ready.
     pub fn wait_ready(&self, node: &str) -> Result<()> {
         agent::wait_ready(&self.site, node, self.agent(node)?)

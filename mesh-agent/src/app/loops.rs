@@ -1,126 +1,112 @@
 //! The agent's own loops: configuration in, enrolment kept true, unused connections closed.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use mesh_common::counter::Counter;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 
+use crate::admin::probe;
 use crate::app::cni::Announcements;
 use crate::app::direct::DirectFlows;
-use crate::control::{Reading, Source, SourceError, conditions};
-use crate::identity::Certificates;
+use crate::app::knowledge::{Knowledge, Learned, are_there};
+use crate::app::lock::Standby;
+use crate::control::{Reading, SourceError};
 use crate::kernel::Pulse;
 use crate::kernel::enrolment::Enrolment;
 use crate::kernel::node_addrs;
 use crate::kernel::status::{Change, Report};
 use crate::lifecycle::{ReadyGuard, Stop, Tasks};
-use crate::mesh::facts::Rejection;
 use crate::proxy::Mesh;
-use crate::snapshot::{Snapshot, SnapshotCell, SnapshotSettings};
+use crate::snapshot::SnapshotCell;
 use crate::status::StatusBoard;
-use crate::telemetry::Telemetry;
 
-/// Turns readings of the source into snapshots, and snapshots into enrolled pods.
+/// Turns what is learned into enrolled pods.
 pub(super) struct ConfigLoop {
-    pub(super) source: Box<dyn Source>,
-    pub(super) settings: SnapshotSettings,
-    pub(super) snapshots: Arc<SnapshotCell>,
-    pub(super) certificates: Arc<Certificates>,
+    pub(super) knowledge: Knowledge,
+    /// What was learned while the node was another agent's.
+    pub(super) learned: Option<Learned>,
     pub(super) enrolment: Arc<Mutex<Enrolment>>,
     pub(super) direct: Arc<Mutex<DirectFlows>>,
-    pub(super) telemetry: Telemetry,
-    pub(super) board: StatusBoard,
     pub(super) announcements: Announcements,
     /// Started when the first reading is in force: until then an agent that starts is as good as dead to the hooks.
     pub(super) heart: Option<Heart>,
     /// Dropped when the first reading is in force.
-    pub(super) first: Option<ReadyGuard>,
+    pub(super) start: Option<Start>,
+    /// Told when a configuration is in force.
+    pub(super) probed: probe::Turn,
+}
+
+/// Held by an agent whose first reading is not in force yet; who waits for that is told by the drop.
+#[derive(Debug)]
+pub(super) struct Start {
+    /// Of an agent that did not wait for its turn.
+    pub(super) _first: Option<ReadyGuard>,
+    /// Of one that did: the agent before it waits still.
+    pub(super) _turn: Option<Standby>,
 }
 
 impl ConfigLoop {
     pub(super) async fn run(mut self, stop: Stop) {
+        if let Some(learned) = self.learned.take() {
+            self.announcements.know(&learned.meshed);
+            self.enforce(learned.digest);
+        }
         let mut audit = interval(AUDIT);
         audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweep = interval(VANISHED);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = stop.requested() => return self.source.finish().await,
-                reading = self.source.next_reading() => self.take(reading).await,
+                () = stop.requested() => return self.knowledge.source.finish().await,
+                reading = self.knowledge.source.next_reading() => self.take(reading).await,
                 heard = self.announcements.next() => {
                     let is_due = self.announcements.take_in(heard, &mut self.enrolment.lock(), Instant::now());
-                    if is_due && self.first.is_none() {
+                    if is_due && self.is_in_force() {
                         self.reconcile();
                     }
                 }
-                _ = sweep.tick(), if self.first.is_none() => self.sweep(),
+                _ = sweep.tick(), if self.is_in_force() => self.sweep(),
                 // What could not be enrolled is tried again, and what is enrolled is audited.
                 // Before the first reading nobody knows which pods of an earlier agent are wanted.
-                _ = audit.tick(), if self.first.is_none() => self.reconcile(),
+                _ = audit.tick(), if self.is_in_force() => self.reconcile(),
             }
         }
     }
 
+    fn is_in_force(&self) -> bool {
+        self.start.is_none()
+    }
+
     async fn take(&mut self, reading: Result<Reading, SourceError>) {
-        let Reading {
-            facts,
-            mut rejections,
-            digest,
-            ..
-        } = match reading {
-            Ok(reading) => reading,
-            Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::error!(%error, cause, "configuration cannot be read; the last one stays in force");
-                self.board.source_failed(error.to_string());
-                return;
-            }
+        let Some(learned) = self.knowledge.learn(reading) else {
+            return;
         };
-        let previous = self.snapshots.load();
-        let (snapshot, contradictions) = Snapshot::build(&facts, &self.settings, Some(&previous));
-        rejections.extend(contradictions);
-        rejections.sort();
-        rejections.dedup();
-        report(&rejections, &self.board.rejections());
-        let version = snapshot.version();
-        let kinds = rejections.iter().map(|rejection| kind_of(&rejection.object));
-        self.telemetry
-            .mesh()
-            .config_published(version, SystemTime::now(), kinds);
-        tracing::info!(
-            version,
-            pods = snapshot.local().len(),
-            rejections = rejections.len(),
-            "new configuration"
-        );
-        let policies = conditions::of_rate_limits(&facts.rate_limit_policies, &rejections);
-        self.board.published(rejections, policies);
-        self.certificates
-            .want(snapshot.local().iter().map(|pod| pod.identity.clone()));
-        self.snapshots.publish(snapshot);
-        self.announcements.know(&facts.meshed_namespaces);
+        self.announcements.know(&learned.meshed);
         // At once for the pods that are enrolled: what is forbidden ends before anything else is waited for.
-        if self.first.is_none() {
+        if self.is_in_force() {
             self.apply_direct();
         }
         // A pod without a certificate could only refuse: it is better enrolled a moment later.
-        if timeout(CERTIFICATE_PATIENCE, self.certificates.ready())
-            .await
-            .is_err()
-        {
+        if !are_there(&self.knowledge.certificates).await {
             tracing::warn!(
                 "some certificates are not there yet; their pods' traffic is refused until they are"
             );
         }
+        self.enforce(learned.digest);
+    }
+
+    fn enforce(&mut self, digest: Option<String>) {
         self.reconcile();
-        self.board.in_force(digest);
+        self.knowledge.board.in_force(digest);
         if let Some(heart) = self.heart.take() {
             heart.start();
         }
-        self.first = None;
+        self.probed.has_come();
+        self.start = None;
     }
 
     /// Notices soon which pods are gone.
@@ -134,11 +120,13 @@ impl ConfigLoop {
 
     fn apply_direct(&self) {
         let present = self.enrolment.lock().present();
-        self.direct.lock().apply(&self.snapshots.load(), present);
+        self.direct
+            .lock()
+            .apply(&self.knowledge.snapshots.load(), present);
     }
 
     fn reconcile(&mut self) {
-        let snapshot = self.snapshots.load();
+        let snapshot = self.knowledge.snapshots.load();
         let wanted = snapshot.local();
         let mut enrolment = self.enrolment.lock();
         let known = node_addrs::own().and_then(|mut addrs| {
@@ -156,12 +144,12 @@ impl ConfigLoop {
         drop(enrolment);
         self.tell(&reports);
         let enrolled = status.pods.iter().filter(|pod| pod.is_served()).count();
-        self.telemetry.mesh().pods(wanted.len(), enrolled);
+        self.knowledge.telemetry.mesh().pods(wanted.len(), enrolled);
         if let Some((_, bypassed)) = status.counters.iter().find(|(name, _)| *name == BYPASSED) {
-            self.telemetry.mesh().bypassed(*bypassed);
+            self.knowledge.telemetry.mesh().bypassed(*bypassed);
         }
         for (map, entries) in &status.overflows {
-            if self.telemetry.mesh().map_overflowed(map, *entries) {
+            if self.knowledge.telemetry.mesh().map_overflowed(map, *entries) {
                 tracing::error!(map, entries, "a map has no room: raise max_flows or max_pods");
             }
         }
@@ -176,7 +164,7 @@ impl ConfigLoop {
                 Change::Joined => tracing::info!(pod, "pod joined the mesh"),
                 Change::JoinedLate { open } => {
                     tracing::info!(pod, open, "pod that ran already joined the mesh");
-                    self.telemetry.enrolment().joined_late(*open);
+                    self.knowledge.telemetry.enrolment().joined_late(*open);
                 }
                 Change::Repaired { parts } => {
                     let names: Vec<_> = parts.iter().map(|part| part.name()).collect();
@@ -185,7 +173,7 @@ impl ConfigLoop {
                         parts = names.join(" "),
                         "somebody changed a pod's capture; it is repaired"
                     );
-                    self.telemetry.mesh().capture_repaired(names);
+                    self.knowledge.telemetry.mesh().capture_repaired(names);
                 }
                 Change::Unrepaired { why } => {
                     tracing::error!(pod, why, "a pod's capture was changed and cannot be repaired");
@@ -217,7 +205,7 @@ impl ConfigLoop {
             found.map(|(_, count)| *count)
         };
         if let (Some(lost), Some(unreported)) = (of(Counter::DirectLost), of(Counter::Unreported)) {
-            self.telemetry.direct().losses(lost, unreported);
+            self.knowledge.telemetry.direct().losses(lost, unreported);
         }
     }
 }
@@ -228,17 +216,21 @@ pub(super) struct Heart {
     pub(super) pulse: Arc<dyn Pulse>,
     pub(super) tasks: Tasks,
     pub(super) data: Handle,
+    /// Another agent beats by now: this one does not say that there is none when it ends.
+    pub(super) is_succeeded: Arc<AtomicBool>,
 }
 
 impl Heart {
     fn start(self) {
         let _on_data_threads = self.data.enter();
-        self.tasks
-            .spawn("heartbeat", beat_until(self.pulse, self.tasks.stop()));
+        self.tasks.spawn(
+            "heartbeat",
+            beat_until(self.pulse, self.is_succeeded, self.tasks.stop()),
+        );
     }
 }
 
-async fn beat_until(pulse: Arc<dyn Pulse>, stop: Stop) {
+async fn beat_until(pulse: Arc<dyn Pulse>, is_succeeded: Arc<AtomicBool>, stop: Stop) {
     let mut tick = interval(BEAT);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_heard = true;
@@ -253,6 +245,9 @@ async fn beat_until(pulse: Arc<dyn Pulse>, stop: Stop) {
                 is_heard = beaten.is_ok();
             }
         }
+    }
+    if is_succeeded.load(Ordering::Relaxed) {
+        return;
     }
     if let Err(error) = pulse.stop() {
         tracing::warn!(%error, "the hooks cannot be told that the agent ends");
@@ -297,43 +292,6 @@ pub(super) async fn sweep_pools(mesh: Arc<Mesh>, stop: Stop) {
     }
 }
 
-/// Says each rejection once, when it appears.
-fn report(now: &[Rejection], before: &[Rejection]) {
-    for rejection in now.iter().filter(|rejection| !before.contains(rejection)) {
-        tracing::warn!(
-            origin = rejection.origin,
-            object = rejection.object,
-            field = rejection.field,
-            reason = rejection.reason,
-            "object or field left out"
-        );
-    }
-}
-
-/// The kind of a rejected object as a metric label: from a closed set, whatever the manifest said.
-fn kind_of(object: &str) -> &'static str {
-    let kind = object.split(' ').next().unwrap_or_default();
-    KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
-}
-
-const KINDS: [&str; 16] = [
-    "Namespace",
-    "Node",
-    "Pod",
-    "Service",
-    "EndpointSlice",
-    "HTTPRoute",
-    "GRPCRoute",
-    "PeerAuthentication",
-    "AuthorizationPolicy",
-    "RequestAuthentication",
-    "RateLimitPolicy",
-    "DestinationRule",
-    "XBackendTrafficPolicy",
-    "BackendTLSPolicy",
-    "ConfigMap",
-    "List",
-];
 /// How the kernel's counter of connections past a dead agent is called.
 const BYPASSED: &str = Counter::Bypassed.name();
 /// A sixth of what the hooks bear with.
@@ -344,4 +302,3 @@ const VANISHED: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_secs(1);
 const AUDIT: Duration = Duration::from_secs(2);
 const SWEEP: Duration = Duration::from_secs(1);
-const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(3);

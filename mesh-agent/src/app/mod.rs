@@ -6,64 +6,57 @@
 pub mod ca;
 mod cni;
 mod direct;
+mod ending;
 mod issuance;
+mod knowledge;
 mod lock;
 mod loops;
+mod node;
 mod splice;
+mod standby;
 mod upstreams;
 pub mod vacancy;
 
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use http::StatusCode;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
 
-use crate::admin::{AdminServer, AdminToken, Answers};
-use crate::app::direct::DirectFlows;
-use crate::app::lock::StateLock;
-use crate::app::loops::{ConfigLoop, Heart, sweep_pools, watch_direct};
-use crate::app::upstreams::watch_upstreams;
-use crate::capture::PodHost;
-use crate::capture::listeners::PodPorts;
-use crate::config::{AccessLogTarget, Config, DirectMode, FactSource, SeccompMode, UninstallArgs};
+use crate::admin::probe::{self, ProbeServer};
+use crate::app::ending::{Ending, Held, drain};
+use crate::app::knowledge::Knowledge;
+use crate::app::lock::{Place, StateLock};
+use crate::app::node::{Ground, Node};
+use crate::app::standby::Turn;
+use crate::config::{AccessLogTarget, Config, FactSource, UninstallArgs};
 use crate::control::Source;
 use crate::control::file::FileSource;
 use crate::control::jwks::KeyLoop;
 use crate::control::kubernetes::KubernetesSource;
-use crate::dns::Zone;
-use crate::identity::{Certificates, NodeFiles};
-use crate::kernel::capacity::Capacity;
-use crate::kernel::direct::sock_diag;
+use crate::identity::Certificates;
 use crate::kernel::ebpf::EbpfKernel;
-use crate::kernel::enrolment::Enrolment;
-use crate::kernel::placement::Locator;
 use crate::kernel::uninstall::{self, Removed};
 use crate::lifecycle::{Readiness, Tasks};
 use crate::mesh::facts::Facts;
-use crate::privileges::{self, Privileges};
-use crate::proxy::explain::{self, Question, Unexplained};
-use crate::proxy::{Mesh, Proxy, ProxySettings, check_health, watch_departures};
+use crate::privileges;
 use crate::snapshot::{Snapshot, SnapshotCell, SnapshotSettings};
 use crate::status::StatusBoard;
 use crate::telemetry::{AccessLog, CertificateFacts, Telemetry};
 use crate::transport::fetch::Fetcher;
 
-/// Serves the pods of this node until SIGTERM or SIGINT, then drains. Hooks stay, so that an upgrade opens no gap: the
-/// next agent adopts them, and until then new connections are refused.
+/// Serves the pods of this node until SIGTERM or SIGINT, then drains. Hooks stay: an agent that waits for its turn takes them
+/// over before this one closes a listener, and where none waits new connections are refused until the next one adopts them.
 ///
 /// Errors: something that the agent cannot do without is missing; the message says what and what to do. Pods stay as
 /// they were then.
 pub fn run(config: &Config) -> anyhow::Result<()> {
     // Before there is a second thread: each has sets of its own.
     privileges::give_up(privileges::AGENT)?;
-    let _lock = StateLock::take(&config.state_dir)?;
+    let place = Place::claim(&config.state_dir, config.handover)?;
     raise_descriptor_limit();
     forgo_huge_pages();
     let data = runtime("data", config.data_threads)?;
@@ -74,10 +67,12 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
-    let served = control.block_on(serve(config, data.handle(), workshop.handle()));
+    let served = control.block_on(serve(config, place, data.handle(), workshop.handle()));
     data.shutdown_timeout(Duration::from_millis(200));
     workshop.shutdown_timeout(Duration::from_millis(200));
-    served
+    drop(control);
+    // Last: whoever waits for this agent to be gone attaches what it has attached itself.
+    served.map(drop)
 }
 
 /// Removes every link, map and pin of a node and says so; whether nothing is left.
@@ -134,92 +129,103 @@ fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
         .with_context(|| format!("cannot start the {name} threads"))
 }
 
-async fn serve(config: &Config, data: &Handle, workshop: &Handle) -> anyhow::Result<()> {
+/// What comes out is held until nothing of the agent is left.
+async fn serve(
+    config: &Config,
+    place: Place,
+    data: &Handle,
+    workshop: &Handle,
+) -> anyhow::Result<Option<Held>> {
     // First, so that a signal during start-up is not lost.
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut ending = Ending::listen()?;
     let tasks = Tasks::new();
     let readiness = Readiness::new();
+    let first = readiness.guard("first configuration");
+    let probed = answer_probes(config, &readiness, &tasks)?;
     let telemetry = Telemetry::with_access_log(access_log(&config.access_log)?);
     telemetry.observe_tasks(tasks.clone());
-    let admin = AdminServer::bind(config.admin_addr, readiness.clone())
-        .await?
-        .behind(admin_token(config.admin_token_file.as_deref())?);
-    let mut kernel = EbpfKernel::load(&config.bpf_dir, &config.node_name, capacity(config))?;
-    let privileges = refuse_calls(config.seccomp)?;
-    let splice = splice::start(&mut kernel, config.splice, &tasks, &telemetry)?;
-    let certificates = Arc::new(issuance::certificates(config, &tasks)?);
-    watch_certificates(&telemetry, &certificates);
+    // Who cannot serve learns it at once, whether it is its turn or not.
+    let ground = match &place {
+        Place::Owner(_) => Some(Ground::take(config, &readiness).await?),
+        Place::Standby(_) => {
+            let rehearsed = tokio::task::spawn_blocking(EbpfKernel::rehearse).await;
+            rehearsed.context("the rehearsal panicked")??;
+            None
+        }
+    };
+    let mut knowledge = knowledge(config, &place, &tasks, &telemetry).await?;
+    let turn = match place {
+        Place::Owner(lock) => Turn::at_once(lock, first),
+        Place::Standby(standby) => {
+            let Some(turn) = standby::wait(standby, &mut knowledge, first, &mut ending).await? else {
+                drain(&tasks, config.drain_timeout).await;
+                return Ok(None);
+            };
+            turn
+        }
+    };
+    let ground = match ground {
+        Some(ground) => ground,
+        None => Ground::take_over(config, &readiness).await?,
+    };
+    knowledge.source.keep();
+    let Turn { lock, start, learned } = turn;
+    let node = Node {
+        config,
+        owning: tasks.child(),
+        tasks,
+        telemetry,
+        probed,
+        is_succeeded: Arc::default(),
+    };
+    let enrolment = node.begin(ground, knowledge, (start, learned), (data, workshop))?;
+    ending.told().await;
+    let held = ending::hand_over(config, lock, &node.owning).await;
+    node.is_succeeded.store(held.is_succeeded(), Ordering::Relaxed);
+    drain(&node.tasks, config.drain_timeout).await;
+    enrolment.lock().stop();
+    node.telemetry.access_log().flush(Duration::from_secs(1));
+    Ok(Some(held))
+}
 
+/// Answers whoever asks this very agent; it is told when its turn has come.
+fn answer_probes(config: &Config, readiness: &Readiness, tasks: &Tasks) -> anyhow::Result<probe::Turn> {
+    let turn = probe::Turn::default();
+    if let Some(path) = &config.probe_socket {
+        ProbeServer::bind(path, readiness.clone(), turn.clone())
+            .with_context(|| format!("cannot answer probes at {}", path.display()))?
+            .run(tasks);
+    }
+    Ok(turn)
+}
+
+/// What an agent knows whether the node is its own or not.
+async fn knowledge(
+    config: &Config,
+    place: &Place,
+    tasks: &Tasks,
+    telemetry: &Telemetry,
+) -> anyhow::Result<Knowledge> {
+    let certificates = Arc::new(issuance::certificates(config, tasks)?);
+    watch_certificates(telemetry, &certificates);
     let snapshots = Arc::new(SnapshotCell::new(first_snapshot(config)));
-    let mesh = Arc::new(Mesh::new(
-        Arc::clone(&snapshots),
-        Arc::clone(&certificates),
-        telemetry.clone(),
-        proxy_settings(config)?,
-        workshop.clone(),
-        tasks.clone(),
-    ));
-    let host: Arc<dyn PodHost> = Arc::new(Proxy::new(Arc::clone(&mesh), data.clone()));
-    let enrolment = Enrolment::new(Box::new(kernel), host, PodPorts::default()).locating(locator(config)?);
-    let enrolment = Arc::new(Mutex::new(enrolment.capturing_dns(config.dns_capture)));
-    let heart = Heart {
-        pulse: enrolment.lock().pulse(),
-        tasks: tasks.clone(),
-        data: data.clone(),
-    };
-    let direct = Arc::new(Mutex::new(DirectFlows::new(
-        enrolment.lock().direct(),
-        telemetry.clone(),
-        Box::new(sock_diag::destroy),
-        why_not_direct(config.direct),
-    )));
-    let board = StatusBoard::new(config, privileges, &snapshots, &certificates, &enrolment, splice);
-
-    let configuration = ConfigLoop {
-        source: source(config, &board).await?,
-        settings: snapshot_settings(config),
-        snapshots: Arc::clone(&snapshots),
-        certificates,
-        enrolment: Arc::clone(&enrolment),
-        direct: Arc::clone(&direct),
-        telemetry: telemetry.clone(),
-        board: board.clone(),
-        announcements: cni::start(config, &tasks, &telemetry, &board, &enrolment)?,
-        heart: Some(heart),
-        first: Some(readiness.guard("first configuration")),
-    };
+    let board = StatusBoard::new(config, &snapshots, &certificates);
     let aging = board.clone();
     telemetry.observe_config_age(move || aging.source_age());
-    tasks.spawn("config", configuration.run(tasks.stop()));
-    tasks.spawn(
-        "jwks",
-        key_loop(config, &snapshots, &telemetry, &board).run(tasks.stop()),
-    );
-    let watching = watch_direct(direct, snapshots, board.clone(), tasks.stop());
-    tasks.spawn("direct", watching);
-    tasks.spawn("upstreams", watch_upstreams(Arc::clone(&mesh), tasks.stop()));
-    look_after_endpoints(&mesh, &tasks, data);
-    tasks.spawn("sweep-pools", sweep_pools(Arc::clone(&mesh), tasks.stop()));
-    let metrics = telemetry.clone();
-    admin
-        .metrics(Arc::new(move || metrics.encode()))
-        .page("/status", board.page())
-        .answers(explain::PAGE, explanations(mesh))
-        .run(&tasks);
-
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
-    }
-    drain(&tasks, config.drain_timeout).await;
-    enrolment.lock().stop();
-    telemetry.access_log().flush(Duration::from_secs(1));
-    Ok(())
+    let keys = key_loop(config, &snapshots, telemetry, &board);
+    tasks.spawn("jwks", keys.run(tasks.stop()));
+    Ok(Knowledge {
+        source: source(config, place, &board).await?,
+        settings: snapshot_settings(config),
+        snapshots,
+        certificates,
+        telemetry: telemetry.clone(),
+        board,
+    })
 }
 
 /// Where facts come from; an API server is not asked for anything yet.
-async fn source(config: &Config, board: &StatusBoard) -> anyhow::Result<Box<dyn Source>> {
+async fn source(config: &Config, place: &Place, board: &StatusBoard) -> anyhow::Result<Box<dyn Source>> {
     let kubeconfig = match &config.source {
         FactSource::Manifests(dir) => {
             return Ok(Box::new(FileSource::new(dir.clone(), &config.trust_domain)));
@@ -230,42 +236,10 @@ async fn source(config: &Config, board: &StatusBoard) -> anyhow::Result<Box<dyn 
     let copy = config.state_dir.join("objects");
     let source = KubernetesSource::connect(kubeconfig, &config.trust_domain, copy).await?;
     board.watching(source.standing());
-    Ok(Box::new(source))
-}
-
-/// Where pods live whose manifests do not say it.
-fn locator(config: &Config) -> anyhow::Result<Locator> {
-    let locator = Locator::below(config.cgroup_root.as_deref())?;
-    Ok(locator.trusting_annotations(config.placement_annotations))
-}
-
-/// Asks endpoints how they are, and lets go of those that go away, on the threads that carry the traffic.
-fn look_after_endpoints(mesh: &Arc<Mesh>, tasks: &Tasks, data: &Handle) {
-    let _on_data_threads = data.enter();
-    tasks.spawn("health-checks", check_health(Arc::clone(mesh), tasks.stop()));
-    tasks.spawn("departures", watch_departures(Arc::clone(mesh), tasks.stop()));
-}
-
-/// What would become of requests.
-fn explanations(mesh: Arc<Mesh>) -> Answers {
-    Arc::new(move |query| {
-        let asked = Question::of_query(query).map_err(Unexplained::from);
-        let explained = asked.and_then(|question| mesh.explain(&question));
-        let explanation = explained.map_err(|why| (why.status(), why.to_string()))?;
-        serde_json::to_string_pretty(&explanation)
-            .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
-    })
-}
-
-/// Lets what is under way end, within `limit`.
-async fn drain(tasks: &Tasks, limit: Duration) {
-    tasks.request_stop();
-    if !tasks.joined(limit).await {
-        tracing::warn!(
-            left = tasks.active(),
-            "connections did not end within the drain time and are closed"
-        );
-    }
+    Ok(Box::new(match place {
+        Place::Owner(_) => source,
+        Place::Standby(_) => source.standing_by(),
+    }))
 }
 
 /// Fetches the public keys of token issuers.
@@ -278,32 +252,6 @@ fn key_loop(
     let (fetcher, board) = (Fetcher::new(&config.jwks_root_file), board.clone());
     let report = Box::new(move |keys| board.keys(keys));
     KeyLoop::new(Arc::clone(snapshots), fetcher, telemetry.clone(), report)
-}
-
-fn admin_token(file: Option<&Path>) -> anyhow::Result<Option<AdminToken>> {
-    Ok(file.map(AdminToken::read).transpose()?)
-}
-
-/// Once what is mounted is mounted, and before the first byte of a peer is read.
-fn refuse_calls(mode: SeccompMode) -> anyhow::Result<Privileges> {
-    let is_wanted = mode == SeccompMode::Auto;
-    if is_wanted {
-        privileges::refuse_calls()?;
-    }
-    Ok(privileges::left(is_wanted)?)
-}
-
-/// Why no connection goes past the agent; `None` where some may.
-fn why_not_direct(mode: DirectMode) -> Option<String> {
-    if mode == DirectMode::Off {
-        return Some("switched off by the settings".to_owned());
-    }
-    // What is allowed once must be possible to take back.
-    let error = sock_diag::probe().err()?;
-    tracing::warn!(%error, "this kernel cannot end a pod's connection, so none goes past the agent");
-    Some(format!(
-        "the kernel cannot end a pod's connection (CONFIG_INET_DIAG_DESTROY): {error}"
-    ))
 }
 
 fn access_log(target: &AccessLogTarget) -> anyhow::Result<AccessLog> {
@@ -343,32 +291,10 @@ fn first_snapshot(config: &Config) -> Snapshot {
     Snapshot::build(&Facts::default(), &snapshot_settings(config), None).0
 }
 
-fn capacity(config: &Config) -> Capacity {
-    Capacity {
-        pods: config.max_pods,
-        flows: config.max_flows,
-    }
-}
-
 fn snapshot_settings(config: &Config) -> SnapshotSettings {
     SnapshotSettings {
         node: config.node_name.as_str().into(),
         root_namespace: config.root_namespace.as_str().into(),
         trust_domains: issuance::own_trust_domains(config).map(Arc::from).collect(),
     }
-}
-
-fn proxy_settings(config: &Config) -> anyhow::Result<ProxySettings> {
-    let zone = Zone::new(&config.cluster_domain, config.dns_ttl);
-    Ok(ProxySettings {
-        node: config.node_name.as_str().into(),
-        detect_timeout: config.detect_timeout,
-        connect_timeout: config.connect_timeout,
-        idle_timeout: config.idle_timeout,
-        endpoint_drain: config.endpoint_drain,
-        handshake_rate: config.handshake_rate,
-        zone: zone.context("cluster_domain is too long for a name")?,
-        root_bundle: config.jwks_root_file.clone(),
-        tls_files: NodeFiles::new(config.tls_files_dir.as_deref()),
-    })
 }

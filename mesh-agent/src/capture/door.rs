@@ -3,7 +3,8 @@
 //! Place in the walk: the first step of a connection. Must not know: what the bytes mean, who the peer is.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -128,6 +129,32 @@ impl Door {
         }
     }
 
+    /// Those that stand in the queue of a door that closes: as far as they know, they are connected.
+    pub fn waiting(&self) -> Vec<Accepted> {
+        let mut waiting = Vec::new();
+        let listener = self.listener.as_fd().try_clone_to_owned();
+        let outcome = listener.map(StdListener::from).and_then(|listener| {
+            // Non-blocking as the one that it is a copy of.
+            while waiting.len() < MOST_WAITING {
+                match listener.accept() {
+                    Ok((stream, peer)) => {
+                        stream.set_nonblocking(true)?;
+                        let learned = self.learn(TcpStream::from_std(stream)?, peer);
+                        waiting.push(learned.map_or_else(Accepted::Stray, Accepted::Captured));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if is_of_the_connection(&error) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = outcome {
+            tracing::warn!(pod = %self.pod.workload.pod_name, %error, "connections that waited are lost");
+        }
+        waiting
+    }
+
     fn learn(&self, stream: TcpStream, peer: SocketAddr) -> Result<Captured, Stray> {
         let original = match self.direction {
             // By the socket's own idea of its end, which is what the kernel program filed.
@@ -186,6 +213,8 @@ fn is_of_the_connection(error: &io::Error) -> bool {
     )
 }
 
+/// Of a queue that nobody adds to any more.
+const MOST_WAITING: usize = 8192;
 /// Each accepted connection is some system calls: tokio alone would let 128 of them pass in one poll.
 const IN_A_ROW: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -193,7 +222,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener as StdListener;
     use std::sync::Arc;
 
     use tokio::net::TcpSocket;
@@ -356,8 +384,7 @@ mod tests {
         let port = taken.local_addr().unwrap().port();
         let ports = PodPorts {
             outbound: port,
-            inbound: 0,
-            dns: 0,
+            ..PodPorts::ANY
         };
         let error = PodListeners::open(&pod(OneFlow(own_addr(), own_addr())), ports).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);

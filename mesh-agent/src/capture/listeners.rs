@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use mesh_common::dns::FIRST_DNS_LISTENER;
-use mesh_common::layout::{INBOUND_PORT, OUTBOUND_PORT};
+use mesh_common::layout::{
+    AGENTS_PORTS, INBOUND_PORT, OUTBOUND_PORT, SPARE_INBOUND_PORT, SPARE_OUTBOUND_PORT,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::capture::Direction;
@@ -23,6 +25,8 @@ pub struct PodPorts {
     pub inbound: u16,
     /// Where captured DNS goes: the first port of several.
     pub dns: u16,
+    /// The first two while another agent of this node has those still; `None` where there is no other.
+    pub spare: Option<[u16; 2]>,
 }
 
 impl PodPorts {
@@ -31,6 +35,7 @@ impl PodPorts {
         outbound: 0,
         inbound: 0,
         dns: 0,
+        spare: None,
     };
 }
 
@@ -41,6 +46,7 @@ impl Default for PodPorts {
             outbound: OUTBOUND_PORT,
             inbound: INBOUND_PORT,
             dns: FIRST_DNS_LISTENER,
+            spare: Some([SPARE_OUTBOUND_PORT, SPARE_INBOUND_PORT]),
         }
     }
 }
@@ -59,8 +65,18 @@ struct Bound {
 }
 
 impl PodListeners {
-    /// Opens them in the pod's namespace. Errors: an address is not (yet) the namespace's, or a port is taken.
+    /// Opens them in the pod's namespace, on the spare ports where the others are taken. Errors: an address is not (yet) the
+    /// namespace's, or both ports are taken.
     pub fn open(pod: &LocalPod, ports: PodPorts) -> io::Result<Self> {
+        match (Self::open_at(pod, [ports.outbound, ports.inbound]), ports.spare) {
+            (Err(error), Some(spare)) if error.kind() == io::ErrorKind::AddrInUse => {
+                Self::open_at(pod, spare).map_err(|_second| error)
+            }
+            (opened, _) => opened,
+        }
+    }
+
+    fn open_at(pod: &LocalPod, [outbound, inbound]: [u16; 2]) -> io::Result<Self> {
         let open = |port: u16| -> io::Result<Vec<Bound>> {
             pod.workload
                 .addrs
@@ -70,8 +86,8 @@ impl PodListeners {
         };
         pod.netns.run(|| {
             Ok(Self {
-                outbound: open(ports.outbound)?,
-                inbound: open(ports.inbound)?,
+                outbound: open(outbound)?,
+                inbound: open(inbound)?,
             })
         })
     }
@@ -79,6 +95,11 @@ impl PodListeners {
     /// Where captured connects are expected.
     pub fn outbound_addrs(&self) -> impl Iterator<Item = SocketAddr> {
         self.outbound.iter().map(|bound| bound.addr)
+    }
+
+    /// The port of those of captured connects, which is the same on each address; `None` of a pod without any.
+    pub fn outbound_port(&self) -> Option<u16> {
+        self.outbound.first().map(|bound| bound.addr.port())
     }
 
     /// Where steered connections are expected.
@@ -100,6 +121,8 @@ impl PodListeners {
             .iter()
             .chain(&self.inbound)
             .map(|bound| bound.addr.port())
+            // Another agent may have its listeners there.
+            .chain(AGENTS_PORTS)
             .collect();
         let outbound = self
             .outbound

@@ -187,7 +187,7 @@ pub struct RootSecretConfig {
 impl CaArgs {
     /// Fills in what follows from other settings.
     pub fn resolve(self) -> Result<CaConfig, ConfigError> {
-        let admin_addr = super::settings::guarded(Some(self.admin_addr), self.admin_token_file.is_some())?;
+        let admin_addr = super::values::guarded(Some(self.admin_addr), self.admin_token_file.is_some())?;
         let election = ElectionConfig {
             lease: self.lease,
             lease_duration: Duration::from_secs(self.lease_duration_s),

@@ -38,6 +38,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Remove every link, map and pin of the mesh on this node and prove it; exit code 1 if something is left.
     Uninstall(UninstallArgs),
+    /// Ask one agent among several of a node whether it lives or is ready; exit code 1 if not. For probes by exec.
+    Probe(ProbeArgs),
     /// The chained CNI plugin, as a container runtime runs it: configuration on standard input, CNI_* in the environment.
     Cni(CniArgs),
 }
@@ -64,6 +66,26 @@ pub struct AdminArgs {
     /// File with the agent's admin token, where it has one.
     #[arg(long, env = "MESH_ADMIN_TOKEN_FILE")]
     pub admin_token_file: Option<PathBuf>,
+}
+
+/// Arguments of `probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// What is asked.
+    #[arg(value_enum)]
+    pub what: ProbeKind,
+    /// Where the agent answers.
+    #[arg(long, env = "MESH_PROBE_SOCKET")]
+    pub probe_socket: PathBuf,
+}
+
+/// What `probe` asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProbeKind {
+    /// Whether it answers.
+    Live,
+    /// Whether it serves, or could at once.
+    Ready,
 }
 
 /// Arguments of `explain`.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::ConfigError;
-use super::settings::ranged;
+use super::values::ranged;
 use crate::cni::netconf::FailMode;
 use crate::cni::plugin::Call;
 

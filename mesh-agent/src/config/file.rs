@@ -49,11 +49,13 @@ fn suggestion(unknown: &str) -> String {
 }
 
 /// Names of all settings, for suggestions.
-pub(super) const FIELDS: [&str; 45] = [
+pub(super) const FIELDS: [&str; 47] = [
     "node_name",
     "manifests",
     "kubernetes",
     "state_dir",
+    "handover",
+    "probe_socket",
     "bpf_dir",
     "cgroup_root",
     "placement_annotations",

@@ -9,6 +9,7 @@ mod file;
 mod issuance;
 mod settings;
 mod source;
+mod values;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -21,8 +22,8 @@ use serde::Deserialize;
 
 pub use self::ca::{CaArgs, CaConfig, CaFacts, ClusterFacts, ElectionConfig, RootSecretConfig};
 pub use self::cli::{
-    AdminArgs, CheckArgs, Cli, Command, ExplainArgs, ExplainOutput, RunArgs, StatusArgs, StatusOutput,
-    UninstallArgs,
+    AdminArgs, CheckArgs, Cli, Command, ExplainArgs, ExplainOutput, ProbeArgs, ProbeKind, RunArgs,
+    StatusArgs, StatusOutput, UninstallArgs,
 };
 pub use self::cni::{CniArgs, CniConfig};
 pub use self::issuance::Issuance;
@@ -35,8 +36,12 @@ pub struct Config {
     pub node_name: String,
     /// Where facts come from.
     pub source: FactSource,
-    /// Directory of this agent alone. Default `/run/mesh-agent`.
+    /// Directory of the node's agent alone. Default `/run/mesh-agent`.
     pub state_dir: PathBuf,
+    /// Default `refuse`.
+    pub handover: HandoverMode,
+    /// Where this very agent answers probes. Default nowhere.
+    pub probe_socket: Option<PathBuf>,
     /// Where maps and links are pinned, below `mesh/NODE`; a BPF file system is mounted there when there is none.
     /// Default `/sys/fs/bpf`.
     pub bpf_dir: PathBuf,
@@ -105,6 +110,17 @@ pub struct Config {
     pub max_pods: u32,
     /// Connections that may be captured at a time, in each direction; sizes maps. Default 262144.
     pub max_flows: u32,
+}
+
+/// What becomes of an agent whose state directory another one uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HandoverMode {
+    /// It ends: two agents on one directory are a mistake.
+    #[default]
+    Refuse,
+    /// It gets ready and takes over once the other one ends.
+    Wait,
 }
 
 /// Whether connections between pods of this node that need no HTTP go past the agent.

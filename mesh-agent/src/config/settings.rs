@@ -9,12 +9,12 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::cni::netconf::FailMode;
-use crate::mesh::domain::{ClusterDomain, InvalidDomain};
 
+use super::values::{access_log, capacity, domain, guarded, handshake_rate, on_or_off, ranged, threads};
 use super::{
-    AccessLogTarget, CniConfig, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE,
-    DEFAULT_STATE_DIR, DEFAULT_TRUST_DOMAIN, DirectMode, FactSource, Issuance, SeccompMode, SpliceMode, cni,
-    default_admin_addr, issuance,
+    CniConfig, Config, ConfigError, DEFAULT_BPF_DIR, DEFAULT_ROOT_NAMESPACE, DEFAULT_STATE_DIR,
+    DEFAULT_TRUST_DOMAIN, DirectMode, FactSource, HandoverMode, Issuance, SeccompMode, SpliceMode, cni,
+    issuance,
 };
 
 /// Any of the settings; the same struct is read from flags, the environment and the file.
@@ -31,9 +31,16 @@ pub(super) struct Settings {
     /// API server to watch instead: `in-cluster`, by the service account of the agent's pod, or the path of a kubeconfig.
     #[arg(long, env = "MESH_KUBERNETES", value_name = "in-cluster|KUBECONFIG")]
     kubernetes: Option<String>,
-    /// Directory for what belongs to this agent alone; one agent at a time.
+    /// Directory for what belongs to the node's agent alone; one agent at a time.
     #[arg(long, env = "MESH_STATE_DIR")]
     state_dir: Option<PathBuf>,
+    /// What becomes of an agent whose state directory another one uses: it is refused (`refuse`), or gets ready and takes over
+    /// once that one ends (`wait`).
+    #[arg(long, env = "MESH_HANDOVER")]
+    handover: Option<HandoverMode>,
+    /// Unix socket on which this very agent answers `mesh-agent probe`; none unless given.
+    #[arg(long, env = "MESH_PROBE_SOCKET")]
+    probe_socket: Option<PathBuf>,
     /// BPF file system on which maps and links are pinned, below `mesh/NODE`; mounted there when there is none.
     #[arg(long, env = "MESH_BPF_DIR")]
     bpf_dir: Option<PathBuf>,
@@ -170,6 +177,8 @@ impl Settings {
             manifests: self.manifests.or(lower.manifests),
             kubernetes: self.kubernetes.or(lower.kubernetes),
             state_dir: self.state_dir.or(lower.state_dir),
+            handover: self.handover.or(lower.handover),
+            probe_socket: self.probe_socket.or(lower.probe_socket),
             bpf_dir: self.bpf_dir.or(lower.bpf_dir),
             cgroup_root: self.cgroup_root.or(lower.cgroup_root),
             placement_annotations: self.placement_annotations.or(lower.placement_annotations),
@@ -230,7 +239,8 @@ impl Settings {
         })
     }
 
-    pub(super) fn complete(self, cores: usize) -> Result<Config, ConfigError> {
+    /// To detect a protocol, to connect, and of a connection without a byte.
+    fn timeouts(&self) -> Result<[Duration; 3], ConfigError> {
         let detect = ranged(
             "detect_timeout_ms",
             self.detect_timeout_ms.unwrap_or(100),
@@ -249,6 +259,16 @@ impl Settings {
             1,
             2_592_000,
         )?;
+        let idle = Duration::from_secs(idle);
+        Ok([
+            Duration::from_millis(detect),
+            Duration::from_millis(connect),
+            idle,
+        ])
+    }
+
+    pub(super) fn complete(self, cores: usize) -> Result<Config, ConfigError> {
+        let [detect_timeout, connect_timeout, idle_timeout] = self.timeouts()?;
         let (drain_timeout, endpoint_drain) = self.drains()?;
         let cni = self.cni()?;
         let ttl = ranged(
@@ -278,6 +298,8 @@ impl Settings {
             node_name: self.node_name.ok_or(ConfigError::Missing("node_name"))?,
             source: FactSource::told_by(self.manifests, self.kubernetes)?,
             state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR)),
+            handover: self.handover.unwrap_or_default(),
+            probe_socket: self.probe_socket,
             bpf_dir: self.bpf_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_BPF_DIR)),
             cgroup_root: self.cgroup_root,
             cni,
@@ -292,9 +314,9 @@ impl Settings {
                 .unwrap_or_else(|| DEFAULT_ROOT_NAMESPACE.to_owned()),
             log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
             access_log: access_log(self.access_log.as_deref()),
-            detect_timeout: Duration::from_millis(detect),
-            connect_timeout: Duration::from_millis(connect),
-            idle_timeout: Duration::from_secs(idle),
+            detect_timeout,
+            connect_timeout,
+            idle_timeout,
             drain_timeout,
             endpoint_drain,
             certificate_ttl: Duration::from_secs(ttl),
@@ -313,84 +335,9 @@ impl Settings {
     }
 }
 
-/// Where the admin pages are: on this machine, or behind a token.
-pub(super) fn guarded(addr: Option<SocketAddr>, has_token: bool) -> Result<SocketAddr, ConfigError> {
-    let addr = addr.unwrap_or_else(default_admin_addr);
-    if addr.ip().to_canonical().is_loopback() || has_token {
-        Ok(addr)
-    } else {
-        Err(ConfigError::OpenAdmin(addr))
-    }
-}
-
-fn threads(given: Option<usize>, cores: usize) -> Result<usize, ConfigError> {
-    let threads = given.unwrap_or_else(|| (cores / 4).max(2));
-    let checked = u64::try_from(threads).unwrap_or(u64::MAX);
-    ranged("data_threads", checked, 1, 1024).map(|_| threads)
-}
-
-fn handshake_rate(given: Option<NonZeroU32>) -> Result<NonZeroU32, ConfigError> {
-    let rate = given.unwrap_or(DEFAULT_HANDSHAKE_RATE);
-    ranged("handshake_rate", rate.get().into(), 1, 1_000_000).map(|_| rate)
-}
-
-/// How many pods and flows the kernel's maps are made for.
-fn capacity(pods: Option<u32>, flows: Option<u32>) -> Result<(u32, u32), ConfigError> {
-    let (pods, flows) = (pods.unwrap_or(4_096), flows.unwrap_or(262_144));
-    ranged("max_pods", pods.into(), 16, 65_536)?;
-    ranged("max_flows", flows.into(), 1_024, 4_194_304)?;
-    Ok((pods, flows))
-}
-
-pub(super) fn ranged(name: &'static str, value: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
-    if (min..=max).contains(&value) {
-        Ok(value)
-    } else {
-        Err(ConfigError::Range {
-            name,
-            value,
-            min,
-            max,
-        })
-    }
-}
-
-fn access_log(written: Option<&str>) -> AccessLogTarget {
-    match written {
-        None | Some("stdout" | "-") => AccessLogTarget::Stdout,
-        Some("off") => AccessLogTarget::Off,
-        Some(path) => AccessLogTarget::File(PathBuf::from(path)),
-    }
-}
-
-fn on_or_off(name: &'static str, value: Option<&str>) -> Result<bool, ConfigError> {
-    match value {
-        Some("on") => Ok(true),
-        None | Some("off") => Ok(false),
-        Some(other) => Err(ConfigError::Word {
-            name,
-            value: other.to_owned(),
-            expected: "use on or off".to_owned(),
-        }),
-    }
-}
-
-fn domain(written: Option<String>) -> Result<ClusterDomain, ConfigError> {
-    let Some(value) = written else {
-        return Ok(ClusterDomain::default());
-    };
-    value.parse().map_err(|invalid: InvalidDomain| ConfigError::Word {
-        name: "cluster_domain",
-        value,
-        expected: invalid.to_string(),
-    })
-}
-
 const DEFAULT_CA_DIR: &str = "/var/lib/mesh-agent/ca";
 /// Debian's bundle of the roots that browsers trust.
 const DEFAULT_JWKS_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// A fleet that connects anew; a storm of so many costs a machine about half a core.
-const DEFAULT_HANDSHAKE_RATE: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
 
 #[cfg(test)]
 #[path = "settings_tests.rs"]

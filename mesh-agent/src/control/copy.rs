@@ -39,6 +39,8 @@ pub(super) struct Copy {
     /// Somebody has taken away or changed what was written: what it held is not told again.
     is_lost: bool,
     complaint: Option<String>,
+    /// No other agent of the node writes it.
+    is_ours: bool,
 }
 
 #[derive(Debug)]
@@ -76,7 +78,19 @@ impl Copy {
             is_whole: false,
             is_lost: false,
             complaint: None,
+            is_ours: true,
         }
+    }
+
+    /// What is noted is not written while somebody else writes the same file.
+    pub(super) fn hold_back(mut self) -> Self {
+        self.is_ours = false;
+        self
+    }
+
+    /// Nobody else writes it any more.
+    pub(super) fn keep(&mut self) {
+        self.is_ours = true;
     }
 
     /// Hands over every object of a good copy, and says when it was written; what changes is joined with it. Blocks.
@@ -138,7 +152,7 @@ impl Copy {
     /// Something was noted that is not on disk, or all is there and not under its name.
     fn is_behind(&self) -> bool {
         let is_unnamed = self.is_whole && !self.is_lost && self.base.as_ref() != Some(&self.path);
-        !self.pending.is_empty() || is_unnamed
+        self.is_ours && (!self.pending.is_empty() || is_unnamed)
     }
 
     fn begin(&mut self) {

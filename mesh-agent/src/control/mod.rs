@@ -33,6 +33,10 @@ pub trait Source: Send + Debug {
     /// error is returned once, not again and again. Never blocks the thread; cancel-safe: no change is lost.
     fn next_reading(&mut self) -> BoxFuture<'_, Result<Reading, SourceError>>;
 
+    /// Called once, when this agent is the node's only one, before the next reading is waited for: until then nothing is
+    /// written that another agent of the node writes, too.
+    fn keep(&mut self) {}
+
     /// Called once, when no more readings are wanted: what must outlive the agent is written.
     fn finish(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))

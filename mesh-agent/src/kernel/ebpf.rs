@@ -19,7 +19,7 @@ use crate::kernel::flow_table::EbpfFlows;
 use crate::kernel::links::PodLinks;
 use crate::kernel::loader::Programs;
 use crate::kernel::pins::Pins;
-use crate::kernel::pod_maps::PodMaps;
+use crate::kernel::pod_maps::{PodMaps, Terms};
 use crate::kernel::preflight::Preflight;
 use crate::kernel::pulse::EbpfPulse;
 use crate::kernel::site::Site;
@@ -45,13 +45,15 @@ pub struct EbpfKernel {
     direct: Arc<EbpfDirect>,
     pulse: Arc<EbpfPulse>,
     overflows: Arc<Overflows>,
+    /// Another agent has connections of these pods still.
+    has_predecessor: bool,
 }
 
 #[derive(Debug)]
 struct Hooked {
     links: PodLinks,
     addrs: Vec<IpAddr>,
-    fail_mode: FailMode,
+    terms: Terms,
 }
 
 impl EbpfKernel {
@@ -83,7 +85,24 @@ impl EbpfKernel {
             direct,
             pulse,
             overflows,
+            has_predecessor: false,
         })
+    }
+
+    /// Finds out whether this machine and kernel would take what [`EbpfKernel::load`] loads. Small maps are made for it
+    /// and go again; nothing is pinned or linked, and what another agent has is not touched.
+    pub fn rehearse() -> Result<(), KernelError> {
+        Programs::rehearse(&Preflight::run()?)
+    }
+
+    /// As after [`EbpfKernel::load`], while the agent that had the pods before still lives: what it filed of its connections
+    /// stays, and it splices. Until [`Kernel::alone`].
+    #[must_use]
+    pub fn after_one_that_lives(self) -> Self {
+        Self {
+            has_predecessor: true,
+            ..self
+        }
     }
 
     /// What the verifier needed for each program.
@@ -130,6 +149,7 @@ impl Kernel for EbpfKernel {
         &mut self,
         site: &Site,
         fail_mode: FailMode,
+        outbound_port: u16,
         inbound: &[(IpAddr, BorrowedFd<'_>)],
     ) -> Result<(), KernelError> {
         let cookie = site.netns.cookie();
@@ -137,20 +157,20 @@ impl Kernel for EbpfKernel {
         let addrs: Vec<IpAddr> = inbound.iter().map(|(addr, _)| *addr).collect();
         let dir = self.pins.links_of(cookie);
         let was_hooked = dir.exists();
-        if was_hooked {
+        if was_hooked && !self.has_predecessor {
             self.flows.sweep_peers(cookie)?;
         }
-        let linked = match self.overflows.noted(self.maps.put(cookie, fail_mode, inbound)) {
+        let terms = Terms {
+            fail_mode,
+            outbound_port,
+        };
+        let linked = match self.overflows.noted(self.maps.put(cookie, terms, inbound)) {
             Ok(()) => PodLinks::attach(&mut self.programs, &dir, cgroup, netns),
             Err(error) => Err(error),
         };
         match linked {
             Ok(links) => {
-                let hooked = Hooked {
-                    links,
-                    addrs,
-                    fail_mode,
-                };
+                let hooked = Hooked { links, addrs, terms };
                 self.pods.insert(cookie, hooked);
                 Ok(())
             }
@@ -167,15 +187,28 @@ impl Kernel for EbpfKernel {
 
     fn set_fail_mode(&mut self, netns: NetnsCookie, fail_mode: FailMode) -> Result<(), KernelError> {
         let hooked = self.pods.get_mut(&netns).ok_or(KernelError::ForeignSite(netns))?;
+        let terms = Terms {
+            fail_mode,
+            ..hooked.terms
+        };
         self.overflows
-            .noted(self.maps.describe(netns, fail_mode, &hooked.addrs))?;
-        hooked.fail_mode = fail_mode;
+            .noted(self.maps.describe(netns, terms, &hooked.addrs))?;
+        hooked.terms = terms;
         Ok(())
     }
 
     fn refuse(&mut self, netns: NetnsCookie) -> Result<(), KernelError> {
         let hooked = self.pods.get_mut(&netns).ok_or(KernelError::ForeignSite(netns))?;
         hooked.links.refuse(&mut self.programs)
+    }
+
+    fn alone(&mut self) {
+        self.has_predecessor = false;
+    }
+
+    fn splice(&mut self) -> Result<Result<Arc<Legs>, KernelError>, KernelError> {
+        self.attach_splice()?;
+        Ok(self.attach_legs())
     }
 
     fn pulse(&self) -> Arc<dyn Pulse> {
@@ -207,7 +240,7 @@ impl Kernel for EbpfKernel {
             .get_mut(&cookie)
             .ok_or(KernelError::ForeignSite(cookie))?;
         // First what the hooks look into: without it they refuse, or leave alone.
-        let mended = self.maps.mend(cookie, hooked.fail_mode, &hooked.addrs, inbound);
+        let mended = self.maps.mend(cookie, hooked.terms, &hooked.addrs, inbound);
         let mut mended = self.overflows.noted(mended)?;
         let hooks = hooked.links.repair(&mut self.programs, cgroup, netns)?;
         mended.extend(hooks.into_iter().map(Part::Hook));

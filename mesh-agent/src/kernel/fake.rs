@@ -14,6 +14,7 @@ use crate::kernel::direct::DirectTable;
 use crate::kernel::direct::fake::FakeDirect;
 use crate::kernel::error::KernelError;
 use crate::kernel::site::{Lineage, Site};
+use crate::kernel::splice::legs::Legs;
 use crate::kernel::{Entry, Exceptions, Hook, Kernel, Orphan, Part, Pulse};
 use crate::mesh::workload::{FailMode, Placement};
 use crate::pod::flows::FlowTable;
@@ -38,6 +39,7 @@ struct State {
     node: BTreeSet<IpAddr>,
     orphans: HashMap<NetnsCookie, Vec<IpAddr>>,
     fail_modes: HashMap<NetnsCookie, FailMode>,
+    outbound_ports: HashMap<NetnsCookie, u16>,
     dns: HashMap<NetnsCookie, bool>,
     broken: Vec<Part>,
     refusal: Option<String>,
@@ -95,6 +97,11 @@ impl FakeKernel {
         self.lock().fail_modes.get(&netns).copied()
     }
 
+    /// Where a pod's captured connections go.
+    pub fn outbound_port(&self, netns: NetnsCookie) -> Option<u16> {
+        self.lock().outbound_ports.get(&netns).copied()
+    }
+
     /// Whether the namespace's DNS goes to the agent, if that was ever said.
     pub fn captures_dns(&self, netns: NetnsCookie) -> Option<bool> {
         self.lock().dns.get(&netns).copied()
@@ -144,6 +151,7 @@ impl Kernel for FakeKernel {
         &mut self,
         site: &Site,
         fail_mode: FailMode,
+        outbound_port: u16,
         inbound: &[(IpAddr, BorrowedFd<'_>)],
     ) -> Result<(), KernelError> {
         let mut state = self.lock();
@@ -153,6 +161,7 @@ impl Kernel for FakeKernel {
         state.orphans.remove(&site.netns.cookie());
         state.refusing.remove(&site.netns.cookie().0);
         state.fail_modes.insert(site.netns.cookie(), fail_mode);
+        state.outbound_ports.insert(site.netns.cookie(), outbound_port);
         state
             .hooked
             .insert(site.netns.cookie(), inbound.iter().map(|(ip, _)| *ip).collect());
@@ -162,6 +171,12 @@ impl Kernel for FakeKernel {
     fn set_fail_mode(&mut self, netns: NetnsCookie, fail_mode: FailMode) -> Result<(), KernelError> {
         self.lock().fail_modes.insert(netns, fail_mode);
         Ok(())
+    }
+
+    fn alone(&mut self) {}
+
+    fn splice(&mut self) -> Result<Result<Arc<Legs>, KernelError>, KernelError> {
+        Err(KernelError::Told("there is no kernel".to_owned()))
     }
 
     fn pulse(&self) -> Arc<dyn Pulse> {

@@ -33,11 +33,21 @@ impl Programs {
     pub fn load(found: &Preflight, pins: &Pins, capacity: Capacity) -> Result<Self, KernelError> {
         let maps = Declared::of(embedded()?, capacity)?;
         let has_new_maps = !maps.are_adoptable(pins)?;
+        Self::over(&maps, Some(pins), found, has_new_maps)
+    }
+
+    fn over(
+        maps: &Declared,
+        pins: Option<&Pins>,
+        found: &Preflight,
+        has_new_maps: bool,
+    ) -> Result<Self, KernelError> {
         let mut loader = EbpfLoader::new();
         for map in &maps.0 {
-            loader
-                .map_max_entries(&map.name, map.max_entries)
-                .map_pin_path(&map.name, pins.maps().join(&map.name));
+            loader.map_max_entries(&map.name, map.max_entries);
+            if let Some(pins) = pins {
+                loader.map_pin_path(&map.name, pins.maps().join(&map.name));
+            }
         }
         let can_set_retval = u8::from(found.can_set_retval);
         let offsets = found.offsets.clone().unwrap_or_default();
@@ -54,6 +64,13 @@ impl Programs {
         programs.verify_refuser()?;
         programs.verify_joiner()?;
         Ok(programs)
+    }
+
+    /// Has the kernel verify every program that is linked to pods, over small maps that are pinned nowhere.
+    pub(in crate::kernel) fn rehearse(found: &Preflight) -> Result<(), KernelError> {
+        let least = Capacity { pods: 1, flows: 64 };
+        let maps = Declared::of(embedded()?, least)?;
+        Self::over(&maps, None, found, false).map(drop)
     }
 
     /// The object, for whoever loads programs of it that are no hooks of pods.

@@ -37,6 +37,7 @@ use serde::Serialize;
 use crate::kernel::direct::DirectTable;
 use crate::kernel::error::KernelError;
 use crate::kernel::site::Site;
+use crate::kernel::splice::legs::Legs;
 use crate::mesh::exclusions::Exclusions;
 use crate::mesh::workload::{FailMode, Placement};
 use crate::pod::flows::FlowTable;
@@ -53,6 +54,15 @@ pub trait Kernel: Send + fmt::Debug {
     /// What the hooks are told of direct flows, and what they tell.
     fn direct(&self) -> Arc<dyn DirectTable>;
 
+    /// The agent that hooked the pods before has ended: nothing that it filed is needed any more.
+    fn alone(&mut self);
+
+    /// Attaches what splices, which is the node's and not a pod's; whether legs may be spliced too, and why not. After
+    /// [`Kernel::alone`].
+    ///
+    /// Errors: this kernel cannot splice, and why.
+    fn splice(&mut self) -> Result<Result<Arc<Legs>, KernelError>, KernelError>;
+
     /// How the hooks learn that the agent lives.
     fn pulse(&self) -> Arc<dyn Pulse>;
 
@@ -60,12 +70,13 @@ pub trait Kernel: Send + fmt::Debug {
     fn open(&self, placement: &Placement) -> Result<Site, KernelError>;
 
     /// Hooks the pod at `site` up, in the order that never leaks: maps, `sk_lookup`, then the cgroup hooks.
-    /// `inbound` are its open listeners. What an earlier agent left of the pod is adopted. On an error nothing new is
-    /// left behind. Putting a site again gives it other listeners, and ends what [`Kernel::refuse`] began.
+    /// `outbound_port` and `inbound` are its open listeners. What another agent left of the pod is adopted: its connections
+    /// go to these from now on. On an error nothing new is left behind. Putting a site again gives it other listeners, and ends what [`Kernel::refuse`] began.
     fn put(
         &mut self,
         site: &Site,
         fail_mode: FailMode,
+        outbound_port: u16,
         inbound: &[(IpAddr, BorrowedFd<'_>)],
     ) -> Result<(), KernelError>;
 

@@ -34,6 +34,14 @@ pub(in crate::kernel) struct PodMaps {
     owners: Memory<IpAddr, NetnsCookie>,
 }
 
+/// What the hooks are told of a pod, besides its addresses.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::kernel) struct Terms {
+    pub(in crate::kernel) fail_mode: FailMode,
+    /// Where its captured connections go.
+    pub(in crate::kernel) outbound_port: u16,
+}
+
 impl PodMaps {
     pub(in crate::kernel) fn open(programs: &mut Programs) -> Result<Self, KernelError> {
         Ok(Self {
@@ -50,7 +58,7 @@ impl PodMaps {
     pub(in crate::kernel) fn put(
         &mut self,
         netns: NetnsCookie,
-        fail_mode: FailMode,
+        terms: Terms,
         inbound: &[(IpAddr, BorrowedFd<'_>)],
     ) -> Result<(), KernelError> {
         self.start_bypassed(netns)?;
@@ -61,7 +69,7 @@ impl PodMaps {
                 .map_err(failed("put", "INBOUND"))?;
         }
         let addrs: Vec<IpAddr> = inbound.iter().map(|(ip, _)| *ip).collect();
-        self.describe(netns, fail_mode, &addrs)
+        self.describe(netns, terms, &addrs)
     }
 
     /// Says what a pod is and what becomes of its connections without an agent. An address that means another pod by now
@@ -69,10 +77,10 @@ impl PodMaps {
     pub(in crate::kernel) fn describe(
         &mut self,
         netns: NetnsCookie,
-        fail_mode: FailMode,
+        terms: Terms,
         addrs: &[IpAddr],
     ) -> Result<(), KernelError> {
-        self.mend_description(netns, fail_mode, addrs).map(drop)
+        self.mend_description(netns, terms, addrs).map(drop)
     }
 
     /// Makes the entries of a pod what they should be and says in which maps they were not. `inbound` are the listeners
@@ -80,11 +88,11 @@ impl PodMaps {
     pub(in crate::kernel) fn mend(
         &mut self,
         netns: NetnsCookie,
-        fail_mode: FailMode,
+        terms: Terms,
         addrs: &[IpAddr],
         inbound: &[(IpAddr, BorrowedFd<'_>)],
     ) -> Result<Vec<Part>, KernelError> {
-        let mut mended = self.mend_description(netns, fail_mode, addrs)?;
+        let mut mended = self.mend_description(netns, terms, addrs)?;
         for (ip, listener) in inbound {
             if !self.is_owner(netns, ip) {
                 continue;
@@ -109,11 +117,11 @@ impl PodMaps {
     fn mend_description(
         &mut self,
         netns: NetnsCookie,
-        fail_mode: FailMode,
+        terms: Terms,
         addrs: &[IpAddr],
     ) -> Result<Vec<Part>, KernelError> {
         let mut mended = Vec::new();
-        let fails_open = u32::from(fail_mode == FailMode::Open);
+        let fails_open = u32::from(terms.fail_mode == FailMode::Open);
         let value = PodAddr {
             netns: netns.0,
             fails_open,
@@ -142,7 +150,7 @@ impl PodMaps {
             v4: of_family(true),
             v6: of_family(false),
             fails_open,
-            reserved: 0,
+            outbound_port: terms.outbound_port.into(),
         };
         if !says(self.pods.get(&netns.0, 0), &pod).map_err(failed("read", "PODS"))? {
             self.pods.insert(netns.0, pod, 0).map_err(failed("put", "PODS"))?;

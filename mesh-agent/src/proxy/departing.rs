@@ -7,9 +7,11 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderValue};
 use http::{Response, StatusCode, Version};
+use tokio::time::sleep;
 
 use crate::lifecycle::Stop;
 use crate::mesh::leaving::Leaving;
@@ -69,10 +71,18 @@ pub(super) fn told_to_end(side: &Side, stop: Stop) -> impl Future<Output = ()> +
     }
 }
 
-/// Has a client of HTTP/1.1 come back by another connection, which then leads to another pod.
+/// When an idle connection of HTTP/1.1 is closed: a client that sent something at the very moment of the stop would never
+/// hear of it, so that there is time for one more request, whose answer [tells](tell_leaving) it to go.
+pub(super) async fn let_go(stop: Stop) {
+    stop.requested().await;
+    sleep(LAST_REQUEST).await;
+}
+
+/// Has a client of HTTP/1.1 come back by another connection, which then leads to another pod or agent.
 pub(super) fn tell_leaving<B>(side: &Side, version: Version, mut response: Response<B>) -> Response<B> {
-    if let Side::Inbound { pod, .. } = side
-        && pod.leaving.is_cancelled()
+    let (Side::Outbound { source: pod, .. } | Side::Inbound { pod, .. }) = side;
+    let is_pod_leaving = matches!(side, Side::Inbound { .. }) && pod.leaving.is_cancelled();
+    if (is_pod_leaving || pod.tasks.stop().is_requested())
         && version <= Version::HTTP_11
         && response.status() != StatusCode::SWITCHING_PROTOCOLS
     {
@@ -81,3 +91,6 @@ pub(super) fn tell_leaving<B>(side: &Side, version: Version, mut response: Respo
     }
     response
 }
+
+/// Many round trips, and less than what agents and pods may take to end.
+const LAST_REQUEST: Duration = Duration::from_secs(1);

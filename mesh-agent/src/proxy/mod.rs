@@ -209,14 +209,21 @@ async fn accept(mesh: &Arc<Mesh>, served: &Arc<ServedPod>, door: &Door) {
     loop {
         let accepted = tokio::select! {
             accepted = door.accept() => accepted,
-            () = stop.requested() => return,
+            () = stop.requested() => break,
         };
-        match accepted {
-            Accepted::Captured(captured) => serve(mesh, served, captured),
-            Accepted::Stray(stray) => {
-                tracing::debug!(%stray, pod = %served.pod.workload.pod_name, "connection closed");
-                mesh.telemetry.mesh().uncaptured(counted(door.direction()));
-            }
+        take(mesh, served, door.direction(), accepted);
+    }
+    for accepted in door.waiting() {
+        take(mesh, served, door.direction(), accepted);
+    }
+}
+
+fn take(mesh: &Arc<Mesh>, served: &Arc<ServedPod>, direction: Direction, accepted: Accepted) {
+    match accepted {
+        Accepted::Captured(captured) => serve(mesh, served, captured),
+        Accepted::Stray(stray) => {
+            tracing::debug!(%stray, pod = %served.pod.workload.pod_name, "connection closed");
+            mesh.telemetry.mesh().uncaptured(counted(direction));
         }
     }
 }

@@ -6,7 +6,7 @@ mod explanation;
 mod text;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -37,12 +37,22 @@ struct Board {
     node: String,
     source: String,
     started: SystemTime,
-    privileges: Privileges,
     snapshots: Arc<SnapshotCell>,
     certificates: Arc<Certificates>,
-    enrolment: Arc<Mutex<Enrolment>>,
-    splice: SpliceBoard,
+    /// Set once the node is this agent's.
+    holding: OnceLock<Holding>,
     noted: Mutex<Noted>,
+}
+
+/// What an agent has of its node.
+#[derive(Debug)]
+pub struct Holding {
+    /// What the process may still do.
+    pub privileges: Privileges,
+    /// Its pods.
+    pub enrolment: Arc<Mutex<Enrolment>>,
+    /// Whether flows are spliced.
+    pub splice: SpliceBoard,
 }
 
 #[derive(Debug, Default)]
@@ -59,26 +69,23 @@ struct Noted {
 }
 
 impl StatusBoard {
-    /// A board over the agent's parts.
-    pub fn new(
-        config: &Config,
-        privileges: Privileges,
-        snapshots: &Arc<SnapshotCell>,
-        certificates: &Arc<Certificates>,
-        enrolment: &Arc<Mutex<Enrolment>>,
-        splice: SpliceBoard,
-    ) -> Self {
+    /// A board over what an agent knows before it has its node.
+    pub fn new(config: &Config, snapshots: &Arc<SnapshotCell>, certificates: &Arc<Certificates>) -> Self {
         Self(Arc::new(Board {
             node: config.node_name.clone(),
             source: config.source.to_string(),
             started: SystemTime::now(),
-            privileges,
             snapshots: Arc::clone(snapshots),
             certificates: Arc::clone(certificates),
-            enrolment: Arc::clone(enrolment),
-            splice,
+            holding: OnceLock::new(),
             noted: Mutex::default(),
         }))
+    }
+
+    /// The node is this agent's; said once.
+    pub fn holds(&self, holding: Holding) {
+        // A second time says nothing new.
+        let _: &Holding = self.0.holding.get_or_init(|| holding);
     }
 
     /// A new snapshot is in force, this was left out of it, and so its policies say of themselves.
@@ -149,12 +156,15 @@ impl StatusBoard {
     pub fn page(&self) -> Page {
         let board = self.clone();
         Arc::new(move || {
-            serde_json::to_string_pretty(&board.status())
+            let Some(holding) = board.0.holding.get() else {
+                return "{\"error\":\"the node is another agent's still\"}".to_owned();
+            };
+            serde_json::to_string_pretty(&board.status(holding))
                 .unwrap_or_else(|error| format!("{{\"error\":\"the status cannot be written: {error}\"}}"))
         })
     }
 
-    fn status(&self) -> Status<EnrolmentStatus> {
+    fn status(&self, holding: &Holding) -> Status<EnrolmentStatus> {
         let board = &*self.0;
         let certificates = board
             .certificates
@@ -173,15 +183,15 @@ impl StatusBoard {
             node: board.node.clone(),
             source: board.source.clone(),
             started_unix_s: unix_seconds(board.started),
-            privileges: board.privileges.clone(),
+            privileges: holding.privileges.clone(),
             snapshot_version: board.snapshots.load().version(),
             snapshot_unix_s: noted.published.map(unix_seconds),
             manifests_digest: noted.digest.clone(),
             source_error: noted.source_error.as_ref().map(|(_, error)| error.clone()),
             api_server: noted.api_server.as_ref().map(Standing::status),
-            enrolment: board.enrolment.lock().status(),
+            enrolment: holding.enrolment.lock().status(),
             direct: noted.direct.clone(),
-            splice: board.splice.status(),
+            splice: holding.splice.status(),
             ejected: board.snapshots.load().ejected(),
             unhealthy: board.snapshots.load().unhealthy(),
             certificates: certificates.collect(),

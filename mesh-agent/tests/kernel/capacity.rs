@@ -145,7 +145,7 @@ fn a_pod_that_finds_the_map_full_is_not_enrolled_and_says_what_to_raise() {
             v4: Addr([0; 4]),
             v6: Addr([0; 4]),
             fails_open: 0,
-            reserved: 0,
+            outbound_port: 0,
         };
         for pod in 0..SMALL.pods {
             pods.insert(u64::MAX - u64::from(pod), nobody, 0)?;

@@ -21,6 +21,7 @@ mod exceptions;
 mod explain;
 mod external;
 mod faults;
+mod handover;
 mod health;
 mod hedging;
 mod issuers;
@@ -131,6 +132,7 @@ pub fn all() -> Vec<Suite> {
         ("faults", faults::CLAIMS),
         ("readers", readers::CLAIMS),
         ("restart", restart::CLAIMS),
+        ("handover", handover::CLAIMS),
         ("crashes", crashes::CLAIMS),
         ("authority", ca::CLAIMS),
         ("issuers", issuers::CLAIMS),

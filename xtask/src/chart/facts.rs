@@ -25,7 +25,7 @@ fn keys(value: &Value) -> BTreeSet<String> {
 }
 
 /// What the chart decides of an agent's settings, by values of its own or since there is no choice in a cluster.
-const DECIDED: [&str; 14] = [
+const DECIDED: [&str; 16] = [
     "admin_addr",
     "admin_token_file",
     "bpf_dir",
@@ -34,9 +34,11 @@ const DECIDED: [&str; 14] = [
     "cni_conf_dir",
     "cni_fail_mode",
     "cni_timeout_s",
+    "handover",
     "kubernetes",
     "manifests",
     "node_name",
+    "probe_socket",
     "root_namespace",
     "state_dir",
     "trust_domain",

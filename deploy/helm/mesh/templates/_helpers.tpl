@@ -22,6 +22,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
   "trust_domain" .Values.trustDomain
   "cluster_domain" .Values.clusterDomain
   "root_namespace" .Release.Namespace
+  "handover" "wait"
   "admin_addr" (printf "127.0.0.1:%d" (int .Values.agent.adminPort)) -}}
 {{- if .Values.metrics.tokenSecret -}}
 {{- $_ := set $own "admin_addr" (printf "0.0.0.0:%d" (int .Values.agent.adminPort)) -}}

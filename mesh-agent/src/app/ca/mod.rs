@@ -111,7 +111,7 @@ async fn serve(config: &CaConfig) -> anyhow::Result<()> {
     );
     let admin = AdminServer::bind(config.admin_addr, readiness.clone())
         .await?
-        .behind(super::admin_token(config.admin_token_file.as_deref())?);
+        .behind(super::node::admin_token(config.admin_token_file.as_deref())?);
     let server = CaServer::bind(config.listen, service)
         .await
         .with_context(|| format!("cannot listen on {} for agents", config.listen))?;

@@ -100,6 +100,15 @@ impl KubernetesSource {
         ))
     }
 
+    /// Writes nothing before [`Source::keep`]: another agent of the node has the copy.
+    #[must_use]
+    pub fn standing_by(self) -> Self {
+        Self {
+            copy: self.copy.hold_back(),
+            ..self
+        }
+    }
+
     fn new(client: Client, standing: Standing, trust_domain: &str, copy: Copy, discovery: Duration) -> Self {
         let rediscover = Arc::new(Notify::new());
         let discoveries = discovery::discoveries(client.clone(), Arc::clone(&rediscover), discovery);
@@ -303,6 +312,10 @@ impl KubernetesSource {
 impl Source for KubernetesSource {
     fn next_reading(&mut self) -> BoxFuture<'_, Result<Reading, SourceError>> {
         Box::pin(async { Ok(self.next().await) })
+    }
+
+    fn keep(&mut self) {
+        self.copy.keep();
     }
 
     fn finish(&mut self) -> BoxFuture<'_, ()> {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_common::layout::{INBOUND_PORT, OUTBOUND_PORT};
+use mesh_common::layout::AGENTS_PORTS;
 
 use super::object::Object;
 use crate::mesh::exclusions::{Cidr, Exclusions};
@@ -76,7 +76,7 @@ fn port(item: &str) -> Result<u16, String> {
 /// Nobody outside of the pod may ever reach the agent's listeners without being steered there.
 fn application_port(item: &str) -> Result<u16, String> {
     let port = port(item)?;
-    if [INBOUND_PORT, OUTBOUND_PORT].contains(&port) {
+    if AGENTS_PORTS.contains(&port) {
         return Err("this port of every pod is the agent's".to_owned());
     }
     Ok(port)
@@ -151,7 +151,13 @@ mod tests {
 
     #[test]
     fn the_agents_own_ports_are_not_an_applications() {
-        for (item, is_allowed) in [("15001", false), ("15006", false), ("15002", true)] {
+        for (item, is_allowed) in [
+            ("15001", false),
+            ("15002", false),
+            ("15006", false),
+            ("15007", false),
+            ("15008", true),
+        ] {
             assert_eq!(application_port(item).is_ok(), is_allowed, "{item}");
         }
     }

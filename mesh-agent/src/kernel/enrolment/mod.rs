@@ -25,6 +25,7 @@ use crate::kernel::enrolment::present::{Absent, Inbound, Present, Standing, name
 use crate::kernel::error::KernelError;
 use crate::kernel::placement::Locator;
 use crate::kernel::site::Site;
+use crate::kernel::splice::legs::Legs;
 use crate::kernel::status::{Change, EnrolmentStatus, PodStatus, Report};
 use crate::kernel::{Kernel, Pulse};
 use crate::mesh::workload::{Workload, WorkloadUid};
@@ -70,6 +71,16 @@ impl Enrolment {
     /// How the hooks learn that the agent lives.
     pub fn pulse(&self) -> Arc<dyn Pulse> {
         self.kernel.pulse()
+    }
+
+    /// As [`Kernel::alone`].
+    pub fn alone(&mut self) {
+        self.kernel.alone();
+    }
+
+    /// As [`Kernel::splice`].
+    pub fn splice(&mut self) -> Result<Result<Arc<Legs>, KernelError>, KernelError> {
+        self.kernel.splice()
     }
 
     /// Makes the enrolled pods equal to `wanted`, the enrolled workloads of this node, and reports what changed.
@@ -257,9 +268,14 @@ impl Enrolment {
             flows: self.kernel.flows(),
         };
         let listeners = PodListeners::open(&pod, self.ports).map_err(KernelError::Listen)?;
+        // Who has no address was refused before; 0 would mean the port of every agent but this.
+        let outbound_port = listeners.outbound_port().ok_or(KernelError::NoAddress)?;
         let inbound = Inbound::holding(listeners.inbound_sockets())?;
         self.host.joined(pod, listeners).map_err(KernelError::Listen)?;
-        if let Err(error) = self.kernel.put(site, workload.fail_mode, &inbound.sockets()) {
+        let hooked = self
+            .kernel
+            .put(site, workload.fail_mode, outbound_port, &inbound.sockets());
+        if let Err(error) = hooked {
             self.host.left(&workload.uid, Leaving::Unwanted);
             return Err(error);
         }

@@ -55,7 +55,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use crate::detect::Spoken;
 use crate::lifecycle::{Tasks, seldom};
 use crate::mesh::identity::SpiffeId;
-use crate::proxy::departing::{tell_leaving, told_to_end};
+use crate::proxy::departing::{let_go, tell_leaving, told_to_end};
 use crate::proxy::http::admission::admit;
 use crate::proxy::http::decide::{Outcome, decide};
 use crate::proxy::http::extended::Extended;
@@ -169,9 +169,9 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
                         .with_upgrades()
                 );
                 tokio::select! {
-                    // First, so that no answer that comes after the stop is given without saying so.
+                    // First, so that no answer that comes afterwards is given without saying so.
                     biased;
-                    () = seldom(stop.requested()) => {
+                    () = seldom(let_go(stop)) => {
                         served.as_mut().graceful_shutdown();
                         served.await
                     }

@@ -121,6 +121,27 @@ async fn a_stop_answers_the_last_request_with_connection_close() {
 }
 
 #[tokio::test]
+async fn a_request_that_crosses_the_stop_on_a_kept_connection_is_answered() {
+    let lab = Lab::start().await;
+    let app = App::says(&lab, CART, "hello").await;
+    let vip = lab.service("cart", AppProtocol::Http, &[app.addr]).await;
+    let mut kept = lab.dial(WEB, vip).await;
+    kept.write_all(REQUEST).await.unwrap();
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"hello") {
+        let read = soon("first answer", kept.read_buf(&mut heard)).await.unwrap();
+        assert!(read > 0, "closed before the stop");
+    }
+
+    lab.a.tasks.request_stop();
+    let all = exchange(&mut kept, REQUEST).await.unwrap();
+    let text = String::from_utf8(all).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    assert!(text.contains("connection: close"), "{text}");
+    assert!(text.ends_with("hello"), "{text}");
+}
+
+#[tokio::test]
 async fn a_stop_does_not_wait_for_clients_that_say_nothing() {
     let lab = Lab::start().await;
     let app = App::says(&lab, CART, "hello").await;

@@ -53,7 +53,7 @@ fn a_rolling_update_a_scaling_a_moved_port_and_a_drain_fail_no_request(cluster: 
     let url = format!("http://{}/", addr.trim());
     let is_over = AtomicBool::new(false);
     let (done, failed) = thread::scope(|scope| -> Result<(u64, u64)> {
-        let load = scope.spawn(|| load::rounds(cluster, (NAMESPACE, "load"), &url, &is_over));
+        let load = scope.spawn(|| load::rounds(cluster, (NAMESPACE, "load"), load::STEADY, &url, &is_over));
         let changed = change(cluster);
         is_over.store(true, Ordering::Release);
         let counted = load.join().map_err(|_panic| anyhow!("the load panicked"))??;

@@ -18,15 +18,26 @@ pub(super) fn bring(cluster: &Cluster) -> Result<()> {
     cluster.load("h2load", &image)
 }
 
-/// Sends 500 requests a second from a pod, round after round, until `is_over` at the end of one; how many requests were
+/// 500 requests a second over ten connections, which must last for a round: told to close one, h2load counts what it would
+/// have sent there as failed.
+pub(super) const STEADY: &[&str] = &["--clients=10", "--rps=50", "--duration=15"];
+
+/// As fast as one client gets answers, each over a connection of its own.
+pub(super) const ALWAYS_NEW: &[&str] = &["--clients=1", "--requests=500", "--header=connection: close"];
+
+/// As fast as one client gets answers, over a connection that it keeps until it is told to close it.
+pub(super) const KEPT: &[&str] = &["--clients=1", "--requests=1000"];
+
+/// Sends requests from a pod in one of these ways, round after round, until `is_over` at the end of one; how many were
 /// done, and how many of them failed. However long what is watched takes, it is under load to its end.
 pub(super) fn rounds(
     cluster: &Cluster,
     (namespace, pod): (&str, &str),
+    how: &[&str],
     url: &str,
     is_over: &AtomicBool,
 ) -> Result<(u64, u64)> {
-    let round = ["h2load", "--h1", "--clients=10", "--rps=50", "--duration=15", url];
+    let round = [&["h2load", "--h1"], how, &[url]].concat();
     let (mut done, mut failed) = (0, 0);
     while !is_over.load(Ordering::Acquire) {
         let said = cluster.exec(namespace, pod, &round)?;

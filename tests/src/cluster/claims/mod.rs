@@ -9,6 +9,7 @@ mod network;
 mod plain;
 mod probes;
 mod seen;
+mod upgrade;
 
 use anyhow::{Result, ensure};
 
@@ -44,9 +45,15 @@ pub fn all() -> impl Iterator<Item = &'static str> {
 
 /// The claims that need the mesh, in order.
 fn of_mesh() -> impl Iterator<Item = &'static Claim> {
-    [mesh::CLAIMS, probes::CLAIMS, changing::CLAIMS, network::CLAIMS]
-        .into_iter()
-        .flatten()
+    [
+        mesh::CLAIMS,
+        probes::CLAIMS,
+        changing::CLAIMS,
+        network::CLAIMS,
+        upgrade::CLAIMS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// What these claims need and do not know how to do.
