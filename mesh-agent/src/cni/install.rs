@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -46,6 +46,9 @@ pub enum InstallError {
         #[source]
         source: io::Error,
     },
+    /// What this agent sees is no part of the node any more: somebody removed the directory itself and made another.
+    #[error("{} was removed on the node itself; restart the agent's pod, so that it sees the one that is there now", .0.display())]
+    Removed(PathBuf),
     /// The file that the runtime reads first is no JSON.
     #[error("read {} as JSON", path.display())]
     Json {
@@ -84,6 +87,7 @@ impl Installer {
     /// Puts a copy of `own`, this very program, where the runtime looks for plugins, unless it is there; whether that
     /// was due. At no time is there a part of it.
     pub fn put_program(&self, own: &Path) -> Result<bool, InstallError> {
+        is_of_the_node(&self.bin_dir)?;
         let place = self.bin_dir.join(PLUGIN);
         if is_same(own, &place).map_err(failed("compare", &place))? {
             return Ok(false);
@@ -105,6 +109,7 @@ impl Installer {
     /// Puts the entry into the list that the runtime reads: the first by name. A configuration of a single plugin becomes
     /// a list; its file is kept beside it under a name that runtimes do not read.
     pub fn repair(&self) -> Result<Standing, InstallError> {
+        is_of_the_node(&self.conf_dir)?;
         let Some(path) = configurations(&self.conf_dir)?.into_iter().next() else {
             return Ok(Standing::Empty);
         };
@@ -169,6 +174,15 @@ fn take_out(path: &Path) -> Result<Option<String>, InstallError> {
     };
     replace(path, &changed)?;
     Ok(Some(format!("took the plugin out of {}", path.display())))
+}
+
+/// A mount goes on showing a directory that was removed, and nobody reads what is put there.
+fn is_of_the_node(dir: &Path) -> Result<(), InstallError> {
+    let is_removed = fs::metadata(dir).is_ok_and(|found| found.nlink() == 0);
+    if is_removed {
+        return Err(InstallError::Removed(dir.to_owned()));
+    }
+    Ok(())
 }
 
 /// The files that runtimes read (libcni, `ConfFiles`), in their order.

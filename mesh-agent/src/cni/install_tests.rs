@@ -1,5 +1,7 @@
 //! The two directories of a node, as other CNIs leave them.
 
+use std::os::fd::AsRawFd as _;
+
 use serde_json::json;
 
 use super::super::netconf::FailMode;
@@ -171,4 +173,35 @@ fn rights_of_a_list_stay() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     node.repair();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_directory_that_was_removed_below_its_mount_is_named() {
+    let node = node();
+    node.write("10-net.conflist", &list("net"));
+    // What a descriptor shows of a removed directory is what a mount shows of it.
+    let shown = |dir: &Path| {
+        let kept = File::open(dir).unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", kept.as_raw_fd()));
+        (kept, path)
+    };
+    let entry = node.installer.entry.clone();
+    let (_conf, conf_dir) = shown(&node.installer.conf_dir);
+    let (_bin, bin_dir) = shown(&node.installer.bin_dir);
+    let mounted = Installer::new(conf_dir.clone(), bin_dir.clone(), entry);
+    let own = Path::new("/proc/self/exe");
+    assert!(mounted.put_program(own).unwrap());
+    assert!(matches!(mounted.repair().unwrap(), Standing::Put(_)));
+    for dir in [&node.installer.conf_dir, &node.installer.bin_dir] {
+        fs::remove_dir_all(dir).unwrap();
+        fs::create_dir(dir).unwrap();
+    }
+    let named = |error: InstallError| {
+        let InstallError::Removed(dir) = error else {
+            panic!("{error}");
+        };
+        dir
+    };
+    assert_eq!(named(mounted.put_program(own).unwrap_err()), bin_dir);
+    assert_eq!(named(mounted.repair().unwrap_err()), conf_dir);
 }

@@ -29,7 +29,7 @@ impl Installed {
     pub(super) async fn keep(self, stop: Stop) {
         let told = Arc::new(Notify::new());
         let mut watcher = None;
-        let (mut status, mut is_first) = (CniStatus::default(), true);
+        let (mut status, mut is_first, mut was_in_place) = (CniStatus::default(), true, false);
         loop {
             if watcher.is_none() {
                 watcher = watch(self.installer.conf_dir(), &told);
@@ -39,7 +39,10 @@ impl Installed {
             is_first = false;
             let before = status.clone();
             match looked {
-                Ok(looked) => self.note(looked, &mut status),
+                Ok(looked) => {
+                    self.note(looked, was_in_place, &mut status);
+                    was_in_place |= status.list.is_some();
+                }
                 Err(error) => status.error = Some(error.to_string()),
             }
             if status != before {
@@ -52,11 +55,14 @@ impl Installed {
         }
     }
 
-    fn note(&self, looked: Result<Standing, InstallError>, status: &mut CniStatus) {
+    fn note(&self, looked: Result<Standing, InstallError>, was_in_place: bool, status: &mut CniStatus) {
         match looked {
             Ok(Standing::Empty) => {
-                status.list = None;
-                status.error = Some("no network is configured yet".to_owned());
+                let why = if was_in_place { LOST } else { UNCONFIGURED };
+                if was_in_place && status.list.take().is_some() {
+                    tracing::warn!(why, "the CNI plugin is not in place");
+                }
+                status.error = Some(why.to_owned());
             }
             Ok(Standing::InPlace(list)) => {
                 status.list = Some(list.display().to_string());
@@ -65,7 +71,7 @@ impl Installed {
             Ok(Standing::Put(list)) => {
                 let list = list.display().to_string();
                 tracing::info!(list, "the CNI plugin is in place");
-                if status.list.is_some() {
+                if was_in_place {
                     status.repairs += 1;
                     self.telemetry.enrolment().cni_repaired();
                 }
@@ -122,6 +128,8 @@ fn watch(dir: &Path, told: &Arc<Notify>) -> Option<RecommendedWatcher> {
         .ok()
 }
 
+const UNCONFIGURED: &str = "no network is configured yet";
+const LOST: &str = "no network is configured any more; no pod starts before one is";
 const OWN_PROGRAM: &str = "/proc/self/exe";
 const SETTLING: Duration = Duration::from_millis(50);
 /// How often is looked although nothing was told.
