@@ -192,7 +192,11 @@ impl ConfigLoop {
                 Change::DnsChanged { is_captured } => {
                     tracing::info!(pod, is_captured, "DNS capture of a pod changed");
                 }
-                Change::DnsFailed { why } => tracing::error!(pod, why, "DNS of a pod cannot be captured"),
+                Change::DnsFailed { why } => tracing::warn!(
+                    pod,
+                    why,
+                    "DNS of a pod is not captured: it asks its own resolvers"
+                ),
                 Change::LeftUncleanly { why } => tracing::error!(pod, why, "pod left traces"),
             }
         }
