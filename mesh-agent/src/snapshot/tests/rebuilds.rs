@@ -3,13 +3,15 @@
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use super::traffic::{limited, rule, web_host};
 use super::*;
 use crate::balance::{Load, Member};
 use crate::mesh::hedge::Hedge;
 use crate::mesh::node::Node;
+use crate::mesh::proxy_protocol::ProxyProtocol;
 use crate::mesh::route::{HttpMatch, PathMatch};
 use crate::mesh::slice::SliceMember;
-use crate::mesh::traffic::Nearest;
+use crate::mesh::traffic::{Nearest, WrittenPolicy};
 
 #[test]
 fn loads_and_turns_and_unchanged_pods_survive_a_rebuild() {
@@ -93,7 +95,7 @@ fn an_upstream_goes_on_as_it_is_until_anything_changes_that_it_is_made_of() {
     };
     assert_eq!(is_same(&facts), [true, true]);
     assert_eq!(is_same(&two_services()), [true, true], "equal facts, told anew");
-    let changes: [Change; 12] = [
+    let changes: [Change; 14] = [
         ("an endpoint less", |facts| drop(facts.endpoints.remove(0))),
         ("not ready", |facts| facts.endpoints[0].condition = NotServing),
         ("another address", |facts| {
@@ -125,6 +127,16 @@ fn an_upstream_goes_on_as_it_is_until_anything_changes_that_it_is_made_of() {
         ("nearness", |facts| facts.services[0].traffic.nearest = None),
         ("hedging", |facts| {
             facts.services[0].resilience.hedge = Some(Hedge::default());
+        }),
+        ("a limit", |facts| {
+            facts.destination_rules = vec![rule("a", "shop", web_host(), limited(7))];
+        }),
+        ("a header for its servers", |facts| {
+            let policy = WrittenPolicy {
+                proxied: Some(ProxyProtocol::V1),
+                ..WrittenPolicy::default()
+            };
+            facts.destination_rules = vec![rule("a", "shop", web_host(), policy)];
         }),
     ];
     for (what, change) in changes {
