@@ -17,20 +17,15 @@ use crate::{agent, workspace};
 use super::manifests;
 
 /// Which image the mesh is installed from.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct Chosen {
     /// An archive made by `cargo xtask image` under its own name; without it an agent as developers build it is packed
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
 }
 
-/// Builds the agent, hands its image to all nodes, and installs the chart.
-pub(super) fn install(cluster: &Cluster) -> Result<()> {
-    install_from(cluster, &Chosen::default())
-}
-
 /// Hands an image of the agent to all nodes, and installs the chart, or has what is installed take the new image.
-pub(super) fn install_from(cluster: &Cluster, chosen: &Chosen) -> Result<()> {
+pub(super) fn install(cluster: &Cluster, chosen: &Chosen) -> Result<()> {
     let (image, name) = match &chosen.image {
         Some(archive) => (archive.clone(), RELEASED),
         None => (

@@ -86,7 +86,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Up { name } => up(&name.site),
         Command::Status { name } => status(&attach(&name.site)?),
         Command::Exec { name, program } => exec(&attach(&name.site)?, program),
-        Command::Install { name, chosen } => mesh::install_from(&attach(&name.site)?, chosen),
+        Command::Install { name, chosen } => mesh::install(&attach(&name.site)?, chosen),
         Command::Conformance { name, arguments } => conformance::run(&attach(&name.site)?, arguments),
         Command::Test(arguments) => test::run(arguments),
         Command::Down { name } => cluster::down(&name.site),

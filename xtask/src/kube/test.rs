@@ -35,6 +35,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     once: bool,
     #[command(flatten)]
+    chosen: mesh::Chosen,
+    #[command(flatten)]
     report: ReportTo,
 }
 
@@ -49,7 +51,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let built = began.elapsed().as_secs_f64();
     let began = Instant::now();
     let mut options = options(&arguments.site)?;
-    let mut ran = Ran::of(&options, &own_suite, &is_picked);
+    let mut ran = Ran::of(&options, &arguments.chosen, &own_suite, &is_picked);
     let of_first: Vec<_> = ran.failed().map(in_words).collect();
     let mut flaky = Vec::new();
     let is_few = u64::try_from(of_first.len()).is_ok_and(|failed| (1..=FEW).contains(&failed));
@@ -57,7 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         interrupt::check()?;
         line("▶ once more, in a new cluster")?;
         options.logs_to.push("again");
-        ran = Ran::of(&options, &own_suite, &is_picked);
+        ran = Ran::of(&options, &arguments.chosen, &own_suite, &is_picked);
         if ran.failed().next().is_none() {
             flaky = of_first;
         }
@@ -89,10 +91,15 @@ struct Ran {
 }
 
 impl Ran {
-    fn of(options: &Options, own_suite: &Programs, is_picked: &dyn Fn(&str) -> bool) -> Self {
+    fn of(
+        options: &Options,
+        chosen: &mesh::Chosen,
+        own_suite: &Programs,
+        is_picked: &dyn Fn(&str) -> bool,
+    ) -> Self {
         let of_suite = RefCell::new(json!({}));
         let hands = Hands {
-            install: &install,
+            install: &|cluster| install(cluster, chosen),
             own_suite: &|cluster| {
                 let judged = conformance::judge(cluster, own_suite, None)?;
                 of_suite.replace(judged.summary()?);
@@ -129,7 +136,7 @@ impl Ran {
 }
 
 /// The mesh, and before it the kinds that its users declare things in.
-fn install(cluster: &Cluster) -> Result<()> {
+fn install(cluster: &Cluster, chosen: &mesh::Chosen) -> Result<()> {
     let crds = json!({ "apiVersion": "v1", "kind": "List", "items": chart::crds()? });
     cluster.apply_text(&crds.to_string())?;
     let established = [
@@ -140,7 +147,7 @@ fn install(cluster: &Cluster) -> Result<()> {
         "--timeout=60s",
     ];
     cluster.kubectl(&established)?;
-    mesh::install(cluster)
+    mesh::install(cluster, chosen)
 }
 
 #[cfg(test)]
