@@ -67,6 +67,7 @@ fn arguments(site: &Site, node: &str, state: &Path) -> Vec<String> {
         ("--node-name", node.to_owned()),
         ("--state-dir", path(state)),
         ("--ca-dir", path(&site.ca_dir())),
+        ("--tls-files-dir", path(&site.tls_files())),
         ("--admin-addr", ADMIN_ADDR.to_string()),
     ] {
         arguments.extend([flag.to_owned(), value]);

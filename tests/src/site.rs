@@ -72,6 +72,11 @@ impl Site {
         self.run_dir.join("ca")
     }
 
+    /// The files that policies may name, `NAMESPACE/PATH`: every node has the same ones.
+    pub fn tls_files(&self) -> PathBuf {
+        self.run_dir.join("tls-files")
+    }
+
     /// The agent that the lab runs: a copy, so that a later build does not change what a running lab is made of.
     pub fn agent_binary(&self) -> PathBuf {
         self.run_dir.join("mesh-agent")

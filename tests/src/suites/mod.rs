@@ -29,6 +29,7 @@ mod jwt;
 mod kubernetes;
 mod kubesource;
 mod limits;
+mod origination;
 mod privileges;
 mod program;
 mod protocols;
@@ -117,6 +118,7 @@ pub fn all() -> Vec<Suite> {
         ("security", security::CLAIMS),
         ("tls", tls::CLAIMS),
         ("tlsorigin", tlsorigin::CLAIMS),
+        ("origination", origination::CLAIMS),
         ("authz", authz::CLAIMS),
         ("jwt", jwt::CLAIMS),
         ("external", external::CLAIMS),

@@ -112,7 +112,7 @@ fn nobody_is_believed(lab: &Running, word: &str) -> Result<()> {
 }
 
 /// Waits until the access log of a node tells that TLS with the application failed.
-fn is_logged(lab: &Running, node: &str, path: &str) -> Result<()> {
+pub(super) fn is_logged(lab: &Running, node: &str, path: &str) -> Result<()> {
     until(IN_FORCE, &format!("{node} logs {path}"), || {
         let lines = agent::access_log(&lab.site, node)?;
         Ok(lines.iter().any(|line| {

@@ -18,6 +18,7 @@ pub(crate) const LAB_PACKAGES: &[&str] = &[
     "ca-certificates",
     "curl",
     "dnsmasq-base",
+    "haproxy",
     "iproute2",
     "mariadb-client",
     "mariadb-server",

@@ -29,7 +29,7 @@ pub(super) const CLAIMS: &[Claim] = claims![
 const CLIENT: &str = "shop/client";
 const SECOND: Duration = Duration::from_secs(1);
 /// What a change of manifests may take until both agents serve it; that it is a second is claimed elsewhere.
-pub(super) const IN_FORCE: Duration = Duration::from_secs(5);
+pub(super) const IN_FORCE: Duration = Duration::from_mins(1);
 /// One file for all claims: they run one after the other.
 const FILE: &str = "authorization.yaml";
 
