@@ -72,10 +72,7 @@ impl Lanes {
     pub(super) fn one() -> Self {
         Self {
             since: Instant::now(),
-            ordinary: Runs {
-                rounds: Arc::default(),
-                on: None,
-            },
+            ordinary: Runs::new(SHORT, None),
             bulk: None,
             heavy: Arc::default(),
         }
@@ -90,15 +87,20 @@ impl Lanes {
 
     /// Groups that want little run on the one, those that want much on the other, counted as `heavy`.
     pub(super) fn two(ordinary: Handle, bulk: Handle, heavy: Arc<AtomicU64>) -> Self {
-        let runs = |on| Runs {
-            rounds: Arc::default(),
-            on: Some(on),
-        };
         Self {
             since: Instant::now(),
-            ordinary: runs(ordinary),
-            bulk: Some(runs(bulk)),
+            ordinary: Runs::new(SHORT, Some(ordinary)),
+            bulk: Some(Runs::new(LONG, Some(bulk))),
             heavy,
+        }
+    }
+}
+
+impl Runs {
+    fn new(polls: u64, on: Option<Handle>) -> Self {
+        Self {
+            rounds: Arc::new(Rounds::of_turns(polls)),
+            on,
         }
     }
 }
@@ -192,7 +194,10 @@ impl Demand {
     }
 
     /// A poll that ended at `now` took so long, in nanoseconds both. Of two threads that say so at once either may be heard.
+    ///
+    /// Of a long poll only the beginning counts: the kernel may have let others run in the middle of it.
     fn spend(&self, now: u64, taken: u64) {
+        let taken = taken.min(MOST);
         let taken = self.taken.fetch_add(taken, Ordering::Relaxed) + taken;
         let window = now.saturating_sub(self.since.load(Ordering::Relaxed));
         if self.is_heavy.load(Ordering::Relaxed) {
@@ -227,9 +232,14 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Polls of a turn beside neighbours: where somebody may want little, and where all want much.
+const SHORT: u64 = 2;
+const LONG: u64 = 16;
 /// The window in which a group is found to want much, in nanoseconds, and the part of a thread that it takes then.
 const WINDOW: u64 = 20_000_000;
 const MUCH: u64 = 4;
+/// Of one poll.
+const MOST: u64 = WINDOW / 64;
 /// How long it is watched before it is found to want little again, and the part of a thread that it takes at most meanwhile.
 const CALM: u64 = 1_000_000_000;
 const LITTLE: u64 = 8;
