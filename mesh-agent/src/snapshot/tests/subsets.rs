@@ -192,8 +192,8 @@ fn a_tunnel_is_the_subsets_then_the_rules_and_never_a_ports() {
     let (snapshot, rejections) = build(&facts);
     assert_eq!(rejections, []);
     let leads = |upstream: &Upstream| upstream.tunnel().map(ToString::to_string);
-    assert_eq!(leads(&of(&snapshot, "own")).as_deref(), Some("own.example:1"));
-    assert_eq!(leads(&of(&snapshot, "none")).as_deref(), Some("rule.example:2"));
+    assert_eq!(leads(of(&snapshot, "own")).as_deref(), Some("own.example:1"));
+    assert_eq!(leads(of(&snapshot, "none")).as_deref(), Some("rule.example:2"));
     let whole = snapshot.backend(&client(), &backend(None)).unwrap();
     assert_eq!(leads(whole).as_deref(), Some("rule.example:2"));
 }
