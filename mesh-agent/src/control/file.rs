@@ -11,8 +11,8 @@ use futures_util::future::BoxFuture;
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::directory::{Fingerprint, Listing};
 use super::{Reading, Source, SourceError, read_dir};
@@ -28,8 +28,16 @@ pub struct FileSource {
     watcher: Option<RecommendedWatcher>,
     is_due: bool,
     seen: Option<Fingerprint>,
+    /// When files were last read or compared; not when somebody last began to wait for that.
+    compared: Instant,
+    /// Both outlive who waits for them: what takes longer than they ever wait would begin anew each time.
+    comparing: Option<JoinHandle<Option<Fingerprint>>>,
+    under_way: Option<JoinHandle<Read>>,
     last: Last,
 }
+
+/// What was there when a reading began, and what was read.
+type Read = (Option<Fingerprint>, Result<Reading, SourceError>);
 
 /// What the last call returned.
 #[derive(Debug, PartialEq)]
@@ -49,6 +57,9 @@ impl FileSource {
             watcher: None,
             is_due: true,
             seen: None,
+            compared: Instant::now(),
+            comparing: None,
+            under_way: None,
             last: Last::Nothing,
         };
         source.watch();
@@ -91,8 +102,10 @@ impl FileSource {
                     self.is_due = true;
                     sleep(SETTLING).await;
                 }
-                () = sleep(pause) => {
-                    if self.has_changed_untold().await {
+                () = sleep_until(self.compared + pause) => {
+                    let has_changed = self.has_changed_untold().await;
+                    self.compared = Instant::now();
+                    if has_changed {
                         self.is_due = true;
                         self.watch();
                     }
@@ -101,20 +114,31 @@ impl FileSource {
         }
     }
 
-    async fn has_changed_untold(&self) -> bool {
-        let dir = self.dir.clone();
-        let now = spawn_blocking(move || Listing::of(&dir).ok().map(|listing| listing.fingerprint()));
-        now.await.is_ok_and(|now| now != self.seen)
+    async fn has_changed_untold(&mut self) -> bool {
+        let dir = &self.dir;
+        let comparing = self.comparing.get_or_insert_with(|| {
+            let dir = dir.clone();
+            spawn_blocking(move || Listing::of(&dir).ok().map(|listing| listing.fingerprint()))
+        });
+        let now = comparing.await;
+        self.comparing = None;
+        now.is_ok_and(|now| now != self.seen)
     }
 
     async fn read(&mut self) -> Result<Reading, SourceError> {
-        let (dir, trust_domain) = (self.dir.clone(), Arc::clone(&self.trust_domain));
-        // The fingerprint is taken first: what changes while the files are read is seen as a change afterwards.
-        let reading = spawn_blocking(move || {
-            let seen = Listing::of(&dir).ok().map(|listing| listing.fingerprint());
-            (seen, read_dir(&dir, &trust_domain))
+        let (dir, trust_domain) = (&self.dir, &self.trust_domain);
+        let under_way = self.under_way.get_or_insert_with(|| {
+            let (dir, trust_domain) = (dir.clone(), Arc::clone(trust_domain));
+            // The fingerprint is taken first: what changes while the files are read is seen as a change afterwards.
+            spawn_blocking(move || {
+                let seen = Listing::of(&dir).ok().map(|listing| listing.fingerprint());
+                (seen, read_dir(&dir, &trust_domain))
+            })
         });
-        let (seen, reading) = reading.await.map_err(SourceError::CutShort)?;
+        let ended = under_way.await;
+        self.under_way = None;
+        self.compared = Instant::now();
+        let (seen, reading) = ended.map_err(SourceError::CutShort)?;
         self.seen = seen;
         reading
     }
@@ -168,6 +192,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::Path;
 
+    use futures_util::FutureExt as _;
     use tokio::time::timeout;
 
     use super::*;
@@ -204,6 +229,29 @@ mod tests {
         assert_eq!(next_names(&mut source).await, ["a", "b"]);
         fs::remove_file(dir.path().join("a.yaml")).unwrap();
         assert_eq!(next_names(&mut source).await, ["b"]);
+    }
+
+    /// As a loop asks that has other things to do at every moment.
+    async fn asked_again_and_again(source: &mut FileSource) -> Reading {
+        let asking = async {
+            loop {
+                if let Some(reading) = source.next_reading().now_or_never() {
+                    return reading.unwrap();
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(30), asking).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_reading_comes_to_its_end_however_often_who_waits_turns_away() {
+        let dir = tempfile::tempdir().unwrap();
+        write_service(dir.path(), "a");
+        let mut source = FileSource::new(dir.path().to_owned(), "cluster.local");
+        assert_eq!(asked_again_and_again(&mut source).await.facts.services.len(), 1);
+        write_service(dir.path(), "b");
+        assert_eq!(asked_again_and_again(&mut source).await.facts.services.len(), 2);
     }
 
     #[tokio::test]

@@ -64,6 +64,36 @@ fn a_redirect_replaces_the_beginning_that_matched_or_the_whole_path_not_both() {
 }
 
 #[test]
+fn an_authority_with_a_port_that_is_none_leaves_the_virtual_service_out() {
+    for (part, field) in [
+        ("redirect: {authority: 'a.example:99999'}", "redirect"),
+        ("redirect: {authority: 'a.example:'}", "redirect"),
+        (
+            "rewrite: {authority: 'a.example:99999'}, route: [{destination: {host: web}}]",
+            "rewrite",
+        ),
+    ] {
+        let (route, fields) = translated(&format!("hosts: [web], http: [{{{part}}}]"));
+        let field = format!("spec.http[0].{field}.authority");
+        assert_eq!((route, fields), (None, vec![field]), "{part}");
+    }
+    for (authority, host, port) in [
+        ("a.example:8080", "a.example", 8080),
+        ("'[fd00::1]:8080'", "[fd00::1]", 8080),
+        ("a.example", "a.example", 80),
+    ] {
+        let RuleAction::Redirect(redirect) = rule(&format!("redirect: {{authority: {authority}}}")).action
+        else {
+            panic!("{authority}");
+        };
+        assert_eq!(
+            (redirect.host.as_deref(), redirect.port),
+            (Some(host), Some(port))
+        );
+    }
+}
+
+#[test]
 fn preflights_of_others_go_to_the_application_unless_the_policy_ignores_them() {
     let cors = |written: &str| -> Cors {
         rule(&format!(

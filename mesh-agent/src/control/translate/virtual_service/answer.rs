@@ -182,10 +182,15 @@ fn decoded(written: &str) -> Option<Vec<u8>> {
 /// A host with or without a port.
 fn authority(rule: &Rule<'_>, at: &str, written: &str) -> Result<(String, Option<u16>), Rejection> {
     let parsed: Option<Authority> = written.parse().ok();
-    match parsed.filter(|_| !written.contains(['@', '*'])) {
-        Some(authority) => Ok((authority.host().to_owned(), authority.port_u16())),
-        None => Err(rule.malformed(at, "expected a host name, with a port or without")),
-    }
+    let whole = parsed
+        .filter(|_| !written.contains(['@', '*']))
+        .and_then(|authority| {
+            let port = authority.port_u16();
+            // One that is none, such as 99999, parses, and is not there.
+            let is_whole = port.is_some() || authority.host() == written;
+            is_whole.then(|| (authority.host().to_owned(), port))
+        });
+    whole.ok_or_else(|| rule.malformed(at, "expected a host name, with a port or without"))
 }
 
 fn path(rule: &Rule<'_>, at: &str, path: String) -> Result<String, Rejection> {
