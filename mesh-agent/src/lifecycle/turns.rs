@@ -1,6 +1,6 @@
 //! A fair share of a runtime's threads for each group of tasks, however many of them want to run.
 //!
-//! Place in the walk: below [`Tasks`](super::Tasks); each pod's tasks are such a group. Must not know: what any task does.
+//! Place in the walk: below [`Tasks`](super::Tasks) and [`lanes`](super::lanes); each pod's tasks are such a group. Must not know: what any task does.
 //!
 //! tokio runs what is ready in the order in which it became ready: a thousand busy connections of one pod would all run
 //! before the one of its neighbour. So a group has so many polls and so much time, and gets more only after everything else
@@ -10,12 +10,11 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
@@ -59,7 +58,7 @@ struct Round {
 
 /// Where a task waits: made when it first does, and used again.
 #[derive(Debug, Default)]
-struct Place {
+pub(super) struct Place {
     told: AtomicU8,
     waker: AtomicWaker,
 }
@@ -88,30 +87,15 @@ impl Turns {
         }
     }
 
-    /// Runs `task`, each poll of it in its turn.
-    pub(super) async fn run<T>(&self, task: impl Future<Output = T>) -> T {
-        let mut task = pin!(task);
-        let mut place = None;
-        loop {
-            if !self.take() {
-                self.turn(&mut place).await;
-            }
-            let begun = tokio::time::Instant::now();
-            let polled = poll_fn(|cx| {
-                let polled = in_poll_begun(begun.into_std(), || task.as_mut().poll(cx));
-                Poll::Ready(polled)
-            })
-            .await;
-            self.spend(begun.elapsed());
-            if let Poll::Ready(done) = polled {
-                return done;
-            }
-            woken().await;
+    /// Waits for the next poll that this group has; `place` is where its task waits, if it does.
+    pub(super) async fn mine(&self, place: &mut Option<Arc<Place>>) {
+        if !self.take() {
+            self.turn(place).await;
         }
     }
 
-    fn spend(&self, time: Duration) {
-        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    /// A poll took so many nanoseconds.
+    pub(super) fn spend(&self, nanoseconds: u64) {
         self.spent.fetch_add(nanoseconds, Ordering::Relaxed);
         // Which of two threads is heard matters little.
         let usual = self.usual.load(Ordering::Relaxed);
@@ -248,7 +232,7 @@ thread_local! {
 }
 
 /// Pending once: the poll after it was asked for by whoever the task waits for.
-async fn woken() {
+pub(super) async fn woken() {
     let mut is_first = true;
     poll_fn(|_| {
         if std::mem::take(&mut is_first) {
