@@ -5,9 +5,10 @@
 //!
 //! Turns cannot interrupt a poll. The kernel can: it lets a thread that is woken and has had little interrupt one that has had
 //! much. So a group that takes more than its part of a thread goes on on threads where all such groups are, and comes back
-//! once it has been calm. Its tasks move one by one, each when it is next polled; their sockets and timers stay
-//! with the driver that they were registered with, which wakes them wherever they are.
+//! once it has been calm. Its tasks move one by one, each when it is next polled, and its streams with them ([`LaneStream`](super::LaneStream)); timers
+//! stay with the driver that they were registered with, which wakes tasks wherever they are.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Id};
 use tokio::time::Instant;
 
 use super::task::NamedTask;
@@ -48,6 +49,9 @@ pub(super) struct Share {
     demand: Demand,
 }
 
+/// Names the driver of a runtime.
+pub(super) type Home = Id;
+
 /// One of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lane {
@@ -72,10 +76,7 @@ impl Lanes {
     pub(super) fn one() -> Self {
         Self {
             since: Instant::now(),
-            ordinary: Runs {
-                rounds: Arc::default(),
-                on: None,
-            },
+            ordinary: Runs::new(SHORT, None),
             bulk: None,
             heavy: Arc::default(),
         }
@@ -90,16 +91,28 @@ impl Lanes {
 
     /// Groups that want little run on the one, those that want much on the other, counted as `heavy`.
     pub(super) fn two(ordinary: Handle, bulk: Handle, heavy: Arc<AtomicU64>) -> Self {
-        let runs = |on| Runs {
-            rounds: Arc::default(),
-            on: Some(on),
-        };
         Self {
             since: Instant::now(),
-            ordinary: runs(ordinary),
-            bulk: Some(runs(bulk)),
+            ordinary: Runs::new(SHORT, Some(ordinary)),
+            bulk: Some(Runs::new(LONG, Some(bulk))),
             heavy,
         }
+    }
+}
+
+impl Runs {
+    fn new(polls: u64, on: Option<Handle>) -> Self {
+        Self {
+            rounds: Arc::new(Rounds::of_turns(polls)),
+            on,
+        }
+    }
+}
+
+impl Runs {
+    /// What is registered here is woken by these threads; `None` where a task may be on any.
+    fn home(&self) -> Option<Home> {
+        self.on.as_ref().map(Handle::id)
     }
 }
 
@@ -134,7 +147,7 @@ impl Share {
 
     /// Runs `task`, each poll of it in its turn; `None` once its group is not in this lane any more.
     async fn run<T>(&self, lane: Lane, mut task: impl Future<Output = T> + Unpin) -> Option<T> {
-        let turns = self.turns(lane);
+        let (turns, home) = (self.turns(lane), self.lanes.runs(lane).home());
         let mut place = None;
         loop {
             turns.mine(&mut place).await;
@@ -143,7 +156,9 @@ impl Share {
             }
             let begun = Instant::now();
             let polled = poll_fn(|cx| {
+                let around = HERE.replace(home);
                 let polled = in_poll_begun(begun.into_std(), || Pin::new(&mut task).poll(cx));
+                HERE.set(around);
                 Poll::Ready(polled)
             })
             .await;
@@ -192,7 +207,10 @@ impl Demand {
     }
 
     /// A poll that ended at `now` took so long, in nanoseconds both. Of two threads that say so at once either may be heard.
+    ///
+    /// Of a long poll only the beginning counts: the kernel may have let others run in the middle of it.
     fn spend(&self, now: u64, taken: u64) {
+        let taken = taken.min(MOST);
         let taken = self.taken.fetch_add(taken, Ordering::Relaxed) + taken;
         let window = now.saturating_sub(self.since.load(Ordering::Relaxed));
         if self.is_heavy.load(Ordering::Relaxed) {
@@ -223,17 +241,31 @@ impl Drop for Demand {
     }
 }
 
+/// The driver of the task that is being polled; `None` outside of lanes.
+pub(super) fn here() -> Option<Home> {
+    HERE.get()
+}
+
+thread_local! {
+    static HERE: Cell<Option<Home>> = const { Cell::new(None) };
+}
+
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Polls of a turn beside neighbours: where somebody may want little, and where all want much.
+const SHORT: u64 = 2;
+const LONG: u64 = 16;
 /// The window in which a group is found to want much, in nanoseconds, and the part of a thread that it takes then.
 const WINDOW: u64 = 20_000_000;
 const MUCH: u64 = 4;
+/// Of one poll.
+const MOST: u64 = WINDOW / 64;
 /// How long it is watched before it is found to want little again, and the part of a thread that it takes at most meanwhile.
 const CALM: u64 = 1_000_000_000;
 const LITTLE: u64 = 8;
 
 #[cfg(test)]
 #[path = "lanes_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -14,8 +14,12 @@ const MILLISECOND: u64 = 1_000_000;
 #[test]
 fn a_group_is_heavy_from_a_quarter_of_a_thread_until_it_took_less_than_an_eighth() {
     let demand = Demand::new(Arc::default());
+    // Polls of a tenth of a millisecond.
     let is_heavy = |now, taken| {
-        demand.spend(now * MILLISECOND, taken * MILLISECOND);
+        for _ in 0..taken * 10 {
+            demand.spend(now * MILLISECOND, MILLISECOND / 10);
+        }
+        demand.spend(now * MILLISECOND, 0);
         demand.is_heavy.load(Ordering::Relaxed)
     };
     // A burst that a quiet pod has, too: 4 ms of 20.
@@ -35,9 +39,25 @@ fn a_group_is_heavy_from_a_quarter_of_a_thread_until_it_took_less_than_an_eighth
 }
 
 #[test]
+fn a_few_polls_that_the_kernel_interrupted_make_no_group_heavy() {
+    let demand = Demand::new(Arc::default());
+    for _ in 0..10 {
+        demand.spend(19 * MILLISECOND, 3 * MILLISECOND);
+    }
+    assert!(!demand.is_heavy.load(Ordering::Relaxed));
+    for _ in 0..10 {
+        demand.spend(19 * MILLISECOND, 3 * MILLISECOND);
+    }
+    assert!(
+        demand.is_heavy.load(Ordering::Relaxed),
+        "long polls one after another do"
+    );
+}
+
+#[test]
 fn one_long_silence_ends_what_was_heavy() {
     let demand = Demand::new(Arc::default());
-    demand.spend(MILLISECOND, 6 * MILLISECOND);
+    demand.begin(MILLISECOND, true);
     assert!(demand.is_heavy.load(Ordering::Relaxed));
     demand.spend(60_000 * MILLISECOND, 1);
     assert!(!demand.is_heavy.load(Ordering::Relaxed));
@@ -58,14 +78,14 @@ fn thread_name() -> String {
 }
 
 /// Two runtimes, and a group of tasks that is divided between them.
-struct Divided {
-    ordinary: Runtime,
-    bulk: Runtime,
-    group: Tasks,
+pub(in crate::lifecycle) struct Divided {
+    pub(in crate::lifecycle) ordinary: Runtime,
+    pub(in crate::lifecycle) bulk: Runtime,
+    pub(in crate::lifecycle) group: Tasks,
 }
 
 impl Divided {
-    fn new() -> Self {
+    pub(in crate::lifecycle) fn new() -> Self {
         let (ordinary, bulk) = (runtime("ordinary"), runtime("bulk"));
         let all = Tasks::new().divided(ordinary.handle().clone(), bulk.handle().clone());
         Self {
@@ -79,7 +99,7 @@ impl Divided {
         &self.group.share().unwrap().demand
     }
 
-    fn set_heavy(&self, is_heavy: bool) {
+    pub(in crate::lifecycle) fn set_heavy(&self, is_heavy: bool) {
         // The window begins anew as well: what the test itself takes must not count.
         self.demand().begin(
             nanoseconds(self.group.share().unwrap().lanes.since.elapsed()),
@@ -87,7 +107,7 @@ impl Divided {
         );
     }
 
-    fn ended(self) {
+    pub(in crate::lifecycle) fn ended(self) {
         assert!(self.ordinary.block_on(self.group.joined(PATIENCE)));
         self.bulk.shutdown_timeout(PATIENCE);
         self.ordinary.shutdown_timeout(PATIENCE);
@@ -166,7 +186,7 @@ fn a_group_that_computes_without_end_is_taken_from_the_ordinary_threads() {
     let stop = divided.group.stop();
     divided.group.spawn("computes", async move {
         while thread_name() != "bulk" {
-            let until = std::time::Instant::now() + Duration::from_millis(1);
+            let until = std::time::Instant::now() + Duration::from_micros(200);
             while std::time::Instant::now() < until {}
             yield_now().await;
         }

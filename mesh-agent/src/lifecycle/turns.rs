@@ -21,8 +21,10 @@ use parking_lot::Mutex;
 use tokio::task::yield_now;
 
 /// The rounds of all groups that share the threads of a runtime.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Rounds {
+    /// Polls of a turn while other groups have turns, too.
+    shared: u64,
     /// How many turns of any group began because its last one was used up.
     begun: AtomicU64,
     /// Groups so far: each has its number.
@@ -64,6 +66,17 @@ pub(super) struct Place {
 }
 
 impl Rounds {
+    /// So many polls a turn: few where a group should not wait, more where many want much.
+    pub(super) fn of_turns(shared: u64) -> Self {
+        Self {
+            shared,
+            begun: AtomicU64::new(0),
+            groups: AtomicU64::new(0),
+            latest: AtomicU64::new(0),
+            changed: AtomicU64::new(0),
+        }
+    }
+
     /// The turn of a group begins; whether another group had one lately.
     fn turn_of(&self, number: u64, now: u64) -> bool {
         if self.latest.load(Ordering::Relaxed) != number {
@@ -79,7 +92,7 @@ impl Turns {
         Self {
             number: rounds.groups.fetch_add(1, Ordering::Relaxed) + 1,
             rounds: Arc::clone(rounds),
-            left: AtomicU64::new(SHARED),
+            left: AtomicU64::new(rounds.shared),
             granted: AtomicU64::new(0),
             spent: AtomicU64::new(0),
             usual: AtomicU64::new(0),
@@ -119,7 +132,7 @@ impl Turns {
     fn renew(&self, now: u64) {
         let round = self.round.lock();
         let before = self.granted.swap(now, Ordering::Relaxed);
-        if round.is_led || !self.pay(now.saturating_sub(before).saturating_mul(SHARED)) {
+        if round.is_led || !self.pay(now.saturating_sub(before).saturating_mul(self.rounds.shared)) {
             return;
         }
         self.rounds.turn_of(self.number, now);
@@ -129,7 +142,7 @@ impl Turns {
     /// The polls of a turn beside neighbours: at least one, and fewer than otherwise when they are long.
     fn polls(&self) -> u64 {
         let usual = self.usual.load(Ordering::Relaxed).max(POLL);
-        (SHARED * POLL / usual).max(1)
+        (self.rounds.shared * POLL / usual).max(1)
     }
 
     /// Takes the time of so many polls off what was spent; whether that covers it.
@@ -178,7 +191,7 @@ impl Turns {
                 self.spent.store(0, Ordering::Relaxed);
                 return self.begin(ALONE);
             }
-            if self.pay(SHARED) {
+            if self.pay(self.rounds.shared) {
                 return self.begin(self.polls());
             }
         }
@@ -248,8 +261,6 @@ pub(super) async fn woken() {
 const NOTHING: u8 = 0;
 const TAKE: u8 = 1;
 const LEAD: u8 = 2;
-/// Polls of a turn while other groups have turns, too.
-const SHARED: u64 = 2;
 /// Polls of a turn otherwise: each round costs a look at the sockets.
 const ALONE: u64 = 32;
 /// Rounds after which a group is no longer thought of that had no turn.

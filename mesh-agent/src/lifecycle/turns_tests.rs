@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 use super::*;
 
+const SHARED: u64 = 2;
+
 /// Wakes itself at once, as a connection does whose peer never stops.
 async fn busy(polls: Arc<AtomicUsize>, stop: Arc<AtomicBool>) {
     poll_fn(|cx| {
@@ -50,7 +52,7 @@ async fn echo(turns: Arc<Turns>, there: Arc<Notify>, back: Arc<Notify>) {
 }
 
 fn groups<const N: usize>() -> [Arc<Turns>; N] {
-    let rounds = Arc::default();
+    let rounds = Arc::new(Rounds::of_turns(SHARED));
     std::array::from_fn(|_| Arc::new(Turns::new(&rounds)))
 }
 

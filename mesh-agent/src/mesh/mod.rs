@@ -26,5 +26,6 @@ pub mod service;
 pub mod shared;
 pub mod slice;
 pub mod traffic;
+pub mod tunnel;
 pub mod uid;
 pub mod workload;

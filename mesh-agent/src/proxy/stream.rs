@@ -7,16 +7,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::net::TcpStream;
-
 use crate::balance::{Limit, Pick};
 use crate::detect::{Look, Prefixed, look};
 use crate::identity::hello;
+use crate::lifecycle::LaneStream;
 use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::proxy_protocol::ProxyProtocol;
 use crate::mesh::route::Opening;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::traffic::Limits;
+use crate::mesh::tunnel::TunnelTarget;
 use crate::mesh::workload::Workload;
 use crate::proxy::outbound::stopped;
 use crate::proxy::pods::ServedPod;
@@ -34,6 +34,8 @@ pub(super) struct Choice {
     pub(super) tls: Option<Arc<BackendTls>>,
     /// How it is told who is behind a connection, where it is outside of the mesh.
     pub(super) proxied: Option<ProxyProtocol>,
+    /// Where it is asked to connect to.
+    pub(super) tunnel: Option<TunnelTarget>,
     /// Counts the connection as active at its endpoint, and is told what became of it.
     pub(super) pick: Option<Pick>,
     /// `NAMESPACE/NAME` of the route that sent it there.
@@ -78,8 +80,8 @@ pub(super) async fn opening(
     mesh: &Mesh,
     source: &ServedPod,
     need: Need,
-    stream: Prefixed<TcpStream>,
-) -> io::Result<(Opening, Prefixed<TcpStream>)> {
+    stream: Prefixed<LaneStream>,
+) -> io::Result<(Opening, Prefixed<LaneStream>)> {
     let limit = match need {
         Need::Nothing | Need::Glance => mesh.settings.detect_timeout,
         // Who speaks TLS speaks first, whenever it likes.
@@ -129,6 +131,7 @@ pub(super) fn choose(
             service,
             tls: None,
             proxied: None,
+            tunnel: None,
             pick: None,
             route: None,
             limits: Limits::default(),
@@ -140,6 +143,7 @@ pub(super) fn choose(
             service: None,
             tls: None,
             proxied: None,
+            tunnel: None,
             pick: None,
             route: None,
             limits: Limits::default(),
@@ -205,6 +209,7 @@ fn pick(upstream: &Upstream, ends: Ends) -> Result<Choice, Refusal> {
         service: Some(upstream.service.clone()),
         tls: upstream.tls().cloned(),
         proxied: upstream.proxied(),
+        tunnel: upstream.tunnel().cloned(),
         pick: Some(picked.pick),
         route: None,
         limits: *upstream.breakers().limits(),
