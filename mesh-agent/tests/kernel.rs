@@ -144,20 +144,23 @@ fn workload(lab: &Lab, addrs: &[&str]) -> Arc<Workload> {
         identity: SpiffeId::new("cluster.local", "test", "pod").unwrap(),
         addrs: ips(addrs),
         labels: std::collections::BTreeMap::new().into(),
-        naming: WorkloadNaming::default(),
-        ports: Vec::new(),
-        exclusions: mesh_agent::mesh::exclusions::Exclusions::default(),
-        probe_ports: std::collections::BTreeSet::new(),
+        naming: WorkloadNaming::default().into(),
+        ports: Vec::new().into(),
+        exclusions: mesh_agent::mesh::exclusions::Exclusions::default().into(),
+        probe_ports: std::collections::BTreeSet::new().into(),
         membership: Membership::Enrolled,
         fail_mode: FailMode::Closed,
         dns_capture: None,
         is_ready: true,
         is_terminating: false,
         static_hash: None,
-        placement: Some(Placement {
-            netns: lab.netns(Side::Pod),
-            cgroup: lab.cgroup(),
-        }),
+        placement: Some(
+            Placement {
+                netns: lab.netns(Side::Pod),
+                cgroup: lab.cgroup(),
+            }
+            .into(),
+        ),
     })
 }
 

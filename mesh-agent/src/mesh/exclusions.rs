@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// Traffic of an enrolled pod that is left alone.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Exclusions {
     /// Annotation `mesh-agent.dev/exclude-outbound-ports`: connects to these ports are not captured.
     pub outbound_ports: BTreeSet<u16>,

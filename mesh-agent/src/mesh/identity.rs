@@ -8,7 +8,11 @@ use std::sync::Arc;
 ///
 /// Source: SPIFFE-ID standard section 2 for the URI, Istio's `pkg/spiffe` for the path.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SpiffeId {
+pub struct SpiffeId(Arc<Parts>);
+
+/// What an id is joined of.
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Parts {
     trust_domain: Arc<str>,
     namespace: Arc<str>,
     service_account: Arc<str>,
@@ -23,36 +27,32 @@ impl SpiffeId {
         if !valid_segment(namespace) || !valid_segment(service_account) {
             return Err(InvalidSpiffeId::Path);
         }
-        Ok(Self {
+        Ok(Self(Arc::new(Parts {
             trust_domain: trust_domain.into(),
             namespace: namespace.into(),
             service_account: service_account.into(),
-        })
+        })))
     }
 
-    /// The same id, made of texts that others hold already: each part is what `shared` gives for it.
+    /// The same id, in the memory of an equal one: of `shared`'s answer nothing but the place may differ.
     #[must_use]
-    pub fn sharing(self, shared: impl Fn(&str) -> Arc<str>) -> Self {
-        Self {
-            trust_domain: shared(&self.trust_domain),
-            namespace: shared(&self.namespace),
-            service_account: shared(&self.service_account),
-        }
+    pub fn sharing(self, shared: impl FnOnce(Arc<Parts>) -> Arc<Parts>) -> Self {
+        Self(shared(self.0))
     }
 
     /// The trust domain, for instance `cluster.local`.
     pub fn trust_domain(&self) -> &str {
-        &self.trust_domain
+        &self.0.trust_domain
     }
 
     /// The Kubernetes namespace.
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        &self.0.namespace
     }
 
     /// The Kubernetes service account.
     pub fn service_account(&self) -> &str {
-        &self.service_account
+        &self.0.service_account
     }
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for SpiffeId {
         write!(
             f,
             "spiffe://{}/ns/{}/sa/{}",
-            self.trust_domain, self.namespace, self.service_account
+            self.0.trust_domain, self.0.namespace, self.0.service_account
         )
     }
 }

@@ -27,4 +27,5 @@ pub mod shared;
 pub mod slice;
 pub mod traffic;
 pub mod tunnel;
+pub mod uid;
 pub mod workload;

@@ -1,7 +1,7 @@
 //! Workloads: the pods that can be a source or a destination of traffic.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,25 +10,9 @@ use crate::mesh::exclusions::Exclusions;
 use crate::mesh::facts::ObjectMeta;
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::shared::Shared;
+pub use crate::mesh::uid::WorkloadUid;
 
-/// The `metadata.uid` of a Pod: unlike its address or name it is never used again.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WorkloadUid(Arc<str>);
-
-impl WorkloadUid {
-    /// Wraps the uid as the API server printed it.
-    pub fn new(uid: &str) -> Self {
-        Self(uid.into())
-    }
-}
-
-impl fmt::Display for WorkloadUid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A Pod as the mesh sees it.
+/// A Pod as the mesh sees it. There may be a hundred thousand: what those of one template say alike is there once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workload {
     /// Never reused, so that a new pod with an old address is another workload.
@@ -50,20 +34,20 @@ pub struct Workload {
     pub addrs: Vec<IpAddr>,
     /// `spec.hostNetwork`: its addresses are the node's, so no address tells it from its neighbours.
     pub host_network: bool,
-    /// `metadata.labels`, for selectors; those of one template are there once.
+    /// `metadata.labels`, for selectors.
     pub labels: Shared<BTreeMap<String, String>>,
     /// The names that metrics show.
-    pub naming: WorkloadNaming,
+    pub naming: Shared<WorkloadNaming>,
     /// Named container ports, for policies and `targetPort` by name: (name, port).
-    pub ports: Vec<(String, u16)>,
+    pub ports: Shared<Vec<(String, u16)>>,
     /// The ports that its probes and HTTP lifecycle hooks name: plaintext from the pod's own node is let in there.
-    pub probe_ports: BTreeSet<u16>,
+    pub probe_ports: Shared<BTreeSet<u16>>,
     /// What its annotations take out of the mesh.
-    pub exclusions: Exclusions,
+    pub exclusions: Shared<Exclusions>,
     /// Whether the pod takes part in the mesh.
     pub membership: Membership,
     /// Where the pod lives on this machine, when its manifest says so.
-    pub placement: Option<Placement>,
+    pub placement: Option<Box<Placement>>,
     /// Whether it takes traffic: `status.conditions` of type `Ready`; without such a condition it does.
     pub is_ready: bool,
     /// Whether it is being deleted: `metadata.deletionTimestamp` is set.
@@ -86,7 +70,7 @@ pub enum FailMode {
 }
 
 /// How Istio's metric labels name a workload (`telemetry.md` 4.1).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct WorkloadNaming {
     /// The owner: Deployment (ReplicaSet hash cut off), `StatefulSet`, DaemonSet, Job, or the pod itself.
     pub workload: Arc<str>,
@@ -120,8 +104,11 @@ pub struct Placement {
 
 impl Workload {
     /// The uid that its kubelet names its cgroup by, and that a CNI plugin is given.
-    pub fn kubelet_uid(&self) -> &str {
-        self.static_hash.as_deref().unwrap_or(&self.uid.0)
+    pub fn kubelet_uid(&self) -> Cow<'_, str> {
+        match &self.static_hash {
+            Some(hash) => Cow::Borrowed(hash),
+            None => Cow::Owned(self.uid.to_string()),
+        }
     }
 
     /// Whether peers must speak mTLS with this workload's agent.
@@ -157,10 +144,10 @@ pub(crate) mod fixture {
             addrs: Vec::new(),
             host_network: false,
             labels: BTreeMap::new().into(),
-            naming: WorkloadNaming::default(),
-            ports: Vec::new(),
-            probe_ports: BTreeSet::new(),
-            exclusions: Exclusions::default(),
+            naming: WorkloadNaming::default().into(),
+            ports: Vec::new().into(),
+            probe_ports: BTreeSet::new().into(),
+            exclusions: Exclusions::default().into(),
             membership: Membership::Enrolled,
             placement: None,
             is_ready: true,

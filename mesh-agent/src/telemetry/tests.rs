@@ -16,7 +16,8 @@ pub(super) fn workload(name: &str) -> Workload {
         version: "".into(),
         canonical_name: name.into(),
         canonical_revision: "latest".into(),
-    };
+    }
+    .into();
     pod
 }
 

@@ -177,7 +177,8 @@ fn dns_is_left_alone_where_it_is_not_captured() {
         Arc::make_mut(&mut bench.pod).exclusions = Exclusions {
             outbound_ports: [53].into(),
             ..Exclusions::default()
-        };
+        }
+        .into();
         bench.enrolment.reconcile(&[Arc::clone(&bench.pod)]);
         assert!(are_direct(&bench)?, "excluded");
         Ok(())

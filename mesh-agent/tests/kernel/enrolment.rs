@@ -48,7 +48,7 @@ impl Bench {
 
     fn with_probes(&self, ports: &[u16]) -> Arc<Workload> {
         Arc::new(Workload {
-            probe_ports: ports.iter().copied().collect(),
+            probe_ports: ports.iter().copied().collect::<BTreeSet<_>>().into(),
             ..Workload::clone(&self.pod)
         })
     }
@@ -166,7 +166,7 @@ fn entries_that_somebody_takes_away_are_put_back_and_named_and_nothing_leaks_mea
         pod.exclusions.outbound_ports = BTreeSet::from([25]);
         pod.exclusions.inbound_ports = BTreeSet::from([26]);
         pod.exclusions.outbound_cidrs = BTreeSet::from(["203.0.113.0/24".parse()?]);
-        pod.probe_ports = BTreeSet::from([27]);
+        pod.probe_ports = BTreeSet::from([27]).into();
         let wanted = [Arc::new(pod)];
         assert_eq!(bench.changes(&wanted), [Change::ExceptionsChanged]);
         assert_eq!(bench.changes(&wanted), []);
@@ -311,7 +311,8 @@ fn what_was_let_past_for_a_pod_goes_with_it() {
             outbound_ports: BTreeSet::from([25]),
             inbound_ports: BTreeSet::from([26]),
             ..Exclusions::default()
-        };
+        }
+        .into();
         bench.changes(&[Arc::new(pod)]);
         bench.changes(&[]);
         let left = [

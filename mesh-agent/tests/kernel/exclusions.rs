@@ -28,7 +28,7 @@ impl Way {
 impl Bench {
     fn exclude(&mut self, exclusions: Exclusions) {
         let pod = Arc::new(Workload {
-            exclusions,
+            exclusions: exclusions.into(),
             ..Workload::clone(&self.pod)
         });
         let reports = self.enrolment.reconcile(&[pod]);

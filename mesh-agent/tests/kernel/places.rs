@@ -52,7 +52,7 @@ fn a_place_that_is_not_a_pods_own_is_refused() {
             (own_netns, "is the node's own network namespace"),
         ] {
             let mut pod = (*workload(&lab, &POD)).clone();
-            pod.placement = Some(placement);
+            pod.placement = Some(placement.into());
             let reports = enrolment.reconcile(&[Arc::new(pod)]);
             assert!(
                 reports.iter().any(|report| report.to_string().contains(expected)),

@@ -1,6 +1,6 @@
 """Fills an API server with Services and endpoints, and watches it as the agents of many nodes do.
 
-    api_load.py fill  SERVER CA TOKEN --services N --endpoints N [--pods N]
+    api_load.py fill  SERVER CA TOKEN --etcd HOST:PORT --services N --endpoints N [--pods N]
     api_load.py watch SERVER CA TOKEN --path PATH ... --agents N --rate N --seconds N --server-pid PID
 
 `watch` opens each PATH (which may have a query) once for each agent, on a connection of its own as an agent does, then
@@ -10,19 +10,22 @@ how long a change took to each watcher. It must not know which paths agents watc
 
 import argparse
 import asyncio
+import base64
 import http.client
+import itertools
 import json
 import os
 import ssl
 import sys
-import threading
 import time
 
 NAMESPACE = "scale"
 SLICES = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
 STAMP = b'"mesh-agent.dev/sent":"'
+SINCE = "2026-11-22T00:00:00Z"
 OPENING_AT_ONCE = 64
-THREADS = 6
+# Some 0.5 MB, of 1.5 that etcd takes.
+PUT_AT_ONCE = 100
 
 
 class Api:
@@ -54,63 +57,188 @@ def addr(number):
     return f"10.{100 + number // 65536}.{number // 256 % 256}.{number % 256}"
 
 
-def pod(number):
-    name = f"pod-{number}"
+def uid(number):
+    return f"5ca1ab1e-0000-4000-8000-{number:012x}"
+
+
+def fields_of(manager, *paths):
+    """What an API server notes of whoever wrote fields of an object."""
+    fields = {}
+    for path in paths:
+        inner = fields
+        for part in path.split("."):
+            inner = inner.setdefault(f"f:{part}", {})
     return {
+        "manager": manager,
+        "operation": "Update",
         "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": f"s{number // 10}", "pod-template-hash": "5d4f8c7b9"}},
-        "spec": {"nodeName": f"n{number % 100}", "containers": [{"name": "main", "image": "none"}]},
+        "time": SINCE,
+        "fieldsType": "FieldsV1",
+        "fieldsV1": fields,
     }
 
 
-def fill_some(arguments, services, failures):
-    """Services by number, each with its slice, and pods behind the first endpoints."""
-    try:
-        api = Api(arguments)
-        per_service = arguments.endpoints // arguments.services
-        for service in services:
-            name = f"s{service}"
-            api.send(
-                "POST",
-                f"/api/v1/namespaces/{NAMESPACE}/services",
+def pod(number):
+    """As a controller makes it, an API server fills it in, and a kubelet says how it stands."""
+    app, template, ip = f"s{number // 10}", "5d4f8c7b9", addr(number)
+    states = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"]
+    token = {
+        "serviceAccountToken": {"expirationSeconds": 3607, "path": "token"},
+    }
+    roots = {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}}
+    container = {
+        "name": "main",
+        "image": "registry.example/shop/none:1.2.3",
+        "imagePullPolicy": "IfNotPresent",
+        "args": ["--listen", ":8080"],
+        "env": [{"name": "LOG_LEVEL", "value": "info"}, {"name": "REGION", "value": "eu-central-1"}],
+        "ports": [{"name": "http", "containerPort": 8080, "protocol": "TCP"}],
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}},
+        "readinessProbe": {
+            "httpGet": {"path": "/ready", "port": "http", "scheme": "HTTP"},
+            "timeoutSeconds": 1,
+            "periodSeconds": 10,
+            "successThreshold": 1,
+            "failureThreshold": 3,
+        },
+        "volumeMounts": [
+            {
+                "name": "kube-api-access-x2v8q",
+                "readOnly": True,
+                "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
+            }
+        ],
+        "terminationMessagePath": "/dev/termination-log",
+        "terminationMessagePolicy": "File",
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": pod_name(number),
+            "namespace": NAMESPACE,
+            "uid": uid(number),
+            "creationTimestamp": SINCE,
+            "labels": {"app": app, "version": "v1", "pod-template-hash": template},
+            "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "9090"},
+            "ownerReferences": [
                 {
-                    "apiVersion": "v1",
-                    "kind": "Service",
-                    "metadata": {"name": name},
-                    "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
-                },
-            )
-            endpoints = []
-            for number in range(service * per_service, (service + 1) * per_service):
-                endpoint = {
-                    "addresses": [addr(number)],
-                    "conditions": {"ready": True},
-                    "nodeName": f"n{number % 100}",
-                    "zone": f"zone-{number % 3}",
+                    "apiVersion": "apps/v1",
+                    "kind": "ReplicaSet",
+                    "name": f"{app}-{template}",
+                    "uid": uid(number // 10 + (1 << 40)),
+                    "controller": True,
+                    "blockOwnerDeletion": True,
                 }
-                if number < arguments.pods:
-                    made = api.send("POST", f"/api/v1/namespaces/{NAMESPACE}/pods", pod(number))
-                    status = {"phase": "Running", "podIP": addr(number), "podIPs": [{"ip": addr(number)}]}
-                    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{made['metadata']['name']}/status"
-                    api.patch(path, {"status": status})
-                    reference = {"kind": "Pod", "namespace": NAMESPACE, "name": f"pod-{number}"}
-                    endpoint["targetRef"] = reference | {"uid": made["metadata"]["uid"]}
-                endpoints.append(endpoint)
-            api.send(
-                "POST",
-                SLICES,
+            ],
+            "managedFields": [
+                fields_of("kube-controller-manager", "metadata.labels", "spec.containers", "spec.restartPolicy"),
+                fields_of("kubelet", "status.conditions", "status.containerStatuses", "status.podIPs"),
+            ],
+        },
+        "spec": {
+            "nodeName": f"n{number % 1000}",
+            "serviceAccountName": f"account-{number // 100}",
+            "restartPolicy": "Always",
+            "terminationGracePeriodSeconds": 30,
+            "dnsPolicy": "ClusterFirst",
+            "schedulerName": "default-scheduler",
+            "enableServiceLinks": True,
+            "priority": 0,
+            "preemptionPolicy": "PreemptLowerPriority",
+            "securityContext": {},
+            "containers": [container],
+            "tolerations": [
+                {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
+                for key in ["not-ready", "unreachable"]
+            ],
+            "volumes": [{"name": "kube-api-access-x2v8q", "projected": {"sources": [token, roots], "defaultMode": 420}}],
+        },
+        "status": {
+            "phase": "Running",
+            "qosClass": "Burstable",
+            "startTime": SINCE,
+            "hostIP": f"192.168.{number % 1000 // 250}.{number % 250}",
+            "podIP": ip,
+            "podIPs": [{"ip": ip}],
+            "conditions": [
+                {"type": state, "status": "True", "lastProbeTime": None, "lastTransitionTime": SINCE} for state in states
+            ],
+            "containerStatuses": [
                 {
-                    "apiVersion": "discovery.k8s.io/v1",
-                    "kind": "EndpointSlice",
-                    "metadata": {"name": f"{name}-a", "labels": {"kubernetes.io/service-name": name}},
-                    "addressType": "IPv4",
-                    "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-                    "endpoints": endpoints,
-                },
-            )
-    except Exception as error:  # pylint: disable=broad-except
-        failures.append(error)
+                    "name": "main",
+                    "image": container["image"],
+                    "imageID": f"registry.example/shop/none@sha256:{'5ca1ab1e' * 8}",
+                    "containerID": f"containerd://{number:064x}",
+                    "ready": True,
+                    "started": True,
+                    "restartCount": 0,
+                    "lastState": {},
+                    "state": {"running": {"startedAt": SINCE}},
+                }
+            ],
+        },
+    }
+
+
+def pod_name(number):
+    return f"s{number // 10}-5d4f8c7b9-{number % 10:05}"
+
+
+def service(number):
+    ip = f"10.96.{16 + number // 256}.{number % 256}"
+    spec = {"ports": [{"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"}], "clusterIP": ip}
+    spec |= {"clusterIPs": [ip], "type": "ClusterIP", "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"}
+    spec |= {"selector": {"app": f"s{number}"}, "sessionAffinity": "None", "internalTrafficPolicy": "Cluster"}
+    return named("v1", "Service", f"s{number}", number + (2 << 40)) | {"spec": spec}
+
+
+def endpoint(arguments, number):
+    found = {
+        "addresses": [addr(number)],
+        "conditions": {"ready": True},
+        "nodeName": f"n{number % 1000}",
+        "zone": f"zone-{number % 3}",
+    }
+    if number < arguments.pods:
+        reference = {"kind": "Pod", "namespace": NAMESPACE, "name": pod_name(number), "uid": uid(number)}
+        found["targetRef"] = reference
+    return found
+
+
+def endpoint_slice(arguments, number):
+    share = arguments.endpoints // arguments.services
+    slice_of = named("discovery.k8s.io/v1", "EndpointSlice", f"s{number}-a", number + (3 << 40))
+    slice_of["metadata"]["labels"] = {"kubernetes.io/service-name": f"s{number}"}
+    return slice_of | {
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [endpoint(arguments, behind) for behind in range(number * share, (number + 1) * share)],
+    }
+
+
+def named(version, kind, name, number):
+    meta = {"name": name, "namespace": NAMESPACE, "uid": uid(number), "creationTimestamp": SINCE}
+    return {"apiVersion": version, "kind": kind, "metadata": meta}
+
+
+def put(arguments, collection, objects):
+    """Straight into etcd, as an API server stores what is written as JSON: through it a pod would be two requests."""
+    connection = http.client.HTTPConnection(arguments.etcd, timeout=60)
+
+    def coded(text):
+        return base64.b64encode(text.encode()).decode()
+
+    while some := list(itertools.islice(objects, PUT_AT_ONCE)):
+        puts = []
+        for one in some:
+            key = f"/registry/{collection}/{NAMESPACE}/{one['metadata']['name']}"
+            puts.append({"requestPut": {"key": coded(key), "value": coded(json.dumps(one))}})
+        connection.request("POST", "/v3/kv/txn", json.dumps({"success": puts}))
+        answer = connection.getresponse()
+        text = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"etcd does not take {collection}: {answer.status} {text[:300]!r}")
 
 
 def fill(arguments):
@@ -124,20 +252,9 @@ def fill(arguments):
             "metadata": {"name": NAMESPACE, "labels": {"mesh-agent.dev/dataplane": "enabled"}},
         },
     )
-    api.send(
-        "POST",
-        f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts",
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}},
-    )
-    failures = []
-    parts = [range(start, arguments.services, THREADS) for start in range(THREADS)]
-    threads = [threading.Thread(target=fill_some, args=(arguments, part, failures)) for part in parts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    put(arguments, "pods", map(pod, range(arguments.pods)))
+    put(arguments, "services/specs", map(service, range(arguments.services)))
+    put(arguments, "endpointslices", (endpoint_slice(arguments, number) for number in range(arguments.services)))
     print(json.dumps({"filled": arguments.services}))
 
 
@@ -270,6 +387,7 @@ def main():
     for name, default in [("services", 1), ("endpoints", 0), ("pods", 0), ("agents", 1), ("rate", 1), ("seconds", 1)]:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--server-pid", type=int, default=0)
+    parser.add_argument("--etcd")
     parser.add_argument("--path", action="append", default=[])
     arguments = parser.parse_args()
     if arguments.command == "fill":

@@ -91,7 +91,7 @@ impl ControlPlane {
     }
 
     fn etcd_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports.etcd)
+        format!("http://{}", self.etcd_addr())
     }
 
     fn file(&self, name: &str) -> String {

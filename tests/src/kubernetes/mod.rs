@@ -174,6 +174,11 @@ impl ControlPlane {
         SocketAddr::new(addr.into(), self.ports.api)
     }
 
+    /// Where its etcd is, which asks nobody who they are.
+    pub fn etcd_addr(&self) -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.ports.etcd)
+    }
+
     /// The root that the API server's certificate is verified by.
     pub fn root(&self) -> PathBuf {
         self.dir.join("ca.crt")

@@ -148,9 +148,13 @@ impl KubernetesSource {
                         return reading;
                     }
                 }
-                () = sleep_until(copy_at), if self.copy_due.is_some() => self.begin_with_copy(),
+                () = sleep_until(copy_at), if self.copy_due.is_some() => {
+                    self.copy.written().await;
+                    self.begin_with_copy();
+                }
                 () = self.copy.tend() => {}
-                news = self.news.next() => match news {
+                // What an API server tells faster than it is written would be in memory.
+                news = self.news.next(), if !self.copy.is_full() => match news {
                     Some(News::Served(served)) => self.take_served(served),
                     Some(News::Of(id, event)) => self.take(&id, *event),
                     // Discovery never ends.
@@ -168,11 +172,13 @@ impl KubernetesSource {
         }
         let (store, origin) = (&mut self.store, &self.origin);
         let read = self.copy.read(|name, value| {
-            store.put(Document {
-                origin: Arc::clone(origin),
-                place: name.to_owned(),
-                value,
-            });
+            // What was told since is newer.
+            !store.holds(name)
+                && store.put(Document {
+                    origin: Arc::clone(origin),
+                    place: name.to_owned(),
+                    value,
+                })
         });
         match read {
             Ok(written) => {
@@ -266,6 +272,7 @@ impl KubernetesSource {
             return;
         };
         let name: Arc<str> = object_name(id.kind, object.namespace(), object.name()).into();
+        let is_new = !self.store.holds(&name);
         let value = object.into_value(&watch.resource);
         let text = value.to_string().into_boxed_str();
         let document = Document {
@@ -273,25 +280,28 @@ impl KubernetesSource {
             place: name.as_ref().to_owned(),
             value,
         };
+        let is_news = self.store.put(document);
+        // There may be a hundred thousand names.
+        let name = self.store.name(&name).unwrap_or(name);
         match &mut watch.listed {
             Some(listed) => {
                 listed.insert(Arc::clone(&name));
             }
-            None if !self.store.holds(&name) => {
+            None if is_new => {
                 watch.objects += 1;
                 self.standing.counted(id, watch.objects);
             }
             None => {}
         }
-        if self.store.put(document) {
-            self.copy.note(&name, Some(text));
+        if is_news {
+            self.copy.note(&name, Some(text), is_new);
             self.touch();
         }
     }
 
     fn forget(&mut self, name: &Arc<str>) {
         if self.store.remove(name) {
-            self.copy.note(name, None);
+            self.copy.note(name, None, false);
             self.touch();
         }
     }
@@ -341,5 +351,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a new definition may go unseen; asking takes six small requests at most.
 const DISCOVERY: Duration = Duration::from_secs(30);
 
+#[cfg(test)]
+mod copy_tests;
 #[cfg(test)]
 mod wire_tests;

@@ -42,7 +42,8 @@ impl Watched {
 
 impl<'de> Deserialize<'de> for Watched {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let object = Map::deserialize(deserializer)?;
+        let mut object = Map::deserialize(deserializer)?;
+        lean::forget_writers(&mut object);
         let text = |field: &str| Some(object.get("metadata")?.get(field)?.as_str()?.to_owned());
         let meta = ObjectMeta {
             name: text("name"),

@@ -1,20 +1,27 @@
-//! Names and labels that many objects say, each kept once.
+//! Names, and what the pods of one template say alike, each kept once.
 //!
 //! Place in the walk: beside the store. Must not know: what is named.
 
 use std::borrow::Borrow;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::mesh::shared::Shared;
+use crate::mesh::exclusions::Exclusions;
+use crate::mesh::identity;
+use crate::mesh::workload::WorkloadNaming;
 
 /// What objects have in common.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     texts: Table<str>,
-    labels: Table<BTreeMap<String, String>>,
+    pub(super) labels: Table<BTreeMap<String, String>>,
+    pub(super) namings: Table<WorkloadNaming>,
+    pub(super) identities: Table<identity::Parts>,
+    pub(super) ports: Table<Vec<(String, u16)>>,
+    pub(super) probe_ports: Table<BTreeSet<u16>>,
+    pub(super) exclusions: Table<Exclusions>,
 }
 
 impl Names {
@@ -22,17 +29,11 @@ impl Names {
     pub(super) fn shared(&self, name: &str) -> Arc<str> {
         self.texts.shared(name, || name.into())
     }
-
-    /// The labels as others have them already: those of the pods of one template.
-    pub(super) fn labels(&self, labels: BTreeMap<String, String>) -> Shared<BTreeMap<String, String>> {
-        let known = self.labels.known(&labels);
-        known.unwrap_or_else(|| self.labels.learn(labels.into())).into()
-    }
 }
 
 /// What is in use, and some that was.
 #[derive(Debug)]
-struct Table<T: ?Sized>(RefCell<Known<T>>);
+pub(super) struct Table<T: ?Sized>(RefCell<Known<T>>);
 
 #[derive(Debug)]
 struct Known<T: ?Sized> {
@@ -47,6 +48,14 @@ impl<T: ?Sized> Default for Table<T> {
             all: HashSet::new(),
             full: FEW,
         }))
+    }
+}
+
+impl<T: Eq + Hash> Table<T> {
+    /// What is said as others have it already.
+    pub(super) fn once(&self, said: impl Into<Arc<T>>) -> Arc<T> {
+        let said = said.into();
+        self.known(&said).unwrap_or_else(|| self.learn(said))
     }
 }
 
@@ -92,12 +101,16 @@ mod tests {
     }
 
     #[test]
-    fn equal_labels_are_kept_once() {
+    fn what_is_equal_is_kept_once() {
         let names = Names::default();
-        let labels = |app: &str| names.labels([("app".to_owned(), app.to_owned())].into());
+        let labels = |app: &str| {
+            names
+                .labels
+                .once(BTreeMap::from([("app".to_owned(), app.to_owned())]))
+        };
         let first = labels("web");
-        assert!(first.is_same(labels("web").arc()));
-        assert!(!first.is_same(labels("db").arc()));
+        assert!(Arc::ptr_eq(&first, &labels("web")));
+        assert!(!Arc::ptr_eq(&first, &labels("db")));
         assert_eq!(labels("db")["app"], "db");
     }
 }

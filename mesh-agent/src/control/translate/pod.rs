@@ -83,21 +83,26 @@ pub(super) fn translate(
         pod_name: Arc::clone(&object.name),
         meta: Arc::clone(&object.meta),
         node: names.shared(spec.node_name.as_deref().unwrap_or_default()),
-        identity: identity(object, around.trust_domain, &spec)?.sharing(|part| names.shared(part)),
-        exclusions: exclusions(object, pod.metadata.annotations.as_ref(), rejections),
-        probe_ports: probes::ports(object, &spec, &addrs, rejections),
+        identity: identity(object, around.trust_domain, &spec)?.sharing(|parts| names.identities.once(parts)),
+        exclusions: {
+            let excluded = exclusions(object, pod.metadata.annotations.as_ref(), rejections);
+            names.exclusions.once(excluded).into()
+        },
+        probe_ports: {
+            let probed = probes::ports(object, &spec, &addrs, rejections);
+            names.probe_ports.once(probed).into()
+        },
         addrs,
         host_network,
-        naming: naming(
-            owner.map(|owner| (owner.kind.as_str(), owner.name.as_str())),
-            &object.name,
-            &labels,
-            names,
-        ),
-        labels: names.labels(labels),
-        ports: named_ports(&spec),
+        naming: {
+            let owner = owner.map(|owner| (owner.kind.as_str(), owner.name.as_str()));
+            let naming = naming(owner, &object.name, &labels, names);
+            names.namings.once(naming).into()
+        },
+        labels: names.labels.once(labels).into(),
+        ports: names.ports.once(named_ports(&spec)).into(),
         membership: Membership::Outside,
-        placement: placement(object, pod.metadata.annotations.as_ref())?,
+        placement: placement(object, pod.metadata.annotations.as_ref())?.map(Box::new),
         is_ready: is_ready(&status),
         is_terminating: pod.metadata.deletion_timestamp.is_some(),
         fail_mode: fail_mode(object, pod.metadata.annotations.as_ref(), rejections),

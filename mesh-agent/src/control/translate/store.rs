@@ -110,6 +110,12 @@ impl Store {
         self.places.contains_key(object)
     }
 
+    /// The name of a known object, as it is in memory already.
+    pub(in crate::control) fn name(&self, object: &str) -> Option<Arc<str>> {
+        let known = self.places.get_key_value(object);
+        known.map(|(name, _)| Arc::clone(name))
+    }
+
     /// `Kind NAMESPACE/NAME` of all objects that `is_meant` picks.
     pub(in crate::control) fn names(&self, is_meant: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
         let names = self.places.keys().filter(|name| is_meant(name));

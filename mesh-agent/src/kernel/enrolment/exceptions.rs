@@ -1,11 +1,13 @@
 //! Keeps what is let past for enrolled pods equal to what their facts say, without enrolling them anew: connections
 //! that exist stay as they are.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::kernel::enrolment::Enrolment;
 use crate::kernel::status::{Change, Report};
 use crate::kernel::{Exceptions, Kernel};
+use crate::mesh::exclusions::Exclusions;
 use crate::mesh::workload::Workload;
 use crate::pod::netns::NetnsCookie;
 
@@ -22,8 +24,8 @@ impl Excepted {
     /// Tells the kernel where that is due; what changed by it.
     fn keep(&mut self, kernel: &mut dyn Kernel, netns: NetnsCookie, workload: &Workload) -> Option<Change> {
         let wanted = Exceptions {
-            exclusions: workload.exclusions.clone(),
-            probe_ports: workload.probe_ports.clone(),
+            exclusions: Exclusions::clone(&workload.exclusions),
+            probe_ports: BTreeSet::clone(&workload.probe_ports),
         };
         if self.told.as_ref() == Some(&wanted) {
             return None;

@@ -65,7 +65,7 @@ impl Enrolment {
         if let Some(declared) = self.locator.declared(workload) {
             return declared == placement;
         }
-        match self.locator.announced.of(workload.kubelet_uid()) {
+        match self.locator.announced.of(&workload.kubelet_uid()) {
             Some(announcement) => announcement.netns == placement.netns,
             None => pod.whereabouts.learned() != Learned::Declared,
         }

@@ -52,7 +52,7 @@ impl Announced {
 
     /// The workloads, those with their announced addresses whose facts have none yet.
     pub fn overlay(&self, workloads: &[Arc<Workload>]) -> Vec<Arc<Workload>> {
-        let with_addrs = |workload: &Arc<Workload>| match self.of(workload.kubelet_uid()) {
+        let with_addrs = |workload: &Arc<Workload>| match self.of(&workload.kubelet_uid()) {
             Some(announcement) if workload.addrs.is_empty() => Arc::new(Workload {
                 addrs: announcement.addrs.clone(),
                 ..Workload::clone(workload)

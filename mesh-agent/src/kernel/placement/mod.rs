@@ -84,8 +84,8 @@ impl Locator {
             });
         }
         let tree = self.tree.as_mut().ok_or(KernelError::NoPlacement)?;
-        let cgroup = tree.find(workload.kubelet_uid())?;
-        if let Some(announcement) = self.announced.of(workload.kubelet_uid()) {
+        let cgroup = tree.find(&workload.kubelet_uid())?;
+        if let Some(announcement) = self.announced.of(&workload.kubelet_uid()) {
             let netns = announcement.netns.clone();
             return Ok(Whereabouts {
                 learned: Learned::Announced,
@@ -107,7 +107,7 @@ impl Locator {
     /// What the pod's annotations say, if they are believed. Who writes files of this machine may place pods anywhere.
     pub fn declared<'w>(&self, workload: &'w Workload) -> Option<&'w Placement> {
         let is_believed = self.trusts_annotations || &*workload.meta.origin != FROM_API_SERVER;
-        workload.placement.as_ref().filter(|_| is_believed)
+        workload.placement.as_deref().filter(|_| is_believed)
     }
 }
 

@@ -14,10 +14,13 @@ fn declared(origin: &str) -> Workload {
         origin: origin.into(),
         ..ObjectMeta::default()
     });
-    pod.placement = Some(Placement {
-        netns: "/run/netns/a".into(),
-        cgroup: "/sys/fs/cgroup/a".into(),
-    });
+    pod.placement = Some(
+        Placement {
+            netns: "/run/netns/a".into(),
+            cgroup: "/sys/fs/cgroup/a".into(),
+        }
+        .into(),
+    );
     pod
 }
 

@@ -79,7 +79,8 @@ impl LabPod {
                 version: "v1".into(),
                 canonical_name: self.name.into(),
                 canonical_revision: "v1".into(),
-            },
+            }
+            .into(),
             ..pod("shop", self.name)
         }
     }

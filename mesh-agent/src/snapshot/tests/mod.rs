@@ -65,7 +65,7 @@ fn placed(name: &str, addr: &str) -> Workload {
         cgroup: format!("/cg/{name}").into(),
     };
     Workload {
-        placement: Some(placement),
+        placement: Some(placement.into()),
         ..pod_at(name, &[addr])
     }
 }

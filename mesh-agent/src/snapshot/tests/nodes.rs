@@ -15,7 +15,7 @@ fn node(name: &str, addrs: &[&str]) -> Node {
 /// A pod of node-a with a probe on 8080.
 fn probed() -> Facts {
     let web = Workload {
-        probe_ports: [8080].into(),
+        probe_ports: std::collections::BTreeSet::from([8080]).into(),
         ..placed("web", "10.0.0.1")
     };
     Facts {

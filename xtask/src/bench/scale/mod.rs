@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     /// Endpoints, shared evenly among the Services
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     endpoints: u32,
-    /// Pods, behind the first of the endpoints; each takes two requests to make
+    /// Pods, behind the first of the endpoints
     #[arg(long, value_name = "N", default_value_t = 0)]
     pods: u32,
     /// Watch as the agents of so many nodes do, and measure what changes cost the API server then
@@ -180,6 +180,7 @@ fn settle(agent: &Agent) -> Result<()> {
 
 fn fill(plane: &ControlPlane, arguments: &Arguments) -> Result<()> {
     let mut load = load(plane, "fill");
+    load.args(["--etcd", &plane.etcd_addr().to_string()]);
     for (flag, count) in [
         ("--services", arguments.services),
         ("--endpoints", arguments.endpoints),

@@ -128,10 +128,13 @@ fn flows(
 fn facts(protocol: AppProtocol) -> Facts {
     let placed = |name: &str, addr: &str| Workload {
         addrs: vec![addr.parse().unwrap()],
-        placement: Some(Placement {
-            netns: format!("/run/netns/{name}").into(),
-            cgroup: format!("/cg/{name}").into(),
-        }),
+        placement: Some(
+            Placement {
+                netns: format!("/run/netns/{name}").into(),
+                cgroup: format!("/cg/{name}").into(),
+            }
+            .into(),
+        ),
         ..pod("shop", name)
     };
     let meta = Arc::new(ObjectMeta {

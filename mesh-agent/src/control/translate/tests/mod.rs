@@ -20,6 +20,7 @@ mod routes;
 mod service_entries;
 mod session_persistence;
 mod stream_routes;
+mod templates;
 mod traffic;
 mod traffic_rejections;
 mod virtual_service;
@@ -126,7 +127,7 @@ fn a_shop_becomes_facts() {
         (web.node.as_ref(), web.naming.workload.as_ref()),
         ("node-a", "web")
     );
-    assert_eq!(web.ports, [("http".to_owned(), 8080)]);
+    assert_eq!(*web.ports, [("http".to_owned(), 8080)]);
     assert!(web.is_enrolled());
     assert_eq!(
         web.placement.as_ref().unwrap().netns.to_str(),

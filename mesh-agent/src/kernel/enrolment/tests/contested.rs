@@ -145,10 +145,13 @@ fn two_pods_may_not_share_a_namespace_or_a_cgroup_and_the_first_stays_whole() {
     let first = pod("a", "/pods/a", &["127.0.0.1"]);
     let at = |netns: &str, cgroup: &str| {
         let mut pod = Workload::clone(&pod("b", netns, &["127.0.0.2"]));
-        pod.placement = Some(Placement {
-            netns: netns.into(),
-            cgroup: cgroup.into(),
-        });
+        pod.placement = Some(
+            Placement {
+                netns: netns.into(),
+                cgroup: cgroup.into(),
+            }
+            .into(),
+        );
         Arc::new(pod)
     };
     for (second, says) in [

@@ -94,10 +94,13 @@ pub(super) fn pod(uid: &str, netns: &str, addrs: &[&str]) -> Arc<Workload> {
     let mut pod = fixture::pod("test", uid);
     pod.uid = WorkloadUid::new(uid);
     pod.addrs = addrs.iter().map(|addr| addr.parse::<IpAddr>().unwrap()).collect();
-    pod.placement = Some(Placement {
-        netns: netns.into(),
-        cgroup: netns.into(),
-    });
+    pod.placement = Some(
+        Placement {
+            netns: netns.into(),
+            cgroup: netns.into(),
+        }
+        .into(),
+    );
     Arc::new(pod)
 }
 
@@ -130,7 +133,8 @@ fn excluding(pod: &Arc<Workload>, ports: &[u16]) -> Arc<Workload> {
         exclusions: Exclusions {
             outbound_ports: ports.iter().copied().collect(),
             ..Exclusions::default()
-        },
+        }
+        .into(),
         ..Workload::clone(pod)
     })
 }
@@ -154,7 +158,7 @@ fn exclusions_follow_the_facts_without_a_new_enrolment() {
         assert_eq!(said_of(&mut enrolment, &pod), [""; 0]);
         assert_eq!(
             kernel.excepted(netns).map(|it| it.exclusions),
-            Some(pod.exclusions.clone())
+            Some(Exclusions::clone(&pod.exclusions))
         );
     }
     assert_eq!(said(&enrolment.reconcile(&[])), ["test/a un-enrolled"]);
@@ -184,7 +188,7 @@ fn exclusions_that_fail_are_reported_once_and_tried_again() {
     );
     assert_eq!(
         kernel.excepted(host.netns("a")).map(|it| it.exclusions),
-        Some(wanted[0].exclusions.clone())
+        Some(Exclusions::clone(&wanted[0].exclusions))
     );
 }
 
