@@ -13,13 +13,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::yield_now;
 
 use crate::capture::Direction;
+use crate::lifecycle::LaneStream;
 use crate::pod::LocalPod;
 
 /// A connection that the kernel programs sent to the agent.
 #[derive(Debug)]
 pub struct Captured {
     /// The bytes, `TCP_NODELAY` set.
-    pub stream: TcpStream,
+    pub stream: LaneStream,
     /// Outbound: the application's own end. Inbound: the real client. IPv4-mapped addresses are unmapped.
     pub peer: SocketAddr,
     /// Where the connection was meant to go, unmapped.
@@ -180,7 +181,7 @@ impl Door {
         }
         stream.set_nodelay(true).map_err(Stray::Unreadable)?;
         Ok(Captured {
-            stream,
+            stream: stream.into(),
             peer,
             original,
             direction: self.direction,

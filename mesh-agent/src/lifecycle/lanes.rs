@@ -5,9 +5,10 @@
 //!
 //! Turns cannot interrupt a poll. The kernel can: it lets a thread that is woken and has had little interrupt one that has had
 //! much. So a group that takes more than its part of a thread goes on on threads where all such groups are, and comes back
-//! once it has been calm. Its tasks move one by one, each when it is next polled; their sockets and timers stay
-//! with the driver that they were registered with, which wakes them wherever they are.
+//! once it has been calm. Its tasks move one by one, each when it is next polled, and its streams with them ([`LaneStream`](super::LaneStream)); timers
+//! stay with the driver that they were registered with, which wakes tasks wherever they are.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Id};
 use tokio::time::Instant;
 
 use super::task::NamedTask;
@@ -47,6 +48,9 @@ pub(super) struct Share {
     bulk: Option<Turns>,
     demand: Demand,
 }
+
+/// Names the driver of a runtime.
+pub(super) type Home = Id;
 
 /// One of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +109,13 @@ impl Runs {
     }
 }
 
+impl Runs {
+    /// What is registered here is woken by these threads; `None` where a task may be on any.
+    fn home(&self) -> Option<Home> {
+        self.on.as_ref().map(Handle::id)
+    }
+}
+
 impl Share {
     pub(super) fn new(lanes: &Arc<Lanes>) -> Self {
         Self {
@@ -136,7 +147,7 @@ impl Share {
 
     /// Runs `task`, each poll of it in its turn; `None` once its group is not in this lane any more.
     async fn run<T>(&self, lane: Lane, mut task: impl Future<Output = T> + Unpin) -> Option<T> {
-        let turns = self.turns(lane);
+        let (turns, home) = (self.turns(lane), self.lanes.runs(lane).home());
         let mut place = None;
         loop {
             turns.mine(&mut place).await;
@@ -145,7 +156,9 @@ impl Share {
             }
             let begun = Instant::now();
             let polled = poll_fn(|cx| {
+                let around = HERE.replace(home);
                 let polled = in_poll_begun(begun.into_std(), || Pin::new(&mut task).poll(cx));
+                HERE.set(around);
                 Poll::Ready(polled)
             })
             .await;
@@ -228,6 +241,15 @@ impl Drop for Demand {
     }
 }
 
+/// The driver of the task that is being polled; `None` outside of lanes.
+pub(super) fn here() -> Option<Home> {
+    HERE.get()
+}
+
+thread_local! {
+    static HERE: Cell<Option<Home>> = const { Cell::new(None) };
+}
+
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -246,4 +268,4 @@ const LITTLE: u64 = 8;
 
 #[cfg(test)]
 #[path = "lanes_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -78,14 +78,14 @@ fn thread_name() -> String {
 }
 
 /// Two runtimes, and a group of tasks that is divided between them.
-struct Divided {
-    ordinary: Runtime,
-    bulk: Runtime,
-    group: Tasks,
+pub(in crate::lifecycle) struct Divided {
+    pub(in crate::lifecycle) ordinary: Runtime,
+    pub(in crate::lifecycle) bulk: Runtime,
+    pub(in crate::lifecycle) group: Tasks,
 }
 
 impl Divided {
-    fn new() -> Self {
+    pub(in crate::lifecycle) fn new() -> Self {
         let (ordinary, bulk) = (runtime("ordinary"), runtime("bulk"));
         let all = Tasks::new().divided(ordinary.handle().clone(), bulk.handle().clone());
         Self {
@@ -99,7 +99,7 @@ impl Divided {
         &self.group.share().unwrap().demand
     }
 
-    fn set_heavy(&self, is_heavy: bool) {
+    pub(in crate::lifecycle) fn set_heavy(&self, is_heavy: bool) {
         // The window begins anew as well: what the test itself takes must not count.
         self.demand().begin(
             nanoseconds(self.group.share().unwrap().lanes.since.elapsed()),
@@ -107,7 +107,7 @@ impl Divided {
         );
     }
 
-    fn ended(self) {
+    pub(in crate::lifecycle) fn ended(self) {
         assert!(self.ordinary.block_on(self.group.joined(PATIENCE)));
         self.bulk.shutdown_timeout(PATIENCE);
         self.ordinary.shutdown_timeout(PATIENCE);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
@@ -17,7 +17,7 @@ use crate::detect::Prefixed;
 use crate::dns::answer::{Transport, answer};
 use crate::dns::forward::forward;
 use crate::dns::question::{LONGEST_QUERY, Question};
-use crate::lifecycle::Tasks;
+use crate::lifecycle::{LaneStream, Tasks};
 use crate::proxy::Mesh;
 use crate::proxy::pods::ServedPod;
 use crate::telemetry::DnsOutcome;
@@ -175,7 +175,7 @@ pub(super) enum Stream {
     /// It has ended.
     Over,
     /// From its next question on it is the resolver's.
-    Onward(Prefixed<TcpStream>),
+    Onward(Prefixed<LaneStream>),
 }
 
 /// Answers the questions of a TCP connection up to the first one that is not about a known Service: with that one in front,
@@ -183,7 +183,7 @@ pub(super) enum Stream {
 pub(super) async fn answer_stream(
     mesh: &Mesh,
     served: &ServedPod,
-    mut stream: TcpStream,
+    mut stream: LaneStream,
 ) -> io::Result<Stream> {
     let stop = served.tasks.stop();
     loop {
@@ -231,7 +231,7 @@ enum Read {
 }
 
 /// Reads one message with its length before it (RFC 1035 4.2.2).
-async fn read_message(stream: &mut TcpStream) -> io::Result<Read> {
+async fn read_message(stream: &mut LaneStream) -> io::Result<Read> {
     let length = match stream.read_u16().await {
         Ok(length) if usize::from(length) > LONGEST_QUERY => return Ok(Read::TooLong(length)),
         Ok(length) => length,

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::OptionFuture;
-use tokio::net::TcpStream;
 
 use crate::capture::door::Captured;
 use crate::detect::{Look, Prefixed, Spoken, look};
 use crate::identity::hello::{Hello, hello};
 use crate::identity::{Alpn, HandshakeFailure, Shown, WorkloadTls};
+use crate::lifecycle::LaneStream;
 use crate::mesh::identity::SpiffeId;
 use crate::mesh::policy::MtlsMode;
 use crate::mesh::service::AppProtocol;
@@ -85,7 +85,7 @@ async fn from_agent(
     mesh: Arc<Mesh>,
     pod: Arc<ServedPod>,
     ends: Ends,
-    stream: Prefixed<TcpStream>,
+    stream: Prefixed<LaneStream>,
     alpn: Alpn,
 ) {
     let Some(ours) = mesh.certificates.tls(&pod.pod.workload.identity) else {
@@ -129,9 +129,9 @@ async fn handshake(
     mesh: &Mesh,
     pod: &ServedPod,
     ours: &WorkloadTls,
-    stream: Prefixed<TcpStream>,
+    stream: Prefixed<LaneStream>,
     ends: Ends,
-) -> Option<(tls::ServerStream<Prefixed<TcpStream>>, SpiffeId, Shown)> {
+) -> Option<(tls::ServerStream<Prefixed<LaneStream>>, SpiffeId, Shown)> {
     let workshop = &pod.handshakes.workshop;
     match tls::accept(ours, stream, workshop, mesh.settings.connect_timeout).await {
         Ok(accepted) => Some(accepted),
@@ -146,7 +146,7 @@ async fn handshake(
     }
 }
 
-async fn plaintext(mesh: Arc<Mesh>, pod: Arc<ServedPod>, ends: Ends, stream: Prefixed<TcpStream>) {
+async fn plaintext(mesh: Arc<Mesh>, pod: Arc<ServedPod>, ends: Ends, stream: Prefixed<LaneStream>) {
     let port = ends.original.port();
     let (judged, protocol) = {
         let snapshot = mesh.snapshots.load();

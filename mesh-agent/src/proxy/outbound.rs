@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_common::dns::DNS_PORT;
-use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::balance::Outcome;
 use crate::capture::door::Captured;
 use crate::detect::{Prefixed, Spoken, look, spoken};
 use crate::identity::{Alpn, BackendAlpn};
-use crate::lifecycle::Stop;
+use crate::lifecycle::{LaneStream, Stop};
 use crate::mesh::route::Opening;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
@@ -66,7 +65,7 @@ pub(super) async fn serve(mesh: Arc<Mesh>, source: Arc<ServedPod>, captured: Cap
 }
 
 /// DNS over TCP: what is not answered here goes on to the resolver, as opaque bytes.
-async fn dns_stream(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: TcpStream) {
+async fn dns_stream(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: LaneStream) {
     match answer_stream(mesh, source, stream).await {
         Ok(Stream::Over) => {}
         Ok(Stream::Onward(stream)) => opaque(mesh, source, ends, stream).await,
@@ -79,10 +78,10 @@ async fn dns_stream(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, strea
 /// Fails when `stop` is requested and the client goes on to say nothing: there is nothing to wait for.
 pub(super) async fn read_protocol(
     declared: AppProtocol,
-    stream: impl Into<Prefixed<TcpStream>>,
+    stream: impl Into<Prefixed<LaneStream>>,
     mesh: &Mesh,
     stop: &Stop,
-) -> std::io::Result<(Prefixed<TcpStream>, Option<Spoken>)> {
+) -> std::io::Result<(Prefixed<LaneStream>, Option<Spoken>)> {
     let stream = stream.into();
     let limit = match declared {
         AppProtocol::Tcp => return Ok((stream, None)),
@@ -112,7 +111,7 @@ pub(super) async fn stopped(mesh: &Mesh, stop: &Stop) {
 }
 
 /// A connection that is no HTTP: what it begins with is looked at where a route asks for that.
-async fn opaque(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Prefixed<TcpStream>) {
+async fn opaque(mesh: &Arc<Mesh>, source: &Arc<ServedPod>, ends: Ends, stream: Prefixed<LaneStream>) {
     let need = stream::need(mesh, source, ends.original);
     if need == Need::Nothing {
         return tcp(mesh, source, ends, stream, Opening::Other).await;
@@ -129,7 +128,7 @@ async fn tcp(
     mesh: &Arc<Mesh>,
     source: &Arc<ServedPod>,
     ends: Ends,
-    stream: Prefixed<TcpStream>,
+    stream: Prefixed<LaneStream>,
     opening: Opening,
 ) {
     let start = TcpStart {

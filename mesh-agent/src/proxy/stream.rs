@@ -7,11 +7,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::net::TcpStream;
-
 use crate::balance::{Limit, Pick};
 use crate::detect::{Look, Prefixed, look};
 use crate::identity::hello;
+use crate::lifecycle::LaneStream;
 use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::proxy_protocol::ProxyProtocol;
 use crate::mesh::route::Opening;
@@ -81,8 +80,8 @@ pub(super) async fn opening(
     mesh: &Mesh,
     source: &ServedPod,
     need: Need,
-    stream: Prefixed<TcpStream>,
-) -> io::Result<(Opening, Prefixed<TcpStream>)> {
+    stream: Prefixed<LaneStream>,
+) -> io::Result<(Opening, Prefixed<LaneStream>)> {
     let limit = match need {
         Need::Nothing | Need::Glance => mesh.settings.detect_timeout,
         // Who speaks TLS speaks first, whenever it likes.

@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use crate::lifecycle::LaneStream;
 use crate::pod::netns::Netns;
 use crate::transport::{ByteStream, DialError, never};
 
@@ -28,7 +29,7 @@ pub struct Origin<'a> {
 /// otherwise from any; the source address is the pod's in any case.
 ///
 /// Cancel-safe: dropping the future closes the socket.
-pub async fn dial(origin: Origin<'_>, addr: SocketAddr, limit: Duration) -> Result<TcpStream, DialError> {
+pub async fn dial(origin: Origin<'_>, addr: SocketAddr, limit: Duration) -> Result<LaneStream, DialError> {
     let own_end = origin.own_end.filter(|end| end.is_ipv4() == addr.is_ipv4());
     if let Some(end) = own_end {
         match open_at(origin.netns, end, addr) {
@@ -61,9 +62,9 @@ pub(super) async fn connect(
     socket: Socket,
     addr: SocketAddr,
     limit: Duration,
-) -> Result<TcpStream, DialError> {
+) -> Result<LaneStream, DialError> {
     let socket = TcpSocket::from_std_stream(socket.into());
-    let stream = timeout(limit, socket.connect(addr))
+    let stream = timeout(limit, LaneStream::connect(socket, addr))
         .await
         .map_err(|_elapsed| DialError::TimedOut)?
         .map_err(DialError::Connect)?;
@@ -109,6 +110,20 @@ impl ByteStream for TcpStream {
     }
 }
 
+impl ByteStream for LaneStream {
+    fn reset_on_close(&self) {
+        (**self).reset_on_close();
+    }
+
+    fn proved_until(&self) -> Option<SystemTime> {
+        (**self).proved_until()
+    }
+
+    fn revoked(&self) -> BoxFuture<'static, ()> {
+        (**self).revoked()
+    }
+}
+
 const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
@@ -132,7 +147,7 @@ mod tests {
         TcpListener::bind("127.0.0.1:0").await.unwrap()
     }
 
-    async fn dialled_as(own_end: SocketAddr, server: &TcpListener) -> (TcpStream, SocketAddr) {
+    async fn dialled_as(own_end: SocketAddr, server: &TcpListener) -> (LaneStream, SocketAddr) {
         let netns = Netns::current().unwrap();
         let origin = Origin {
             netns: &netns,

@@ -16,9 +16,9 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::BoxFuture;
 use mesh_common::splice::{READS_BEFORE, WINDOW};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
+use crate::lifecycle::LaneStream;
 use crate::pod::LocalPod;
 use crate::pod::flows::FlowTable;
 use crate::pod::legs::{Backlog, LegEnds};
@@ -29,7 +29,7 @@ use crate::transport::ByteStream;
 #[derive(Debug)]
 pub struct Leg {
     way: Way,
-    stream: TcpStream,
+    stream: LaneStream,
 }
 
 #[derive(Debug)]
@@ -67,7 +67,7 @@ struct Splice {
 
 impl Leg {
     /// A connection whose bytes take TCP, whatever they are.
-    pub fn over_tcp(stream: TcpStream) -> Self {
+    pub fn over_tcp(stream: LaneStream) -> Self {
         Self {
             way: Way::Tcp,
             stream,
@@ -88,7 +88,7 @@ impl Leg {
     }
 
     /// The same with a `backlog` that is known already: for a trial.
-    pub fn spliced(stream: TcpStream, backlog: Box<dyn Backlog>) -> Self {
+    pub fn spliced(stream: LaneStream, backlog: Box<dyn Backlog>) -> Self {
         Self {
             way: Way::Spliced(Box::new(Splice::new(backlog))),
             stream,
@@ -135,7 +135,7 @@ impl Leg {
 }
 
 impl Question {
-    fn ask(&self, stream: &TcpStream) -> io::Result<Option<Box<dyn Backlog>>> {
+    fn ask(&self, stream: &LaneStream) -> io::Result<Option<Box<dyn Backlog>>> {
         let ends = LegEnds {
             agent: stream.local_addr()?,
             application: stream.peer_addr()?,
@@ -182,7 +182,7 @@ impl Splice {
     /// that nothing is left.
     fn poll_read(
         &mut self,
-        stream: &mut TcpStream,
+        stream: &mut LaneStream,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {

@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::*;
@@ -28,10 +28,10 @@ impl Backlog for Arc<Application> {
     }
 }
 
-async fn pair() -> (TcpStream, TcpStream) {
+async fn pair() -> (LaneStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (dialled, listener.accept().await.unwrap().0)
+    (dialled.into(), listener.accept().await.unwrap().0)
 }
 
 #[tokio::test(start_paused = true)]

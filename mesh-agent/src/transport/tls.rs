@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::BoxFuture;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::identity::{Alpn, Revocations, Shown, WorkloadTls, peer_identity, peer_not_after};
+use crate::lifecycle::LaneStream;
 use crate::mesh::identity::SpiffeId;
 use crate::transport::dial::{Origin, dial};
 use crate::transport::handshakes::Workshop;
@@ -22,7 +22,7 @@ use crate::transport::{ByteStream, DialError, never};
 /// A TLS stream to the agent of another pod.
 #[derive(Debug)]
 pub struct ClientStream {
-    tls: client::TlsStream<TcpStream>,
+    tls: client::TlsStream<LaneStream>,
     proved_until: SystemTime,
     shown: Shown,
     revocations: Revocations,

@@ -24,7 +24,7 @@ pub(super) fn waits_for_who_reads_short(trial: &mut Trial) -> Result<(), Failure
     let (row, runtime, total) = (Row::new(), runtime()?, window() + MORE);
     let (backlog, seen) = (trial.backlog(&pair.client)?, trial.backlog(&pair.client)?);
     runtime.block_on(async {
-        let mut leg = Leg::spliced(on_runtime(&pair.client)?, Box::new(backlog));
+        let mut leg = Leg::spliced(on_runtime(&pair.client)?.into(), Box::new(backlog));
         let mut writes = std::pin::pin!(async {
             let mut sent = 0;
             while sent < total {
@@ -73,7 +73,7 @@ pub(super) fn reads_what_lies_in_both(trial: &mut Trial) -> Result<(), Failure> 
     }
     let backlog = trial.backlog(&pair.client)?;
     runtime.block_on(async {
-        let mut leg = Leg::spliced(on_runtime(&pair.client)?, Box::new(backlog));
+        let mut leg = Leg::spliced(on_runtime(&pair.client)?.into(), Box::new(backlog));
         let bytes = timeout(PATIENCE, read(&mut leg, total))
             .await
             .map_err(failure("wait for what is there"))??;

@@ -124,7 +124,7 @@ impl Lab {
                 let (stream, peer) = listener.accept().await.unwrap();
                 let served = mesh.pods.find(&pod.workload().uid).expect("the pod joined");
                 let captured = Captured {
-                    stream,
+                    stream: stream.into(),
                     peer: SocketAddr::new(client, peer.port()),
                     original: app,
                     direction: Direction::Inbound,

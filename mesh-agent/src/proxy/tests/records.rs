@@ -179,7 +179,7 @@ async fn the_walks_futures_fit_their_budget() {
     let outbound = crate::proxy::outbound::serve(
         std::sync::Arc::clone(&lab.a.mesh),
         std::sync::Arc::clone(&served),
-        captured(stream, crate::capture::Direction::Outbound),
+        captured(stream.into(), crate::capture::Direction::Outbound),
     );
     assert!(
         size_of_val(&outbound) <= BUDGET,
@@ -190,7 +190,7 @@ async fn the_walks_futures_fit_their_budget() {
     let inbound = crate::proxy::inbound::serve(
         std::sync::Arc::clone(&lab.a.mesh),
         served,
-        captured(stream, crate::capture::Direction::Inbound),
+        captured(stream.into(), crate::capture::Direction::Inbound),
     );
     assert!(
         size_of_val(&inbound) <= BUDGET,
