@@ -46,7 +46,15 @@ pub(super) struct Start {
     /// Of an agent that did not wait for its turn.
     pub(super) _first: Option<ReadyGuard>,
     /// Of one that did: the agent before it waits still.
-    pub(super) _turn: Option<Standby>,
+    pub(super) turn: Option<TakingOver>,
+}
+
+/// A node is this agent's, but its pods are not yet.
+#[derive(Debug)]
+pub(super) struct TakingOver {
+    pub(super) _standby: Standby,
+    /// When the agent before it let go.
+    pub(super) since: Instant,
 }
 
 impl ConfigLoop {
@@ -106,7 +114,9 @@ impl ConfigLoop {
             heart.start();
         }
         self.probed.has_come();
-        self.start = None;
+        if let Some(turn) = self.start.take().and_then(|start| start.turn) {
+            self.knowledge.telemetry.took_over(turn.since.elapsed());
+        }
     }
 
     /// Notices soon which pods are gone.

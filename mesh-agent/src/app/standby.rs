@@ -1,9 +1,11 @@
 //! The agent that waits: it learns all that it can without the node, and takes over once nobody else serves it.
 
+use std::time::Instant;
+
 use crate::app::ending::Ending;
 use crate::app::knowledge::{Knowledge, Learned, are_there};
 use crate::app::lock::{Standby, StateLock};
-use crate::app::loops::Start;
+use crate::app::loops::{Start, TakingOver};
 use crate::lifecycle::ReadyGuard;
 
 /// The node is this agent's.
@@ -22,7 +24,7 @@ impl Turn {
             lock,
             start: Start {
                 _first: Some(first),
-                _turn: None,
+                turn: None,
             },
             learned: None,
         }
@@ -45,7 +47,8 @@ pub(super) async fn wait(
             () = ending.told() => return Ok(None),
             lock = standby.succeeds() => {
                 tracing::info!(is_prepared = first.is_none(), "nobody serves this node any more; taking over");
-                let start = Start { _first: first, _turn: Some(standby) };
+                let turn = TakingOver { _standby: standby, since: Instant::now() };
+                let start = Start { _first: first, turn: Some(turn) };
                 return Ok(Some(Turn { lock: lock?, start, learned }));
             }
             reading = knowledge.source.next_reading() => {

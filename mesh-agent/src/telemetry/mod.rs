@@ -190,6 +190,11 @@ impl Telemetry {
         self.shared.observed.config_age(Box::new(read));
     }
 
+    /// Says how long this agent took to take its node over; `mesh_handover_seconds` is there from then on.
+    pub fn took_over(&self, took: Duration) {
+        self.shared.observed.handover(took);
+    }
+
     /// Reads `mesh_task*` from the tasks on each scrape.
     pub fn observe_tasks(&self, tasks: Tasks) {
         self.shared.observed.tasks(tasks);

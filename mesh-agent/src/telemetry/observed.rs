@@ -1,7 +1,7 @@
 //! Numbers that other parts keep, read from them on each scrape, so that they are counted in one place.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::collector::Collector;
@@ -37,6 +37,8 @@ pub(super) struct Observed {
     certificates: Mutex<Option<ReadCertificates>>,
     tasks: Mutex<Option<Tasks>>,
     config_age: Mutex<Option<ReadAge>>,
+    /// An agent takes its node over once in its life, or never.
+    handover: OnceLock<Duration>,
 }
 
 impl Observed {
@@ -46,6 +48,11 @@ impl Observed {
 
     pub(super) fn config_age(&self, read: ReadAge) {
         *self.config_age.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
+    }
+
+    pub(super) fn handover(&self, took: Duration) {
+        // Said a second time it would be no hand-over.
+        self.handover.get_or_init(|| took);
     }
 
     pub(super) fn tasks(&self, tasks: Tasks) {
@@ -68,6 +75,8 @@ impl Collector for Observed {
         let age = self.config_age.lock().unwrap_or_else(PoisonError::into_inner);
         let age = age.as_ref().map(|read| read());
         age.map_or(Ok(()), |age| encode_age(&mut encoder, age))?;
+        let handover = self.handover.get();
+        handover.map_or(Ok(()), |took| encode_handover(&mut encoder, *took))?;
         let certificates = self
             .certificates
             .lock()
@@ -83,6 +92,13 @@ fn encode_age(encoder: &mut DescriptorEncoder<'_>, age: Duration) -> fmt::Result
     encoder
         .encode_descriptor("mesh_config_age", help, Some(&Unit::Seconds), MetricType::Gauge)?
         .encode_gauge(&age.as_secs_f64())
+}
+
+fn encode_handover(encoder: &mut DescriptorEncoder<'_>, took: Duration) -> fmt::Result {
+    let help = "How long this agent took to take its node over from the one before it.";
+    encoder
+        .encode_descriptor("mesh_handover", help, Some(&Unit::Seconds), MetricType::Gauge)?
+        .encode_gauge(&took.as_secs_f64())
 }
 
 fn encode_tasks(encoder: &mut DescriptorEncoder<'_>, tasks: &Tasks) -> fmt::Result {

@@ -339,6 +339,16 @@ fn families_of_the_agent_are_named_as_promised() {
 }
 
 #[test]
+fn only_an_agent_that_took_its_node_over_says_how_long_that_took() {
+    let telemetry = Telemetry::new();
+    assert!(!telemetry.encode().contains("mesh_handover"));
+    telemetry.took_over(Duration::from_millis(250));
+    let text = telemetry.encode();
+    assert!(text.contains("# TYPE mesh_handover_seconds gauge\n"), "{text}");
+    assert!(text.contains("mesh_handover_seconds 0.25\n"), "{text}");
+}
+
+#[test]
 fn the_text_keeps_openmetrics_rules() {
     let telemetry = Telemetry::new();
     telemetry.http(flow(Reporter::Source), http_start()).respond(200);

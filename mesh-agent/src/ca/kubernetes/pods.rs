@@ -150,7 +150,8 @@ impl ClusterPods {
             return None;
         }
         let namespace = pod.metadata.namespace.as_deref()?;
-        // The API server fills it in; whatever is no name gets no certificate.
+        // The API server fills it in but for static pods, which a node may show it in any namespace: what is no name
+        // gets no certificate.
         let account = &pod.spec.service_account_name;
         let identity = SpiffeId::new(&self.trust_domain, namespace, account).ok()?;
         Some((NodeName::new(&pod.spec.node_name), identity))

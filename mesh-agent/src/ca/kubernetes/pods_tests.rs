@@ -111,6 +111,16 @@ fn a_pod_that_ended_or_is_its_node_has_no_identity() {
     assert!(!with(|pod| pod.spec.service_account_name = "no/name".into()));
 }
 
+/// A node may show the API server such pods in any namespace, and would speak for all of them.
+#[test]
+fn a_static_pod_gives_its_node_no_identity() {
+    let pods = ClusterPods::new("cluster.local", agents());
+    let mut mirror = pod("static-a", "a", "");
+    mirror.metadata.annotations = Some([("kubernetes.io/config.mirror".into(), "0a1b".into())].into());
+    listed(&pods, [mirror]);
+    assert_eq!(runs(&pods, "a", "default"), Some(false));
+}
+
 #[test]
 fn an_agents_pod_is_there_by_its_uid_until_it_ends() {
     let pods = ClusterPods::new("cluster.local", agents());

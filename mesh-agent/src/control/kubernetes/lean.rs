@@ -22,7 +22,7 @@ pub(super) fn cut(kind: &str, object: &mut Object) {
         if let Some(Value::Object(annotations)) = meta.get_mut("annotations") {
             annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
             if matches!(kind, "Pod" | "Node") {
-                annotations.retain(|name, _| name.starts_with("mesh-agent.dev/"));
+                annotations.retain(|name, _| name.starts_with("mesh-agent.dev/") || name == STATIC_HASH);
             }
         }
     }
@@ -116,6 +116,9 @@ fn keep_of(object: &mut Object, part: &str, fields: &[&str]) {
     }
 }
 
+/// The uid by which a kubelet, its cgroups and its runtime know a static pod; only its mirror says it.
+const STATIC_HASH: &str = "kubernetes.io/config.mirror";
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -171,6 +174,18 @@ mod tests {
                     "phase": "Running", "podIP": "10.0.0.1", "conditions": [{ "type": "Ready", "status": "False" }] },
             })
         );
+    }
+
+    #[test]
+    fn a_static_pod_keeps_what_its_kubelet_knows_it_by() {
+        let hash = json!({ "kubernetes.io/config.mirror": "402e9b06488795949b52763f8d1692f0" });
+        let mut annotations = hash.clone();
+        annotations["kubernetes.io/config.seen"] = "2026-11-22T06:37:06Z".into();
+        let kept = cut(
+            "Pod",
+            json!({ "metadata": { "name": "a", "annotations": annotations } }),
+        );
+        assert_eq!(kept, json!({ "metadata": { "name": "a", "annotations": hash } }));
     }
 
     #[test]
