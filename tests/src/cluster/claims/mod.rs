@@ -3,7 +3,6 @@
 //! A claim says what a user of the cluster can see; it must not look inside of the agent.
 
 mod changing;
-mod faults;
 mod load;
 mod mesh;
 mod network;
@@ -51,7 +50,6 @@ fn of_mesh() -> impl Iterator<Item = &'static Claim> {
         probes::CLAIMS,
         changing::CLAIMS,
         network::CLAIMS,
-        faults::CLAIMS,
         upgrade::CLAIMS,
     ]
     .into_iter()
