@@ -1,7 +1,7 @@
 //! The words that both sides of the kernel boundary speak: map keys and values, ports, counters.
 //!
-//! `no_std`, no I/O, except behind the feature `user`: the socket options that name a network namespace and a socket, and `bpf(2)` on
-//! links.
+//! `no_std`, no I/O, except behind the feature `user`: the socket options that name a network namespace and a socket, `bpf(2)` on
+//! links, and the time slice of a thread.
 #![no_std]
 #![expect(
     clippy::inline_always,
@@ -22,5 +22,7 @@ pub mod reach;
 #[cfg(feature = "user")]
 pub mod socket_cookie;
 pub mod splice;
+#[cfg(feature = "user")]
+pub mod time_slice;
 #[cfg(feature = "user")]
 pub mod unread;

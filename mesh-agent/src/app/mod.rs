@@ -1,7 +1,7 @@
 //! Builds all parts and joins them; the only room that knows everybody.
 //!
-//! Three runtimes: one thread watches, reconciles, renews and answers the operator; the data threads carry traffic,
-//! so that no amount of configuration stalls a connection.
+//! One thread watches, reconciles, renews and answers the operator; others carry traffic, so that no amount of
+//! configuration stalls a connection.
 
 pub mod ca;
 mod cni;
@@ -14,6 +14,7 @@ mod loops;
 mod node;
 mod splice;
 mod standby;
+mod threads;
 mod upstreams;
 pub mod vacancy;
 
@@ -24,7 +25,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::Builder;
 
 use crate::admin::probe::{self, ProbeServer};
 use crate::app::ending::{Ending, Held, drain};
@@ -32,6 +33,7 @@ use crate::app::knowledge::Knowledge;
 use crate::app::lock::{Place, StateLock};
 use crate::app::node::{Ground, Node};
 use crate::app::standby::Turn;
+use crate::app::threads::Threads;
 use crate::config::{AccessLogTarget, Config, FactSource, UninstallArgs};
 use crate::control::Source;
 use crate::control::file::FileSource;
@@ -59,17 +61,14 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let place = Place::claim(&config.state_dir, config.handover)?;
     raise_descriptor_limit();
     forgo_huge_pages();
-    let data = runtime("data", config.data_threads)?;
-    // As handshakes are computed beside the data threads, a storm of them takes half as much of the machine at most.
-    let workshop = runtime("handshakes", (config.data_threads / 2).max(1))?;
+    let threads = Threads::start(config)?;
     let control = Builder::new_current_thread()
         .thread_name("control")
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
-    let served = control.block_on(serve(config, place, data.handle(), workshop.handle()));
-    data.shutdown_timeout(Duration::from_millis(200));
-    workshop.shutdown_timeout(Duration::from_millis(200));
+    let served = control.block_on(serve(config, place, &threads));
+    threads.end();
     drop(control);
     // Last: whoever waits for this agent to be gone attaches what it has attached itself.
     served.map(drop)
@@ -120,22 +119,8 @@ fn forgo_huge_pages() {
     }
 }
 
-fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
-    Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name(name)
-        .enable_all()
-        .build()
-        .with_context(|| format!("cannot start the {name} threads"))
-}
-
 /// What comes out is held until nothing of the agent is left.
-async fn serve(
-    config: &Config,
-    place: Place,
-    data: &Handle,
-    workshop: &Handle,
-) -> anyhow::Result<Option<Held>> {
+async fn serve(config: &Config, place: Place, threads: &Threads) -> anyhow::Result<Option<Held>> {
     // First, so that a signal during start-up is not lost.
     let mut ending = Ending::listen()?;
     let tasks = Tasks::new();
@@ -178,7 +163,7 @@ async fn serve(
         probed,
         is_succeeded: Arc::default(),
     };
-    let enrolment = node.begin(ground, knowledge, (start, learned), (data, workshop))?;
+    let enrolment = node.begin(ground, knowledge, (start, learned), threads)?;
     ending.told().await;
     let held = ending::hand_over(config, lock, &node.owning).await;
     node.is_succeeded.store(held.is_succeeded(), Ordering::Relaxed);

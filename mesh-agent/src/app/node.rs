@@ -20,6 +20,7 @@ use crate::app::knowledge::{Knowledge, Learned};
 use crate::app::lock::Leaving;
 use crate::app::loops::{ConfigLoop, Heart, Start, sweep_pools, watch_direct};
 use crate::app::splice::Splicing;
+use crate::app::threads::Threads;
 use crate::app::upstreams::watch_upstreams;
 use crate::capture::PodHost;
 use crate::capture::listeners::PodPorts;
@@ -106,17 +107,17 @@ impl Node<'_> {
         mut ground: Ground,
         knowledge: Knowledge,
         (start, learned): (Start, Option<Learned>),
-        (data, workshop): (&Handle, &Handle),
+        threads: &Threads,
     ) -> anyhow::Result<Arc<Mutex<Enrolment>>> {
         let (config, owning, telemetry) = (self.config, &self.owning, &self.telemetry);
-        let snapshots = Arc::clone(&knowledge.snapshots);
+        let (snapshots, data) = (Arc::clone(&knowledge.snapshots), threads.data());
         let mesh = Arc::new(Mesh::new(
             Arc::clone(&snapshots),
             Arc::clone(&knowledge.certificates),
             telemetry.clone(),
             proxy_settings(config)?,
-            workshop.clone(),
-            self.tasks.clone(),
+            threads.workshop().clone(),
+            self.tasks.divided(data.clone(), threads.bulk().clone()),
         ));
         let host: Arc<dyn PodHost> = Arc::new(Proxy::new(Arc::clone(&mesh), data.clone()));
         let switch = ground.kernel.splice_switch()?;

@@ -3,9 +3,11 @@
 //! Place in the walk: `app` makes one [`Tasks`], every engine spawns through it, `admin` reads [`Readiness`].
 //! Must not know: what any task does.
 
+mod lanes;
 mod readiness;
 mod seldom;
 mod stop;
+mod task;
 mod tasks;
 mod turns;
 

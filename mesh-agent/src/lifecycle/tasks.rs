@@ -1,21 +1,19 @@
 //! The only place that starts tasks: each has a name, is counted, and is waited for.
 
-use std::any::Any;
 use std::fmt;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Stop;
-use super::turns::{Rounds, Turns};
+use super::lanes::{Lanes, Share};
+use super::task::NamedTask;
 
 /// A group of tasks that are stopped and joined together.
 ///
@@ -30,8 +28,9 @@ struct Group {
     tracker: TaskTracker,
     token: CancellationToken,
     panics: Arc<AtomicU64>,
-    rounds: Arc<Rounds>,
-    turns: Option<Arc<Turns>>,
+    heavy: Arc<AtomicU64>,
+    lanes: Arc<Lanes>,
+    share: Option<Arc<Share>>,
 }
 
 impl Tasks {
@@ -43,8 +42,9 @@ impl Tasks {
                 tracker: TaskTracker::new(),
                 token: CancellationToken::new(),
                 panics: Arc::default(),
-                rounds: Arc::default(),
-                turns: None,
+                heavy: Arc::default(),
+                lanes: Arc::new(Lanes::one()),
+                share: None,
             }),
         }
     }
@@ -52,23 +52,31 @@ impl Tasks {
     /// A group with a stop of its own that the parent's stop triggers too: for instance one for each pod.
     #[must_use]
     pub fn child(&self) -> Self {
-        self.child_with(&self.group.rounds, self.group.turns.clone())
+        self.child_with(&self.group.lanes, self.group.share.clone())
     }
 
     /// The same, whose tasks together get no larger share of the runtime's threads than those of any other such group.
     #[must_use]
     pub fn fair_child(&self) -> Self {
-        let rounds = &self.group.rounds;
-        self.child_with(rounds, Some(Arc::new(Turns::new(rounds))))
+        let lanes = &self.group.lanes;
+        self.child_with(lanes, Some(Arc::new(Share::new(lanes))))
     }
 
     /// A child for tasks of another runtime: its fair children share that one's threads, and no others.
     #[must_use]
     pub fn elsewhere(&self) -> Self {
-        self.child_with(&Arc::default(), None)
+        self.child_with(&Arc::new(Lanes::one()), None)
     }
 
-    fn child_with(&self, rounds: &Arc<Rounds>, turns: Option<Arc<Turns>>) -> Self {
+    /// A child whose fair children run on `ordinary` while they want little, and on `bulk` when they want much: there the kernel
+    /// lets the threads of the one interrupt those of the other.
+    #[must_use]
+    pub fn divided(&self, ordinary: Handle, bulk: Handle) -> Self {
+        let heavy = Arc::clone(&self.group.heavy);
+        self.child_with(&Arc::new(Lanes::two(ordinary, bulk, heavy)), None)
+    }
+
+    fn child_with(&self, lanes: &Arc<Lanes>, share: Option<Arc<Share>>) -> Self {
         let parent = &self.group;
         Self {
             group: Arc::new(Group {
@@ -76,46 +84,31 @@ impl Tasks {
                 tracker: TaskTracker::new(),
                 token: parent.token.child_token(),
                 panics: Arc::clone(&parent.panics),
-                rounds: Arc::clone(rounds),
-                turns,
+                heavy: Arc::clone(&parent.heavy),
+                lanes: Arc::clone(lanes),
+                share,
             }),
         }
     }
 
-    /// Starts a task on the current runtime; panics outside of one, as tokio does.
+    /// Starts a task on the current runtime, or where its group runs; panics outside of one, as tokio does.
     ///
     /// A panic inside the task ends that task only: it is logged under `name` and counted.
     /// The task is never aborted; it ends by itself, or when the runtime is dropped.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that spawns for who shares nothing"
+    )]
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         // An `async` block has room for what is moved into it and again for each place that it is moved to in there: at once
         // on the heap, a task is held once.
-        self.spawn_boxed(name, Box::pin(task));
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
-    fn spawn_boxed(&self, name: &'static str, task: BoxFuture<'static, ()>) {
-        let membership = self.group.membership();
         let panics = Arc::clone(&self.group.panics);
-        let turns = self.group.turns.clone();
-        let handle = tokio::spawn(async move {
-            // Held until the very end, so that `joined` also covers the log line below.
-            let _membership = membership;
-            let task = AssertUnwindSafe(task).catch_unwind();
-            let ended = match turns {
-                Some(turns) => turns.run(task).await,
-                None => task.await,
-            };
-            if let Err(payload) = ended {
-                panics.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(
-                    task = name,
-                    panic = panic_message(payload.as_ref()),
-                    "task panicked"
-                );
-            }
-        });
-        // The group joins its tasks by count; a handle of each would only grow.
-        drop(handle);
+        let task = NamedTask::new(name, Box::pin(task), panics, self.group.membership());
+        match &self.group.share {
+            Some(share) => Arc::clone(share).start(task),
+            // The group joins its tasks by count; a handle of each would only grow.
+            None => drop(tokio::spawn(task)),
+        }
     }
 
     /// The signal that tasks of this group select on.
@@ -141,6 +134,16 @@ impl Tasks {
     /// How many tasks of this group and its children are running.
     pub fn active(&self) -> usize {
         self.group.tracker.len()
+    }
+
+    /// How many groups want much now and run on the bulk threads, over all that descend from the same first one.
+    pub fn heavy(&self) -> u64 {
+        self.group.heavy.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(super) fn share(&self) -> Option<&Share> {
+        self.group.share.as_deref()
     }
 
     /// How many tasks panicked, over all groups that descend from the same first one.
@@ -175,15 +178,6 @@ impl fmt::Debug for Tasks {
             .field("stop_requested", &self.group.token.is_cancelled())
             .finish_non_exhaustive()
     }
-}
-
-/// `panic!` carries `&str` or `String`; anything else came from `panic_any` and has no text.
-fn panic_message(payload: &(dyn Any + Send)) -> &str {
-    payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("not a string")
 }
 
 #[cfg(test)]
@@ -252,12 +246,5 @@ mod tests {
         child.spawn("broken", async { panic!("{}", String::from("formatted")) });
         assert!(parent.joined(LONG).await);
         assert_eq!(parent.panics(), 1);
-    }
-
-    #[test]
-    fn the_message_of_a_panic_is_found_in_both_its_forms() {
-        assert_eq!(panic_message(&"plain"), "plain");
-        assert_eq!(panic_message(&String::from("formatted")), "formatted");
-        assert_eq!(panic_message(&7_u8), "not a string");
     }
 }

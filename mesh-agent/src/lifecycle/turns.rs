@@ -1,6 +1,6 @@
 //! A fair share of a runtime's threads for each group of tasks, however many of them want to run.
 //!
-//! Place in the walk: below [`Tasks`](super::Tasks); each pod's tasks are such a group. Must not know: what any task does.
+//! Place in the walk: below [`Tasks`](super::Tasks) and [`lanes`](super::lanes); each pod's tasks are such a group. Must not know: what any task does.
 //!
 //! tokio runs what is ready in the order in which it became ready: a thousand busy connections of one pod would all run
 //! before the one of its neighbour. So a group has so many polls and so much time, and gets more only after everything else
@@ -10,20 +10,21 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::task::yield_now;
 
 /// The rounds of all groups that share the threads of a runtime.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Rounds {
+    /// Polls of a turn while other groups have turns, too.
+    shared: u64,
     /// How many turns of any group began because its last one was used up.
     begun: AtomicU64,
     /// Groups so far: each has its number.
@@ -59,12 +60,23 @@ struct Round {
 
 /// Where a task waits: made when it first does, and used again.
 #[derive(Debug, Default)]
-struct Place {
+pub(super) struct Place {
     told: AtomicU8,
     waker: AtomicWaker,
 }
 
 impl Rounds {
+    /// So many polls a turn: few where a group should not wait, more where many want much.
+    pub(super) fn of_turns(shared: u64) -> Self {
+        Self {
+            shared,
+            begun: AtomicU64::new(0),
+            groups: AtomicU64::new(0),
+            latest: AtomicU64::new(0),
+            changed: AtomicU64::new(0),
+        }
+    }
+
     /// The turn of a group begins; whether another group had one lately.
     fn turn_of(&self, number: u64, now: u64) -> bool {
         if self.latest.load(Ordering::Relaxed) != number {
@@ -80,7 +92,7 @@ impl Turns {
         Self {
             number: rounds.groups.fetch_add(1, Ordering::Relaxed) + 1,
             rounds: Arc::clone(rounds),
-            left: AtomicU64::new(SHARED),
+            left: AtomicU64::new(rounds.shared),
             granted: AtomicU64::new(0),
             spent: AtomicU64::new(0),
             usual: AtomicU64::new(0),
@@ -88,30 +100,15 @@ impl Turns {
         }
     }
 
-    /// Runs `task`, each poll of it in its turn.
-    pub(super) async fn run<T>(&self, task: impl Future<Output = T>) -> T {
-        let mut task = pin!(task);
-        let mut place = None;
-        loop {
-            if !self.take() {
-                self.turn(&mut place).await;
-            }
-            let begun = tokio::time::Instant::now();
-            let polled = poll_fn(|cx| {
-                let polled = in_poll_begun(begun.into_std(), || task.as_mut().poll(cx));
-                Poll::Ready(polled)
-            })
-            .await;
-            self.spend(begun.elapsed());
-            if let Poll::Ready(done) = polled {
-                return done;
-            }
-            woken().await;
+    /// Waits for the next poll that this group has; `place` is where its task waits, if it does.
+    pub(super) async fn mine(&self, place: &mut Option<Arc<Place>>) {
+        if !self.take() {
+            self.turn(place).await;
         }
     }
 
-    fn spend(&self, time: Duration) {
-        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    /// A poll took so many nanoseconds.
+    pub(super) fn spend(&self, nanoseconds: u64) {
         self.spent.fetch_add(nanoseconds, Ordering::Relaxed);
         // Which of two threads is heard matters little.
         let usual = self.usual.load(Ordering::Relaxed);
@@ -135,7 +132,7 @@ impl Turns {
     fn renew(&self, now: u64) {
         let round = self.round.lock();
         let before = self.granted.swap(now, Ordering::Relaxed);
-        if round.is_led || !self.pay(now.saturating_sub(before).saturating_mul(SHARED)) {
+        if round.is_led || !self.pay(now.saturating_sub(before).saturating_mul(self.rounds.shared)) {
             return;
         }
         self.rounds.turn_of(self.number, now);
@@ -145,7 +142,7 @@ impl Turns {
     /// The polls of a turn beside neighbours: at least one, and fewer than otherwise when they are long.
     fn polls(&self) -> u64 {
         let usual = self.usual.load(Ordering::Relaxed).max(POLL);
-        (SHARED * POLL / usual).max(1)
+        (self.rounds.shared * POLL / usual).max(1)
     }
 
     /// Takes the time of so many polls off what was spent; whether that covers it.
@@ -194,7 +191,7 @@ impl Turns {
                 self.spent.store(0, Ordering::Relaxed);
                 return self.begin(ALONE);
             }
-            if self.pay(SHARED) {
+            if self.pay(self.rounds.shared) {
                 return self.begin(self.polls());
             }
         }
@@ -248,7 +245,7 @@ thread_local! {
 }
 
 /// Pending once: the poll after it was asked for by whoever the task waits for.
-async fn woken() {
+pub(super) async fn woken() {
     let mut is_first = true;
     poll_fn(|_| {
         if std::mem::take(&mut is_first) {
@@ -264,8 +261,6 @@ async fn woken() {
 const NOTHING: u8 = 0;
 const TAKE: u8 = 1;
 const LEAD: u8 = 2;
-/// Polls of a turn while other groups have turns, too.
-const SHARED: u64 = 2;
 /// Polls of a turn otherwise: each round costs a look at the sockets.
 const ALONE: u64 = 32;
 /// Rounds after which a group is no longer thought of that had no turn.

@@ -1,12 +1,17 @@
 //! What groups of tasks have of each other when all of them want to run.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::*;
+
+const SHARED: u64 = 2;
 
 /// Wakes itself at once, as a connection does whose peer never stops.
 async fn busy(polls: Arc<AtomicUsize>, stop: Arc<AtomicBool>) {
@@ -22,16 +27,32 @@ async fn busy(polls: Arc<AtomicUsize>, stop: Arc<AtomicBool>) {
     .await;
 }
 
+/// Runs `task`, each poll of it in its turn.
+async fn run<T>(turns: &Turns, task: impl Future<Output = T>) -> T {
+    let mut task = pin!(task);
+    let mut place = None;
+    loop {
+        turns.mine(&mut place).await;
+        let begun = Instant::now();
+        let polled = poll_fn(|cx| Poll::Ready(task.as_mut().poll(cx))).await;
+        turns.spend(u64::try_from(begun.elapsed().as_nanos()).unwrap());
+        if let Poll::Ready(done) = polled {
+            return done;
+        }
+        woken().await;
+    }
+}
+
 /// Answers for ever.
 async fn echo(turns: Arc<Turns>, there: Arc<Notify>, back: Arc<Notify>) {
     loop {
-        turns.run(there.notified()).await;
+        run(&turns, there.notified()).await;
         back.notify_one();
     }
 }
 
 fn groups<const N: usize>() -> [Arc<Turns>; N] {
-    let rounds = Arc::default();
+    let rounds = Arc::new(Rounds::of_turns(SHARED));
     std::array::from_fn(|_| Arc::new(Turns::new(&rounds)))
 }
 
@@ -49,7 +70,7 @@ async fn a_quiet_group_waits_for_one_round_of_a_busy_one() {
     let mut tasks = JoinSet::new();
     for _ in 0..1000 {
         let (storm, polls, stop) = (Arc::clone(&storm), Arc::clone(&polls), Arc::clone(&stop));
-        tasks.spawn(async move { storm.run(busy(polls, stop)).await });
+        tasks.spawn(async move { run(&storm, busy(polls, stop)).await });
     }
     let (there, back) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let mut echoes = JoinSet::new();
@@ -59,7 +80,7 @@ async fn a_quiet_group_waits_for_one_round_of_a_busy_one() {
     for asked in 0..500 {
         let before = polls.load(Ordering::Relaxed);
         there.notify_one();
-        quiet.run(back.notified()).await;
+        run(&quiet, back.notified()).await;
         // That it is not alone any more the storm learns by the first time.
         if asked > 0 {
             most = most.max(polls.load(Ordering::Relaxed) - before);
@@ -92,9 +113,9 @@ async fn time_beyond_that_of_a_turn_is_paid_for_with_the_next_ones() {
     let [storm, quiet] = groups();
     quiet.rounds.turn_of(quiet.number, 0);
     while storm.take() {}
-    storm.spend(Duration::from_nanos(10 * SHARED * POLL));
+    storm.spend(10 * SHARED * POLL);
     let before = storm.rounds.begun.load(Ordering::Relaxed);
-    storm.run(async {}).await;
+    run(&storm, async {}).await;
     assert_eq!(storm.rounds.begun.load(Ordering::Relaxed) - before, 10);
 }
 
@@ -104,7 +125,7 @@ fn the_longer_polls_are_the_fewer_has_a_turn() {
     assert_eq!(turns.polls(), SHARED);
     for (nanoseconds, polls) in [(2 * POLL, SHARED / 2), (100 * POLL, 1), (POLL / 2, SHARED)] {
         for _ in 0..100 {
-            turns.spend(Duration::from_nanos(nanoseconds));
+            turns.spend(nanoseconds);
         }
         assert_eq!(turns.polls(), polls, "{nanoseconds} ns");
     }
@@ -130,7 +151,7 @@ async fn nobody_is_forgotten_whoever_leads() {
     for task in 0..300_usize {
         let mine = Arc::clone(&turns[task % turns.len()]);
         tasks.spawn(async move {
-            mine.run(yields(200)).await;
+            run(&mine, yields(200)).await;
             task
         });
     }
@@ -145,7 +166,7 @@ async fn nobody_is_forgotten_whoever_leads() {
 #[tokio::test]
 async fn a_task_that_is_alone_goes_on() {
     let [turns] = groups();
-    let sum = turns.run(async {
+    let sum = run(&turns, async {
         let mut sum = 0;
         for count in 0..10 * ALONE {
             yield_now().await;

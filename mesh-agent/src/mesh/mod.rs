@@ -26,4 +26,5 @@ pub mod service;
 pub mod shared;
 pub mod slice;
 pub mod traffic;
+pub mod tunnel;
 pub mod workload;

@@ -14,6 +14,7 @@ pub use crate::mesh::outlier_detection::{ErrorCodes, OutlierDetection};
 use crate::mesh::pod_selector::PodSelector;
 use crate::mesh::proxy_protocol::ProxyProtocol;
 use crate::mesh::route::SessionPersistence;
+use crate::mesh::tunnel::TunnelTarget;
 use crate::mesh::workload::Workload;
 use crate::mesh::{facts::ObjectMeta, health_check::HealthCheck, service::ServiceName};
 
@@ -38,6 +39,16 @@ pub struct TrafficPolicy {
     pub tls: Option<Arc<BackendTls>>,
     /// How endpoints outside of the mesh are told who is behind a connection.
     pub proxied: Option<ProxyProtocol>,
+    /// Where endpoints, which are forward proxies then, are asked to connect to.
+    pub tunnel: Option<TunnelTarget>,
+}
+
+impl TrafficPolicy {
+    /// Whether connections must be counted, or begun, by somebody.
+    pub fn sees_connections(&self) -> bool {
+        let is_begun = self.tls.is_some() || self.proxied.is_some() || self.tunnel.is_some();
+        self.limits.see_connections() || is_begun
+    }
 }
 
 /// The fields of a `trafficPolicy` that were written.
@@ -55,6 +66,8 @@ pub struct WrittenPolicy {
     pub tls: Option<WrittenTls>,
     /// `proxyProtocol`; what is said of one port leaves it as it is.
     pub proxied: Option<ProxyProtocol>,
+    /// `tunnel`; what is said of one port leaves it as it is.
+    pub tunnel: Option<TunnelTarget>,
 }
 
 impl WrittenPolicy {
@@ -68,6 +81,7 @@ impl WrittenPolicy {
             outliers: self.outliers.or(other.outliers),
             tls: self.tls.or(other.tls),
             proxied: self.proxied.or(other.proxied),
+            tunnel: self.tunnel.or(other.tunnel),
         }
     }
 }

@@ -67,6 +67,7 @@ fn is_endpoints_fault(refusal: &Refusal) -> bool {
             | DialError::NoCertificate
             | DialError::Tls(_)
             | DialError::Backend(_)
+            | DialError::NoTunnel(_)
             | DialError::Overflow
             | DialError::Crowded(_) => false,
         },

@@ -24,6 +24,7 @@ mod stream;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 use std::future::Future;
 use std::io;

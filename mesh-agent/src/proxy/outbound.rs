@@ -29,7 +29,7 @@ use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::stream::{self, Choice, choose, protocol_of};
 use crate::proxy::tcp::{TcpLedger, carry};
-use crate::proxy::{Ends, Mesh};
+use crate::proxy::{Ends, Mesh, tunnel};
 use crate::route::Need;
 use crate::telemetry::{FlowLabels, PeerLabels, Reporter, ResponseFlag, Security, TcpStart};
 use crate::transport::ByteStream;
@@ -176,6 +176,8 @@ async fn tcp(
     // In the mesh bytes go as they are: who speaks bytes there speaks its application's.
     let tls = choice.tls.as_ref().filter(|_| matches!(hop, Hop::Plain { .. }));
     let connecting = backend::over(mesh, source, tls, BackendAlpn::Bytes, connecting);
+    let limit = mesh.settings.connect_timeout;
+    let connecting = tunnel::through(choice.tunnel.as_ref(), limit, connecting);
     match within(choice.limits.connect_timeout, connecting).await {
         Ok(upstream) => {
             if let Some(pick) = &mut choice.pick {

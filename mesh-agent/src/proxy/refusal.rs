@@ -295,6 +295,7 @@ impl Refusal {
                 DialError::Tls(_) | DialError::Backend(_) | DialError::Handshake(_) => "upstream_tls_failed",
                 DialError::NotHttp2 => "upstream_protocol_error",
                 DialError::Http(_) => "upstream_http_handshake_failed",
+                DialError::NoTunnel(_) => "tunnel_refused",
                 DialError::Overflow => "overflow",
             },
             Self::Broken(error) if is_garbled(error) => "upstream_protocol_error",

@@ -17,6 +17,7 @@ use crate::mesh::proxy_protocol::ProxyProtocol;
 use crate::mesh::route::Opening;
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::traffic::Limits;
+use crate::mesh::tunnel::TunnelTarget;
 use crate::mesh::workload::Workload;
 use crate::proxy::outbound::stopped;
 use crate::proxy::pods::ServedPod;
@@ -34,6 +35,8 @@ pub(super) struct Choice {
     pub(super) tls: Option<Arc<BackendTls>>,
     /// How it is told who is behind a connection, where it is outside of the mesh.
     pub(super) proxied: Option<ProxyProtocol>,
+    /// Where it is asked to connect to.
+    pub(super) tunnel: Option<TunnelTarget>,
     /// Counts the connection as active at its endpoint, and is told what became of it.
     pub(super) pick: Option<Pick>,
     /// `NAMESPACE/NAME` of the route that sent it there.
@@ -129,6 +132,7 @@ pub(super) fn choose(
             service,
             tls: None,
             proxied: None,
+            tunnel: None,
             pick: None,
             route: None,
             limits: Limits::default(),
@@ -140,6 +144,7 @@ pub(super) fn choose(
             service: None,
             tls: None,
             proxied: None,
+            tunnel: None,
             pick: None,
             route: None,
             limits: Limits::default(),
@@ -205,6 +210,7 @@ fn pick(upstream: &Upstream, ends: Ends) -> Result<Choice, Refusal> {
         service: Some(upstream.service.clone()),
         tls: upstream.tls().cloned(),
         proxied: upstream.proxied(),
+        tunnel: upstream.tunnel().cloned(),
         pick: Some(picked.pick),
         route: None,
         limits: *upstream.breakers().limits(),

@@ -4,6 +4,7 @@
 //! Must not know: where facts come from, sockets, or who asks.
 
 mod addresses;
+mod attempts;
 mod backends_tls;
 mod build;
 mod candidate;

@@ -103,6 +103,8 @@ impl<'f> Traffic<'f> {
         // What is said of one port says nothing of this.
         let of_rule = rule.and_then(|rule| rule.policy.proxied);
         let proxied = subset.and_then(|subset| subset.policy.proxied).or(of_rule);
+        let of_rule = rule.and_then(|rule| rule.policy.tunnel.as_ref());
+        let tunnel = subset.and_then(|subset| subset.policy.tunnel.as_ref());
         let mut written = match subset {
             None => of_host,
             // As Istio merges them: a port's settings inherit nothing.
@@ -115,6 +117,7 @@ impl<'f> Traffic<'f> {
         TrafficPolicy {
             tls,
             proxied,
+            tunnel: tunnel.or(of_rule).cloned(),
             retries: of_gateway_api.and_then(|policy| policy.retries),
             session: of_gateway_api.and_then(|policy| policy.session.clone()),
             ..settled(written, &service.traffic)
@@ -194,6 +197,7 @@ fn settled(written: WrittenPolicy, service: &ServiceTraffic) -> TrafficPolicy {
         outliers,
         tls: _,
         proxied: _,
+        tunnel: _,
     } = written;
     let load_balancer = load_balancer.unwrap_or_default();
     let affinity = service
@@ -220,6 +224,7 @@ fn settled(written: WrittenPolicy, service: &ServiceTraffic) -> TrafficPolicy {
         session: None,
         tls: None,
         proxied: None,
+        tunnel: None,
     }
 }
 

@@ -18,6 +18,7 @@ use crate::mesh::backend_tls::BackendTls;
 use crate::mesh::proxy_protocol::ProxyProtocol;
 use crate::mesh::service::{AppProtocol, Resilience, ServiceName};
 use crate::mesh::traffic::{BalancerKind, HashKey, Locality, TrafficPolicy};
+use crate::mesh::tunnel::TunnelTarget;
 use crate::mesh::workload::Workload;
 use crate::route::Session;
 
@@ -186,31 +187,14 @@ impl Upstream {
         self.policy.proxied
     }
 
+    /// Where its endpoints are asked to connect to for whoever speaks no HTTP.
+    pub fn tunnel(&self) -> Option<&TunnelTarget> {
+        self.policy.tunnel.as_ref()
+    }
+
     /// What may be under way to it.
     pub fn breakers(&self) -> &Breakers {
         &self.breakers
-    }
-
-    /// Counts a request that may be tried again.
-    pub fn may_try_again(&self, now: Instant) {
-        let budget = self.breakers.vitals().retries();
-        budget.request(&self.policy.retries.unwrap_or_default(), now);
-    }
-
-    /// Whether one more attempt is granted; it is counted if so.
-    pub fn grants_attempt(&self, now: Instant) -> bool {
-        // A share of what is under way stands instead of the default, not of what Gateway API's policy says.
-        if self.policy.limits.retry_share.is_some() && self.policy.retries.is_none() {
-            return true;
-        }
-        let budget = self.breakers.vitals().retries();
-        budget.withdraw(&self.policy.retries.unwrap_or_default(), now)
-    }
-
-    /// Whether a request that is granted no more attempts must be refused: where Gateway API's policy says how many there
-    /// may be, it says this too. Elsewhere the last answer is as good.
-    pub fn refuses_over_budget(&self) -> bool {
-        self.policy.retries.is_some()
     }
 
     /// The endpoints that may be used, sorted by address.
@@ -221,9 +205,8 @@ impl Upstream {
     /// Those of one family of which the kernel may choose at random without the agent; `None` where that would not be
     /// the same: turns and hashes, shares, counts that somebody limits or watches.
     pub fn open_to_kernel(&self, is_v4: bool) -> Option<Vec<&Arc<UpstreamEndpoint>>> {
-        let is_prefaced = self.policy.tls.is_some() || self.policy.proxied.is_some();
-        let is_seen = self.policy.limits.see_connections() || is_prefaced;
-        if self.watch.is_some() || self.usage.is_some() || is_seen {
+        let is_seen = self.watch.is_some() || self.usage.is_some();
+        if is_seen || self.policy.sees_connections() {
             return None;
         }
         let roster = if is_v4 { &self.v4 } else { &self.v6 };

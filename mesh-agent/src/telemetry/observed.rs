@@ -101,7 +101,15 @@ fn encode_tasks(encoder: &mut DescriptorEncoder<'_>, tasks: &Tasks) -> fmt::Resu
             None,
             MetricType::Gauge,
         )?
-        .encode_gauge(&tasks.active())
+        .encode_gauge(&tasks.active())?;
+    encoder
+        .encode_descriptor(
+            "mesh_bulk_pods",
+            "Pods whose traffic takes so much time that it runs on the bulk threads.",
+            None,
+            MetricType::Gauge,
+        )?
+        .encode_gauge(&tasks.heavy())
 }
 
 fn encode_certificates(encoder: &mut DescriptorEncoder<'_>, facts: &CertificateFacts) -> fmt::Result {

@@ -317,6 +317,7 @@ fn families_of_the_agent_are_named_as_promised() {
         "mesh_uncaptured_connections_total{direction=\"inbound\"} 1\n",
         "mesh_policy_denials_total{reason=\"strict\"} 1\n",
         "mesh_task_panics_total 0\n",
+        "mesh_bulk_pods 0\n",
         "mesh_certificate_renewals_total{result=\"ok\"} 3\n",
         "mesh_certificate_renewals_total{result=\"failed\"} 1\n",
         "mesh_certificate_failures_total{reason=\"denied\"} 1\n",

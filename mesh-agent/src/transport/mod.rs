@@ -20,6 +20,7 @@ pub mod tls;
 use std::io;
 use std::time::SystemTime;
 
+use ::http::StatusCode;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -59,6 +60,9 @@ pub enum DialError {
     /// It sends something else than HTTP/2.
     #[error("the server does not speak HTTP/2")]
     NotHttp2,
+    /// A forward proxy answers so when it is asked to connect.
+    #[error("the forward proxy makes no tunnel: {0}")]
+    NoTunnel(StatusCode),
     /// The HTTP connection could not be started.
     #[error("HTTP handshake failed")]
     Http(#[source] hyper::Error),

@@ -53,6 +53,7 @@ mod store;
 mod stream_route;
 mod tls_settings;
 mod traffic_policy;
+mod tunnel;
 mod virtual_service;
 
 pub(super) use self::ca_bundles::BundleName;

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::ca_bundles::CaBundles;
 use super::locality_setting::{self, LocalitySetting};
 use super::object::{Object, unknown_fields};
-use super::{connection_pool, consistent_hash, duration, outlier_detection, tls_settings};
+use super::{connection_pool, consistent_hash, duration, outlier_detection, tls_settings, tunnel};
 use crate::mesh::facts::Rejection;
 use crate::mesh::proxy_protocol::ProxyProtocol;
 use crate::mesh::traffic::{BalancerKind, Warmup, WrittenBalancer, WrittenPolicy};
@@ -27,6 +27,7 @@ struct Written {
     outlier_detection: Option<outlier_detection::Written>,
     tls: Option<tls_settings::Written>,
     proxy_protocol: Option<WrittenProxy>,
+    tunnel: Option<tunnel::Written>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -91,11 +92,18 @@ pub(super) fn translate(
             .map(|tls| tls_settings::read(&reader, &tls, bundles, rejections)),
         proxied: match written.proxy_protocol {
             Some(_) if also == OF_PORTS => {
-                let reason = "belongs to the whole policy, and holds for all of its ports; ignored";
-                rejections.push(reader.wrong("proxyProtocol", reason));
+                rejections.push(reader.wrong("proxyProtocol", OF_ALL_PORTS));
                 None
             }
             Some(proxy) => Some(reader.proxy_protocol(&proxy)?),
+            None => None,
+        },
+        tunnel: match written.tunnel {
+            Some(_) if also == OF_PORTS => {
+                rejections.push(reader.wrong("tunnel", OF_ALL_PORTS));
+                None
+            }
+            Some(tunnel) => Some(tunnel::read(&reader, &tunnel)?),
             None => None,
         },
     })
@@ -208,9 +216,11 @@ pub(super) fn whole(value: f64, most: u32) -> Option<u32> {
 
 /// What is read elsewhere of a policy that is one port's.
 pub(super) const OF_PORTS: &str = "port";
+/// Of fields that ports have not.
+const OF_ALL_PORTS: &str = "belongs to the whole policy, and holds for all of its ports; ignored";
 
 /// Each mapping that is read, and the fields that have an effect.
-const SUPPORTED: [(&str, &[&str]); 15] = [
+const SUPPORTED: [(&str, &[&str]); 16] = [
     (
         "",
         &[
@@ -220,8 +230,10 @@ const SUPPORTED: [(&str, &[&str]); 15] = [
             "outlierDetection",
             "tls",
             "proxyProtocol",
+            "tunnel",
         ],
     ),
+    ("/tunnel", &["protocol", "targetHost", "targetPort"]),
     (
         "/loadBalancer",
         &[

@@ -29,6 +29,7 @@ pub(super) fn of_refusal(refusal: &Refusal) -> Option<Attempt<'static>> {
             | DialError::NoCertificate
             | DialError::Tls(_)
             | DialError::Backend(_)
+            | DialError::NoTunnel(_)
             | DialError::Overflow
             | DialError::Crowded(_) => None,
         },

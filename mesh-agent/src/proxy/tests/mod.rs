@@ -57,5 +57,6 @@ mod stream_routes;
 mod streams;
 mod strictness;
 mod tokens;
+mod tunnel;
 mod undecided;
 mod websockets;

@@ -3,9 +3,11 @@
 use super::traffic::{ejecting, limited, rule, upstream, vip, web_host};
 use super::*;
 use crate::mesh::node::Node;
+use crate::mesh::proxy_protocol::ProxyProtocol;
 use crate::mesh::traffic::{
     Limits, LocalityPolicy, Nearest, RegionFailover, Warmup, WrittenBalancer, WrittenPolicy,
 };
+use http::uri::Authority;
 
 /// The first pod of `web` runs on this node, the other on another one, in another zone.
 fn spread_over_nodes() -> Facts {
@@ -107,6 +109,14 @@ fn the_kernel_chooses_only_where_any_endpoint_will_do() {
         opaque_duration: Some(Duration::from_mins(1)),
         ..Limits::default()
     });
+    let tunnelled = WrittenPolicy {
+        tunnel: Some(Authority::from_static("db:1")),
+        ..WrittenPolicy::default()
+    };
+    let told = WrittenPolicy {
+        proxied: Some(ProxyProtocol::V2),
+        ..WrittenPolicy::default()
+    };
     let open_of = |facts: &Facts| {
         let (snapshot, _) = build(facts);
         upstream(&snapshot).open_to_kernel(true).map(|open| open.len())
@@ -120,6 +130,8 @@ fn the_kernel_chooses_only_where_any_endpoint_will_do() {
         (brief, None),
         (ejecting(), None),
         (warm, None),
+        (tunnelled, None),
+        (told, None),
     ] {
         facts.destination_rules = vec![rule("a", "shop", web_host(), policy.clone())];
         assert_eq!(open_of(&facts), open, "{policy:?}");

@@ -1,5 +1,6 @@
 //! What survives from one snapshot to the next.
 
+use http::uri::Authority;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -95,7 +96,7 @@ fn an_upstream_goes_on_as_it_is_until_anything_changes_that_it_is_made_of() {
     };
     assert_eq!(is_same(&facts), [true, true]);
     assert_eq!(is_same(&two_services()), [true, true], "equal facts, told anew");
-    let changes: [Change; 14] = [
+    let changes: [Change; 15] = [
         ("an endpoint less", |facts| drop(facts.endpoints.remove(0))),
         ("not ready", |facts| facts.endpoints[0].condition = NotServing),
         ("another address", |facts| {
@@ -134,6 +135,13 @@ fn an_upstream_goes_on_as_it_is_until_anything_changes_that_it_is_made_of() {
         ("a header for its servers", |facts| {
             let policy = WrittenPolicy {
                 proxied: Some(ProxyProtocol::V1),
+                ..WrittenPolicy::default()
+            };
+            facts.destination_rules = vec![rule("a", "shop", web_host(), policy)];
+        }),
+        ("a tunnel", |facts| {
+            let policy = WrittenPolicy {
+                tunnel: Some(Authority::from_static("db:1")),
                 ..WrittenPolicy::default()
             };
             facts.destination_rules = vec![rule("a", "shop", web_host(), policy)];

@@ -176,3 +176,24 @@ fn who_tells_servers_of_clients_is_the_subset_then_the_rule_and_never_a_port() {
     let whole = snapshot.backend(&client(), &backend(None)).unwrap();
     assert_eq!(whole.proxied(), v1);
 }
+
+#[test]
+fn a_tunnel_is_the_subsets_then_the_rules_and_never_a_ports() {
+    let to = |target: &str| WrittenPolicy {
+        tunnel: Some(target.parse().unwrap()),
+        ..WrittenPolicy::default()
+    };
+    let subsets = vec![
+        subset("own", "v1", to("own.example:1")),
+        subset("none", "v2", WrittenPolicy::default()),
+    ];
+    let mut facts = versions(to("rule.example:2"), subsets);
+    facts.destination_rules[0].ports = vec![(80, WrittenPolicy::default())];
+    let (snapshot, rejections) = build(&facts);
+    assert_eq!(rejections, []);
+    let leads = |upstream: &Upstream| upstream.tunnel().map(ToString::to_string);
+    assert_eq!(leads(of(&snapshot, "own")).as_deref(), Some("own.example:1"));
+    assert_eq!(leads(of(&snapshot, "none")).as_deref(), Some("rule.example:2"));
+    let whole = snapshot.backend(&client(), &backend(None)).unwrap();
+    assert_eq!(leads(whole).as_deref(), Some("rule.example:2"));
+}

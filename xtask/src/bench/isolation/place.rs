@@ -6,7 +6,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use mesh_tests::process::{self, ProcessId};
 use mesh_tests::running::Running;
@@ -121,6 +121,33 @@ pub(crate) fn arrange(lab: &Running, pods: Pods, sharing: Sharing) -> Result<()>
         let pid = process.pid.to_string();
         told(&["chrt", "--all-tasks", class, "--pid", priority, &pid])?;
     }
+    if pods == Pods::Mesh && sharing == Sharing::Ahead {
+        prefer_data_threads(lab.agent(NODE)?)?;
+    }
+    Ok(())
+}
+
+/// Among the agent's threads, too: the real-time class knows no time slices, by which the agent has its data threads
+/// interrupt the others otherwise.
+fn prefer_data_threads(agent: ProcessId) -> Result<()> {
+    let tasks = format!("/proc/{}/task", agent.pid);
+    let mut preferred = 0;
+    for task in fs::read_dir(&tasks).with_context(|| format!("list {tasks}"))? {
+        let task = task.with_context(|| format!("list {tasks}"))?;
+        // A thread may have ended since.
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        if name.trim_end() == DATA_THREAD {
+            told(&[
+                "chrt",
+                "--fifo",
+                "--pid",
+                "2",
+                &task.file_name().to_string_lossy(),
+            ])?;
+            preferred += 1;
+        }
+    }
+    ensure!(preferred > 0, "no thread of the agent is called {DATA_THREAD}");
     Ok(())
 }
 
@@ -158,5 +185,7 @@ impl std::fmt::Display for Sharing {
 const AGENT: &str = "0";
 /// Everybody else's.
 const APPS: &str = "1";
+/// What the agent calls the threads that carry the traffic of pods which want little.
+const DATA_THREAD: &str = "data";
 const ORDINARY: [&str; 2] = ["--other", "0"];
 const LIMIT: Duration = Duration::from_secs(5);

@@ -242,6 +242,28 @@ fn the_header_of_the_proxy_protocol_is_a_line_unless_the_rule_says_version_2() {
 }
 
 #[test]
+fn a_tunnel_leads_to_a_host_and_port() {
+    for (written, expected) in [
+        (
+            "tunnel: {targetHost: db.example.com, targetPort: 5432}",
+            "db.example.com:5432",
+        ),
+        (
+            "tunnel: {protocol: CONNECT, targetHost: 192.0.2.7, targetPort: 1}",
+            "192.0.2.7:1",
+        ),
+        (
+            "tunnel: {targetHost: '2001:db8::1', targetPort: 65535}",
+            "[2001:db8::1]:65535",
+        ),
+    ] {
+        let tunnel = rule(written).policy.tunnel.unwrap();
+        assert_eq!(tunnel.as_str(), expected, "{written}");
+    }
+    assert_eq!(rule("outlierDetection: {}").policy.tunnel, None);
+}
+
+#[test]
 fn a_rule_may_say_which_statuses_are_errors() {
     let errors = |written| rule(written).policy.outliers.unwrap().errors;
     let codes = "outlierDetection: {outlierDetectionHttpErrorCodes: [429, 503]}";

@@ -28,9 +28,9 @@ const WRONG: &[(&str, &[&str], bool)] = &[
         false,
     ),
     (
-        "host: web, subsets: [{name: a, colour: red}, {name: a}, {name: ''}], workloadSelector: {}, trafficPolicy: {tunnel: {}, outlierDetection: {}}",
+        "host: web, subsets: [{name: a, colour: red}, {name: a}, {name: ''}], workloadSelector: {}, trafficPolicy: {colour: red, outlierDetection: {}}",
         &[
-            "spec.trafficPolicy.tunnel",
+            "spec.trafficPolicy.colour",
             "spec.subsets[0].colour",
             "spec.subsets[1].name",
             "spec.subsets[2].name",
@@ -75,9 +75,39 @@ const WRONG: &[(&str, &[&str], bool)] = &[
     (
         "host: web, trafficPolicy: {portLevelSettings: [{port: {number: 80}, tunnel: {}, outlierDetection: {novel: 1}}]}",
         &[
-            "spec.trafficPolicy.portLevelSettings[0].tunnel",
             "spec.trafficPolicy.portLevelSettings[0].outlierDetection.novel",
+            "spec.trafficPolicy.portLevelSettings[0].tunnel",
         ],
+        true,
+    ),
+    (
+        "host: web, trafficPolicy: {tunnel: {protocol: POST, targetHost: db, targetPort: 1}}",
+        &["spec.trafficPolicy.tunnel.protocol"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {tunnel: {targetHost: db}}",
+        &["spec.trafficPolicy.tunnel.targetPort"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {tunnel: {targetPort: 1}}",
+        &["spec.trafficPolicy.tunnel.targetHost"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {tunnel: {targetHost: 'me@db', targetPort: 1}}",
+        &["spec.trafficPolicy.tunnel.targetHost"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {tunnel: {targetHost: \"db\\r\\nx: y\", targetPort: 1}}",
+        &["spec.trafficPolicy.tunnel.targetHost"],
+        false,
+    ),
+    (
+        "host: web, trafficPolicy: {tunnel: {targetHost: db, targetPort: 1, colour: red}}",
+        &["spec.trafficPolicy.tunnel.colour"],
         true,
     ),
     (

@@ -78,6 +78,7 @@ pub(in crate::proxy::http) fn is_unreachable(refusal: &Refusal) -> bool {
             | DialError::NoCertificate
             | DialError::Tls(_)
             | DialError::Backend(_)
+            | DialError::NoTunnel(_)
             | DialError::Crowded(_) => false,
         },
         Refusal::NoRoute

@@ -1,0 +1,73 @@
+//! The threads of the agent, and which of them the kernel lets run first.
+//!
+//! Place in the walk: made before everything else, ended last. Must not know: what runs on them.
+
+use std::io;
+use std::time::Duration;
+
+use anyhow::Context;
+use mesh_common::time_slice::set_time_slice;
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::config::Config;
+
+/// The runtimes beside the control thread.
+pub(super) struct Threads {
+    data: Runtime,
+    bulk: Runtime,
+    workshop: Runtime,
+}
+
+impl Threads {
+    pub(super) fn start(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self {
+            data: runtime("data", config.data_threads, at_once)?,
+            bulk: runtime("bulk", config.data_threads, || ())?,
+            // As handshakes are computed beside the data threads, a storm of them takes half as much of the machine at most.
+            workshop: runtime("handshakes", (config.data_threads / 2).max(1), || ())?,
+        })
+    }
+
+    /// Where the traffic of pods runs, and all that looks after it.
+    pub(super) fn data(&self) -> &Handle {
+        self.data.handle()
+    }
+
+    /// Where that of pods runs which want much.
+    pub(super) fn bulk(&self) -> &Handle {
+        self.bulk.handle()
+    }
+
+    /// Where handshakes are computed.
+    pub(super) fn workshop(&self) -> &Handle {
+        self.workshop.handle()
+    }
+
+    /// Ends them, whatever still runs there.
+    pub(super) fn end(self) {
+        for runtime in [self.data, self.bulk, self.workshop] {
+            runtime.shutdown_timeout(Duration::from_millis(200));
+        }
+    }
+}
+
+fn runtime(name: &'static str, threads: usize, begin: fn()) -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .on_thread_start(begin)
+        .enable_all()
+        .build()
+        .with_context(|| format!("cannot start the {name} threads"))
+}
+
+/// A thread that is woken need not wait until one of the same agent, or of an application, has used up its slice.
+fn at_once() {
+    if let Err(errno) = set_time_slice(SLICE) {
+        let error = io::Error::from_raw_os_error(errno);
+        tracing::debug!(%error, "data threads have the time slice of all others");
+    }
+}
+
+/// Nanoseconds; less than this no kernel gives.
+const SLICE: u64 = 100_000;
