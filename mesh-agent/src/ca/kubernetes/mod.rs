@@ -48,6 +48,9 @@ pub enum ApiError {
     /// Its own account lacks a rule; the API server's words name it.
     #[error("the api server does not let this ca do it, a rbac rule is missing: {0}")]
     Forbidden(String),
+    /// Its account may do it, and an admission policy or a webhook of the cluster forbids it; the API server's words name it.
+    #[error("an admission policy or webhook of the cluster refuses it: {0}")]
+    Refused(String),
     /// It said nothing in time.
     #[error("the api server did not answer within {0:?}")]
     Silent(Duration),
@@ -68,7 +71,7 @@ impl ApiError {
                 matches!(&**error, kube::Error::Service(_) | kube::Error::HyperError(_))
                     || matches!(&**error, kube::Error::Api(status) if status.code >= 500)
             }
-            Self::Forbidden(_) | Self::Conflict => false,
+            Self::Forbidden(_) | Self::Refused(_) | Self::Conflict => false,
         }
     }
 }
@@ -78,10 +81,21 @@ impl From<kube::Error> for ApiError {
         if let kube::Error::Api(status) = &error
             && status.is_forbidden()
         {
-            return Self::Forbidden(status.message.clone());
+            let said = status.message.clone();
+            return if is_about_rules(&said) {
+                Self::Forbidden(said)
+            } else {
+                Self::Refused(said)
+            };
         }
         Self::Failed(error.into())
     }
+}
+
+/// Whether a 403 is about what an account may do, rather than from an admission plugin: those have the same code. All
+/// authorizers have their refusal written so (k8s.io/apiserver, pkg/endpoints/handlers/responsewriters/errors.go).
+fn is_about_rules(said: &str) -> bool {
+    said.contains("forbidden: User \"") && said.contains("\" cannot ")
 }
 
 /// A client by a kubeconfig, or by the service account of the pod that this is. Dials nothing yet.

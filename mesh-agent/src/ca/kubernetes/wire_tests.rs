@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::review::tests::{agent_of_old_server, agent_on, demand};
-use super::{ClusterPods, RootSecret, TokenReviewer, bearer};
+use super::{ApiError, ClusterPods, RootSecret, TokenReviewer, bearer};
 use crate::ca::{Authenticator as _, NodeName, NodePods as _, NotAuthenticated};
 use crate::identity::error_chain;
 use crate::lifecycle::{Readiness, Tasks};
@@ -166,6 +166,35 @@ async fn a_rule_that_is_missing_makes_tokens_uncheckable_and_is_named() {
     let error = reviewer(&server).authenticate(&token()).await.unwrap_err();
     assert!(matches!(error, NotAuthenticated::Unavailable(_)), "{error:?}");
     assert!(error_chain(&error).contains(words), "{}", error_chain(&error));
+}
+
+#[test]
+fn what_an_admission_plugin_forbids_is_not_called_a_missing_rule() {
+    let of = |words: &str| {
+        let status = kube::core::Status::failure(words, "Forbidden")
+            .with_code(403)
+            .boxed();
+        ApiError::from(kube::Error::Api(status))
+    };
+    for words in [
+        "httproutes.gateway.networking.k8s.io is forbidden: User \"x\" cannot patch resource \"httproutes/status\"",
+        "forbidden: User \"system:anonymous\" cannot get path \"/\"",
+    ] {
+        assert!(
+            matches!(of(words), ApiError::Forbidden(said) if said == words),
+            "{words}"
+        );
+    }
+    for words in [
+        "admission webhook \"no.example.net\" denied the request: no User may",
+        "events.events.k8s.io \"a\" is forbidden: unable to create new content in namespace shop because it is being terminated",
+        "httproutes \"a\" is forbidden: ValidatingAdmissionPolicy 'no' with binding 'no' denied request: no",
+    ] {
+        assert!(
+            matches!(of(words), ApiError::Refused(said) if said == words),
+            "{words}"
+        );
+    }
 }
 
 fn pod(name: &str, version: &str) -> Value {

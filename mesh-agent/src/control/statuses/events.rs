@@ -20,6 +20,7 @@ use twox_hash::XxHash64;
 
 use super::judge::Finding;
 use super::objects::Held;
+use super::patience::Patience;
 use crate::ca::kubernetes::{ApiError, answered};
 use crate::control::conditions::{CONTROLLER, shortened};
 use crate::identity::error_chain;
@@ -28,7 +29,7 @@ use crate::identity::error_chain;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Note {
     /// Of the event.
-    name: String,
+    name: Arc<str>,
     text: String,
 }
 
@@ -50,17 +51,17 @@ pub(super) struct Teller<A> {
     /// What is wrong now and was told, by the object's uid.
     told: HashMap<String, Note>,
     /// How often each event was told by this one.
-    counts: HashMap<String, i32>,
+    counts: HashMap<Arc<str>, i32>,
     bucket: Bucket,
-    complaint: Option<String>,
+    patience: Patience,
 }
 
-/// How much was told, and whether something is left.
+/// How much was told, and when something that is left is to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Told {
     pub(super) done: u64,
     pub(super) failed: u64,
-    pub(super) is_left: bool,
+    pub(super) again: Option<Instant>,
 }
 
 impl<A: EventApi> Teller<A> {
@@ -70,58 +71,62 @@ impl<A: EventApi> Teller<A> {
             told: HashMap::new(),
             counts: HashMap::new(),
             bucket: Bucket::full(Instant::now()),
-            complaint: None,
+            patience: Patience::default(),
         }
     }
 
-    /// Tells what is new among all that is wrong now.
+    /// Tells what is new among all that is wrong now; what could not be told before comes last.
     pub(super) async fn tell(&mut self, findings: &[Finding]) -> Told {
         let wrong = findings.iter().filter(|finding| !finding.wrong.is_empty());
-        let wrong: Vec<_> = wrong
+        let mut wrong: Vec<_> = wrong
             .map(|finding| &finding.object)
             .zip(notes(findings))
             .collect();
         let still: HashSet<&str> = wrong.iter().map(|(object, _)| object.metadata("uid")).collect();
         self.told.retain(|uid, _| still.contains(uid.as_str()));
+        let names: HashSet<&str> = wrong.iter().map(|(_, note)| &*note.name).collect();
+        self.patience.retain(|name| names.contains(name));
         if self.counts.len() > MOST_COUNTED {
             self.counts.clear();
         }
+        wrong.retain(|(object, note)| self.told.get(object.metadata("uid")) != Some(note));
+        wrong.sort_by_key(|(_, note)| self.patience.has_failed(&note.name));
         let mut told = Told::default();
         for (object, note) in &wrong {
-            let uid = object.metadata("uid");
-            if self.told.get(uid) == Some(note) {
+            let now = Instant::now();
+            if !self.patience.is_due(&note.name, None, now) {
                 continue;
             }
-            if told.failed > 0 || !self.bucket.take(Instant::now()) {
-                told.is_left = true;
-                break;
+            if !self.bucket.take(now) {
+                told.again = Some(now + RETRY);
+                return told;
             }
             if self.tell_one(object, note).await {
                 told.done += 1;
             } else {
                 told.failed += 1;
-                told.is_left = true;
             }
         }
+        told.again = self.patience.next();
         told
     }
 
     async fn tell_one(&mut self, object: &Arc<Held>, note: &Note) -> bool {
-        let before = self.counts.get(&note.name).copied();
+        let before = self.counts.get(&*note.name).copied();
         // One that is there and was not told by this leader was told by another.
         let count = before.unwrap_or(1).saturating_add(1);
         match self.api.tell(object, note, count).await {
             Ok(()) => {
-                self.counts.insert(note.name.clone(), before.map_or(1, |_| count));
+                let count = before.map_or(1, |_| count);
+                self.counts.insert(Arc::clone(&note.name), count);
                 self.told.insert(object.metadata("uid").to_owned(), note.clone());
-                self.complaint = None;
+                self.patience.succeeded(&note.name);
                 true
             }
             Err(error) => {
                 let said = error_chain(&error);
-                if self.complaint.as_ref() != Some(&said) {
+                if self.patience.failed(&note.name, None, &said, Instant::now()) {
                     tracing::error!(object = %object.name, error = said, "an event cannot be written; tried again");
-                    self.complaint = Some(said);
                 }
                 false
             }
@@ -138,7 +143,7 @@ fn notes(findings: &[Finding]) -> impl Iterator<Item = Note> {
         let told = format!("{}\n{text}", object.metadata("uid"));
         let named = shortened(object.metadata("name").to_owned(), LONGEST_NAME);
         Note {
-            name: format!("{named}.{:016x}", XxHash64::oneshot(0, told.as_bytes())),
+            name: format!("{named}.{:016x}", XxHash64::oneshot(0, told.as_bytes())).into(),
             text,
         }
     })
@@ -192,7 +197,7 @@ impl ClusterEvents {
         let text = |field: &str| Some(object.metadata(field).to_owned()).filter(|text| !text.is_empty());
         Event {
             metadata: ObjectMeta {
-                name: Some(note.name.clone()),
+                name: Some(note.name.to_string()),
                 namespace: Some(namespace.to_owned()),
                 ..ObjectMeta::default()
             },
@@ -264,6 +269,8 @@ impl Debug for ClusterEvents {
 
 const BURST: u32 = 25;
 const REFILL: Duration = Duration::from_secs(1);
+/// What found no room is told after this.
+const RETRY: Duration = Duration::from_secs(5);
 /// In bytes; the API takes 1 kB.
 const LONGEST_NOTE: usize = 1000;
 /// The API takes 253 characters of a name, of which the hash has 17.

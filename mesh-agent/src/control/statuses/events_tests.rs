@@ -10,6 +10,9 @@ use super::*;
 struct Fake {
     told: Mutex<Vec<(String, String, i32)>>,
     is_away: Mutex<bool>,
+    /// The object about which no event is taken.
+    refused: Mutex<Option<&'static str>>,
+    asked: Mutex<u32>,
 }
 
 impl EventApi for Arc<Fake> {
@@ -19,8 +22,17 @@ impl EventApi for Arc<Fake> {
         note: &'a Note,
         count: i32,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
+        *self.asked.lock() += 1;
         let told = if *self.is_away.lock() {
             Err(ApiError::Silent(Duration::from_secs(5)))
+        } else if self
+            .refused
+            .lock()
+            .is_some_and(|refused| object.metadata("name") == refused)
+        {
+            Err(ApiError::Refused(
+                "admission webhook denied the request".to_owned(),
+            ))
         } else {
             let mut told = self.told.lock();
             told.push((object.name.to_string(), note.text.clone(), count));
@@ -79,14 +91,14 @@ async fn each_thing_is_told_once_while_it_lasts_and_again_as_a_series() {
 async fn no_more_than_a_burst_is_told_at_once_and_the_rest_later() {
     let (fake, mut teller) = teller();
     let wrong: Vec<_> = (0..40).map(|n| finding(&n.to_string(), "wrong")).collect();
-    assert!(teller.tell(&wrong).await.is_left);
+    assert!(teller.tell(&wrong).await.again.is_some());
     let burst = usize::try_from(BURST).unwrap();
     assert_eq!(fake.told.lock().len(), burst);
     tokio::time::advance(Duration::from_secs(5)).await;
-    assert!(teller.tell(&wrong).await.is_left);
+    assert!(teller.tell(&wrong).await.again.is_some());
     assert_eq!(fake.told.lock().len(), burst + 5);
     tokio::time::advance(Duration::from_mins(1)).await;
-    assert!(!teller.tell(&wrong).await.is_left);
+    assert!(teller.tell(&wrong).await.again.is_none());
     assert_eq!(fake.told.lock().len(), wrong.len());
 }
 
@@ -95,11 +107,37 @@ async fn what_could_not_be_told_is_told_later() {
     let (fake, mut teller) = teller();
     *fake.is_away.lock() = true;
     let told = teller.tell(&[finding("a", "one")]).await;
-    assert_eq!((told.done, told.failed, told.is_left), (0, 1, true));
+    assert_eq!((told.done, told.failed), (0, 1));
     *fake.is_away.lock() = false;
+    tokio::time::sleep_until(told.again.unwrap()).await;
     let told = teller.tell(&[finding("a", "one")]).await;
-    assert_eq!((told.done, told.is_left), (1, false));
+    assert_eq!((told.done, told.again), (1, None));
     assert_eq!(fake.told.lock().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_refused_holds_no_other_up_and_is_tried_ever_more_seldom() {
+    let (fake, mut teller) = teller();
+    *fake.refused.lock() = Some("a");
+    let wrong = [
+        finding("a", "wrong"),
+        finding("b", "wrong"),
+        finding("c", "wrong"),
+    ];
+    let told = teller.tell(&wrong).await;
+    assert_eq!((told.done, told.failed), (2, 1));
+    // Whatever else changes meanwhile.
+    let first = Instant::now();
+    for _ in 0..600 {
+        teller.tell(&wrong).await;
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!(first.elapsed(), Duration::from_mins(10));
+    let tries = *fake.asked.lock() - 2;
+    assert!((10..=16).contains(&tries), "tried {tries} times in ten minutes");
+    *fake.refused.lock() = None;
+    tokio::time::advance(Duration::from_mins(1)).await;
+    assert_eq!(teller.tell(&wrong).await.done, 1);
 }
 
 #[test]

@@ -10,24 +10,28 @@ mod judge;
 mod kinds;
 mod merge;
 mod objects;
+mod patience;
 mod watch;
 mod writer;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use kube::Client;
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use self::events::{ClusterEvents, Teller};
 use self::judge::Finding;
 use self::kinds::KINDS;
 use self::objects::Objects;
+use self::patience::Patience;
 use self::writer::{ClusterStatuses, Outcome, settle};
 use crate::ca::election::Leadership;
+use crate::control::conditions::Status;
 use crate::identity::error_chain;
 use crate::lifecycle::Stop;
 use crate::snapshot::SnapshotSettings;
@@ -96,13 +100,13 @@ impl StatusWriter {
             writer: self,
             statuses,
             teller: Teller::new(events),
-            complaints: HashMap::new(),
+            patience: Patience::default(),
         };
-        let mut is_left = false;
+        let mut again = None;
         loop {
             tokio::select! {
                 () = objects.changed() => {}
-                () = sleep(RETRY), if is_left => {}
+                () = reached(again) => {}
             }
             // What else changes at the same time is judged with it.
             sleep(SETTLING).await;
@@ -111,10 +115,10 @@ impl StatusWriter {
             };
             let settings = self.settings.clone();
             match spawn_blocking(move || judge::judge(&known, &settings)).await {
-                Ok(findings) => is_left = round.apply(findings).await,
+                Ok(findings) => again = round.apply(findings).await,
                 Err(error) => {
                     tracing::error!(%error, "objects could not be judged; tried again");
-                    is_left = true;
+                    again = Some(Instant::now() + RETRY);
                 }
             }
         }
@@ -134,37 +138,51 @@ struct Round<'w> {
     writer: &'w StatusWriter,
     statuses: ClusterStatuses,
     teller: Teller<ClusterEvents>,
-    /// What could not be written was told once.
-    complaints: HashMap<Arc<str>, String>,
+    patience: Patience,
 }
 
 impl Round<'_> {
-    /// Writes what changed, one after the other; true where something is left to be tried again.
-    async fn apply(&mut self, findings: Vec<Finding>) -> bool {
+    /// Writes what changed, one after the other, what failed before last; when something that is left is to be tried again.
+    async fn apply(&mut self, findings: Vec<Finding>) -> Option<Instant> {
         let mut pace = interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut is_left = false;
-        for finding in &findings {
-            let Some(wanted) = &finding.status else {
-                continue;
-            };
-            if merge::merged(&finding.object.value, wanted).is_none() {
-                self.complaints.remove(&finding.object.name);
+        let (failed, fresh): (Vec<_>, Vec<_>) = self
+            .unwritten(&findings)
+            .into_iter()
+            .partition(|(finding, _)| self.patience.has_failed(&finding.object.name));
+        for (finding, wanted) in fresh.into_iter().chain(failed) {
+            let object = &finding.object;
+            if !self
+                .patience
+                .is_due(&object.name, object.generation(), Instant::now())
+            {
                 continue;
             }
             pace.tick().await;
             if !self.writer.leadership.holds() {
-                return true;
+                return Some(Instant::now() + RETRY);
             }
-            is_left |= !self.write(finding, wanted).await;
+            self.write(finding, wanted).await;
         }
         let told = self.teller.tell(&findings).await;
         self.writer.metrics.events(told.done, told.failed);
-        is_left || told.is_left
+        [self.patience.next(), told.again].into_iter().flatten().min()
     }
 
-    /// False where it has to be tried again.
-    async fn write(&mut self, finding: &Finding, wanted: &super::conditions::Status) -> bool {
+    /// What has another status than it should have.
+    fn unwritten<'f>(&mut self, findings: &'f [Finding]) -> Vec<(&'f Finding, &'f Status)> {
+        let wanted = findings
+            .iter()
+            .filter_map(|finding| Some((finding, finding.status.as_ref()?)));
+        let unwritten: Vec<_> = wanted
+            .filter(|(finding, status)| merge::merged(&finding.object.value, status).is_some())
+            .collect();
+        let names: HashSet<&str> = unwritten.iter().map(|(one, _)| &*one.object.name).collect();
+        self.patience.retain(|name| names.contains(name));
+        unwritten
+    }
+
+    async fn write(&mut self, finding: &Finding, wanted: &Status) {
         let object = &finding.object;
         match settle(&self.statuses, object, wanted).await {
             Ok(outcome) => {
@@ -172,25 +190,34 @@ impl Round<'_> {
                     self.writer.metrics.status_written(true);
                     tracing::debug!(object = %object.name, "status written");
                 }
-                self.complaints.remove(&object.name);
-                true
+                self.patience.succeeded(&object.name);
             }
             Err(error) => {
                 self.writer.metrics.status_written(false);
                 let said = error_chain(&error);
-                if self.complaints.get(&object.name) != Some(&said) {
+                let now = Instant::now();
+                if self
+                    .patience
+                    .failed(&object.name, object.generation(), &said, now)
+                {
                     tracing::error!(object = %object.name, error = said, "a status cannot be written; tried again");
-                    self.complaints.insert(Arc::clone(&object.name), said);
                 }
-                false
             }
         }
     }
 }
 
+/// Ends at that moment; never, where there is none.
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => pending().await,
+    }
+}
+
 /// How long changes are gathered.
 const SETTLING: Duration = Duration::from_millis(300);
-/// What could not be written is tried again after this.
+/// What could not be judged, or was left to the next leader, is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
 /// Fifty writes a second at most.
 const PACE: Duration = Duration::from_millis(20);

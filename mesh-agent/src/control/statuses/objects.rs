@@ -67,6 +67,11 @@ impl Held {
         found.and_then(Value::as_str).unwrap_or_default()
     }
 
+    /// Of which of its versions what is said of it is said; none where the API server counts none.
+    pub(super) fn generation(&self) -> Option<i64> {
+        self.value.pointer("/metadata/generation").and_then(Value::as_i64)
+    }
+
     fn key(&self) -> Key {
         (
             self.metadata("namespace").to_owned(),
