@@ -46,6 +46,8 @@ impl Agent {
         fs::create_dir_all(&bpf).with_context(|| format!("make {}", bpf.display()))?;
         let admin = free_addr()?;
         let mut command = Command::new("unshare");
+        // As the chart has it.
+        command.env("MIMALLOC_PURGE_DELAY", "1");
         // What is mounted ends with the process, pins and all.
         let script = r#"mount -t bpf bpf "$0" && exec "$@""#;
         command.args(["--mount", "--", "/bin/sh", "-c", script]);
