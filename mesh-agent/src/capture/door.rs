@@ -103,9 +103,8 @@ impl Door {
         self.listener.local_addr()
     }
 
-    /// The next connection. Errors of `accept` never surface: a connection that died in the queue is skipped, and
-    /// while the process is short of descriptors or memory the door waits. After some in a row others have their turn.
-    /// Cancel-safe: no accepted connection is lost.
+    /// The next connection. Errors of `accept` never surface: what died in the queue is skipped, and while the process is short of
+    /// descriptors or memory the door waits. After some in a row others have their turn. Cancel-safe: none is lost.
     pub async fn accept(&self) -> Accepted {
         if self.in_a_row.fetch_add(1, Ordering::Relaxed) == IN_A_ROW {
             self.in_a_row.store(1, Ordering::Relaxed);

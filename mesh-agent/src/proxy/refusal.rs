@@ -261,8 +261,7 @@ impl Refusal {
         }
     }
 
-    /// `response_code_details` of the access log: which of several reasons behind one flag it was. Besides words of
-    /// the program it holds only names that the API server has checked.
+    /// `response_code_details` of the access log: which reason of a flag's. Our words, and names that an API server has checked.
     pub fn details(&self) -> Cow<'static, str> {
         if let Self::Denied(denial) = self {
             return denial.to_string().into();

@@ -157,7 +157,11 @@ fn an_upstream_goes_on_as_it_is_until_anything_changes_that_it_is_made_of() {
 #[test]
 fn what_there_are_a_hundred_thousand_of_is_small() {
     let sizes = [
-        ("a member of a slice, the uid of its pod included", size_of::<SliceMember>(), 88),
+        (
+            "a member of a slice, the uid of its pod included",
+            size_of::<SliceMember>(),
+            88,
+        ),
         ("an endpoint of an upstream", size_of::<UpstreamEndpoint>(), 72),
         ("the same, as a balancer sees it", size_of::<Member>(), 72),
         ("its load", size_of::<Load>(), 40),
