@@ -5,6 +5,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 /// The `metadata.uid` of a Pod: unlike its address or name it is never used again.
 ///
 /// Each pod and each endpoint of a cluster has one, so it is kept as 16 bytes where it is a UUID, as those are that an API
@@ -15,7 +17,7 @@ pub struct WorkloadUid(Written);
 /// How it was written; the same text is never kept in both ways.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Written {
-    Uuid([u8; 16]),
+    Uuid(Uuid),
     Otherwise(Arc<str>),
 }
 
@@ -28,41 +30,20 @@ impl WorkloadUid {
 
 impl fmt::Display for WorkloadUid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = match &self.0 {
-            Written::Uuid(bytes) => bytes,
-            Written::Otherwise(text) => return f.write_str(text),
-        };
-        for (position, byte) in bytes.iter().enumerate() {
-            let dash = if DASHES.contains(&position) { "-" } else { "" };
-            write!(f, "{dash}{byte:02x}")?;
+        match &self.0 {
+            Written::Uuid(uuid) => uuid.hyphenated().fmt(f),
+            Written::Otherwise(text) => f.write_str(text),
         }
-        Ok(())
     }
 }
 
-/// `None` unless it would be printed as it was written: 8, 4, 4, 4 and 12 digits in lower case (RFC 9562 section 4).
-fn uuid(text: &str) -> Option<[u8; 16]> {
-    let mut digits = text.bytes();
-    let mut bytes = [0; 16];
-    for (position, byte) in bytes.iter_mut().enumerate() {
-        if DASHES.contains(&position) && digits.next()? != b'-' {
-            return None;
-        }
-        *byte = digit(digits.next()?)? << 4 | digit(digits.next()?)?;
-    }
-    digits.next().is_none().then_some(bytes)
+/// `None` unless it would be printed as it was written.
+fn uuid(text: &str) -> Option<Uuid> {
+    let uuid = Uuid::try_parse(text).ok()?;
+    let mut buffer = Uuid::encode_buffer();
+    let printed: &str = uuid.hyphenated().encode_lower(&mut buffer);
+    (printed == text).then_some(uuid)
 }
-
-fn digit(written: u8) -> Option<u8> {
-    match written {
-        b'0'..=b'9' => Some(written - b'0'),
-        b'a'..=b'f' => Some(written - b'a' + 10),
-        _ => None,
-    }
-}
-
-/// The bytes that one stands before.
-const DASHES: [usize; 4] = [4, 6, 8, 10];
 
 #[cfg(test)]
 mod tests {
