@@ -33,7 +33,9 @@ pub(super) mod probe;
 mod reach;
 mod replay;
 mod reply;
+mod resets;
 mod routed;
+mod server;
 mod silence;
 mod strict;
 mod tries;
@@ -43,30 +45,31 @@ mod upload;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::header::{CONNECTION, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 
 use crate::detect::Spoken;
-use crate::lifecycle::{Tasks, seldom};
+use crate::lifecycle::seldom;
 use crate::mesh::identity::SpiffeId;
 use crate::proxy::departing::{let_go, tell_leaving, told_to_end};
 use crate::proxy::http::admission::admit;
 use crate::proxy::http::decide::{Outcome, decide};
 use crate::proxy::http::extended::Extended;
-use crate::proxy::http::framing::Framed;
-use crate::proxy::http::half_closed::{Answers, HalfClosed, Turn};
+use crate::proxy::http::half_closed::{Answers, Turn};
 use crate::proxy::http::head_timer::HeadTimer;
 use crate::proxy::http::headers::UNSERVED;
 use crate::proxy::http::held::Share;
 use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::plan::Caller;
+use crate::proxy::http::resets::Resets;
+use crate::proxy::http::server::{http2_for, looked_after};
 use crate::proxy::http::silence::{Pulse, Silence, unless_silent};
 use crate::proxy::http::upload::Upload;
 use crate::proxy::inbound::visit;
@@ -78,9 +81,7 @@ use crate::telemetry::plain::clipped;
 use crate::telemetry::{HttpStart, PathTaken};
 use crate::transport::ByteStream;
 use crate::transport::gathered::Gathered;
-use crate::transport::http::{
-    Body, CONNECTION_WINDOW, MAX_HEAD, MAX_HEAD_BYTES, STREAM_WINDOW, TaskExecutor,
-};
+use crate::transport::http::{Body, MAX_HEAD_BYTES};
 use crate::transport::paced::Paced;
 
 /// From where the walk looks at a connection.
@@ -135,10 +136,16 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
         is_other_protocol,
         silence: Silence::new(idle),
     });
-    let watched = Arc::clone(&connection);
+    let (watched, resets) = (Arc::clone(&connection), Arc::<Resets>::default());
+    let opened = Arc::clone(&resets);
     let service = service_fn(move |request| {
         let connection = Arc::clone(&connection);
-        async move { Ok::<_, Infallible>(Box::pin(connection.answer(request)).await) }
+        let unanswered = opened.opened();
+        async move {
+            let response = Box::pin(connection.answer(request)).await;
+            unanswered.answered();
+            Ok::<_, Infallible>(response)
+        }
     });
     let serving = async {
         match spoken {
@@ -184,44 +191,10 @@ pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn Byte
         served = serving => served,
         // Dropped in the middle: what is under way on it ends too.
         () = seldom(watched.forbidden()) => return,
+        () = seldom(resets.are_too_many()) => return tracing::debug!("most requests of a connection were given up at once"),
     };
     if let Err(error) = served {
         tracing::debug!(%error, "client connection ended");
-    }
-}
-
-/// HTTP/2 as clients are spoken to in.
-fn http2_for(tasks: Tasks) -> http2::Builder<TaskExecutor> {
-    let mut builder = http2::Builder::new(TaskExecutor(tasks));
-    builder
-        .timer(TokioTimer::new())
-        .auto_date_header(false)
-        .enable_connect_protocol()
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEAD)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT);
-    builder
-}
-
-/// A client's HTTP/1.1 as hyper may read it, and whether somebody looks out for a client that is done sending.
-fn looked_after(
-    stream: Box<dyn ByteStream>,
-    side: &Side,
-    answers: &Arc<Answers>,
-    is_other_protocol: &Arc<AtomicBool>,
-) -> (bool, Box<dyn ByteStream>) {
-    let stream = Framed::new(stream, Arc::clone(is_other_protocol));
-    match side {
-        Side::Outbound { source, ends } => {
-            let (pod, client) = (source.pod.clone(), ends.client);
-            let watched = HalfClosed::new(stream, pod, client, Arc::clone(answers));
-            (true, Box::new(watched))
-        }
-        // Of others than this node's applications nobody knows whether their FIN is a goodbye.
-        Side::Inbound { .. } => (false, Box::new(stream)),
     }
 }
 
@@ -391,9 +364,3 @@ fn note_texts(start: &mut HttpStart, request: &Request<impl Sized>) {
     start.request_id = text("x-request-id");
     start.x_forwarded_for = text("x-forwarded-for");
 }
-
-/// Streams that one HTTP/2 peer may have open. gRPC servers set no limit, and a client whose long streams fill a lower
-/// one waits for ever for what works without a mesh.
-const MAX_STREAMS: u32 = 1024;
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);

