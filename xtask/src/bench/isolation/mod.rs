@@ -113,7 +113,9 @@ fn measure(lab: &Running, arguments: &Arguments) -> Result<Vec<Found>> {
     wait_for_trial(lab)?;
     line("  the quiet pair's requests, storm by calm: median [least to most] of the blocks; microseconds\n")?;
     let mut all = Vec::new();
-    for sharing in wanted(&arguments.sharing, &Sharing::ORDINARY) {
+    let mut ways = wanted(&arguments.sharing, &Sharing::ORDINARY);
+    ways.sort_unstable();
+    for sharing in ways {
         for kind in wanted(&arguments.storm, &Kind::ALL) {
             for pods in wanted(&arguments.pods, &Pods::ALL) {
                 place::arrange(lab, pods, sharing)?;

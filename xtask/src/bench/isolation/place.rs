@@ -3,6 +3,7 @@
 //! It must not know what runs there.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::process::Command;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ pub(crate) enum Pods {
 }
 
 /// Who gets which core.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Sharing {
     /// The agent has one core, all else the other, where the storm's programs run when nobody else wants to: what the quiet pair
@@ -36,7 +37,8 @@ pub(crate) enum Sharing {
     /// As the kernel likes.
     Together,
     /// As apart, but the agent and the quiet pair are of the real-time class and the storm is not idle-class: on a machine that
-    /// does other things too these do not count. Only when it is asked for.
+    /// does other things too these do not count. Only when it is asked for, and after the others: it takes the agent's threads
+    /// their time slices.
     Ahead,
 }
 
@@ -117,9 +119,10 @@ pub(crate) fn arrange(lab: &Running, pods: Pods, sharing: Sharing) -> Result<()>
     for (process, cores) in processes.into_iter().zip([agent, apps, apps]) {
         keep_to(process, cores)?;
     }
-    for (process, [class, priority]) in processes.into_iter().zip(classes) {
-        let pid = process.pid.to_string();
-        told(&["chrt", "--all-tasks", class, "--pid", priority, &pid])?;
+    for (process, class) in processes.into_iter().zip(classes) {
+        for thread in threads(process)? {
+            thread.be(class)?;
+        }
     }
     if pods == Pods::Mesh && sharing == Sharing::Ahead {
         prefer_data_threads(lab.agent(NODE)?)?;
@@ -130,25 +133,71 @@ pub(crate) fn arrange(lab: &Running, pods: Pods, sharing: Sharing) -> Result<()>
 /// Among the agent's threads, too: the real-time class knows no time slices, by which the agent has its data threads
 /// interrupt the others otherwise.
 fn prefer_data_threads(agent: ProcessId) -> Result<()> {
-    let tasks = format!("/proc/{}/task", agent.pid);
     let mut preferred = 0;
-    for task in fs::read_dir(&tasks).with_context(|| format!("list {tasks}"))? {
-        let task = task.with_context(|| format!("list {tasks}"))?;
-        // A thread may have ended since.
-        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-        if name.trim_end() == DATA_THREAD {
-            told(&[
-                "chrt",
-                "--fifo",
-                "--pid",
-                "2",
-                &task.file_name().to_string_lossy(),
-            ])?;
+    for thread in threads(agent)? {
+        if thread.name == DATA_THREAD {
+            thread.be(["--fifo", "2"])?;
             preferred += 1;
         }
     }
     ensure!(preferred > 0, "no thread of the agent is called {DATA_THREAD}");
     Ok(())
+}
+
+/// A thread of a process, as it was when it was looked at.
+#[derive(Debug, PartialEq, Eq)]
+struct Thread {
+    id: String,
+    name: String,
+    /// As `chrt` is told it.
+    class: [String; 2],
+}
+
+impl Thread {
+    /// Puts it into a class. Left alone where it is there already, for that would take its time slice away.
+    fn be(&self, class: [&str; 2]) -> Result<()> {
+        if self.class == class {
+            return Ok(());
+        }
+        let [class, priority] = class;
+        told(&["chrt", class, "--pid", priority, &self.id])
+    }
+
+    /// From a line of `/proc/PID/task/ID/stat`, proc(5): fields 2, 40 and 41.
+    fn in_stat(stat: &str) -> Option<Self> {
+        let (head, fields) = stat.rsplit_once(')')?;
+        let (id, name) = head.split_once(" (")?;
+        let mut fields = fields.split_whitespace().skip(37);
+        let priority = fields.next()?;
+        let class = match fields.next()? {
+            "0" => "--other",
+            "1" => "--fifo",
+            "5" => "--idle",
+            _ => return None,
+        };
+        Some(Self {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            class: [class, priority].map(str::to_owned),
+        })
+    }
+}
+
+fn threads(process: ProcessId) -> Result<Vec<Thread>> {
+    let tasks = format!("/proc/{}/task", process.pid);
+    let mut threads = Vec::new();
+    for task in fs::read_dir(&tasks).with_context(|| format!("list {tasks}"))? {
+        let path = task.with_context(|| format!("list {tasks}"))?.path().join("stat");
+        match fs::read_to_string(&path) {
+            Ok(stat) => {
+                threads.push(Thread::in_stat(&stat).with_context(|| format!("{}: {stat}", path.display()))?);
+            }
+            // It has ended since.
+            Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(ESRCH) => {}
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        }
+    }
+    Ok(threads)
 }
 
 fn keep_to(process: ProcessId, cores: &str) -> Result<()> {
@@ -188,4 +237,34 @@ const APPS: &str = "1";
 /// What the agent calls the threads that carry the traffic of pods which want little.
 const DATA_THREAD: &str = "data";
 const ORDINARY: [&str; 2] = ["--other", "0"];
+/// What reading a file of a thread says that ended meanwhile (errno 3).
+const ESRCH: i32 = 3;
 const LIMIT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_known_by_its_line_of_proc() {
+        let stat = |last: &str| {
+            format!(
+                "42 (a) (b) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 {last} 0 0 0"
+            )
+        };
+        let thread = |class: [&str; 2]| Thread {
+            id: "42".to_owned(),
+            name: "a) (b".to_owned(),
+            class: class.map(str::to_owned),
+        };
+        let cases = [
+            ("0 0", ["--other", "0"]),
+            ("2 1", ["--fifo", "2"]),
+            ("0 5", ["--idle", "0"]),
+        ];
+        for (last, class) in cases {
+            assert_eq!(Thread::in_stat(&stat(last)), Some(thread(class)), "{last}");
+        }
+        assert_eq!(Thread::in_stat("42 (a) S 1"), None);
+    }
+}
