@@ -1,7 +1,7 @@
 //! The words that both sides of the kernel boundary speak: map keys and values, ports, counters.
 //!
 //! `no_std`, no I/O, except behind the feature `user`: the socket options that name a network namespace and a socket, `bpf(2)` on
-//! links, and the time slice of a thread.
+//! links, and what a thread asks of the scheduler.
 #![no_std]
 #![expect(
     clippy::inline_always,
@@ -20,9 +20,9 @@ pub mod map;
 pub mod netns_cookie;
 pub mod reach;
 #[cfg(feature = "user")]
+pub mod scheduling;
+#[cfg(feature = "user")]
 pub mod socket_cookie;
 pub mod splice;
-#[cfg(feature = "user")]
-pub mod time_slice;
 #[cfg(feature = "user")]
 pub mod unread;

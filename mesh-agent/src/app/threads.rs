@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::Context;
-use mesh_common::time_slice::set_time_slice;
+use mesh_common::scheduling::{set_nice, set_time_slice};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::config::Config;
@@ -22,7 +22,7 @@ impl Threads {
     pub(super) fn start(config: &Config) -> anyhow::Result<Self> {
         Ok(Self {
             data: runtime("data", config.data_threads, at_once)?,
-            bulk: runtime("bulk", config.data_threads, || ())?,
+            bulk: runtime("bulk", config.data_threads, after_others)?,
             // As handshakes are computed beside the data threads, a storm of them takes half as much of the machine at most.
             workshop: runtime("handshakes", (config.data_threads / 2).max(1), || ())?,
         })
@@ -69,5 +69,15 @@ fn at_once() {
     }
 }
 
+/// A thread counts for little beside the data threads of its core, so that these hardly ever count as having had their share.
+fn after_others() {
+    if let Err(errno) = set_nice(NICE) {
+        let error = io::Error::from_raw_os_error(errno);
+        tracing::debug!(%error, "bulk threads count for as much as all others");
+    }
+}
+
 /// Nanoseconds; less than this no kernel gives.
 const SLICE: u64 = 100_000;
+/// A tenth of a core is left where data threads want all of it.
+const NICE: i32 = 10;
