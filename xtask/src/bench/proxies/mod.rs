@@ -200,8 +200,8 @@ impl<'l> Bench<'l> {
     fn blocks_of(&self, workload: Workload) -> usize {
         match workload.work {
             _ if self.is_quick => workload.quick_blocks,
-            Work::Requests(_) => 10,
-            Work::Idle => 3,
+            Work::Requests(_) => 5,
+            Work::Idle => 2,
         }
     }
 
