@@ -129,6 +129,7 @@ impl Node<'_> {
             privileges: ground.privileges,
             enrolment: Arc::clone(&enrolment),
             splice: self.splicing(switch, &enrolment),
+            backends: mesh.backends().clone(),
         });
         let direct = Arc::new(Mutex::new(DirectFlows::new(
             enrolment.lock().direct(),

@@ -15,8 +15,8 @@ use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, Serv
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, Error, RootCertStore};
 
+use super::backend_failures::{FailingTls, Failure, Handshakes};
 use super::backend_verify::{Believed, Verifier, Wanted};
-use super::error_chain;
 use super::node_files::{NodeFileError, NodeFiles, Opened, Stamp};
 use super::pem::{self, PemError};
 use super::revocation::{Revoked, RevokedError};
@@ -81,8 +81,20 @@ struct Known {
     config: Option<Arc<ClientConfig>>,
     /// Of the files, when it was made.
     stamps: Vec<Stamp>,
-    /// That none, or no other, can be made was logged.
-    is_told: bool,
+    handshakes: Arc<Handshakes>,
+    /// Why none, or no other, can be made; logged when it began.
+    unusable: Option<Failure>,
+}
+
+/// What a handshake with an application is begun by.
+#[derive(Debug)]
+pub struct BackendClient {
+    /// What is proved and asked for.
+    pub config: Arc<ClientConfig>,
+    /// The name that is asked for.
+    pub name: ServerName<'static>,
+    /// To be told how the handshake ends.
+    pub handshakes: Arc<Handshakes>,
 }
 
 /// The files that a policy names, opened.
@@ -114,23 +126,20 @@ impl BackendClients {
         }
     }
 
-    /// The configuration for `tls`, and the name that is asked for. Reads the bundle once, and files again when they have
+    /// The configuration for `tls`. Reads the bundle once, and files again when they have
     /// changed: what cannot be used then leaves the former in force. What no snapshot names any more is forgotten in time, when
     /// another is made. Looks at files of the node, so it blocks for as long as those take.
-    pub fn client(
-        &self,
-        tls: &Arc<BackendTls>,
-        alpn: BackendAlpn,
-    ) -> Result<(Arc<ClientConfig>, ServerName<'static>), BackendTlsError> {
+    pub fn client(&self, tls: &Arc<BackendTls>, alpn: BackendAlpn) -> Result<BackendClient, BackendTlsError> {
         let name = ServerName::try_from(tls.name.as_deref().unwrap_or_default().to_owned())?;
         let key = (tls.number(), alpn);
         let opened = Files::open(&self.files, tls);
         if let (Ok(files), Some(known)) = (&opened, self.known.lock().get_mut(&key))
             && known.is_of(tls)
             && known.stamps == files.stamps()
-            && let Some(config) = &known.config
+            && let Some(client) = known.client(&name)
         {
-            return Ok((Arc::clone(config), name));
+            known.unusable = None;
+            return Ok(client);
         }
         let made = opened.map_err(BackendTlsError::from).and_then(|files| {
             let stamps = files.stamps();
@@ -145,18 +154,41 @@ impl BackendClients {
                     stamps,
                     ..Known::in_vain(tls)
                 };
+                let handshakes = Arc::clone(&made.handshakes);
                 known.insert(key, made);
-                Ok((config, name))
+                Ok(BackendClient {
+                    config,
+                    name,
+                    handshakes,
+                })
             }
             Err(error) => {
                 let former = known.entry(key).or_insert_with(|| Known::in_vain(tls));
                 if !former.is_of(tls) {
                     *former = Known::in_vain(tls);
                 }
-                former.tell(&error, tls);
-                former.config.clone().map(|config| (config, name)).ok_or(error)
+                former.fails(&error, tls);
+                former.client(&name).ok_or(error)
             }
         }
+    }
+
+    /// What fails of the policies that `are_in_force`, sorted.
+    pub fn failing(&self, are_in_force: impl Fn(&BackendTls) -> bool) -> Vec<FailingTls> {
+        let known = self.known.lock();
+        let failing = known
+            .values()
+            .filter_map(|known| Some((known.of.clone(), known.failing()?)));
+        let failing: Vec<_> = failing.collect();
+        drop(known);
+        let mut failing: Vec<_> = failing
+            .into_iter()
+            .filter_map(|(of, failing)| are_in_force(&of).then_some(failing))
+            .collect();
+        failing.sort();
+        // Each protocol inside has a configuration of its own; the eldest failure comes first.
+        failing.dedup_by(|later, first| later.is_like(first));
+        failing
     }
 
     fn config(
@@ -245,8 +277,17 @@ impl Known {
             used: Instant::now(),
             config: None,
             stamps: Vec::new(),
-            is_told: false,
+            handshakes: Arc::default(),
+            unusable: None,
         }
+    }
+
+    fn client(&self, name: &ServerName<'static>) -> Option<BackendClient> {
+        self.config.as_ref().map(|config| BackendClient {
+            config: Arc::clone(config),
+            name: name.clone(),
+            handshakes: Arc::clone(&self.handshakes),
+        })
     }
 
     /// Whether it is about `tls`, which it is used for then: numbers may agree by chance.
@@ -258,14 +299,31 @@ impl Known {
         is_same
     }
 
-    /// Once for each policy, not for each connection. What cannot be honoured was reported on its object.
-    fn tell(&mut self, error: &BackendTlsError, tls: &BackendTls) {
-        if !self.is_told && !matches!(error, BackendTlsError::Impossible) {
-            let error = error_chain(error);
-            let (name, goes_on) = (tls.name.as_deref(), self.config.is_some());
-            tracing::warn!(%error, name, goes_on, "no tls can be begun with a backend as its policy is now");
+    /// Logged when it begins, not for each connection. What cannot be honoured was reported on its object.
+    fn fails(&mut self, error: &BackendTlsError, tls: &BackendTls) {
+        if matches!(error, BackendTlsError::Impossible) {
+            return;
         }
-        self.is_told = true;
+        let former = self.unusable.take();
+        let is_new = former.is_none();
+        let failure = Failure::after(former, error);
+        if is_new {
+            let (error, policy) = (&failure.why, tls.declared.as_deref());
+            let (name, goes_on) = (tls.name.as_deref(), self.config.is_some());
+            tracing::warn!(%error, policy, name, goes_on, "no tls can be begun with a backend as its policy is now");
+        }
+        self.unusable = Some(failure);
+    }
+
+    fn failing(&self) -> Option<FailingTls> {
+        let failure = self.unusable.clone().or_else(|| self.handshakes.failure())?;
+        Some(FailingTls {
+            policy: self.of.declared.as_deref().unwrap_or_default().to_owned(),
+            name: self.of.name.as_deref().unwrap_or_default().to_owned(),
+            error: failure.why,
+            goes_on: self.unusable.is_some() && self.config.is_some(),
+            since_unix_s: failure.since_unix_s,
+        })
     }
 }
 

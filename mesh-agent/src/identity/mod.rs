@@ -4,6 +4,7 @@
 //! [`peer_identity`] for who is at the other end. Must not know: policies, pods, sockets.
 
 mod authority;
+mod backend_failures;
 mod backend_tls;
 mod backend_verify;
 mod ca_client;
@@ -35,7 +36,8 @@ mod verify;
 mod web_tls;
 
 pub use authority::{Authority, AuthorityError, ServerIdentity};
-pub use backend_tls::{BackendAlpn, BackendClients, BackendTlsError, holds_a_root};
+pub use backend_failures::FailingTls;
+pub use backend_tls::{BackendAlpn, BackendClient, BackendClients, BackendTlsError, holds_a_root};
 pub use ca_client::{CaAddr, CaClient, CaClientSettings};
 pub use embedded_ca::{CaError, EmbeddedCa, new_root, read_or_make_root};
 pub use failure::HandshakeFailure;

@@ -13,6 +13,8 @@ use crate::mesh::service::ServiceName;
 /// How an application is spoken to, and what it must prove.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BackendTls {
+    /// `Kind NAMESPACE/NAME` of the policy that says it.
+    pub declared: Option<Arc<str>>,
     /// Where its certificate must end.
     pub roots: TrustedRoots,
     /// The name that it is asked for (SNI); `None` is the host of the Service.
@@ -95,6 +97,7 @@ impl BackendTls {
     /// Of what cannot be honoured.
     pub const fn impossible() -> Self {
         Self {
+            declared: None,
             roots: TrustedRoots::Nobody,
             name: None,
             names: Vec::new(),

@@ -27,7 +27,7 @@ pub const CALLS: &[(&str, c_long)] = &[
     ("kcmp", libc::SYS_kcmp),
     // The kernel itself.
     ("kexec_load", libc::SYS_kexec_load),
-    ("kexec_file_load", libc::SYS_kexec_file_load),
+    ("kexec_file_load", KEXEC_FILE_LOAD),
     ("init_module", libc::SYS_init_module),
     ("finit_module", libc::SYS_finit_module),
     ("delete_module", libc::SYS_delete_module),
@@ -154,6 +154,12 @@ fn aliases(call: c_long) -> impl Iterator<Item = c_long> {
 fn aliases(call: c_long) -> impl Iterator<Item = c_long> {
     std::iter::once(call)
 }
+
+/// include/uapi/asm-generic/unistd.h; the crate `libc` does not name it for musl there.
+#[cfg(all(target_arch = "aarch64", target_env = "musl"))]
+const KEXEC_FILE_LOAD: c_long = 294;
+#[cfg(not(all(target_arch = "aarch64", target_env = "musl")))]
+const KEXEC_FILE_LOAD: c_long = libc::SYS_kexec_file_load;
 
 #[cfg(target_arch = "x86_64")]
 const ARCH: TargetArch = TargetArch::x86_64;

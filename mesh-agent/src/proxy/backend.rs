@@ -80,9 +80,13 @@ pub(super) fn over(
             pod.crowded(&mesh, Direction::Outbound, too_many);
             DialError::Crowded(too_many)
         })?;
-        let begun = backend::begin(stream, client, &mesh.workshop, limit).await;
-        if let Err(error) = &begun {
-            tracing::debug!(%error, cause = ?error, name = tls.name.as_deref(), "no tls with a backend");
+        let begun = backend::begin(stream, (client.config, client.name), &mesh.workshop, limit).await;
+        match &begun {
+            Ok(_) => client.handshakes.succeeded(),
+            Err(error) => {
+                client.handshakes.failed(error);
+                tracing::debug!(%error, cause = ?error, name = tls.name.as_deref(), "no tls with a backend");
+            }
         }
         Ok::<Box<dyn ByteStream>, _>(Box::new(begun?))
     })

@@ -126,6 +126,11 @@ impl Mesh {
         }
     }
 
+    /// The TLS that is spoken with applications, for whoever asks how it is.
+    pub fn backends(&self) -> &BackendClients {
+        &self.backends
+    }
+
     /// Closes every pooled connection as soon as it is idle; called once, when the agent stops.
     pub fn close_pools(&self) {
         for served in self.pods.all() {

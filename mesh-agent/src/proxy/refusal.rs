@@ -270,6 +270,11 @@ impl Refusal {
             let why = unauthenticated.failure.to_string().replace(' ', "_");
             return format!("jwt_authn_access_denied{{{why}}}").into();
         }
+        if let Self::Unreachable(error) = self
+            && let DialError::NoTunnel(status) = **error
+        {
+            return format!("{}{{{}}}", self.reason(), status.as_u16()).into();
+        }
         self.reason().into()
     }
 

@@ -3,12 +3,15 @@
 //! Place in the walk: what a connection that is no HTTP begins with at its endpoint, inside of TLS if it is spoken to so. Must
 //! not know: which policy asked for it.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use http::header::HOST;
-use http::{HeaderValue, Method, Request, Uri};
+use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body_util::Empty;
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
@@ -35,15 +38,30 @@ async fn ask(stream: Box<dyn ByteStream>, target: &TunnelTarget) -> Result<Box<d
         .max_buf_size(MAX_HEAD)
         .handshake(TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(DialError::Http)?;
-    let answer = sender.send_request(connect(target));
-    // The connection ends where the answer does, and leaves what the other end has said since.
-    let (answer, connection) = tokio::join!(answer, connection.without_shutdown());
-    let status = answer.map_err(DialError::Http)?.status();
-    if !status.is_success() {
-        return Err(DialError::NoTunnel(status));
-    }
-    let left = connection.map_err(DialError::Http)?;
+    let answer = pin!(sender.send_request(connect(target)));
+    // The connection ends where an answer that grants it does, and leaves what the other end has said since. It does not end
+    // with one that refuses, whose body nobody reads.
+    let left = match select(answer, pin!(connection.without_shutdown())).await {
+        Either::Left((answer, connection)) => {
+            granted(answer)?;
+            connection.await
+        }
+        Either::Right((ended, answer)) => {
+            granted(answer.await)?;
+            ended
+        }
+    };
+    let left = left.map_err(DialError::Http)?;
     Ok(Box::new(Prefixed::new(left.read_buf, left.io.into_inner())))
+}
+
+fn granted(answer: Result<Response<Incoming>, hyper::Error>) -> Result<(), DialError> {
+    let status = answer.map_err(DialError::Http)?.status();
+    if status.is_success() {
+        Ok(())
+    } else {
+        Err(DialError::NoTunnel(status))
+    }
 }
 
 fn connect(target: &TunnelTarget) -> Request<Empty<Bytes>> {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use super::Snapshot;
 use crate::mesh::backend_tls::{BackendTls, BackendTlsPolicy};
 use crate::mesh::facts::Rejection;
 use crate::mesh::service::{Service, ServiceName};
@@ -57,6 +58,14 @@ impl<'f> BackendsTls<'f> {
         of_port
             .or_else(|| self.0.get(&(service, None)))
             .map(|policy| &policy.tls)
+    }
+}
+
+impl Snapshot {
+    /// Whether applications behind any port are spoken to so.
+    pub fn speaks(&self, tls: &BackendTls) -> bool {
+        let mut spoken = self.upstreams().filter_map(|upstream| upstream.tls());
+        spoken.any(|spoken| **spoken == *tls)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::control::conditions::ObjectConditions;
 use crate::control::jwks::KeyStatus;
 use crate::control::kubernetes::{SourceStatus, Standing};
-use crate::identity::Certificates;
+use crate::identity::{BackendClients, Certificates, FailingTls};
 use crate::kernel::enrolment::Enrolment;
 use crate::kernel::splice::{SpliceBoard, SpliceStatus};
 use crate::kernel::status::EnrolmentStatus;
@@ -53,6 +53,8 @@ pub struct Holding {
     pub enrolment: Arc<Mutex<Enrolment>>,
     /// Whether flows are spliced.
     pub splice: SpliceBoard,
+    /// The TLS that it speaks with applications.
+    pub backends: BackendClients,
 }
 
 #[derive(Debug, Default)]
@@ -177,6 +179,8 @@ impl StatusBoard {
                 renewals: one.renewals,
                 last_error: one.last_error,
             });
+        let snapshot = board.snapshots.load();
+        let failing = holding.backends.failing(|tls| snapshot.speaks(tls));
         let noted = board.noted.lock();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -184,7 +188,7 @@ impl StatusBoard {
             source: board.source.clone(),
             started_unix_s: unix_seconds(board.started),
             privileges: holding.privileges.clone(),
-            snapshot_version: board.snapshots.load().version(),
+            snapshot_version: snapshot.version(),
             snapshot_unix_s: noted.published.map(unix_seconds),
             manifests_digest: noted.digest.clone(),
             source_error: noted.source_error.as_ref().map(|(_, error)| error.clone()),
@@ -192,8 +196,9 @@ impl StatusBoard {
             enrolment: holding.enrolment.lock().status(),
             direct: noted.direct.clone(),
             splice: holding.splice.status(),
-            ejected: board.snapshots.load().ejected(),
-            unhealthy: board.snapshots.load().unhealthy(),
+            ejected: snapshot.ejected(),
+            unhealthy: snapshot.unhealthy(),
+            backend_tls: failing,
             certificates: certificates.collect(),
             jwks: noted.keys.clone(),
             cni: noted.cni.clone(),
@@ -262,6 +267,9 @@ struct Status<E> {
     ejected: Vec<Ejected>,
     #[serde(default)]
     unhealthy: Vec<Unhealthy>,
+    /// Policies by which no TLS comes about with applications.
+    #[serde(default)]
+    backend_tls: Vec<FailingTls>,
     certificates: Vec<CertificateLine>,
     jwks: Vec<KeyStatus>,
     #[serde(default)]

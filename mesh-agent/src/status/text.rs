@@ -45,6 +45,14 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
     for endpoint in &status.unhealthy {
         writeln!(text, "  {endpoint}")?;
     }
+    writeln!(
+        text,
+        "\nFAILING TLS OF APPLICATIONS: {}",
+        status.backend_tls.len()
+    )?;
+    for failing in &status.backend_tls {
+        failing.write(&mut text, now)?;
+    }
     writeln!(text, "\nCERTIFICATES")?;
     for one in &status.certificates {
         match one.expires_unix_s {

@@ -1,18 +1,24 @@
 """Talks TCP and says as JSON what came of it.
 
-usage: tcp_client.py [--mptcp] [--listen-first] [--send TEXT] HOST PORT
+usage: tcp_client.py [--mptcp] [--listen-first] [--send TEXT] [--open] [--echo N] HOST PORT
 
 Sends TEXT, shuts its sending side, reads to the end. With --listen-first it waits for the server's first line before.
+With --open it does not shut its sending side. With --echo it asks tcp_server.py for an echo instead, and says whether N
+bytes came back as they were.
 """
 import argparse
 import json
+import os
 import socket
+import threading
 import time
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--mptcp", action="store_true")
 parser.add_argument("--listen-first", action="store_true")
 parser.add_argument("--send", default="")
+parser.add_argument("--open", action="store_true")
+parser.add_argument("--echo", type=int)
 parser.add_argument("--timeout", type=float, default=10)
 parser.add_argument("host")
 parser.add_argument("port", type=int)
@@ -20,6 +26,19 @@ arguments = parser.parse_args()
 
 IPPROTO_MPTCP = 262
 result = {"error": None, "received": ""}
+
+
+def echo(connection, count):
+    """Sends and reads at once, since no buffer on the way may hold all of it."""
+    connection.sendall(b"echo\n")
+    back = connection.makefile("rb")
+    back.readline()
+    sent = os.urandom(count)
+    sender = threading.Thread(target=connection.sendall, args=(sent,), daemon=True)
+    sender.start()
+    return back.read(count) == sent
+
+
 began = time.monotonic()
 try:
     family, _, _, _, address = socket.getaddrinfo(arguments.host, arguments.port, type=socket.SOCK_STREAM)[0]
@@ -39,7 +58,10 @@ try:
         result["first_line_ms"] = (time.monotonic() - began) * 1000
     if arguments.send:
         connection.sendall(arguments.send.encode())
-    connection.shutdown(socket.SHUT_WR)
+    if arguments.echo:
+        result["echoed"] = echo(connection, arguments.echo)
+    if not arguments.open:
+        connection.shutdown(socket.SHUT_WR)
     while chunk := connection.recv(65536):
         received += chunk
     result["received"] = received.decode(errors="replace")

@@ -30,8 +30,10 @@ pub(crate) const LAB_PACKAGES: &[&str] = &[
     "python3-venv",
     "redis-server",
     "redis-tools",
+    "squid|squid-openssl",
     "tcpdump",
     "testssl.sh",
+    "tinyproxy-bin",
     "util-linux",
     "wrk",
 ];

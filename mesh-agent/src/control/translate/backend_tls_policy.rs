@@ -153,6 +153,7 @@ fn validation(object: &Object, bundles: &CaBundles) -> Result<BackendTls, Reject
         });
     }
     Ok(BackendTls {
+        declared: Some(Arc::clone(&object.meta.object)),
         roots,
         name: Some(name),
         names,

@@ -96,6 +96,7 @@ fn begun(reader: &Reader<'_>, written: &Written, bundles: &CaBundles) -> Result<
         (None, None) => TrustedRoots::System,
     };
     Ok(BackendTls {
+        declared: Some(Arc::clone(&reader.object.meta.object)),
         roots,
         name,
         names,

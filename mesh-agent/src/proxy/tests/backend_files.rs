@@ -15,8 +15,9 @@ use super::backends::{HOST, policy, says};
 use super::client::{H1, get};
 use super::facts::{CART, LEGACY, LabPod, WEB};
 use super::lab::Lab;
+use crate::identity::FailingTls;
 use crate::identity::testing::{MutualServer, tls_server};
-use crate::mesh::backend_tls::{BackendTls, ClientFiles, NodeFile, TrustedRoots};
+use crate::mesh::backend_tls::{BackendTls, ClientFiles, NodeFile, PeerName, TrustedRoots};
 use crate::mesh::service::AppProtocol;
 
 /// Answers each connection's one request with the name of the certificate that it was shown.
@@ -71,6 +72,7 @@ impl Files {
 
 fn tls(server: &MutualServer, shown: &ClientFiles) -> BackendTls {
     BackendTls {
+        declared: Some("BackendTLSPolicy shop/cart".into()),
         roots: TrustedRoots::Pem(server.root.as_str().into()),
         name: Some(HOST.into()),
         shown: Some(shown.clone()),
@@ -111,6 +113,13 @@ impl Bench {
     /// What the server takes, and what proves it.
     fn right(&self) -> BackendTls {
         tls(&self.server, &self.pair)
+    }
+
+    /// What is told to fail of the policies in force.
+    fn told(&self) -> Vec<FailingTls> {
+        let mesh = &self.lab.a.mesh;
+        let snapshot = mesh.snapshots.load();
+        mesh.backends().failing(|tls| snapshot.speaks(tls))
     }
 
     /// Fails unless a request under `tls` is answered, or refused.
@@ -184,6 +193,62 @@ async fn a_server_is_believed_by_the_roots_and_lists_that_a_rule_names() {
             .judge("another's list", list(&stranger.lists[0]), false)
             .await;
         bench.judge("a list with it", list(revoking), false).await;
+    }
+}
+
+#[tokio::test]
+async fn what_fails_is_told_with_its_policy_and_reason_until_it_does_not() {
+    for pod in [CART, LEGACY] {
+        let bench = Bench::at(pod).await;
+        let stranger = MutualServer::new(HOST);
+        let gone = NodeFile::new("shop", "/gone.pem").unwrap();
+        let shown = ClientFiles {
+            certificate: gone,
+            ..bench.pair.clone()
+        };
+        let right = bench.right();
+        for (reason, wrong) in [
+            (
+                // Its root has the same name.
+                "BadSignature",
+                BackendTls {
+                    roots: TrustedRoots::Pem(stranger.root.as_str().into()),
+                    ..right.clone()
+                },
+            ),
+            (
+                "NotValidForName",
+                BackendTls {
+                    names: vec![PeerName::Host("other.example".into())],
+                    ..right.clone()
+                },
+            ),
+            (
+                "gone.pem: No such file",
+                BackendTls {
+                    shown: Some(shown),
+                    ..right.clone()
+                },
+            ),
+        ] {
+            bench.judge(reason, wrong, false).await;
+            let told = bench.told();
+            let [one] = &told[..] else {
+                panic!("{reason}: {told:?}");
+            };
+            assert_eq!((&*one.policy, &*one.name), ("BackendTLSPolicy shop/cart", HOST));
+            assert!(one.error.contains(reason), "{one:?}");
+            assert!(!one.goes_on, "{one:?}");
+            bench.judge(reason, right.clone(), true).await;
+            assert_eq!(bench.told(), [], "{reason}");
+        }
+        bench.files.put("shop/key.pem", "junk");
+        bench.judge("the former pair", right.clone(), true).await;
+        let told = bench.told();
+        assert!(told.len() == 1 && told[0].goes_on, "{told:?}");
+        bench.files.pair(&bench.server.client("web"));
+        bench.judge("a whole pair", right, true).await;
+        assert_eq!(bench.told(), []);
     }
 }
 

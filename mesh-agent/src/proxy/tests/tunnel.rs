@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use super::app::{App, speaks};
 use super::client::{H1, exchange, get};
 use super::facts::{CART, LEGACY, LabPod, WEB, destination_rule};
-use super::lab::Lab;
+use super::lab::{Lab, eventually};
 use crate::mesh::service::AppProtocol;
 use crate::mesh::traffic::WrittenPolicy;
 
@@ -82,10 +82,17 @@ async fn what_the_far_end_says_at_once_is_not_lost() {
 
 #[tokio::test]
 async fn a_forward_proxy_that_refuses_or_speaks_something_else_ends_in_a_reset() {
-    for answer in [
-        &b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n"[..],
-        b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 2\r\n\r\nno",
-        b"SSH-2.0-OpenSSH_9.2\r\n",
+    for (answer, details) in [
+        (
+            &b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n"[..],
+            "tunnel_refused{407}",
+        ),
+        // With a body, on a connection that stays open.
+        (
+            b"HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno",
+            "tunnel_refused{403}",
+        ),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "upstream_http_handshake_failed"),
     ] {
         let lab = Lab::start().await;
         let app = forward_proxy(&lab, LEGACY, answer).await;
@@ -97,6 +104,9 @@ async fn a_forward_proxy_that_refuses_or_speaks_something_else_ends_in_a_reset()
             "{}",
             answer.escape_ascii()
         );
+        let agent = lab.agent_of(WEB);
+        let is_told = |line: &serde_json::Value| line["connection_termination_details"] == details;
+        eventually(details, || agent.log().iter().any(is_told)).await;
     }
 }
 

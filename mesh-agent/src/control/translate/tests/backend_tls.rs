@@ -194,6 +194,7 @@ fn a_rule_names_files_below_its_own_namespace() {
         let (tls, fields) = rule(&written);
         assert_eq!(fields, Vec::<String>::new(), "{written}");
         let expected = BackendTls {
+            declared: Some("DestinationRule shop/r".into()),
             roots,
             shown: shown.cloned(),
             revoked,

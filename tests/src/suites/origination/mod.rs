@@ -1,11 +1,20 @@
 //! Servers that want to know who their client is: by a certificate (`tls` of a DestinationRule, from files of the node), or by the
-//! header of the PROXY protocol. They are nginx, HAProxy and `openssl s_server`, started by the claims in pods of the lab.
+//! header of the PROXY protocol; and forward proxies. They are nginx, HAProxy, `openssl s_server`, squid and tinyproxy, started by
+//! the claims in pods of the lab.
+
+mod tunnel;
+mod unproved;
 
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use self::tunnel::{
+    a_forward_proxy_that_refuses_ends_the_connection_and_is_counted,
+    bytes_go_through_a_forward_proxy_to_where_a_rule_says,
+};
+use self::unproved::what_is_not_proved_is_refused_and_named_and_hurts_no_other;
 use super::ask::{Reply, addresses, equal, get, python, text};
 use super::authz::with;
 use super::resilience::Program;
@@ -20,7 +29,10 @@ pub(super) const CLAIMS: &[Claim] = claims![
     a_server_whose_certificate_is_revoked_gets_nothing,
     a_rule_that_names_a_secret_refuses_and_says_what_to_name_instead,
     bytes_that_are_no_http_are_wrapped_in_tls_of_the_nodes_pair,
+    what_is_not_proved_is_refused_and_named_and_hurts_no_other,
     servers_behind_the_proxy_protocol_see_the_clients_own_socket,
+    bytes_go_through_a_forward_proxy_to_where_a_rule_says,
+    a_forward_proxy_that_refuses_ends_the_connection_and_is_counted,
 ];
 
 /// A server in a pod, and how it is reached.
