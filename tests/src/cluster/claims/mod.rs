@@ -4,6 +4,7 @@
 
 mod changing;
 mod churn;
+mod kinds;
 mod load;
 mod mesh;
 mod network;
@@ -53,6 +54,7 @@ fn of_mesh() -> impl Iterator<Item = &'static Claim> {
         changing::CLAIMS,
         network::CLAIMS,
         churn::CLAIMS,
+        kinds::CLAIMS,
         upgrade::CLAIMS,
     ]
     .into_iter()
