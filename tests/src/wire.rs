@@ -4,11 +4,11 @@
 //! connection. It must not know who speaks to whom, and trusts no port number.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::Child;
 use std::time::Duration;
+use std::{fmt, fs};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -146,7 +146,17 @@ pub struct Wire {
     pub plaintext_samples: Vec<String>,
     /// Payload of all packets, for [`Wire::contains`].
     #[serde(skip)]
-    payloads: Vec<Vec<u8>>,
+    payloads: Payloads,
+}
+
+/// Payloads of packets, of which people are shown only how many there are.
+#[derive(Clone, Default)]
+struct Payloads(Vec<Vec<u8>>);
+
+impl fmt::Debug for Payloads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "of {} packets", self.0.len())
+    }
 }
 
 impl Wire {
@@ -155,6 +165,7 @@ impl Wire {
         !bytes.is_empty()
             && self
                 .payloads
+                .0
                 .iter()
                 .any(|payload| payload.windows(bytes.len()).any(|at| at == bytes))
     }
@@ -209,7 +220,7 @@ fn judge(packets: Vec<Packet>) -> Wire {
             let distance = sequence.wrapping_sub(stream.first);
             // A keep-alive probe repeats the byte before the next one; just after the handshake that is no byte at all.
             if distance < u32::MAX / 2 {
-                wire.payloads.push(packet.payload.clone());
+                wire.payloads.0.push(packet.payload.clone());
                 stream.segments.entry(distance).or_default().push(packet.payload);
             }
         }

@@ -10,7 +10,7 @@ use crate::control::{Reading, Source, SourceError, conditions};
 use crate::identity::Certificates;
 use crate::mesh::facts::Rejection;
 use crate::snapshot::{Snapshot, SnapshotCell, SnapshotSettings};
-use crate::status::StatusBoard;
+use crate::status::{OutsidePod, StatusBoard};
 use crate::telemetry::Telemetry;
 
 /// The source, and what comes of it.
@@ -68,6 +68,10 @@ impl Knowledge {
         );
         let policies = conditions::of_rate_limits(&facts.rate_limit_policies, &rejections);
         self.board.published(rejections, policies);
+        let workloads = facts.workloads.iter().map(|workload| &**workload);
+        let node = &self.settings.node;
+        self.board
+            .outside(OutsidePod::all_of(node, &facts.meshed_namespaces, workloads));
         self.certificates
             .want(snapshot.local().iter().map(|pod| pod.identity.clone()));
         self.snapshots.publish(snapshot);

@@ -147,7 +147,7 @@ impl ConfigLoop {
         if let Err(error) = known {
             tracing::error!(%error, "probes of the node's kubelet may take the way of any plaintext");
         }
-        let reports = enrolment.reconcile(wanted);
+        let reports = enrolment.reconcile_among(wanted, &|uid| snapshot.workload(uid).is_some());
         let status = enrolment.status();
         self.announcements
             .settle(&snapshot, &status.pods, &mut enrolment, Instant::now());
@@ -189,6 +189,12 @@ impl ConfigLoop {
                     tracing::error!(pod, why, "a pod's capture was changed and cannot be repaired");
                 }
                 Change::Superseded { why } => tracing::error!(pod, why, "a pod's connections are refused"),
+                Change::Forgotten => {
+                    tracing::warn!(
+                        pod,
+                        "the object of a pod is gone and it runs still: it is refused until it ends"
+                    );
+                }
                 Change::Left => tracing::info!(pod, "pod left the mesh"),
                 Change::Failed { why } => tracing::error!(pod, why, "pod cannot join the mesh"),
                 Change::Missed { why, waited } => {

@@ -94,6 +94,8 @@ pub enum Change {
         /// The reason.
         why: String,
     },
+    /// Its facts are gone and it is there still: it stays hooked, and its connections are refused.
+    Forgotten,
     /// It is not enrolled any more.
     Left,
     /// It is wanted and could not be enrolled; tried again at every reconcile, reported when the reason changes.
@@ -163,6 +165,7 @@ impl fmt::Display for Report {
             }
             Change::Unrepaired { why } => write!(f, "{} not repaired: {why}", self.pod),
             Change::Superseded { why } => write!(f, "{} refused: {why}", self.pod),
+            Change::Forgotten => write!(f, "{} refused: its object is gone and it runs still", self.pod),
             Change::Left => write!(f, "{} un-enrolled", self.pod),
             Change::Failed { why } => write!(f, "{} not enrolled: {why}", self.pod),
             Change::Missed { why, waited } => {

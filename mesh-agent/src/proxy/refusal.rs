@@ -178,16 +178,8 @@ impl Unapproved {
         }
     }
 
-    /// The gRPC project's HTTP-to-gRPC status mapping.
     fn grpc_status(&self) -> u32 {
-        match self.status().as_u16() {
-            400 => 13,
-            401 => 16,
-            403 => 7,
-            404 => 12,
-            429 | 502..=504 => 14,
-            _ => 2,
-        }
+        of_status(self.status())
     }
 }
 

@@ -3,6 +3,7 @@
 //! Place in the walk: none; it reads what the engines know. Must not know: how any of it came about.
 
 mod explanation;
+mod outside;
 mod text;
 
 use std::net::IpAddr;
@@ -26,6 +27,7 @@ use crate::privileges::Privileges;
 use crate::snapshot::{Ejected, SnapshotCell, Unhealthy};
 
 pub use self::explanation::explained;
+pub use self::outside::OutsidePod;
 pub use self::text::for_humans;
 
 /// Gathers what the status page shows; clones share it.
@@ -65,6 +67,7 @@ struct Noted {
     digest: Option<String>,
     source_error: Option<(Instant, String)>,
     api_server: Option<Standing>,
+    outside: Vec<OutsidePod>,
     direct: DirectStatus,
     keys: Vec<KeyStatus>,
     cni: Option<CniStatus>,
@@ -100,6 +103,7 @@ impl StatusBoard {
             digest: noted.digest.take(),
             source_error: None,
             api_server: noted.api_server.take(),
+            outside: std::mem::take(&mut noted.outside),
             direct: std::mem::take(&mut noted.direct),
             keys: std::mem::take(&mut noted.keys),
             cni: noted.cni.take(),
@@ -132,6 +136,11 @@ impl StatusBoard {
             .api_server
             .as_ref()
             .map_or(age, |standing| age.max(standing.age()))
+    }
+
+    /// The pods that are left out on purpose.
+    pub fn outside(&self, outside: Vec<OutsidePod>) {
+        self.0.noted.lock().outside = outside;
     }
 
     /// What goes past the agent now.
@@ -194,6 +203,7 @@ impl StatusBoard {
             source_error: noted.source_error.as_ref().map(|(_, error)| error.clone()),
             api_server: noted.api_server.as_ref().map(Standing::status),
             enrolment: holding.enrolment.lock().status(),
+            outside: noted.outside.clone(),
             direct: noted.direct.clone(),
             splice: holding.splice.status(),
             ejected: snapshot.ejected(),
@@ -262,6 +272,9 @@ struct Status<E> {
     #[serde(default)]
     api_server: Option<SourceStatus>,
     enrolment: E,
+    /// Pods that are left out on purpose although their namespace takes part.
+    #[serde(default)]
+    outside: Vec<OutsidePod>,
     direct: DirectStatus,
     splice: SpliceStatus,
     ejected: Vec<Ejected>,

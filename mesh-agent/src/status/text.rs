@@ -32,6 +32,10 @@ pub fn for_humans(page: &str) -> anyhow::Result<String> {
     }
     let now = unix_seconds(SystemTime::now());
     text.push_str(&table_of(&status.enrolment.pods, now)?);
+    for left_out in &status.outside {
+        let (namespace, name, why) = (&left_out.namespace, &left_out.pod, &left_out.why);
+        writeln!(text, "  {namespace}/{name} is not captured: {why}")?;
+    }
     for (map, entries) in status.enrolment.overflows.iter().filter(|full| full.1 > 0) {
         writeln!(text, "  ! the map {map} had no room for {entries} entries")?;
     }
@@ -119,8 +123,20 @@ fn write_source(text: &mut String, source: &SourceStatus) -> std::fmt::Result {
         };
         let error = watch.error.as_deref().unwrap_or("being listed");
         writeln!(text, "  ! {} for {} s{waits}: {error}", watch.watch, watch.for_s)?;
+        if is_about_rules(error) {
+            writeln!(
+                text,
+                "    a rule of the agent's ClusterRole is missing: apply the chart's again; it is used within 30 s"
+            )?;
+        }
     }
     Ok(())
+}
+
+/// Whether the API server has said that an account may not do something, as all its authorizers say it
+/// (k8s.io/apiserver, pkg/endpoints/handlers/responsewriters/errors.go).
+fn is_about_rules(said: &str) -> bool {
+    said.contains("forbidden: User \"") && said.contains("\" cannot ")
 }
 
 /// One line a pod, and below it what is wrong with it.
@@ -245,6 +261,7 @@ fn write_splice(text: &mut String, splice: &SpliceStatus) -> std::fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::kubernetes::WatchStatus;
 
     fn pod(name: &str, present: bool, why_not: Option<&str>) -> PodLine {
         PodLine {
@@ -264,6 +281,37 @@ mod tests {
             open_before: 0,
             why_not: why_not.map(str::to_owned),
         }
+    }
+
+    #[test]
+    fn a_rule_that_is_missing_is_named_with_what_to_do() {
+        let watch = |error: &str| WatchStatus {
+            watch: "HTTPRoute".to_owned(),
+            api_version: "v1".to_owned(),
+            path: String::new(),
+            state: WatchState::Failing,
+            for_s: 7,
+            synced: false,
+            required: false,
+            objects: 0,
+            error: Some(error.to_owned()),
+        };
+        let forbidden = "httproutes is forbidden: User \"a\" cannot list resource \"httproutes\"";
+        let source = SourceStatus {
+            age_s: 7,
+            error: None,
+            copy_unix_s: None,
+            copy_error: None,
+            watches: vec![watch(forbidden), watch("connection refused")],
+        };
+        let mut text = String::new();
+        write_source(&mut text, &source).unwrap();
+        let [_, named, cure, other] = text.lines().collect::<Vec<_>>()[..] else {
+            panic!("{text}");
+        };
+        assert!(named.ends_with(forbidden), "{named}");
+        assert!(cure.contains("ClusterRole"), "{cure}");
+        assert!(other.ends_with("connection refused"), "{other}");
     }
 
     #[test]

@@ -79,8 +79,9 @@ impl House<'_> {
     }
 }
 
-const DIRS: [&str; 11] = [
+const DIRS: [&str; 12] = [
     "etc",
+    "etc/kubernetes/manifests",
     "etc-work",
     "opt/kubernetes",
     "opt/images",

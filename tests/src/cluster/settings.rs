@@ -71,6 +71,9 @@ pub(super) fn cni(node: Wired) -> Value {
     })
 }
 
+/// Where the kubelet looks for pods of the node's own.
+pub(super) const STATIC_PODS: &str = "/etc/kubernetes/manifests";
+
 /// The kubelet's configuration; JSON is YAML.
 pub(super) fn kubelet(node: Wired, cgroup_root: &str) -> Value {
     json!({
@@ -106,6 +109,7 @@ pub(super) fn kubelet(node: Wired, cgroup_root: &str) -> Value {
         "registryPullQPS": 0,
         "resolvConf": "/etc/resolv.conf",
         "serializeImagePulls": false,
+        "staticPodPath": STATIC_PODS,
     })
 }
 

@@ -73,6 +73,11 @@ impl<'c> Api<'c> {
         self.send("DELETE", path, Some(&now))?.success().map(drop)
     }
 
+    /// Asks for the end of the object at `path`, in its own time, which a pod's grace period is.
+    pub fn end(self, path: &str) -> Result<()> {
+        self.send("DELETE", path, None)?.success().map(drop)
+    }
+
     /// Creates all objects of a file of manifests. Kinds are known by where they belong.
     pub fn apply(self, manifests: &str) -> Result<()> {
         for document in serde_yaml_ng::Deserializer::from_str(manifests) {

@@ -42,7 +42,7 @@ pub(crate) const LAB_PACKAGES: &[&str] = &[
 pub(crate) const BENCH_PACKAGES: &[&str] = &["haproxy", "nginx-light|nginx", "openssl"];
 
 /// What real nodes need beside what is built for them.
-pub(crate) const KUBERNETES_PACKAGES: &[&str] = &["busybox-static", "nftables", "runc"];
+pub(crate) const KUBERNETES_PACKAGES: &[&str] = &["bpftool", "busybox-static", "nftables", "runc"];
 
 /// What virtual machines are made of, and run by.
 pub(crate) const VM_PACKAGES: &[&str] = &[

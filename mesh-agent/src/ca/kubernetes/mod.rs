@@ -78,18 +78,28 @@ impl ApiError {
 
 impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
-        if let kube::Error::Api(status) = &error
-            && status.is_forbidden()
-        {
-            let said = status.message.clone();
-            return if is_about_rules(&said) {
-                Self::Forbidden(said)
-            } else {
-                Self::Refused(said)
-            };
+        match &error {
+            kube::Error::Api(status) if is_of_admission(&status.message) => {
+                Self::Refused(status.message.clone())
+            }
+            kube::Error::Api(status) if status.is_forbidden() => {
+                let said = status.message.clone();
+                if is_about_rules(&said) {
+                    Self::Forbidden(said)
+                } else {
+                    Self::Refused(said)
+                }
+            }
+            _ => Self::Failed(error.into()),
         }
-        Self::Failed(error.into())
     }
+}
+
+/// Whether a policy or a webhook has refused it, whatever code they give it: a policy says 422 unless it names a reason
+/// (k8s.io/apiserver, pkg/admission/plugin/policy/validating/dispatcher.go, and pkg/admission/plugin/webhook/errors).
+fn is_of_admission(said: &str) -> bool {
+    let is_of_policy = said.contains("ValidatingAdmissionPolicy '") && said.contains("' denied request: ");
+    is_of_policy || (said.contains("admission webhook \"") && said.contains("\" denied the request"))
 }
 
 /// Whether a 403 is about what an account may do, rather than from an admission plugin: those have the same code. All

@@ -170,12 +170,12 @@ async fn a_rule_that_is_missing_makes_tokens_uncheckable_and_is_named() {
 
 #[test]
 fn what_an_admission_plugin_forbids_is_not_called_a_missing_rule() {
-    let of = |words: &str| {
-        let status = kube::core::Status::failure(words, "Forbidden")
-            .with_code(403)
-            .boxed();
+    let with = |words: &str, reason: &str, code| {
+        let status = kube::core::Status::failure(words, reason).with_code(code).boxed();
         ApiError::from(kube::Error::Api(status))
     };
+    let of = |words: &str| with(words, "Forbidden", 403);
+    let invalid = |words: &str| with(words, "Invalid", 422);
     for words in [
         "httproutes.gateway.networking.k8s.io is forbidden: User \"x\" cannot patch resource \"httproutes/status\"",
         "forbidden: User \"system:anonymous\" cannot get path \"/\"",
@@ -195,6 +195,19 @@ fn what_an_admission_plugin_forbids_is_not_called_a_missing_rule() {
             "{words}"
         );
     }
+    let by_policy =
+        "httproutes \"a\" is forbidden: ValidatingAdmissionPolicy 'no' with binding 'no' denied request: no";
+    let by_webhook = "admission webhook \"no.example.net\" denied the request: no";
+    for words in [by_policy, by_webhook] {
+        assert!(
+            matches!(invalid(words), ApiError::Refused(said) if said == words),
+            "{words}"
+        );
+    }
+    assert!(matches!(
+        invalid("HTTPRoute \"a\" is invalid: spec: no"),
+        ApiError::Failed(_)
+    ));
 }
 
 fn pod(name: &str, version: &str) -> Value {

@@ -6,6 +6,7 @@ mod audit;
 mod direct;
 mod dns;
 mod exceptions;
+mod forgotten;
 mod places;
 mod present;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+pub use self::forgotten::IsKnown;
 use crate::capture::listeners::{PodListeners, PodPorts};
 use crate::capture::{Leaving, PodHost};
 use crate::kernel::enrolment::dns::Dns;
@@ -91,11 +93,27 @@ impl Enrolment {
         self.reconcile_at(wanted, Instant::now())
     }
 
+    /// As [`Enrolment::reconcile`], and pods that are not even known, and are there still, are refused until they are gone.
+    pub fn reconcile_among(&mut self, wanted: &[Arc<Workload>], is_known: IsKnown<'_>) -> Vec<Report> {
+        self.reconcile_all(wanted, is_known, Instant::now())
+    }
+
     fn reconcile_at(&mut self, wanted: &[Arc<Workload>], now: Instant) -> Vec<Report> {
+        self.reconcile_all(wanted, &|_| true, now)
+    }
+
+    fn reconcile_all(
+        &mut self,
+        wanted: &[Arc<Workload>],
+        is_known: IsKnown<'_>,
+        now: Instant,
+    ) -> Vec<Report> {
         let wanted = &self.with_announced(wanted);
-        let mut reports = self.leave_unwanted(wanted);
+        let mut reports = Vec::new();
+        self.forget(is_known, &mut reports);
+        reports.extend(self.leave_unwanted(wanted, is_known));
         reports.extend(self.sweep());
-        self.serve_again(&mut reports);
+        self.serve_again(is_known, &mut reports);
         self.audit(wanted, &mut reports);
         self.absent
             .retain(|uid, _| wanted.iter().any(|workload| workload.uid == *uid));
@@ -107,7 +125,7 @@ impl Enrolment {
                 self.join(workload, now, &mut reports);
             }
         }
-        self.release_orphans();
+        self.release_orphans(is_known);
         self.keep_exceptions(wanted, &mut reports);
         self.keep_dns(wanted, &mut reports);
         reports
@@ -165,7 +183,7 @@ impl Enrolment {
 
     /// Unhooks what an earlier agent left and nobody wants. A pod that is wanted and cannot be enrolled just now keeps
     /// its hooks, which refuse.
-    fn release_orphans(&mut self) {
+    fn release_orphans(&mut self, is_known: IsKnown<'_>) {
         let orphans = self.kernel.orphans().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot find out what an earlier agent left");
             Vec::new()
@@ -176,7 +194,7 @@ impl Enrolment {
                 let mut addrs = pod.workload.addrs.iter();
                 orphan.addrs.is_empty() || addrs.any(|addr| orphan.addrs.contains(addr))
             });
-            if is_wanted {
+            if is_wanted || self.is_forgotten(&orphan, is_known) {
                 continue;
             }
             let (netns, addrs) = (orphan.netns.0, &orphan.addrs);
@@ -189,12 +207,13 @@ impl Enrolment {
         }
     }
 
-    fn leave_unwanted(&mut self, wanted: &[Arc<Workload>]) -> Vec<Report> {
+    fn leave_unwanted(&mut self, wanted: &[Arc<Workload>], is_known: IsKnown<'_>) -> Vec<Report> {
         let is_wanted = |pod: &Present| {
             let mut same = wanted.iter().filter(|workload| workload.uid == pod.workload.uid);
             same.any(|workload| pod.is_enrolled_as(workload) && self.is_where_it_should_be(pod, workload))
         };
-        let unwanted = self.present.iter().filter(|(_, pod)| !is_wanted(pod));
+        let unwanted = self.present.iter();
+        let unwanted = unwanted.filter(|(_, pod)| !is_wanted(pod) && !pod.is_held(is_known));
         let unwanted: Vec<_> = unwanted.map(|(uid, _)| uid.clone()).collect();
         let unwanted = unwanted.iter().filter_map(|uid| self.present.remove(uid));
         let unwanted: Vec<_> = unwanted.collect();
@@ -301,7 +320,8 @@ impl Enrolment {
         for (uid, pod) in &mut self.present {
             let mut addrs = winner.addrs.iter();
             let taken = addrs.find(|addr| pod.workload.addrs.contains(addr));
-            let (true, Some(addr)) = (*uid != winner.uid, taken) else {
+            let is_other = *uid != winner.uid && !pod.is_forgotten();
+            let (true, Some(addr)) = (is_other, taken) else {
                 continue;
             };
             let why = KernelError::Superseded {
@@ -321,13 +341,14 @@ impl Enrolment {
         }
     }
 
-    /// Serves pods again whose address means nobody else any more.
-    fn serve_again(&mut self, reports: &mut Vec<Report>) {
-        let superseded = self.present.iter();
-        let free: Vec<_> = superseded
-            .filter(|(_, pod)| {
-                pod.superseded_by()
-                    .is_some_and(|by| !self.present.contains_key(by))
+    /// Serves pods again whose address means nobody else any more, and those that the facts remember.
+    fn serve_again(&mut self, is_known: IsKnown<'_>, reports: &mut Vec<Report>) {
+        let refused = self.present.iter();
+        let free: Vec<_> = refused
+            .filter(|(uid, pod)| match &pod.standing {
+                Standing::Served(_) => false,
+                Standing::Superseded { by, .. } => !self.present.contains_key(by),
+                Standing::Forgotten => is_known(uid),
             })
             .map(|(uid, _)| uid.clone())
             .collect();

@@ -44,6 +44,8 @@ pub(super) enum Standing {
         /// The reason, for people.
         why: String,
     },
+    /// They are refused: it is in the facts no more, and is there still.
+    Forgotten,
 }
 
 /// The inbound listeners of a pod.
@@ -91,7 +93,7 @@ impl Present {
         }
         match &self.standing {
             Standing::Served(inbound) => kernel.repair(&self.site, &inbound.sockets()),
-            Standing::Superseded { .. } => {
+            Standing::Superseded { .. } | Standing::Forgotten => {
                 // It may have failed before.
                 kernel.refuse(self.site.netns.cookie())?;
                 kernel.repair(&self.site, &[])
@@ -119,7 +121,7 @@ impl Present {
     /// The pod that has its address now.
     pub(super) fn superseded_by(&self) -> Option<&WorkloadUid> {
         match &self.standing {
-            Standing::Served(_) => None,
+            Standing::Served(_) | Standing::Forgotten => None,
             Standing::Superseded { by, .. } => Some(by),
         }
     }
@@ -127,9 +129,10 @@ impl Present {
     pub(super) fn status(&self, entries: &[Entry]) -> PodStatus {
         let cookie = self.site.netns.cookie();
         let entry = entries.iter().find(|entry| entry.netns == cookie);
-        let superseded = match &self.standing {
+        let refused = match &self.standing {
             Standing::Served(_) => None,
-            Standing::Superseded { why, .. } => Some(why),
+            Standing::Superseded { why, .. } => Some(why.as_str()),
+            Standing::Forgotten => Some(FORGOTTEN),
         };
         PodStatus {
             present: entry.is_some(),
@@ -138,7 +141,8 @@ impl Present {
             bypassed: entry.map_or(0, |entry| entry.bypassed),
             learned: Some(self.whereabouts.learned()),
             open_before: self.open_before,
-            why_not: self.unrepaired.as_ref().or(superseded).cloned(),
+            why_not: self.unrepaired.as_deref().or(refused).map(str::to_owned),
+            wanted: !self.is_forgotten(),
             ..status_of(&self.workload)
         }
     }
@@ -211,6 +215,8 @@ fn status_of(workload: &Workload) -> PodStatus {
     }
 }
 
+const FORGOTTEN: &str =
+    "its object is gone and it runs still: all its connections are refused until it has ended";
 /// How long a pod may be in the facts without being on the machine before that is worth a warning: an image that is
 /// pulled, or a busy kubelet, takes some seconds.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -43,6 +43,13 @@ impl Announced {
         self.0.get(uid)
     }
 
+    /// Pods that have one of these addresses, by uid.
+    pub fn at<'a>(&'a self, addrs: &'a [IpAddr]) -> impl Iterator<Item = &'a str> {
+        let at = |announcement: &Announcement| announcement.addrs.iter().any(|addr| addrs.contains(addr));
+        let found = self.0.iter().filter(move |(_, announcement)| at(announcement));
+        found.map(|(uid, _)| uid.as_str())
+    }
+
     /// Forgets pods whose namespace has no name any more; whether there were any. One system call for each pod.
     pub fn forget_gone(&mut self) -> bool {
         let before = self.0.len();

@@ -3,12 +3,15 @@
 //! A claim says what a user of the cluster can see; it must not look inside of the agent.
 
 mod changing;
+mod churn;
+mod kinds;
 mod load;
 mod mesh;
 mod network;
 mod plain;
 mod probes;
 mod seen;
+mod traces;
 mod upgrade;
 
 use anyhow::{Result, ensure};
@@ -50,6 +53,8 @@ fn of_mesh() -> impl Iterator<Item = &'static Claim> {
         probes::CLAIMS,
         changing::CLAIMS,
         network::CLAIMS,
+        churn::CLAIMS,
+        kinds::CLAIMS,
         upgrade::CLAIMS,
     ]
     .into_iter()

@@ -3,6 +3,7 @@
 mod absence;
 mod adoption;
 mod contested;
+mod forgotten;
 
 use std::io;
 use std::net::IpAddr;
