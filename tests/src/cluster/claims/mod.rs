@@ -4,6 +4,7 @@
 
 mod changing;
 mod churn;
+mod faults;
 mod kinds;
 mod load;
 mod mesh;
@@ -55,6 +56,7 @@ fn of_mesh() -> impl Iterator<Item = &'static Claim> {
         network::CLAIMS,
         churn::CLAIMS,
         kinds::CLAIMS,
+        faults::CLAIMS,
         upgrade::CLAIMS,
     ]
     .into_iter()
