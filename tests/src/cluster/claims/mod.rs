@@ -2,6 +2,7 @@
 //!
 //! A claim says what a user of the cluster can see; it must not look inside of the agent.
 
+mod admission;
 mod changing;
 mod churn;
 mod faults;
@@ -57,6 +58,7 @@ fn of_mesh() -> impl Iterator<Item = &'static Claim> {
         churn::CLAIMS,
         kinds::CLAIMS,
         faults::CLAIMS,
+        admission::CLAIMS,
         upgrade::CLAIMS,
     ]
     .into_iter()
