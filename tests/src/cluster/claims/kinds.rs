@@ -15,6 +15,7 @@ use crate::kubernetes::api::at;
 
 pub(super) const CLAIMS: &[Claim] = claims![
     init_containers_sidecars_jobs_and_crash_loops_are_captured_from_their_first_packet,
+    pods_of_the_host_network_and_those_that_opt_out_are_strangers,
     what_comes_in_by_a_host_port_is_a_strangers,
     a_static_pod_is_captured_and_is_nobody,
 ];
@@ -79,6 +80,38 @@ fn init_containers_sidecars_jobs_and_crash_loops_are_captured_from_their_first_p
         };
         Ok(!pods.iter().any(is_of_job))
     })
+}
+
+fn pods_of_the_host_network_and_those_that_opt_out_are_strangers(cluster: &Cluster) -> Result<()> {
+    bring(cluster)?;
+    for (name, reason) in [("host", "host network"), ("outside", "dataplane")] {
+        let pod = format!("pod/{name}");
+        in_namespace(
+            cluster,
+            &["wait", "--for=condition=Ready", &pod, "--timeout=120s"],
+        )?;
+        seen::until(&format!("{name} has asked"), || {
+            Ok(said(cluster, &pod, "main")?.contains("81 "))
+        })?;
+        let said = said(cluster, &pod, "main")?;
+        ensure!(
+            answer(&said, "80") == ["none"] && is_ok(&answer(&said, "81")),
+            "{name} is no stranger: {said}"
+        );
+        let shown = seen::pod(cluster, NODE, (NAMESPACE, name))?;
+        ensure!(shown.is_none(), "{name} is to be captured: {shown:?}");
+        let status = seen::status(cluster, NODE)?;
+        let outside = at(&status, "/outside").as_array().cloned().unwrap_or_default();
+        let named = outside
+            .iter()
+            .find(|pod| at(pod, "/namespace") == NAMESPACE && at(pod, "/pod") == name);
+        let why = named.and_then(|pod| at(pod, "/why").as_str());
+        ensure!(
+            why.is_some_and(|why| why.contains(reason)),
+            "status does not say that {name} is left out: {outside:?}"
+        );
+    }
+    Ok(())
 }
 
 fn what_comes_in_by_a_host_port_is_a_strangers(cluster: &Cluster) -> Result<()> {

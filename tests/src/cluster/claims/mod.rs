@@ -2,8 +2,10 @@
 //!
 //! A claim says what a user of the cluster can see; it must not look inside of the agent.
 
+mod admission;
 mod changing;
 mod churn;
+mod faults;
 mod kinds;
 mod load;
 mod mesh;
@@ -55,6 +57,8 @@ fn of_mesh() -> impl Iterator<Item = &'static Claim> {
         network::CLAIMS,
         churn::CLAIMS,
         kinds::CLAIMS,
+        faults::CLAIMS,
+        admission::CLAIMS,
         upgrade::CLAIMS,
     ]
     .into_iter()

@@ -25,6 +25,11 @@ pub(super) fn metrics(cluster: &Cluster, node: &str) -> Result<Metrics> {
     agent::metrics(cluster.site(), node)
 }
 
+/// Whether the agent of a node says that it is ready; one that does not answer is not.
+pub(super) fn is_ready(cluster: &Cluster, node: &str) -> bool {
+    agent::page(cluster.site(), node, "/readyz").is_ok_and(|answer| answer.status == 200)
+}
+
 /// The pods that the agent of a node captures, or should.
 pub(super) fn pods(cluster: &Cluster, node: &str) -> Result<Vec<Value>> {
     let status = status(cluster, node)?;
@@ -64,6 +69,32 @@ pub(super) fn agent(cluster: &Cluster, node: &str) -> Result<ProcessId> {
         anyhow::bail!("not one agent on {node}: {agents:?}");
     };
     Ok(agent)
+}
+
+/// What the containers of a pod wrote, as its node keeps it, without what is packed away already; a pod that is gone has
+/// written nothing.
+pub(super) fn logs(cluster: &Cluster, node: &str, (namespace, pod): (&str, &str)) -> Result<String> {
+    let dir = cluster.site().run_dir().join("nodes").join(node);
+    let dir = dir.join("var/log/pods");
+    let listed = fs::read_dir(&dir).with_context(|| dir.display().to_string())?;
+    let mut text = String::new();
+    for entry in listed {
+        let entry = entry.with_context(|| dir.display().to_string())?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with(&format!("{namespace}_{pod}")) {
+            continue;
+        }
+        for container in fs::read_dir(entry.path())? {
+            for log in fs::read_dir(container?.path())? {
+                let log = log?.path();
+                if log.extension().is_none_or(|extension| extension != "log") {
+                    continue;
+                }
+                text.push_str(&fs::read_to_string(&log).with_context(|| log.display().to_string())?);
+            }
+        }
+    }
+    Ok(text)
 }
 
 /// Asks until something holds.
