@@ -78,19 +78,16 @@ impl ApiError {
 
 impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
-        match &error {
-            kube::Error::Api(status) if is_of_admission(&status.message) => {
-                Self::Refused(status.message.clone())
-            }
-            kube::Error::Api(status) if status.is_forbidden() => {
-                let said = status.message.clone();
-                if is_about_rules(&said) {
-                    Self::Forbidden(said)
-                } else {
-                    Self::Refused(said)
-                }
-            }
-            _ => Self::Failed(error.into()),
+        let kube::Error::Api(status) = &error else {
+            return Self::Failed(error.into());
+        };
+        let said = &status.message;
+        if status.is_forbidden() && is_about_rules(said) {
+            Self::Forbidden(said.clone())
+        } else if status.is_forbidden() || is_of_admission(said) {
+            Self::Refused(said.clone())
+        } else {
+            Self::Failed(error.into())
         }
     }
 }
