@@ -15,7 +15,7 @@ use crate::mesh::service::{Endpoint, EndpointCondition, Service, ServiceName};
 use crate::mesh::slice::Behind;
 
 /// Every Service that a question may be about.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Names {
     by_namespace: HashMap<Arc<str>, HashMap<Arc<str>, Seen>>,
     by_addr: HashMap<IpAddr, Vec<Owner>>,
@@ -24,7 +24,7 @@ pub struct Names {
 }
 
 /// What is known of a Service, and by whose questions.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Seen {
     known: Known,
     by: Export,
@@ -87,6 +87,13 @@ impl Names {
             }
         }
         names
+    }
+
+    /// [`Self::index`]; `previous` itself where it says the same.
+    pub fn following(facts: &Facts, previous: Option<&Arc<Self>>) -> Arc<Self> {
+        let made = Self::index(facts);
+        let same = previous.filter(|previous| ***previous == made);
+        same.map_or_else(|| Arc::new(made), Arc::clone)
     }
 
     /// The Service of this name, in lower case, if it is exported to the namespace of `client`.

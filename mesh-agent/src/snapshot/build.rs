@@ -39,6 +39,8 @@ impl Snapshot {
         previous: Option<&Self>,
     ) -> (Self, Vec<Rejection>) {
         let mut rejections = Vec::new();
+        // Before all else that is large: mostly it is dropped at once.
+        let names = Names::following(facts, previous.map(|snapshot| &snapshot.names));
         let workloads = Workloads::index(
             &facts.workloads,
             &settings.node,
@@ -111,7 +113,7 @@ impl Snapshot {
                 authorization,
                 rate_limits,
                 mesh_config,
-                names: Names::index(facts),
+                names,
                 own_node: own_node(facts, settings).collect(),
                 leaving: leaving(facts),
             },

@@ -15,6 +15,7 @@ mod ejected;
 mod kept;
 mod known;
 mod leaving;
+mod loads;
 mod mesh_settings;
 mod outlook;
 mod resilience;
@@ -84,7 +85,7 @@ pub struct Snapshot {
     authorization: Authorization,
     rate_limits: RateLimits,
     mesh_config: MeshSettings,
-    names: Names,
+    names: Arc<Names>,
     /// Addresses of the node that this agent serves.
     own_node: HashSet<IpAddr>,
     leaving: Leaving,

@@ -11,14 +11,15 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use super::{LoadKey, Services};
-use crate::balance::{Health, Load};
+use super::Services;
+use crate::balance::Health;
 use crate::mesh::facts::Rejection;
 use crate::mesh::service::{AppProtocol, Endpoint, EndpointCondition, Service, ServiceName, ServicePort};
 use crate::mesh::traffic::{DestinationRule, Locality, Subset};
 use crate::mesh::workload::Workload;
 use crate::snapshot::candidate::{Candidate, Front, Spread};
 use crate::snapshot::known::{KnownService, Ports, View};
+use crate::snapshot::loads::{LoadKey, Loads};
 use crate::snapshot::rules::Apart;
 use crate::snapshot::slices::{EndpointsOfPorts, by_port};
 use crate::snapshot::traffic::Traffic;
@@ -50,13 +51,15 @@ impl<'a> Indexing<'a> {
         previous: Option<&'a Services>,
         rejections: &'a mut Vec<Rejection>,
     ) -> Self {
+        let loads = previous.map_or_else(Loads::default, |previous| previous.loads.clone());
+        loads.forget_unused();
         Self {
             index: Services {
                 classes: traffic.rules.classes(),
                 // They are large, and would be larger while they grow.
                 by_name: HashMap::with_capacity(previous.map_or(0, |previous| previous.by_name.len())),
                 inbound: HashMap::with_capacity(previous.map_or(0, |previous| previous.inbound.len())),
-                loads: HashMap::with_capacity(previous.map_or(0, |previous| previous.loads.len())),
+                loads,
                 ..Services::default()
             },
             workloads,
@@ -85,7 +88,7 @@ impl<'a> Indexing<'a> {
         let refused = addresses.claim(service, self.workloads, exported_to);
         self.rejections.extend(refused);
         let open = self.open(service, by_port(endpoints));
-        let known = KnownService {
+        let made = KnownService {
             is_headless: service.is_headless,
             exported_to: service.traffic.exported_to.clone(),
             views: self.views(service, &open),
@@ -98,6 +101,11 @@ impl<'a> Indexing<'a> {
                 .cloned()
                 .collect(),
         };
+        let previous = self
+            .previous
+            .and_then(|previous| previous.by_name.get(&service.name));
+        let same = previous.filter(|previous| previous.is_as(&made));
+        let known = same.map_or_else(|| Arc::new(made), Arc::clone);
         self.index.by_name.insert(service.name.clone(), known);
     }
 
@@ -215,7 +223,7 @@ impl<'a> Indexing<'a> {
             let locality = self.traffic.locality(workload.as_deref(), &endpoint.place);
             let locality = self.place(locality);
             let key = (addr, workload.as_ref().map(|workload| workload.uid.clone()));
-            let load = self.load(key.clone());
+            let load = self.index.loads.of(key.clone());
             let health = self.health(service, endpoint, &locality, key);
             candidates.push(Candidate {
                 addr,
@@ -321,13 +329,6 @@ impl<'a> Indexing<'a> {
         let place = Arc::new(locality);
         self.places.insert(Arc::clone(&place));
         place
-    }
-
-    /// One load for an address, however many Services it stands behind.
-    fn load(&mut self, key: LoadKey) -> Arc<Load> {
-        let previous = self.previous.and_then(|previous| previous.loads.get(&key));
-        let of_key = self.index.loads.entry(key);
-        Arc::clone(of_key.or_insert_with(|| previous.cloned().unwrap_or_default()))
     }
 
     /// Only what may be used from here is asked, and a pod that terminates is left alone.

@@ -5,7 +5,7 @@
 mod indexing;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use self::indexing::Indexing;
 use super::addresses::Addresses;
 use super::checked::{Checked, CheckedEndpoints};
 use super::known::{KnownService, Ports};
+use super::loads::Loads;
 use super::selected::selected;
 use super::traffic::Traffic;
 use super::upstream::Upstream;
 use super::workloads::Workloads;
 use super::{InboundPort, SnapshotSettings};
-use crate::balance::Load;
 use crate::mesh::facts::{Facts, Rejection};
 use crate::mesh::service::{Service, ServiceName};
 use crate::mesh::slice::Behind;
@@ -26,7 +26,7 @@ use crate::mesh::workload::{Workload, WorkloadUid};
 
 #[derive(Debug, Default)]
 pub(super) struct Services {
-    by_name: HashMap<ServiceName, KnownService>,
+    by_name: HashMap<ServiceName, Arc<KnownService>>,
     addresses: Addresses,
     /// The classes of local pods, for each of which a DestinationRule is chosen.
     classes: HashMap<WorkloadUid, usize>,
@@ -34,12 +34,9 @@ pub(super) struct Services {
     inbound: HashMap<WorkloadUid, Vec<(u16, Arc<InboundPort>)>>,
     /// The ports of pods behind a Service, ready or not.
     pods: HashMap<ServiceName, Vec<(WorkloadUid, u16)>>,
-    loads: HashMap<LoadKey, Arc<Load>>,
+    loads: Loads,
     checked: CheckedEndpoints,
 }
-
-/// A new pod at an old address begins with no load.
-type LoadKey = (SocketAddr, Option<WorkloadUid>);
 
 impl Services {
     pub(super) fn index(
@@ -69,7 +66,7 @@ impl Services {
     }
 
     pub(super) fn get(&self, service: &ServiceName) -> Option<&KnownService> {
-        self.by_name.get(service)
+        self.by_name.get(service).map(AsRef::as_ref)
     }
 
     /// A port of a Service as clients use it for whom no rule of their own acts.
@@ -91,7 +88,7 @@ impl Services {
 
     /// All, those of subsets too, and as each client uses them.
     pub(super) fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
-        self.by_name.values().flat_map(KnownService::upstreams)
+        self.by_name.values().flat_map(|known| known.upstreams())
     }
 
     /// The endpoints whose health is checked.
@@ -114,7 +111,8 @@ impl Services {
     pub(super) fn at(&self, client: &Workload, addr: IpAddr) -> Option<(&ServiceName, &KnownService)> {
         let owners = self.addresses.at(addr.to_canonical());
         let mut known = owners.filter_map(|owner| self.by_name.get_key_value(owner));
-        known.find(|(_, service)| service.exported_to.reaches(&client.namespace))
+        let (name, service) = known.find(|(_, service)| service.exported_to.reaches(&client.namespace))?;
+        Some((name, service))
     }
 
     pub(super) fn vips(&self) -> impl Iterator<Item = (IpAddr, &ServiceName)> {

@@ -17,6 +17,7 @@ mod service_entries;
 mod stream_routes;
 mod subsets;
 mod traffic;
+mod unchanged;
 mod virtual_services;
 
 use std::time::{Duration, Instant, SystemTime};
