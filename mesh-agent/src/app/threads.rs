@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use mesh_common::scheduling::{set_nice, set_time_slice};
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::time::sleep;
 
 use crate::config::Config;
 
@@ -52,13 +53,25 @@ impl Threads {
 }
 
 fn runtime(name: &'static str, threads: usize, begin: fn()) -> anyhow::Result<Runtime> {
-    Builder::new_multi_thread()
+    let runtime = Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_name(name)
         .on_thread_start(begin)
         .enable_all()
         .build()
-        .with_context(|| format!("cannot start the {name} threads"))
+        .with_context(|| format!("cannot start the {name} threads"))?;
+    keep_a_timer(&runtime);
+    Ok(runtime)
+}
+
+/// A timer that is due before all that were known when tokio's driver last slept wakes the driver by a system call, from its
+/// own thread too. Where none is known, as beside connections of one request each, that were one for each connection.
+fn keep_a_timer(runtime: &Runtime) {
+    drop(runtime.spawn(async {
+        loop {
+            sleep(KEPT).await;
+        }
+    }));
 }
 
 /// A thread that is woken need not wait until one of the same agent, or of an application, has used up its slice.
@@ -77,6 +90,8 @@ fn after_others() {
     }
 }
 
+/// Before nearly all that requests wait for at most, and too seldom to cost anything.
+const KEPT: Duration = Duration::from_secs(1);
 /// Nanoseconds; less than this no kernel gives.
 const SLICE: u64 = 100_000;
 /// A tenth of a core is left where data threads want all of it.

@@ -2,18 +2,18 @@
 //!
 //! Place in the walk: the first step of a connection. Must not know: what the bytes mean, who the peer is.
 
+use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
-use std::os::fd::AsFd as _;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::yield_now;
 
 use crate::capture::Direction;
-use crate::lifecycle::LaneStream;
+use crate::lifecycle::{LaneListener, LaneStream};
 use crate::pod::LocalPod;
 
 /// A connection that the kernel programs sent to the agent.
@@ -63,7 +63,7 @@ pub enum Stray {
 /// A listener of one pod, on the runtime.
 #[derive(Debug)]
 pub struct Door {
-    listener: TcpListener,
+    listener: LaneListener,
     direction: Direction,
     pod: LocalPod,
     own_ports: Vec<u16>,
@@ -80,7 +80,7 @@ impl Door {
         own_ports: Vec<u16>,
     ) -> io::Result<Self> {
         Ok(Self {
-            listener: TcpListener::from_std(listener)?,
+            listener: LaneListener::from_std(listener)?,
             direction,
             pod,
             own_ports,
@@ -99,7 +99,7 @@ impl Door {
     }
 
     /// Where it listens.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+    pub fn local_addr(&self) -> SocketAddr {
         self.listener.local_addr()
     }
 
@@ -112,7 +112,7 @@ impl Door {
         }
         let mut pause = FIRST_PAUSE;
         loop {
-            let error = match self.listener.accept().await {
+            let error = match poll_fn(|cx| self.listener.poll_accept(cx)).await {
                 Ok((stream, peer)) => {
                     return self
                         .learn(stream, peer)
@@ -132,14 +132,13 @@ impl Door {
     /// Those that stand in the queue of a door that closes: as far as they know, they are connected.
     pub fn waiting(&self) -> Vec<Accepted> {
         let mut waiting = Vec::new();
-        let listener = self.listener.as_fd().try_clone_to_owned();
-        let outcome = listener.map(StdListener::from).and_then(|listener| {
+        let outcome = self.listener.try_clone().and_then(|listener| {
             // Non-blocking as the one that it is a copy of.
             while waiting.len() < MOST_WAITING {
                 match listener.accept() {
                     Ok((stream, peer)) => {
                         stream.set_nonblocking(true)?;
-                        let learned = self.learn(TcpStream::from_std(stream)?, peer);
+                        let learned = self.learn(TcpStream::from_std(stream)?.into(), peer);
                         waiting.push(learned.map_or_else(Accepted::Stray, Accepted::Captured));
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -155,7 +154,7 @@ impl Door {
         waiting
     }
 
-    fn learn(&self, stream: TcpStream, peer: SocketAddr) -> Result<Captured, Stray> {
+    fn learn(&self, stream: LaneStream, peer: SocketAddr) -> Result<Captured, Stray> {
         let original = match self.direction {
             // By the socket's own idea of its end, which is what the kernel program filed.
             Direction::Outbound => self
@@ -180,7 +179,7 @@ impl Door {
         }
         stream.set_nodelay(true).map_err(Stray::Unreadable)?;
         Ok(Captured {
-            stream: stream.into(),
+            stream,
             peer,
             original,
             direction: self.direction,
@@ -279,7 +278,7 @@ mod tests {
         let listeners = PodListeners::open(&pod, PodPorts::ANY).unwrap();
         let doors = listeners.into_doors(&pod).unwrap();
         let door = doors.iter().find(|door| door.direction() == direction).unwrap();
-        let _dialled = dialler.connect(door.local_addr().unwrap()).await.unwrap();
+        let _dialled = dialler.connect(door.local_addr()).await.unwrap();
         (door.accept().await, own)
     }
 
@@ -334,7 +333,7 @@ mod tests {
             .iter()
             .find(|door| door.direction() == Direction::Inbound)
             .unwrap();
-        let addr = door.local_addr().unwrap();
+        let addr = door.local_addr();
         let _crowd: Vec<_> = (0..20)
             .map(|_| std::net::TcpStream::connect(addr).unwrap())
             .collect();
@@ -380,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_port_that_is_taken_is_named() {
-        let taken = StdListener::bind("127.0.0.1:0").unwrap();
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let ports = PodPorts {
             outbound: port,

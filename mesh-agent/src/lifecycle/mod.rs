@@ -3,6 +3,7 @@
 //! Place in the walk: `app` makes one [`Tasks`], every engine spawns through it, `admin` reads [`Readiness`].
 //! Must not know: what any task does.
 
+mod lane_listener;
 mod lane_stream;
 mod lanes;
 mod readiness;
@@ -12,6 +13,7 @@ mod task;
 mod tasks;
 mod turns;
 
+pub use lane_listener::LaneListener;
 pub use lane_stream::LaneStream;
 pub use readiness::{Readiness, ReadyGuard};
 pub use seldom::{Seldom, seldom};
