@@ -85,7 +85,7 @@ pub struct CaArgs {
     /// Seconds that a certificate lives at most.
     #[arg(long, env = "MESH_CA_MAX_TTL_S", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(30..=7_776_000))]
     max_ttl_s: u64,
-    /// Address of the admin server: /livez, /readyz, /metrics.
+    /// Address of the admin server: /livez, /readyz, /metrics, /status.
     #[arg(long, env = "MESH_CA_ADMIN_ADDR", default_value = "127.0.0.1:15014")]
     admin_addr: SocketAddr,
     /// File with the token that reads the admin pages, which an admin address beyond this machine needs.

@@ -60,10 +60,10 @@ impl Cli {
 /// Where a running agent answers.
 #[derive(Debug, Args)]
 pub struct AdminArgs {
-    /// Address of the agent's admin server.
+    /// Address of the admin server of the agent, or of the CA (by default 127.0.0.1:15014) for `status`.
     #[arg(long, env = "MESH_ADMIN_ADDR", default_value_t = default_admin_addr())]
     pub admin_addr: SocketAddr,
-    /// File with the agent's admin token, where it has one.
+    /// File with its admin token, where it has one.
     #[arg(long, env = "MESH_ADMIN_TOKEN_FILE")]
     pub admin_token_file: Option<PathBuf>,
 }

@@ -1,7 +1,9 @@
-//! What `mesh-agent status` shows: one JSON page, and its form for humans; and that of what `mesh-agent explain` shows.
+//! What `mesh-agent status` shows of an agent or a CA: one JSON page, and its form for humans; and that of what
+//! `mesh-agent explain` shows.
 //!
 //! Place in the walk: none; it reads what the engines know. Must not know: how any of it came about.
 
+mod authority;
 mod explanation;
 mod outside;
 mod text;
@@ -26,6 +28,7 @@ use crate::mesh::facts::Rejection;
 use crate::privileges::Privileges;
 use crate::snapshot::{Ejected, SnapshotCell, Unhealthy};
 
+pub use self::authority::AuthorityBoard;
 pub use self::explanation::explained;
 pub use self::outside::OutsidePod;
 pub use self::text::for_humans;

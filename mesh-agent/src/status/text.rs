@@ -6,13 +6,19 @@
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
-use super::{DirectStatus, EnrolmentLines, PodLine, Status, unix_seconds};
+use super::{DirectStatus, EnrolmentLines, PodLine, Status, authority, unix_seconds};
 use crate::control::kubernetes::{SourceStatus, WatchState};
 use crate::kernel::splice::SpliceStatus;
 use crate::privileges::Privileges;
 
 /// The page as a person wants to read it. Errors: `page` is not a status page.
 pub fn for_humans(page: &str) -> anyhow::Result<String> {
+    if let Ok(authority) = serde_json::from_str(page) {
+        return Ok(authority::for_humans(
+            &authority,
+            unix_seconds(SystemTime::now()),
+        )?);
+    }
     let status: Status<EnrolmentLines> = serde_json::from_str(page)?;
     let mut text = String::new();
     writeln!(

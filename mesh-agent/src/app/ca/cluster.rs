@@ -13,7 +13,7 @@ use crate::ca::kubernetes::{
 };
 use crate::ca::{Authenticator, KeyFiles, Keys, NodePods};
 use crate::config::{CaConfig, ClusterFacts, ElectionConfig};
-use crate::control::statuses::StatusWriter;
+use crate::control::statuses::{StatusWriter, WriterStanding};
 use crate::lifecycle::{ReadyGuard, Tasks};
 use crate::snapshot::SnapshotSettings;
 use crate::telemetry::CaMetrics;
@@ -78,15 +78,22 @@ impl Cluster {
         Arc::<ClusterPods>::clone(&self.pods)
     }
 
-    /// `keys` are those that the service signs by.
-    pub(super) fn run(self, tasks: &Tasks, metrics: &CaMetrics, first: ReadyGuard, keys: Arc<Keys>) {
+    /// `keys` are those that the service signs by. How the writing of status stands, if it may write.
+    pub(super) fn run(
+        self,
+        tasks: &Tasks,
+        metrics: &CaMetrics,
+        first: ReadyGuard,
+        keys: Arc<Keys>,
+    ) -> Option<WriterStanding> {
         if let Some(name) = self.shown_in {
             let shown = PublishedRoots::new(self.client.clone(), name, keys);
             tasks.spawn("ca-shown-roots", shown.follow(tasks.stop()));
         }
-        if let Some(election) = self.election {
-            election.run(self.client.clone(), tasks, metrics);
-        }
+        let client = &self.client;
+        let standing = self
+            .election
+            .map(|election| election.run(client.clone(), tasks, metrics));
         let pods = self
             .pods
             .follow(self.client, metrics.clone(), first, tasks.stop());
@@ -94,6 +101,7 @@ impl Cluster {
         if let Some(root) = self.root {
             tasks.spawn("ca-root", root.follow(tasks.stop()));
         }
+        standing
     }
 }
 
@@ -113,13 +121,15 @@ impl Election {
         })
     }
 
-    fn run(self, client: Client, tasks: &Tasks, metrics: &CaMetrics) {
+    fn run(self, client: Client, tasks: &Tasks, metrics: &CaMetrics) -> WriterStanding {
         let identity = identity();
         let lease = ClusterLease::new(client.clone(), self.lease);
         let (candidate, leadership) = Candidate::new(lease, identity.clone(), self.terms);
         let writer = StatusWriter::new(client, leadership, self.settings, metrics.clone(), identity);
+        let standing = writer.standing();
         tasks.spawn("ca-election", candidate.run(tasks.stop()));
         tasks.spawn("ca-status", writer.run(tasks.stop()));
+        standing
     }
 }
 

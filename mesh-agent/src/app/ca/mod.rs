@@ -18,9 +18,11 @@ use crate::ca::{
     Authenticator, CaServer, CaService, CaServiceSettings, KeyFiles, KeyringPlace, Keys, NodePods,
 };
 use crate::config::{CaConfig, CaFacts, SeccompMode};
+use crate::control::statuses::WriterStanding;
 use crate::identity::{ServerIdentity, error_chain};
 use crate::lifecycle::{Readiness, ReadyGuard, Stop, Tasks};
 use crate::privileges;
+use crate::status::AuthorityBoard;
 use crate::telemetry::CaMetrics;
 
 /// Signs for agents until SIGTERM or SIGINT.
@@ -64,10 +66,19 @@ impl Source {
         }
     }
 
-    /// Keeps both fresh; `first` is dropped when pods were learned once.
-    fn run(self, tasks: &Tasks, metrics: &CaMetrics, first: ReadyGuard, keys: &Arc<Keys>) {
+    /// Keeps both fresh; `first` is dropped when pods were learned once. How the writing of status stands, if it may write.
+    fn run(
+        self,
+        tasks: &Tasks,
+        metrics: &CaMetrics,
+        first: ReadyGuard,
+        keys: &Arc<Keys>,
+    ) -> Option<WriterStanding> {
         match self {
-            Self::Files(files) => files.run(tasks, metrics, first),
+            Self::Files(files) => {
+                files.run(tasks, metrics, first);
+                None
+            }
             Self::Cluster(cluster) => cluster.run(tasks, metrics, first, Arc::clone(keys)),
         }
     }
@@ -115,8 +126,10 @@ async fn serve(config: &CaConfig) -> anyhow::Result<()> {
     let server = CaServer::bind(config.listen, service)
         .await
         .with_context(|| format!("cannot listen on {} for agents", config.listen))?;
-    source.run(&tasks, &metrics, readiness.guard("first configuration"), &keys);
-    tasks.spawn("ca-keys", follow_keys(keys, metrics.clone(), tasks.stop()));
+    let writer = source.run(&tasks, &metrics, readiness.guard("first configuration"), &keys);
+    let board = AuthorityBoard::new(&config.trust_domain, &keys, writer);
+    let admin = admin.page("/status", board.page());
+    tasks.spawn("ca-keys", follow_keys(keys, metrics.clone(), board, tasks.stop()));
     server.run(&tasks);
     admin.metrics(Arc::new(move || metrics.encode())).run(&tasks);
     tracing::info!(listen = %config.listen, trust_domain = config.trust_domain, "signing certificates");
@@ -149,7 +162,7 @@ fn place(config: &CaConfig, files: KeyFiles) -> anyhow::Result<KeyringPlace> {
 }
 
 /// Keys are few small files, so that looking at them each second costs nothing and misses no kind of replacement.
-async fn follow_keys(keys: Arc<Keys>, metrics: CaMetrics, stop: Stop) {
+async fn follow_keys(keys: Arc<Keys>, metrics: CaMetrics, board: AuthorityBoard, stop: Stop) {
     let show = |metrics: &CaMetrics| {
         let keyring = keys.load();
         metrics.keys(keyring.root_count(), keyring.authority().not_after());
@@ -165,12 +178,15 @@ async fn follow_keys(keys: Arc<Keys>, metrics: CaMetrics, stop: Stop) {
             Ok(false) => {}
             Ok(true) => {
                 metrics.reloaded(true);
+                board.keys(None);
                 show(&metrics);
                 tracing::info!(roots = keys.load().root_count(), "new keys");
             }
             Err(error) => {
                 metrics.reloaded(false);
-                tracing::error!(error = error_chain(&error), "the last keys stay in force");
+                let error = error_chain(&error);
+                tracing::error!(error, "the last keys stay in force");
+                board.keys(Some(error));
             }
         }
     }

@@ -21,6 +21,7 @@ use twox_hash::XxHash64;
 use super::judge::Finding;
 use super::objects::Held;
 use super::patience::Patience;
+use super::standing::Unwritten;
 use crate::ca::kubernetes::{ApiError, answered};
 use crate::control::conditions::{CONTROLLER, shortened};
 use crate::identity::error_chain;
@@ -57,11 +58,12 @@ pub(super) struct Teller<A> {
 }
 
 /// How much was told, and when something that is left is to be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Told {
     pub(super) done: u64,
     pub(super) failed: u64,
     pub(super) again: Option<Instant>,
+    pub(super) unwritten: Unwritten,
 }
 
 impl<A: EventApi> Teller<A> {
@@ -92,14 +94,16 @@ impl<A: EventApi> Teller<A> {
         wrong.retain(|(object, note)| self.told.get(object.metadata("uid")) != Some(note));
         wrong.sort_by_key(|(_, note)| self.patience.has_failed(&note.name));
         let mut told = Told::default();
+        let mut is_full = false;
         for (object, note) in &wrong {
             let now = Instant::now();
             if !self.patience.is_due(&note.name, None, now) {
                 continue;
             }
-            if !self.bucket.take(now) {
+            is_full = !self.bucket.take(now);
+            if is_full {
                 told.again = Some(now + RETRY);
-                return told;
+                break;
             }
             if self.tell_one(object, note).await {
                 told.done += 1;
@@ -107,7 +111,11 @@ impl<A: EventApi> Teller<A> {
                 told.failed += 1;
             }
         }
-        told.again = self.patience.next();
+        if !is_full {
+            told.again = self.patience.next();
+        }
+        let named = wrong.iter().map(|(object, note)| (&*note.name, &*object.name));
+        told.unwritten = Unwritten::of(&self.patience, named);
         told
     }
 

@@ -11,6 +11,7 @@ mod kinds;
 mod merge;
 mod objects;
 mod patience;
+mod standing;
 mod watch;
 mod writer;
 
@@ -37,6 +38,8 @@ use crate::lifecycle::Stop;
 use crate::snapshot::SnapshotSettings;
 use crate::telemetry::CaMetrics;
 
+pub use self::standing::{Unwritten, UnwrittenOne, WriterStanding, WriterStatus};
+
 /// Writes status and events while its process leads.
 pub struct StatusWriter {
     client: Client,
@@ -45,6 +48,7 @@ pub struct StatusWriter {
     metrics: CaMetrics,
     /// Of this process, as the lease has it.
     identity: String,
+    standing: WriterStanding,
 }
 
 impl StatusWriter {
@@ -62,19 +66,25 @@ impl StatusWriter {
             settings,
             metrics,
             identity,
+            standing: WriterStanding::default(),
         }
+    }
+
+    /// How it stands, now and later.
+    pub fn standing(&self) -> WriterStanding {
+        self.standing.clone()
     }
 
     /// Works whenever it leads, until `stop`.
     pub async fn run(self, stop: Stop) {
         let mut leadership = self.leadership.clone();
         loop {
-            self.metrics.leads(false);
+            self.leads(false);
             tokio::select! {
                 () = stop.requested() => return,
                 () = leadership.won() => {}
             }
-            self.metrics.leads(true);
+            self.leads(true);
             tokio::select! {
                 () = stop.requested() => return,
                 () = leadership.lost() => {}
@@ -83,13 +93,19 @@ impl StatusWriter {
         }
     }
 
+    fn leads(&self, leads: bool) {
+        self.metrics.leads(leads);
+        self.standing.leads(leads);
+    }
+
     /// One time of leading. Dropped when it ends: a request that is under way then is guarded by the version that it
     /// names.
     async fn term(&self) {
         let objects = Arc::new(Objects::new(KINDS));
-        let watches = KINDS
-            .iter()
-            .map(|kind| watch::follow(self.client.clone(), kind, Arc::clone(&objects)));
+        let watches = KINDS.iter().map(|kind| {
+            let (client, standing) = (self.client.clone(), self.standing.clone());
+            watch::follow(client, kind, Arc::clone(&objects), standing)
+        });
         tokio::join!(join_all(watches), self.write(&objects));
     }
 
@@ -146,9 +162,9 @@ impl Round<'_> {
     async fn apply(&mut self, findings: Vec<Finding>) -> Option<Instant> {
         let mut pace = interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (failed, fresh): (Vec<_>, Vec<_>) = self
-            .unwritten(&findings)
-            .into_iter()
+        let unwritten = self.unwritten(&findings);
+        let (failed, fresh): (Vec<_>, Vec<_>) = unwritten
+            .iter()
             .partition(|(finding, _)| self.patience.has_failed(&finding.object.name));
         for (finding, wanted) in fresh.into_iter().chain(failed) {
             let object = &finding.object;
@@ -164,8 +180,12 @@ impl Round<'_> {
             }
             self.write(finding, wanted).await;
         }
+        let names = unwritten.iter().map(|(finding, _)| &*finding.object.name);
+        let standing = &self.writer.standing;
+        standing.statuses(Unwritten::of(&self.patience, names.map(|name| (name, name))));
         let told = self.teller.tell(&findings).await;
         self.writer.metrics.events(told.done, told.failed);
+        standing.events(told.unwritten);
         [self.patience.next(), told.again].into_iter().flatten().min()
     }
 

@@ -35,6 +35,12 @@ impl Patience {
         self.failed.contains_key(name)
     }
 
+    /// How often it failed, and why when it was last tried.
+    pub(super) fn failure(&self, name: &str) -> Option<(u32, &str)> {
+        let failed = self.failed.get(name)?;
+        Some((failed.times, &failed.said))
+    }
+
     /// Puts it off; true where it was not put off for this reason before, which is worth a line in the log.
     pub(super) fn failed(&mut self, name: &Arc<str>, version: Option<i64>, said: &str, now: Instant) -> bool {
         let before = self.failed.get(name).filter(|before| before.version == version);

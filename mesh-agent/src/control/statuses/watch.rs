@@ -13,17 +13,25 @@ use tokio::time::sleep;
 
 use super::kinds::Kind;
 use super::objects::{Held, Objects};
+use super::standing::WriterStanding;
 use crate::ca::kubernetes::{ApiError, answered, watch_error};
 use crate::identity::error_chain;
 
 /// Keeps `objects` as the API server has them, for ever. Cancel-safe.
-pub(super) async fn follow(client: Client, kind: &'static Kind, objects: Arc<Objects>) {
-    let mut complaint = None;
+pub(super) async fn follow(
+    client: Client,
+    kind: &'static Kind,
+    objects: Arc<Objects>,
+    standing: WriterStanding,
+) {
     loop {
         match served(&client, kind).await {
-            Ok(Some(resource)) => watch(&client, kind, resource, &objects, &mut complaint).await,
-            Ok(None) => objects.absent(kind),
-            Err(error) => complain(&mut complaint, kind, error_chain(&error)),
+            Ok(Some(resource)) => watch(&client, kind, resource, &objects, &standing).await,
+            Ok(None) => {
+                standing.heard(kind.name);
+                objects.absent(kind);
+            }
+            Err(error) => complain(&standing, kind, &error_chain(&error)),
         }
         sleep(LOOK).await;
     }
@@ -54,7 +62,7 @@ async fn watch(
     kind: &Kind,
     resource: ApiResource,
     objects: &Objects,
-    complaint: &mut Option<String>,
+    standing: &WriterStanding,
 ) {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
     let resource = Arc::new(resource);
@@ -69,33 +77,32 @@ async fn watch(
                 None
             }
         };
+        if event.is_ok() {
+            standing.heard(kind.name);
+        }
         match event {
             Ok(Event::Init) => objects.begin(kind),
             Ok(Event::InitApply(object)) => held(object)
                 .into_iter()
                 .for_each(|held| objects.listed(kind, held)),
-            Ok(Event::InitDone) => {
-                *complaint = None;
-                objects.complete(kind);
-            }
+            Ok(Event::InitDone) => objects.complete(kind),
             Ok(Event::Apply(object)) => held(object)
                 .into_iter()
                 .for_each(|held| objects.apply(kind, held)),
             Ok(Event::Delete(object)) => held(object).iter().for_each(|held| objects.remove(kind, held)),
             Err(error) if has_ended(&error) => return objects.absent(kind),
-            Err(error) => complain(complaint, kind, watch_error(&error)),
+            Err(error) => complain(standing, kind, &watch_error(&error)),
         }
     }
 }
 
-fn complain(complaint: &mut Option<String>, kind: &Kind, said: String) {
-    if complaint.as_ref() != Some(&said) {
+fn complain(standing: &WriterStanding, kind: &Kind, said: &str) {
+    if standing.unheard(kind.name, said) {
         tracing::error!(
             kind = kind.name,
             error = said,
             "a kind cannot be watched, so that no status is written; tried again"
         );
-        *complaint = Some(said);
     }
 }
 

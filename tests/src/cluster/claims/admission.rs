@@ -46,7 +46,8 @@ fn is_refused(cluster: &Cluster) -> Result<()> {
         route(cluster, name, &service)?;
     }
     seen::until("the other status is written", || is_written(cluster, "written"))?;
-    seen::until("the CA says why one is not", || {
+    seen::until("the CA's status says why one is not", || is_in_status(cluster))?;
+    seen::until("the CA's log says why one is not", || {
         let said = [
             "logs",
             "--namespace=mesh-system",
@@ -63,6 +64,23 @@ fn is_refused(cluster: &Cluster) -> Result<()> {
     })?;
     ensure!(!is_written(cluster, "refused")?, "it is written all the same");
     Ok(())
+}
+
+/// Of the CA that leads: the others write nothing.
+fn is_in_status(cluster: &Cluster) -> Result<bool> {
+    for ca in cluster.pods("mesh-system", "app.kubernetes.io/name=mesh-ca")? {
+        let said = cluster.exec("mesh-system", &ca.name, &["mesh-agent", "status"])?;
+        let mut lines = said
+            .lines()
+            .skip_while(|line| !line.starts_with("STATUSES THAT CANNOT BE WRITTEN: 1"));
+        let named = lines.nth(1);
+        if named
+            .is_some_and(|line| line.starts_with("  HTTPRoute admission/refused: ") && line.contains(POLICY))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn route(cluster: &Cluster, name: &str, parents: &Value) -> Result<()> {
