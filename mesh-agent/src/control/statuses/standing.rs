@@ -33,7 +33,7 @@ pub struct WriterStatus {
 pub struct Unwritten {
     /// How many there are.
     pub count: usize,
-    /// The first of them by name, [`MOST_SHOWN`] at most.
+    /// The first of them by name, a hundred at most.
     pub first: Vec<UnwrittenOne>,
 }
 
