@@ -31,12 +31,13 @@ pub(crate) enum Pods {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Sharing {
-    /// The agent has one core, all else the other, where the storm's programs run when nobody else wants to: what the quiet pair
-    /// waits for longer than without a storm, it waits for in the agent (or in the kernel's network).
+    /// The agent has one core, all else the other, where the quiet pair is of the real-time class and the storm's programs run
+    /// when nobody else wants to: what the pair waits for longer than without a storm, it waits for in the agent (or in the
+    /// kernel's network).
     Apart,
     /// As the kernel likes.
     Together,
-    /// As apart, but the agent and the quiet pair are of the real-time class and the storm is not idle-class: on a machine that
+    /// As apart, but the agent is of the real-time class too and the storm is not idle-class: on a machine that
     /// does other things too these do not count. Only when it is asked for, and after the others: it takes the agent's threads
     /// their time slices.
     Ahead,
@@ -90,8 +91,8 @@ impl Sharing {
     pub(crate) fn prefix(self, is_storm: bool) -> &'static [&'static str] {
         match (self, is_storm) {
             (Self::Apart, true) => &["taskset", "-c", APPS, "chrt", "--idle", "0"],
-            (Self::Apart, false) | (Self::Ahead, true) => &["taskset", "-c", APPS],
-            (Self::Ahead, false) => &["taskset", "-c", APPS, "chrt", "--fifo", "2"],
+            (Self::Ahead, true) => &["taskset", "-c", APPS],
+            (Self::Apart | Self::Ahead, false) => &["taskset", "-c", APPS, "chrt", "--fifo", "2"],
             (Self::Together, _) => &[],
         }
     }
@@ -107,7 +108,7 @@ pub(crate) fn arrange(lab: &Running, pods: Pods, sharing: Sharing) -> Result<()>
     };
     // The classes of the agent, the quiet server and the storming one.
     let classes = match sharing {
-        Sharing::Apart => [ORDINARY, ORDINARY, ["--idle", "0"]],
+        Sharing::Apart => [ORDINARY, ["--fifo", "2"], ["--idle", "0"]],
         Sharing::Together => [ORDINARY; 3],
         Sharing::Ahead => [["--fifo", "1"], ["--fifo", "2"], ORDINARY],
     };
