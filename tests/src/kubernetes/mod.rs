@@ -289,7 +289,8 @@ impl ControlPlane {
 /// Ports that nobody has where the control plane will run; held together, so that they differ.
 fn free_ports(place: Option<&Place>, reach: Option<Ipv4Addr>) -> Result<Ports> {
     let find = || {
-        let listeners = [0; 2].map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
+        // One that an outgoing connection has at another address is free on loopback, and not for who listens at all.
+        let listeners = [0; 2].map(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)));
         let [etcd, api] = listeners.map(|listener| -> Result<u16> {
             Ok(listener.context("find a free port")?.local_addr()?.port())
         });
