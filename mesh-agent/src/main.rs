@@ -93,7 +93,7 @@ fn page_of(agent: &AdminArgs, path: &str) -> anyhow::Result<String> {
         .transpose()?;
     let answer = runtime
         .block_on(admin::client::get(agent.admin_addr, token.as_ref(), path))
-        .context("does the agent run here, with this --admin-addr?")?;
+        .context("does the agent, or the CA, run here, with this --admin-addr?")?;
     anyhow::ensure!(
         answer.status.is_success(),
         "the agent answers {}: {}",

@@ -42,6 +42,15 @@ fn node(name: &str) -> Node {
 /// What is done to the facts.
 type Change = (&'static str, fn(&mut Facts));
 
+/// Whether `web` and `other` go on as they are is asked of `is_same`, after each change.
+fn each_concerns_web_alone(facts: &Facts, changes: &[Change], is_same: impl Fn(&Facts) -> [bool; 2]) {
+    for (what, change) in changes {
+        let mut changed = facts.clone();
+        change(&mut changed);
+        assert_eq!(is_same(&changed), [false, true], "{what}");
+    }
+}
+
 #[test]
 fn an_upstream_goes_on_as_it_is_until_anything_changes_that_it_is_made_of() {
     let facts = two_services();
@@ -107,11 +116,7 @@ fn an_upstream_goes_on_as_it_is_until_anything_changes_that_it_is_made_of() {
             facts.destination_rules = vec![rule("a", "shop", web_host(), policy)];
         }),
     ];
-    for (what, change) in changes {
-        let mut changed = facts.clone();
-        change(&mut changed);
-        assert_eq!(is_same(&changed), [false, true], "{what}");
-    }
+    each_concerns_web_alone(&facts, &changes, is_same);
 }
 
 #[test]
@@ -151,11 +156,7 @@ fn a_service_goes_on_as_it_is_until_anything_changes_that_clients_see_of_it() {
             facts.destination_rules.push(of_clients);
         }),
     ];
-    for (what, change) in changes {
-        let mut changed = facts.clone();
-        change(&mut changed);
-        assert_eq!(is_same(&changed), [false, true], "{what}");
-    }
+    each_concerns_web_alone(&facts, &changes, is_same);
 }
 
 #[test]
