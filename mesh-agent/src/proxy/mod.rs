@@ -50,7 +50,7 @@ use crate::lifecycle::{Tasks, seldom};
 use crate::mesh::workload::WorkloadUid;
 use crate::pod::LocalPod;
 use crate::proxy::dns::PodDns;
-use crate::proxy::http::held::Held;
+use crate::proxy::http::body::held::Held;
 use crate::proxy::pods::{
     Handshakes, MAX_CHECKS, MAX_CONNECTIONS, MAX_MIRRORS, MAX_REQUESTS, ServedPod, ServedPods,
 };

@@ -15,7 +15,7 @@ use crate::mesh::workload::{Workload, WorkloadUid};
 use crate::pod::LocalPod;
 use crate::proxy::Mesh;
 use crate::proxy::dns::PodDns;
-use crate::proxy::http::held::Held;
+use crate::proxy::http::body::held::Held;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Direction, PeerLabels};
 use crate::transport::handshakes::{HandshakeLimit, TooMany, Workshop};

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use crate::mesh::service::{AppProtocol, ServiceName};
 use crate::mesh::workload::Workload;
+use crate::proxy::http::admission::gate::Decision;
 use crate::proxy::http::choose::{Routed, routed};
-use crate::proxy::http::gate::Decision;
 use crate::proxy::http::headers::authority;
 use crate::proxy::http::plan::Caller;
 use crate::proxy::http::routed::Applied;

@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::mesh::service::ServiceName;
-use crate::proxy::http::half_closed::Turn;
-use crate::proxy::http::held::Share;
-use crate::proxy::http::silence::Pulse;
+use crate::proxy::http::body::held::Share;
+use crate::proxy::http::connection::half_closed::Turn;
+use crate::proxy::http::connection::silence::Pulse;
 use crate::proxy::refusal::Refusal;
 use crate::telemetry::plain::clipped;
 use crate::telemetry::{FlowLabels, HttpRecord, HttpStart, PathTaken, PeerLabels, ResponseFlag, Telemetry};

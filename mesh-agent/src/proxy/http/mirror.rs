@@ -15,15 +15,15 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
 use crate::mesh::route::Mirror;
-use crate::proxy::http::copied::Lag;
+use crate::proxy::http::body::copied::Lag;
+use crate::proxy::http::body::inflow::Inflow;
+use crate::proxy::http::body::upload::Upload;
 use crate::proxy::http::decide::{Course, Target};
 use crate::proxy::http::forward;
-use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::plan::Caller;
 use crate::proxy::http::routed::Applied;
 use crate::proxy::http::tries;
-use crate::proxy::http::upload::Upload;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::{Ends, Mesh};
 use crate::telemetry::MirrorOutcome;

@@ -1,27 +1,17 @@
 //! The HTTP walk: one connection of a client, request by request.
 
-mod admission;
-mod authenticate;
-mod body;
-pub(super) mod check;
+pub(super) mod admission;
+pub(super) mod body;
 mod choose;
-mod copied;
+mod connection;
 mod decide;
 pub mod explain;
 mod extended;
-pub(super) mod external;
 mod fault;
 mod forward;
-mod framing;
-mod gate;
-mod half_closed;
-mod head_timer;
 mod headers;
-pub(super) mod held;
-mod inflow;
 mod introduce;
 mod ledger;
-mod limit;
 mod line;
 mod mirror;
 mod outcome;
@@ -31,18 +21,12 @@ mod place;
 mod plan;
 pub(super) mod probe;
 mod reach;
-mod replay;
 mod reply;
-mod resets;
 mod routed;
-mod server;
-mod silence;
 mod strict;
 mod tries;
 mod upgrade;
-mod upload;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -50,39 +34,27 @@ use std::time::Instant;
 use http::header::{CONNECTION, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 
-use crate::detect::Spoken;
-use crate::lifecycle::seldom;
+pub(super) use self::connection::serve_http;
 use crate::mesh::identity::SpiffeId;
-use crate::proxy::departing::{let_go, tell_leaving, told_to_end};
-use crate::proxy::http::admission::admit;
+use crate::proxy::departing::tell_leaving;
+use crate::proxy::http::admission::{admit, gate};
+use crate::proxy::http::body::held::Share;
+use crate::proxy::http::body::inflow::Inflow;
+use crate::proxy::http::body::upload::Upload;
+use crate::proxy::http::connection::half_closed::{Answers, Turn};
+use crate::proxy::http::connection::silence::{Pulse, Silence, unless_silent};
 use crate::proxy::http::decide::{Outcome, decide};
 use crate::proxy::http::extended::Extended;
-use crate::proxy::http::half_closed::{Answers, Turn};
-use crate::proxy::http::head_timer::HeadTimer;
 use crate::proxy::http::headers::UNSERVED;
-use crate::proxy::http::held::Share;
-use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::plan::Caller;
-use crate::proxy::http::resets::Resets;
-use crate::proxy::http::server::{http2_for, looked_after};
-use crate::proxy::http::silence::{Pulse, Silence, unless_silent};
-use crate::proxy::http::upload::Upload;
-use crate::proxy::inbound::visit;
-use crate::proxy::live::until_newly_refused;
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::{Ends, Mesh};
 use crate::telemetry::plain::clipped;
 use crate::telemetry::{HttpStart, PathTaken};
-use crate::transport::ByteStream;
-use crate::transport::gathered::Gathered;
-use crate::transport::http::{Body, MAX_HEAD_BYTES};
-use crate::transport::paced::Paced;
+use crate::transport::http::Body;
 
 /// From where the walk looks at a connection.
 #[derive(Debug)]
@@ -116,103 +88,7 @@ struct Connection {
     silence: Arc<Silence>,
 }
 
-/// Serves HTTP on `stream` until the client ends it, or gracefully when the pod leaves or the agent stops.
-pub(super) async fn serve_http(mesh: Arc<Mesh>, side: Side, stream: Box<dyn ByteStream>, spoken: Spoken) {
-    let (Side::Outbound { source: pod, .. } | Side::Inbound { pod, .. }) = &side;
-    let tasks = pod.tasks.clone();
-    let stop = tasks.stop();
-    let idle = mesh.settings.idle_timeout;
-    let answers = Arc::<Answers>::default();
-    let is_other_protocol = Arc::<AtomicBool>::default();
-    let (is_watched, stream): (_, Box<dyn ByteStream>) = match spoken {
-        Spoken::Http1 | Spoken::Opaque => looked_after(stream, &side, &answers, &is_other_protocol),
-        Spoken::Http2 => (false, Box::new(Paced::new(stream))),
-    };
-    let told = told_to_end(&side, stop.clone());
-    let connection = Arc::new(Connection {
-        mesh,
-        side,
-        answers,
-        is_other_protocol,
-        silence: Silence::new(idle),
-    });
-    let (watched, resets) = (Arc::clone(&connection), Arc::<Resets>::default());
-    let opened = Arc::clone(&resets);
-    let service = service_fn(move |request| {
-        let connection = Arc::clone(&connection);
-        let unanswered = opened.opened();
-        async move {
-            let response = Box::pin(connection.answer(request)).await;
-            unanswered.answered();
-            Ok::<_, Infallible>(response)
-        }
-    });
-    let serving = async {
-        match spoken {
-            Spoken::Http2 => {
-                let builder = http2_for(tasks);
-                let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-                tokio::select! {
-                    biased;
-                    () = seldom(told) => {
-                        served.as_mut().graceful_shutdown();
-                        served.await
-                    }
-                    result = served.as_mut() => result,
-                }
-            }
-            Spoken::Http1 | Spoken::Opaque => {
-                let mut builder = http1::Builder::new();
-                builder
-                    .timer(HeadTimer::default())
-                    .auto_date_header(false)
-                    .half_close(is_watched)
-                    .max_buf_size(MAX_HEAD_BYTES)
-                    .max_header_size(MAX_HEAD_BYTES)
-                    .header_read_timeout(idle);
-                let mut served = std::pin::pin!(
-                    builder
-                        .serve_connection(TokioIo::new(Gathered::new(stream)), service)
-                        .with_upgrades()
-                );
-                tokio::select! {
-                    // First, so that no answer that comes afterwards is given without saying so.
-                    biased;
-                    () = seldom(let_go(stop)) => {
-                        served.as_mut().graceful_shutdown();
-                        served.await
-                    }
-                    result = served.as_mut() => result,
-                }
-            }
-        }
-    };
-    let served = tokio::select! {
-        served = serving => served,
-        // Dropped in the middle: what is under way on it ends too.
-        () = seldom(watched.forbidden()) => return,
-        () = seldom(resets.are_too_many()) => return tracing::debug!("most requests of a connection were given up at once"),
-    };
-    if let Err(error) = served {
-        tracing::debug!(%error, "client connection ended");
-    }
-}
-
 impl Connection {
-    /// Returns when policies change so that no request on the connection would be let in any more. Requests of a
-    /// connection that was refused from the start are told so one by one.
-    async fn forbidden(&self) {
-        let Side::Inbound { pod, ends, peer } = &self.side else {
-            // It leads to many destinations, each with policies of its own.
-            return std::future::pending().await;
-        };
-        let visit = visit(pod, *ends, peer.as_ref());
-        let arrival = visit.arrival();
-        let refusal = until_newly_refused(&self.mesh, |snapshot| arrival.judge_connection(snapshot)).await;
-        // Not counted: perhaps nobody was going to ask anything.
-        tracing::debug!(client = %ends.client, details = %refusal.details(), "connection closed by policy");
-    }
-
     /// One request, answered by the application or by the agent; never fails.
     async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Body> {
         let extended = Extended::of(&mut request);

@@ -20,7 +20,7 @@ use crate::policy::authentication::Claims;
 use crate::proxy::arrival::Visit;
 use crate::proxy::backend;
 use crate::proxy::hop::Hop;
-use crate::proxy::http::authenticate::authenticate;
+use crate::proxy::http::admission::authenticate::authenticate;
 use crate::proxy::http::choose::{Choice, Tried, endpoint};
 use crate::proxy::http::decide::{Course, authority_or};
 use crate::proxy::http::headers::ORIGINAL_VERSION;

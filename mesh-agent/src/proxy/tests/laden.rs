@@ -15,7 +15,7 @@ use super::client::{H1, H2, HOST, get, get2};
 use super::facts::{BANK, CART, LabPod, PAY, WEB};
 use super::lab::{Lab, eventually, soon};
 use crate::mesh::service::AppProtocol;
-use crate::proxy::http::held::{MAX_HELD, SHARE};
+use crate::proxy::http::body::held::{MAX_HELD, SHARE};
 use crate::proxy::pods::ServedPod;
 use crate::transport::http::Body;
 

@@ -21,7 +21,8 @@ use crate::policy::authorization::{Judgement, PolicyTrial};
 use crate::proxy::approval;
 use crate::proxy::arrival::Arrival;
 use crate::proxy::hop::Hop;
-use crate::proxy::http::{authenticate, limit, path};
+use crate::proxy::http::admission::{authenticate, limit};
+use crate::proxy::http::path;
 use crate::proxy::refusal::Refusal;
 
 impl Trip<'_> {

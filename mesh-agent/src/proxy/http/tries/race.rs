@@ -20,14 +20,14 @@ use super::Tries;
 use super::attempt::Outcome;
 use crate::balance::{Limit, Slot};
 use crate::mesh::hedge::Hedge;
+use crate::proxy::http::body::inflow::Inflow;
+use crate::proxy::http::body::replay::Sending;
+use crate::proxy::http::body::upload::Upload;
 use crate::proxy::http::choose::Tried;
 use crate::proxy::http::decide::Target;
-use crate::proxy::http::inflow::Inflow;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::outcome::Heard;
 use crate::proxy::http::plan::{self, Caller, Plan};
-use crate::proxy::http::replay::Sending;
-use crate::proxy::http::upload::Upload;
 use crate::proxy::refusal::Refusal;
 use crate::telemetry::{HedgeOutcome, HttpRecord, ResponseFlag};
 

@@ -13,23 +13,23 @@ use http::uri::Authority;
 
 use crate::external::{End, HeaderChange};
 use crate::mesh::policy::external::Authorizer;
+use crate::proxy::http::admission::external::{Asked, Told};
+use crate::proxy::http::body::upload::Shows;
 use crate::proxy::http::decide::{Course, Outcome, authority_or};
-use crate::proxy::http::external::{Asked, Told};
 use crate::proxy::http::plan::Caller;
-use crate::proxy::http::upload::Shows;
 use crate::proxy::refusal::Refusal;
 use crate::snapshot::Destination;
 
 /// What was decided about a request. What becomes of it is had from [`pass`] alone.
 #[derive(Debug)]
-pub(super) struct Decision {
+pub(in crate::proxy::http) struct Decision {
     outcome: Outcome,
     gates: Vec<Arc<Authorizer>>,
 }
 
 impl Decision {
     /// All of `gates` must let the request in, which is not changed yet; without any it has been changed as its route says.
-    pub(super) fn gated(outcome: Outcome, gates: Vec<Arc<Authorizer>>) -> Self {
+    pub(in crate::proxy::http) fn gated(outcome: Outcome, gates: Vec<Arc<Authorizer>>) -> Self {
         Self { outcome, gates }
     }
 
@@ -69,7 +69,7 @@ impl Decision {
 /// What becomes of a request about which `decision` was taken, once everybody has been asked who must be.
 ///
 /// Waits as long as the timeouts of those services and the route's deadline allow. Cancel-safe: the question is given up.
-pub(super) async fn pass(
+pub(in crate::proxy::http) async fn pass(
     caller: &Caller<'_>,
     request: &mut Request<impl Shows>,
     decision: Decision,

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Where the copies of one body go; none for most.
 #[derive(Debug, Default)]
-pub(super) struct Feeds(Vec<Feed>);
+pub(in crate::proxy::http) struct Feeds(Vec<Feed>);
 
 /// The end at which one copy is filled; dropped before the body's end, it leaves the copy broken off.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ struct Feed {
 
 /// How far a copy is behind.
 #[derive(Debug, Default)]
-pub(super) struct Lag {
+pub(in crate::proxy::http) struct Lag {
     /// Bytes that wait in it, and something for each frame.
     waiting: AtomicUsize,
     is_too_much: AtomicBool,
@@ -33,7 +33,7 @@ pub(super) struct Lag {
 
 impl Lag {
     /// Whether the copy was given up for it.
-    pub(super) fn is_too_much(&self) -> bool {
+    pub(in crate::proxy::http) fn is_too_much(&self) -> bool {
         self.is_too_much.load(Ordering::Relaxed)
     }
 }
@@ -46,7 +46,7 @@ enum Piece {
 
 /// A copy of a body. Bounded: when more than [`MAX_BEHIND`] bytes wait in it, it gets no more.
 #[derive(Debug)]
-pub(super) struct CopiedBody {
+pub(in crate::proxy::http) struct CopiedBody {
     pieces: UnboundedReceiver<Piece>,
     lag: Arc<Lag>,
     hint: SizeHint,
@@ -55,7 +55,7 @@ pub(super) struct CopiedBody {
 
 /// Why a copy is not whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BrokenOff {
+pub(in crate::proxy::http) enum BrokenOff {
     /// The mirror reads too slowly.
     #[error("the copy is too far behind")]
     Behind,
@@ -66,7 +66,11 @@ pub(super) enum BrokenOff {
 
 impl Feeds {
     /// A copy of `body`: of what was `read` of it already, and of all that is read from now on.
-    pub(super) fn copy(&mut self, body: &impl Body, read: &VecDeque<Frame<Bytes>>) -> CopiedBody {
+    pub(in crate::proxy::http) fn copy(
+        &mut self,
+        body: &impl Body,
+        read: &VecDeque<Frame<Bytes>>,
+    ) -> CopiedBody {
         let (sender, receiver) = unbounded_channel();
         let lag = Arc::<Lag>::default();
         let is_over = body.is_end_stream();
@@ -86,12 +90,12 @@ impl Feeds {
     }
 
     /// `frame` was read.
-    pub(super) fn pass_on(&mut self, frame: &Frame<Bytes>) {
+    pub(in crate::proxy::http) fn pass_on(&mut self, frame: &Frame<Bytes>) {
         self.0.retain(|feed| feed.push(frame));
     }
 
     /// The body was read to its end.
-    pub(super) fn end(&mut self) {
+    pub(in crate::proxy::http) fn end(&mut self) {
         for feed in self.0.drain(..) {
             // Nobody is left who would read it.
             let _gone = feed.pieces.send(Piece::End);
@@ -118,7 +122,7 @@ impl Feed {
 
 impl CopiedBody {
     /// How far it is behind, to be asked when it is gone.
-    pub(super) fn lag(&self) -> Arc<Lag> {
+    pub(in crate::proxy::http) fn lag(&self) -> Arc<Lag> {
         Arc::clone(&self.lag)
     }
 }
@@ -174,7 +178,7 @@ fn weight(frame: &Frame<Bytes>) -> usize {
 }
 
 /// How much of a body may wait for a mirror that is slow.
-pub(super) const MAX_BEHIND: usize = 64 * 1024;
+pub(in crate::proxy::http) const MAX_BEHIND: usize = 64 * 1024;
 const FRAME: usize = 64;
 
 #[cfg(test)]

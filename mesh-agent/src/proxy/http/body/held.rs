@@ -19,7 +19,7 @@ pub(in crate::proxy) struct Held(AtomicU64);
 
 impl Held {
     /// Whether there is no room for another body that may stand still.
-    pub(super) fn is_full(&self) -> bool {
+    pub(in crate::proxy::http) fn is_full(&self) -> bool {
         self.0.load(Ordering::Relaxed) > MAX_HELD - SHARE
     }
 
@@ -46,7 +46,7 @@ impl Held {
 
 /// What one body holds at the moment.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(in crate::proxy::http) struct Share {
     pod: Arc<ServedPod>,
     direction: Direction,
     taken: u64,
@@ -54,7 +54,7 @@ pub(super) struct Share {
 
 impl Share {
     /// Of a body that nobody has asked for yet.
-    pub(super) fn new(pod: &Arc<ServedPod>, direction: Direction) -> Self {
+    pub(in crate::proxy::http) fn new(pod: &Arc<ServedPod>, direction: Direction) -> Self {
         Self {
             pod: Arc::clone(pod),
             direction,
@@ -63,7 +63,7 @@ impl Share {
     }
 
     /// The reader waits: nothing is left of what was sent.
-    pub(super) fn caught_up(&mut self) {
+    pub(in crate::proxy::http) fn caught_up(&mut self) {
         if self.taken > 0 {
             self.pod.held.give(self.taken);
             self.taken = 0;
@@ -71,7 +71,7 @@ impl Share {
     }
 
     /// The reader may stand still from now on, with as much before it as `left` says. Whether there is room for that.
-    pub(super) fn may_stand_still(&mut self, left: &SizeHint) -> bool {
+    pub(in crate::proxy::http) fn may_stand_still(&mut self, left: &SizeHint) -> bool {
         if self.taken > 0 {
             return true;
         }
@@ -87,7 +87,7 @@ impl Share {
     }
 
     /// The pod that it is of, and which way its body's request went.
-    pub(super) fn owner(&self) -> (&Arc<ServedPod>, Direction) {
+    pub(in crate::proxy::http) fn owner(&self) -> (&Arc<ServedPod>, Direction) {
         (&self.pod, self.direction)
     }
 }

@@ -20,7 +20,7 @@ use crate::snapshot::Snapshot;
 ///
 /// Tokens that are not to be forwarded are gone afterwards, and headers that carry claims hold what the agent put
 /// there, or nothing.
-pub(super) fn authenticate(
+pub(in crate::proxy::http) fn authenticate(
     mesh: &Mesh,
     snapshot: &Snapshot,
     arrival: &Arrival<'_>,
@@ -45,7 +45,7 @@ pub(super) fn authenticate(
 }
 
 /// What [`authenticate`] would do; nobody is told, and no key is asked for.
-pub(super) fn foresee(
+pub(in crate::proxy::http) fn foresee(
     snapshot: &Snapshot,
     arrival: &Arrival<'_>,
     request: &mut Request<impl Sized>,

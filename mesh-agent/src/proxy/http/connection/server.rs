@@ -11,8 +11,8 @@ use hyper_util::rt::TokioTimer;
 
 use crate::lifecycle::Tasks;
 use crate::proxy::http::Side;
-use crate::proxy::http::framing::Framed;
-use crate::proxy::http::half_closed::{Answers, HalfClosed};
+use crate::proxy::http::connection::framing::Framed;
+use crate::proxy::http::connection::half_closed::{Answers, HalfClosed};
 use crate::transport::ByteStream;
 use crate::transport::http::{CONNECTION_WINDOW, MAX_HEAD, STREAM_WINDOW, TaskExecutor};
 

@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::proxy::refusal::Refusal;
 
 /// How long the requests of one connection may be silent.
-pub(super) struct Silence {
+pub(in crate::proxy::http) struct Silence {
     limit: Duration,
     /// Timers that no wait has.
     spare: Mutex<Vec<Pin<Box<Sleep>>>>,
@@ -28,7 +28,7 @@ pub(super) struct Silence {
 
 /// When something of one request moved last.
 #[derive(Debug)]
-pub(super) struct Pulse {
+pub(in crate::proxy::http) struct Pulse {
     silence: Arc<Silence>,
     began: Instant,
     /// Since then.
@@ -37,13 +37,13 @@ pub(super) struct Pulse {
 
 /// One wait for the end of a request's time.
 #[derive(Debug)]
-pub(super) struct Wait {
+pub(in crate::proxy::http) struct Wait {
     silence: Arc<Silence>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Silence {
-    pub(super) fn new(limit: Duration) -> Arc<Self> {
+    pub(in crate::proxy::http) fn new(limit: Duration) -> Arc<Self> {
         Arc::new(Self {
             limit,
             spare: Mutex::default(),
@@ -53,7 +53,7 @@ impl Silence {
 
 impl Pulse {
     /// Of a request that begins now.
-    pub(super) fn new(silence: &Arc<Silence>) -> Self {
+    pub(in crate::proxy::http) fn new(silence: &Arc<Silence>) -> Self {
         Self {
             silence: Arc::clone(silence),
             began: Instant::now(),
@@ -62,18 +62,18 @@ impl Pulse {
     }
 
     /// Of a request that begins now beside this one.
-    pub(super) fn another(&self) -> Self {
+    pub(in crate::proxy::http) fn another(&self) -> Self {
         Self::new(&self.silence)
     }
 
     /// Something of the request moves.
-    pub(super) fn beat(&self) {
+    pub(in crate::proxy::http) fn beat(&self) {
         let moved = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         // Of two at once either is as good.
         self.moved_ms.store(moved, Ordering::Relaxed);
     }
 
-    pub(super) fn wait(&self) -> Wait {
+    pub(in crate::proxy::http) fn wait(&self) -> Wait {
         Wait {
             silence: Arc::clone(&self.silence),
             timer: None,
@@ -88,7 +88,7 @@ impl Pulse {
 
 impl Wait {
     /// Ready when the request of `pulse` has been silent for as long as it may. Cancel-safe.
-    pub(super) fn poll(&mut self, pulse: &Pulse, cx: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::proxy::http) fn poll(&mut self, pulse: &Pulse, cx: &mut Context<'_>) -> Poll<()> {
         let silence = &self.silence;
         let timer = self.timer.get_or_insert_with(|| {
             let spare = silence.spare.lock().pop();
@@ -127,7 +127,7 @@ impl fmt::Debug for Silence {
 }
 
 /// Gives `work` up when the request of `pulse` has been silent for too long. Cancel-safe where `work` is.
-pub(super) async fn unless_silent<T>(
+pub(in crate::proxy::http) async fn unless_silent<T>(
     pulse: &Pulse,
     work: impl Future<Output = Result<T, Refusal>>,
 ) -> Result<T, Refusal> {

@@ -9,14 +9,14 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::proxy::http::copied::CopiedBody;
-use crate::proxy::http::inflow::{Inflow, beginning};
-use crate::proxy::http::replay::Sending;
+use crate::proxy::http::body::copied::CopiedBody;
+use crate::proxy::http::body::inflow::{Inflow, beginning};
+use crate::proxy::http::body::replay::Sending;
 use crate::transport::http::BodyError;
 
 /// A request body.
 #[derive(Debug)]
-pub(super) enum Upload {
+pub(in crate::proxy::http) enum Upload {
     /// It is sent once.
     Once(Inflow),
     /// It may be sent again.
@@ -26,7 +26,7 @@ pub(super) enum Upload {
 }
 
 /// A body whose beginning can be looked at before it is sent on.
-pub(super) trait Shows: Send {
+pub(in crate::proxy::http) trait Shows: Send {
     /// Reads until more than `limit` bytes are known or the body ends; the first `limit` bytes, and whether there are more.
     fn poll_shown(&mut self, limit: usize, cx: &mut Context<'_>) -> Poll<(Bytes, bool)>;
 }
@@ -34,7 +34,7 @@ pub(super) trait Shows: Send {
 /// The first `limit` bytes of `body`, and whether there are more.
 ///
 /// Waits for the client as long as the caller does. Cancel-safe: what was read stays.
-pub(super) async fn peek(body: &mut impl Shows, limit: usize) -> (Bytes, bool) {
+pub(in crate::proxy::http) async fn peek(body: &mut impl Shows, limit: usize) -> (Bytes, bool) {
     poll_fn(|cx| body.poll_shown(limit, cx)).await
 }
 

@@ -15,10 +15,10 @@ use crate::external::{self, Changes, CheckError, Decision, End, Question, Shown}
 use crate::mesh::policy::external::Authorizer;
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
-use crate::proxy::http::check::{self, AskError};
+use crate::proxy::http::admission::check::{self, AskError};
+use crate::proxy::http::body::upload::{Shows, Upload, peek};
 use crate::proxy::http::headers::ORIGINAL_VERSION;
 use crate::proxy::http::plan::Plan;
-use crate::proxy::http::upload::{Shows, Upload, peek};
 use crate::proxy::pods::ServedPod;
 use crate::proxy::refusal::{Refusal, Unapproved};
 use crate::telemetry::CheckResult;
@@ -26,7 +26,7 @@ use crate::telemetry::CheckResult;
 /// Asks the provider that a plan names, if it names one, and the other policies about what became of the request.
 ///
 /// Waits as long as the provider's timeout and the route's deadline allow. Cancel-safe: the check is given up.
-pub(super) async fn admit(
+pub(in crate::proxy::http) async fn admit(
     mesh: &Arc<Mesh>,
     request: &mut Request<Upload>,
     plan: &mut Plan,
@@ -81,7 +81,7 @@ async fn ask(
 }
 
 /// `None`: let in without an answer.
-pub(super) type Outcome = Result<Option<Changes>, Refusal>;
+pub(in crate::proxy::http) type Outcome = Result<Option<Changes>, Refusal>;
 
 /// How an outcome is counted; `None` is a request or connection that is let in without an answer.
 pub(in crate::proxy) fn result_of<T>(outcome: &Result<Option<T>, Refusal>) -> CheckResult {
@@ -125,27 +125,27 @@ fn arriving<'p>(mesh: &Mesh, visit: &Visit, request: &Request<Upload>, plan: &'p
 
 /// What an authorizer is told of a request besides the request.
 #[derive(Debug)]
-pub(super) struct Told<'a> {
+pub(in crate::proxy::http) struct Told<'a> {
     /// Whom it is addressed to.
-    pub(super) authority: &'a Authority,
+    pub(in crate::proxy::http) authority: &'a Authority,
     /// What the client spoke.
-    pub(super) version: Version,
+    pub(in crate::proxy::http) version: Version,
     /// Who sends it.
-    pub(super) source: End<'static>,
+    pub(in crate::proxy::http) source: End<'static>,
     /// Where it goes.
-    pub(super) destination: End<'static>,
+    pub(in crate::proxy::http) destination: End<'static>,
 }
 
 /// An authorizer that is asked in the name of a pod.
-pub(super) struct Asked<'a> {
-    pub(super) mesh: &'a Arc<Mesh>,
-    pub(super) authorizer: &'a Authorizer,
-    pub(super) pod: &'a Arc<ServedPod>,
+pub(in crate::proxy::http) struct Asked<'a> {
+    pub(in crate::proxy::http) mesh: &'a Arc<Mesh>,
+    pub(in crate::proxy::http) authorizer: &'a Authorizer,
+    pub(in crate::proxy::http) pod: &'a Arc<ServedPod>,
 }
 
 impl Asked<'_> {
     /// Has it decide, and counts what it decided; of the changes that it wants only that of the target is made.
-    pub(super) async fn about(
+    pub(in crate::proxy::http) async fn about(
         &self,
         request: &mut Request<impl Shows>,
         told: &Told<'_>,

@@ -12,15 +12,15 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::proxy::http::copied::{CopiedBody, Feeds};
-use crate::proxy::http::held::Share;
+use crate::proxy::http::body::copied::{CopiedBody, Feeds};
+use crate::proxy::http::body::held::Share;
 use crate::proxy::http::ledger::Ledger;
 use crate::proxy::http::strict::clean_trailers;
 use crate::transport::http::BodyError;
 
 /// A request body that gives what was looked at of it once more.
 #[derive(Debug)]
-pub(super) struct Inflow<B = Incoming> {
+pub(in crate::proxy::http) struct Inflow<B = Incoming> {
     rest: B,
     ledger: Arc<Ledger>,
     feeds: Feeds,
@@ -38,7 +38,7 @@ where
     B::Error: Into<BodyError>,
 {
     /// What `ledger` is told of.
-    pub(super) fn new(rest: B, ledger: Arc<Ledger>) -> Self {
+    pub(in crate::proxy::http) fn new(rest: B, ledger: Arc<Ledger>) -> Self {
         Self {
             rest,
             ledger,
@@ -50,7 +50,7 @@ where
     }
 
     /// The same, on the account of a pod. A body that finds no room there fails when it is read.
-    pub(super) fn counted(mut self, share: Share) -> Self {
+    pub(in crate::proxy::http) fn counted(mut self, share: Share) -> Self {
         self.share = Some(share);
         self.may_stand_still();
         self
@@ -69,7 +69,7 @@ where
     }
 
     /// A copy of a body of which nothing was given yet; what was looked at of it is copied too.
-    pub(super) fn copy(&mut self) -> CopiedBody {
+    pub(in crate::proxy::http) fn copy(&mut self) -> CopiedBody {
         let mut feeds = std::mem::take(&mut self.feeds);
         let copy = feeds.copy(&*self, &self.read);
         match &self.end {
@@ -82,7 +82,7 @@ where
     }
 
     /// Reads until more than `limit` bytes are known or the body ends. Cancel-safe: what was read stays.
-    pub(super) fn poll_peek(&mut self, limit: usize, cx: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::proxy::http) fn poll_peek(&mut self, limit: usize, cx: &mut Context<'_>) -> Poll<()> {
         while self.end.is_none() && self.known() <= limit {
             match ready!(self.poll_rest(cx)) {
                 Some(Ok(frame)) => self.read.push_back(frame),
@@ -94,7 +94,7 @@ where
     }
 
     /// What was looked at and is still to be given.
-    pub(super) fn peeked(&self) -> impl Iterator<Item = &Bytes> {
+    pub(in crate::proxy::http) fn peeked(&self) -> impl Iterator<Item = &Bytes> {
         self.read.iter().filter_map(Frame::data_ref)
     }
 
@@ -170,7 +170,7 @@ where
 }
 
 /// `hint` for so many bytes more.
-pub(super) fn longer(hint: &SizeHint, more: u64) -> SizeHint {
+pub(in crate::proxy::http) fn longer(hint: &SizeHint, more: u64) -> SizeHint {
     let mut longer = SizeHint::new();
     longer.set_lower(hint.lower().saturating_add(more));
     if let Some(upper) = hint.upper() {
@@ -180,7 +180,10 @@ pub(super) fn longer(hint: &SizeHint, more: u64) -> SizeHint {
 }
 
 /// The first `limit` bytes of `parts`, and whether there are more.
-pub(super) fn beginning<'b>(parts: impl Iterator<Item = &'b Bytes>, limit: usize) -> (Bytes, bool) {
+pub(in crate::proxy::http) fn beginning<'b>(
+    parts: impl Iterator<Item = &'b Bytes>,
+    limit: usize,
+) -> (Bytes, bool) {
     let mut beginning = BytesMut::new();
     for part in parts {
         beginning.extend_from_slice(part);

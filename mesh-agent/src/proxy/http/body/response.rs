@@ -16,9 +16,9 @@ use crate::balance::Pick;
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
 use crate::proxy::conduct;
-use crate::proxy::http::held::Share;
+use crate::proxy::http::body::held::Share;
+use crate::proxy::http::connection::silence::Wait;
 use crate::proxy::http::ledger::Ledger;
-use crate::proxy::http::silence::Wait;
 use crate::proxy::http::strict::clean_trailers;
 use crate::proxy::live::until_refused;
 use crate::proxy::refusal::{Refusal, STREAM_IDLE};
@@ -28,7 +28,7 @@ use crate::transport::pool::Leased;
 
 /// A response body: counts, sees gRPC trailers, holds the endpoint's unit of load and the route's deadline.
 #[derive(Debug)]
-pub(super) struct ResponseBody {
+pub(in crate::proxy::http) struct ResponseBody {
     inner: Leased,
     ledger: Arc<Ledger>,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -42,7 +42,7 @@ pub(super) struct ResponseBody {
 }
 
 impl ResponseBody {
-    pub(super) fn new(
+    pub(in crate::proxy::http) fn new(
         inner: Leased,
         ledger: Arc<Ledger>,
         deadline: Option<Instant>,
@@ -160,7 +160,7 @@ impl Drop for ResponseBody {
 
 /// Waits for a policy that forbids what is under way between two pods of this node; begun only when a response keeps
 /// its client waiting, since most do not.
-pub(super) enum Watch {
+pub(in crate::proxy::http) enum Watch {
     /// Nobody has had to wait yet.
     Idle(Arc<Mesh>, Visit),
     /// Somebody waits.

@@ -15,10 +15,10 @@ use crate::policy::authentication::Claims;
 use crate::policy::rate_limit::{Asked, Exceeded, Quota};
 use crate::proxy::Mesh;
 use crate::proxy::arrival::{Arrival, Visit};
-use crate::proxy::http::check::{self, AskError, Called};
+use crate::proxy::http::admission::check::{self, AskError, Called};
+use crate::proxy::http::body::upload::Upload;
 use crate::proxy::http::path;
 use crate::proxy::http::plan::Plan;
-use crate::proxy::http::upload::Upload;
 use crate::proxy::refusal::{Limited, Limiter, Refusal};
 use crate::snapshot::Snapshot;
 use crate::telemetry::QuotaResult;
@@ -27,7 +27,7 @@ use crate::transport::pool::Wire;
 /// Counts `request` at the pod of this node that its plan reaches, if it reaches one, and refuses what is too much.
 ///
 /// Waits as long as the timeouts of the limits and the route's deadline allow. Cancel-safe: what is being asked is given up.
-pub(super) async fn admit(
+pub(in crate::proxy::http) async fn admit(
     mesh: &Arc<Mesh>,
     request: &mut Request<Upload>,
     plan: &mut Plan,
@@ -71,7 +71,7 @@ fn count(mesh: &Mesh, request: &Request<Upload>, plan: &Plan) -> Result<Vec<Quot
 }
 
 /// What limits are asked about a request that arrives.
-pub(super) fn asked<'r>(
+pub(in crate::proxy::http) fn asked<'r>(
     arrival: &'r Arrival<'_>,
     snapshot: &'r Snapshot,
     request: &'r Request<impl Sized>,

@@ -12,12 +12,12 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
-use crate::proxy::http::inflow::{Inflow, beginning, longer};
+use crate::proxy::http::body::inflow::{Inflow, beginning, longer};
 use crate::transport::http::BodyError;
 
 /// What was sent of a body, and what is still to come.
 #[derive(Debug)]
-pub(super) struct Replay<B>(Arc<Mutex<State<B>>>);
+pub(in crate::proxy::http) struct Replay<B>(Arc<Mutex<State<B>>>);
 
 #[derive(Debug)]
 struct State<B> {
@@ -43,7 +43,7 @@ enum Kept {
 /// One sending of a body. It fails once another one is begun: its connection may still hold it, and must not take away
 /// what the other one needs.
 #[derive(Debug)]
-pub(super) struct Sending<B> {
+pub(in crate::proxy::http) struct Sending<B> {
     shared: Arc<Mutex<State<B>>>,
     number: u32,
     /// How many of the kept frames were sent.
@@ -52,7 +52,7 @@ pub(super) struct Sending<B> {
 
 impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Replay<B> {
     /// Keeps what is sent of `body`, which is to be sent for the first time.
-    pub(super) fn of(body: B) -> (Self, Sending<B>) {
+    pub(in crate::proxy::http) fn of(body: B) -> (Self, Sending<B>) {
         let shared = Arc::new(Mutex::new(State {
             rest: body,
             kept: Vec::new(),
@@ -71,7 +71,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Replay<B> {
     }
 
     /// The body from its beginning; `None` when that is gone.
-    pub(super) fn again(&self) -> Option<Sending<B>> {
+    pub(in crate::proxy::http) fn again(&self) -> Option<Sending<B>> {
         let mut state = self.0.lock();
         if state.is_lost {
             return None;
@@ -93,7 +93,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Replay<B> {
 
     /// The body from its beginning, for a sending that does not end those before it; `None` unless all of it is known,
     /// so that none of them has to be read from its sender.
-    pub(super) fn beside(&self) -> Option<Sending<B>> {
+    pub(in crate::proxy::http) fn beside(&self) -> Option<Sending<B>> {
         let state = self.0.lock();
         (state.is_whole() && !state.is_lost).then(|| Sending {
             shared: Arc::clone(&self.0),
@@ -103,7 +103,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Replay<B> {
     }
 
     /// Whether all of it was read from its sender.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(in crate::proxy::http) fn is_whole(&self) -> bool {
         self.0.lock().is_whole()
     }
 }
@@ -161,7 +161,11 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Body for Sending<B> {
 
 impl Sending<Inflow> {
     /// Reads until `limit` bytes are known or the body ends; the first `limit` bytes, and whether there are more.
-    pub(super) fn poll_peek(&self, limit: usize, cx: &mut Context<'_>) -> Poll<(Bytes, bool)> {
+    pub(in crate::proxy::http) fn poll_peek(
+        &self,
+        limit: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<(Bytes, bool)> {
         let mut state = self.shared.lock();
         if let Some(left) = limit.checked_sub(state.size) {
             ready!(state.rest.poll_peek(left, cx));
@@ -214,7 +218,7 @@ impl Kept {
 }
 
 /// Bytes of a body that are kept for another attempt (as Linkerd does).
-pub(super) const MAX_KEPT: usize = 64 * 1024;
+pub(in crate::proxy::http) const MAX_KEPT: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -24,7 +24,7 @@ use crate::transport::ByteStream;
 
 /// The requests of one connection that were read whole and are being answered.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
+pub(in crate::proxy::http) struct Answers {
     under_way: AtomicUsize,
     reader: AtomicWaker,
 }
@@ -37,13 +37,13 @@ impl Answers {
 
 /// One request of a connection.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(in crate::proxy::http) struct Turn {
     answers: Arc<Answers>,
     is_whole: AtomicBool,
 }
 
 impl Turn {
-    pub(super) fn new(answers: Arc<Answers>) -> Self {
+    pub(in crate::proxy::http) fn new(answers: Arc<Answers>) -> Self {
         Self {
             answers,
             is_whole: false.into(),
@@ -51,14 +51,14 @@ impl Turn {
     }
 
     /// The request was read to its end: the client may be done sending. Telling it twice is telling it once.
-    pub(super) fn request_is_whole(&self) {
+    pub(in crate::proxy::http) fn request_is_whole(&self) {
         if !self.is_whole.swap(true, Ordering::AcqRel) {
             self.answers.under_way.fetch_add(1, Ordering::AcqRel);
         }
     }
 
     /// The answer was given. Telling it twice is telling it once.
-    pub(super) fn end(&self) {
+    pub(in crate::proxy::http) fn end(&self) {
         if self.is_whole.swap(false, Ordering::AcqRel) {
             self.answers.under_way.fetch_sub(1, Ordering::AcqRel);
             self.answers.reader.wake();
