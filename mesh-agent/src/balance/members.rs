@@ -66,6 +66,11 @@ impl Members {
         self.all.get(position)
     }
 
+    /// Whether one is called so; they must be in the order of their names.
+    pub(super) fn has(&self, name: SocketAddr) -> bool {
+        self.all.binary_search_by_key(&name, |member| member.name).is_ok()
+    }
+
     /// All, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Member> {
         #[cfg(test)]

@@ -72,6 +72,8 @@ pub struct Asked<'a> {
     pub attempt: u32,
     /// Members, by their names, that have been tried for it already.
     pub tried: &'a [SocketAddr],
+    /// Whether groups that have one of those come last.
+    pub leaves_localities: bool,
     /// Requests that are under way to all members.
     pub active: usize,
     /// Whether it is only asked what would be picked: no turn is taken, and no time begins.

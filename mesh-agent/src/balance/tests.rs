@@ -16,6 +16,7 @@ pub(super) fn asked(rng: &mut dyn RngCore) -> Asked<'_> {
         hash: None,
         attempt: 0,
         tried: &[],
+        leaves_localities: false,
         active: 0,
         is_rehearsal: false,
         rng,

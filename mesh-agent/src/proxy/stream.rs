@@ -198,6 +198,7 @@ fn pick(upstream: &Upstream, ends: Ends) -> Result<Choice, Refusal> {
             .and_then(|key| affinity::of_connection(key, ends.client.ip())),
         of: Limit::Connections,
         tried: &[],
+        leaves_localities: false,
         kept: None,
         now: Instant::now(),
     };

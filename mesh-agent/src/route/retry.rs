@@ -199,6 +199,7 @@ mod tests {
             backoff: Duration::from_millis(25),
             least_pause: Duration::ZERO,
             avoids_previous: true,
+            leaves_localities: false,
         }
     }
 

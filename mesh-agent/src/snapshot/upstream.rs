@@ -73,6 +73,8 @@ pub struct PickFacts<'a> {
     pub of: Limit,
     /// Endpoints that have been tried for it already: another is picked where there is one.
     pub tried: &'a [SocketAddr],
+    /// Whether one elsewhere is picked than where those are.
+    pub leaves_localities: bool,
     /// The endpoint at which its session is kept, if it has one.
     pub kept: Option<SocketAddr>,
     /// The time.
@@ -131,6 +133,7 @@ impl Upstream {
             hash: facts.hash,
             attempt: 0,
             tried: facts.tried,
+            leaves_localities: facts.leaves_localities,
             active,
             is_rehearsal,
             rng,

@@ -83,7 +83,13 @@ impl Roster {
 
     /// The place of the chosen endpoint among all of the upstream; `None` when none may be used.
     pub fn pick(&self, asked: &mut Asked<'_>, now: Instant) -> Option<usize> {
-        let first = self.group_by_share(asked.rng)?;
+        if asked.leaves_localities
+            && !asked.tried.is_empty()
+            && let Some(elsewhere) = self.pick_elsewhere(asked, now)
+        {
+            return Some(elsewhere);
+        }
+        let first = self.group_by_share(asked.rng, |_| true)?;
         let picked = self.groups.get(first)?.pick(&self.policy, asked, now);
         // Between an ejection and the next refresh a group may have nobody left.
         picked.or_else(|| {
@@ -93,6 +99,20 @@ impl Roster {
                     .then(|| group.pick(&self.policy, asked, now))
                     .flatten()
             })
+        })
+    }
+
+    /// One of a group of which none was tried: by their shares, and in their order where they have none as yet. Envoy leaves out
+    /// priorities so (`envoy.retry_priorities.previous_priorities`).
+    fn pick_elsewhere(&self, asked: &mut Asked<'_>, now: Instant) -> Option<usize> {
+        let is_fresh = |group: &Group| !asked.tried.iter().any(|name| group.members.has(*name));
+        let fresh: Vec<bool> = self.groups.iter().map(is_fresh).collect();
+        let is_fresh = |position: usize| fresh.get(position) == Some(&true);
+        let first = self.group_by_share(asked.rng, is_fresh);
+        let others = (0..self.groups.len()).filter(|position| is_fresh(*position));
+        first.into_iter().chain(others).find_map(|position| {
+            let group = self.groups.get(position)?;
+            group.pick(&self.policy, asked, now)
         })
     }
 
@@ -170,15 +190,21 @@ impl Roster {
         self.groups.iter().zip(healths).map(share).collect()
     }
 
-    fn group_by_share(&self, rng: &mut dyn RngCore) -> Option<usize> {
+    /// Of those whose position `counts`; `None` where these have no share.
+    fn group_by_share(&self, rng: &mut dyn RngCore, counts: impl Fn(usize) -> bool) -> Option<usize> {
         if self.groups.len() == 1 {
-            return Some(0);
+            return counts(0).then_some(0);
         }
         // Shares may change between the two looks: the traffic is shared a little differently once.
         let shares = || {
-            self.groups
-                .iter()
-                .map(|group| group.share.load(Ordering::Relaxed))
+            let shares = self.groups.iter().enumerate();
+            shares.map(|(position, group)| {
+                if counts(position) {
+                    group.share.load(Ordering::Relaxed)
+                } else {
+                    0
+                }
+            })
         };
         let total: u32 = shares().sum();
         let mut drawn = (total > 0).then(|| rng.random_range(0..total))?;

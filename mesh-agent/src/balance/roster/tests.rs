@@ -273,3 +273,48 @@ fn whoever_is_ejected_a_pick_looks_at_a_handful_of_10_000() {
         }
     }
 }
+
+/// By group, where picks go that leave the localities of the members at these positions.
+fn elsewhere(roster: &Roster, sizes: &[usize], tried: &[usize]) -> Vec<u32> {
+    let all: Vec<_> = roster
+        .groups
+        .iter()
+        .flat_map(|group| group.members.iter())
+        .collect();
+    let tried: Vec<_> = tried.iter().map(|&index| all[index].name).collect();
+    let mut rng = SmallRng::seed_from_u64(3);
+    let mut counts = vec![0; all.len()];
+    for _ in 0..1000 {
+        let mut asked = asked(&mut rng);
+        asked.tried = &tried;
+        asked.leaves_localities = true;
+        counts[roster.pick(&mut asked, Instant::now()).unwrap()] += 1;
+    }
+    by_group(&counts, sizes)
+}
+
+#[test]
+fn a_further_try_leaves_the_localities_that_were_tried() {
+    let sizes = [3, 2, 4];
+    let levels = roster(&sizes, &[], random());
+    for (tried, expected) in [
+        (&[][..], [1000, 0, 0]),
+        (&[1], [0, 1000, 0]),
+        (&[1, 4], [0, 0, 1000]),
+        (&[3], [1000, 0, 0]),
+        // Nothing is left: as if none had been.
+        (&[0, 3, 5], [1000, 0, 0]),
+    ] {
+        assert_eq!(elsewhere(&levels, &sizes, tried), expected, "{tried:?}");
+    }
+    eject(&levels, 1, 2);
+    levels.refresh();
+    assert_eq!(
+        elsewhere(&levels, &sizes, &[1]),
+        [0, 0, 1000],
+        "nobody of the next one is good"
+    );
+    let shared = roster(&sizes, &[50, 30, 20], random());
+    let found = elsewhere(&shared, &sizes, &[0]);
+    assert_fits(&found[1..], &[30, 20]);
+}

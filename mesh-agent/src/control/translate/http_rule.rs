@@ -123,6 +123,7 @@ fn retry(reading: &mut Rule<'_>, part: Option<&Value>) -> Result<Option<RetryPol
         backoff: backoff.unwrap_or(DEFAULT_BACKOFF),
         least_pause: backoff.unwrap_or_default(),
         avoids_previous: true,
+        leaves_localities: false,
     }))
 }
 

@@ -19,6 +19,8 @@ pub struct RetryPolicy {
     pub least_pause: Duration,
     /// Whether endpoints that failed are avoided while there are others.
     pub avoids_previous: bool,
+    /// Whether localities whose endpoints failed are left while there are others.
+    pub leaves_localities: bool,
 }
 
 /// A reason to try again, by Envoy's names (`x-envoy-retry-on`, `x-envoy-retry-grpc-on`).

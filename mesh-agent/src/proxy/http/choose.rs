@@ -47,6 +47,8 @@ pub(super) struct Choice {
 #[derive(Debug, Default)]
 pub(super) struct Tried {
     pub(super) addrs: Vec<SocketAddr>,
+    /// Whether another one is somewhere else, if it can be.
+    pub(super) leaves_localities: bool,
     /// Whether one of them is worse than none.
     pub(super) must_differ: bool,
 }
@@ -96,6 +98,7 @@ fn pick(
 ) -> Result<Choice, Refusal> {
     let before = tried.as_deref().map_or(&[][..], |tried| tried.addrs.as_slice());
     let (mut facts, cookie) = pick_facts(upstream, ends, request, before);
+    facts.leaves_localities = tried.as_ref().is_some_and(|tried| tried.leaves_localities);
     facts.kept = keeping.and_then(Keeping::endpoint);
     upstream.used_by(ends.client.ip(), facts.now);
     let picked = upstream.pick(&facts, &mut rand::rng())?;
@@ -136,6 +139,7 @@ pub(super) fn pick_facts<'t>(
         hash,
         of: Limit::Requests,
         tried,
+        leaves_localities: false,
         kept: None,
         now: Instant::now(),
     };

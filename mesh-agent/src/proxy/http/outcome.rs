@@ -132,6 +132,7 @@ mod tests {
             backoff: Duration::ZERO,
             least_pause: Duration::ZERO,
             avoids_previous: true,
+            leaves_localities: false,
         };
         of_refusal(refusal).is_some_and(|attempt| policy.wants(attempt))
     }

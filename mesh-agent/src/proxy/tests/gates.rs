@@ -215,6 +215,7 @@ async fn the_question_is_asked_before_the_route_changes_anything_and_once_for_al
         backoff: Duration::from_millis(1),
         least_pause: Duration::ZERO,
         avoids_previous: false,
+        leaves_localities: false,
     });
     routed(&lab, &rule);
     H1::dial(&lab, WEB, vip).await.fetch(get("/ok")).await;

@@ -15,11 +15,12 @@ use tokio::net::{TcpListener, TcpStream};
 use super::app::{App, full, heard, speaks, streamed};
 use super::balance::hashing;
 use super::client::{H1, H2, HOST, Reply, get, post};
-use super::facts::{CART, LabPod, PAY, WEB, destination_rule, route, rule};
+use super::facts::{CART, LabPod, PAY, WEB, destination_rule, node, route, rule};
 use super::lab::{Lab, eventually};
+use crate::mesh::node::Node;
 use crate::mesh::route::{HttpRule, RetryPolicy};
 use crate::mesh::service::AppProtocol;
-use crate::mesh::traffic::HashKey;
+use crate::mesh::traffic::{HashKey, LocalityPolicy, WrittenBalancer, WrittenPolicy};
 use crate::transport::http::Body;
 
 /// So many further attempts for these reasons, at once.
@@ -30,6 +31,7 @@ pub(super) fn again(attempts: u32, on: &str) -> RetryPolicy {
         backoff: Duration::from_micros(1),
         least_pause: Duration::ZERO,
         avoids_previous: true,
+        leaves_localities: false,
     }
 }
 
@@ -251,6 +253,50 @@ async fn another_endpoint_is_asked_before_one_is_asked_twice_unless_the_policy_d
     let (mut each, _) = asked(before);
     each.sort_unstable();
     assert_eq!(each, [0, 0, 3]);
+}
+
+fn in_its_own_zone(name: &str) -> Node {
+    let mut node = node(name, [192, 0, 2, 1].into());
+    node.locality.zone = Some(name.into());
+    node
+}
+
+#[tokio::test]
+async fn a_further_try_leaves_the_zone_of_the_first_where_the_policy_says_so() {
+    let lab = Lab::start().await;
+    let near = [
+        fails(&lab, CART, 99, UNAVAILABLE).await,
+        fails(&lab, CART, 99, UNAVAILABLE).await,
+    ];
+    let far = App::says(&lab, PAY, "far").await;
+    let addrs = [near[0].addr, near[1].addr, far.addr];
+    let vip = lab.service("cart", AppProtocol::Http, &addrs).await;
+    let near_first = WrittenPolicy {
+        load_balancer: Some(WrittenBalancer {
+            kind: None,
+            locality: Some(LocalityPolicy::Failover(Vec::new())),
+            warmup: None,
+        }),
+        ..WrittenPolicy::default()
+    };
+    lab.change(|facts| {
+        facts.nodes = ["node-a", "node-b"].map(in_its_own_zone).into();
+        facts.destination_rules = vec![destination_rule("cart", near_first.clone())];
+    });
+    let mut client = H1::dial(&lab, WEB, vip).await;
+    for (leaves_localities, attempts, status) in [
+        (false, 1, UNAVAILABLE),
+        (true, 1, StatusCode::OK),
+        (true, 2, StatusCode::OK),
+    ] {
+        let policy = RetryPolicy {
+            leaves_localities,
+            ..again(attempts, "503")
+        };
+        retrying(&lab, "cart", &policy);
+        let reply = client.fetch(get("/")).await;
+        assert_eq!(reply.status, status, "{leaves_localities}, {attempts}");
+    }
 }
 
 #[tokio::test]

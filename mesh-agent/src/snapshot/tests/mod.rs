@@ -211,6 +211,7 @@ fn request_to(dialled: IpAddr) -> PickFacts<'static> {
         hash: None,
         of: Limit::Requests,
         tried: &[],
+        leaves_localities: false,
         kept: None,
         now: Instant::now(),
     }

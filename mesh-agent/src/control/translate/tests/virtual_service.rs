@@ -247,7 +247,12 @@ fn retries_are_read_and_none_means_never() {
             RetryOn::Status(StatusCode::SERVICE_UNAVAILABLE)
         ]
     );
-    assert!(retry.avoids_previous);
+    assert!(retry.avoids_previous && !retry.leaves_localities);
+    let written = format!(
+        "retries: {{attempts: 1, retryIgnorePreviousHosts: false, retryRemoteLocalities: true}}, {TO_WEB}"
+    );
+    let retry = rule(&written).retry.unwrap();
+    assert!(!retry.avoids_previous && retry.leaves_localities);
     let written = format!("retries: {{attempts: 1}}, {TO_WEB}");
     let by_default = rule(&written).retry.unwrap();
     assert_eq!(by_default.on.len(), 4);

@@ -266,13 +266,14 @@ fn retries(
         let rejection = rule.malformed("retries.retryOn", reason);
         rule.rejections.push(rejection);
     }
-    let avoids_previous = part(written, "retryIgnorePreviousHosts").and_then(Value::as_bool);
+    let is = |field| part(written, field).and_then(Value::as_bool);
     let policy = RetryPolicy {
         attempts,
         on,
         backoff: backoff.unwrap_or(DEFAULT_BACKOFF),
         least_pause: Duration::ZERO,
-        avoids_previous: avoids_previous.unwrap_or(true),
+        avoids_previous: is("retryIgnorePreviousHosts").unwrap_or(true),
+        leaves_localities: is("retryRemoteLocalities").unwrap_or(false),
     };
     Ok((Some(policy), limit))
 }
@@ -306,12 +307,13 @@ const INHERITED: [&str; 9] = [
     "corsPolicy",
     "headers",
 ];
-const RETRIES: [&str; 5] = [
+const RETRIES: [&str; 6] = [
     "attempts",
     "perTryTimeout",
     "retryOn",
     "backoff",
     "retryIgnorePreviousHosts",
+    "retryRemoteLocalities",
 ];
 /// Istio's, for a policy that names no reasons.
 const DEFAULT_RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled";

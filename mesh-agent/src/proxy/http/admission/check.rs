@@ -149,6 +149,7 @@ impl Way {
                     hash: None,
                     of: Limit::Requests,
                     tried: &[],
+                    leaves_localities: false,
                     kept: None,
                     now: Instant::now(),
                 };

@@ -73,6 +73,7 @@ impl Trip<'_> {
             hash: key.and_then(|key| affinity::of_connection(key, self.ends.client.ip())),
             of: OF_BYTES,
             tried: &[],
+            leaves_localities: false,
             kept: None,
             now: Instant::now(),
         };

@@ -68,7 +68,10 @@ pub(super) async fn carry(
         until,
         replay,
         sent: 0,
-        tried: Tried::default(),
+        tried: Tried {
+            leaves_localities: cares.policy.is_some_and(|policy| policy.leaves_localities),
+            ..Tried::default()
+        },
         room: None,
     };
     Box::pin(tries.run(&head, first)).await
@@ -189,8 +192,8 @@ impl Tries<'_> {
     async fn attempt(&mut self, head: &Request<()>, body: Sending<Inflow>) -> Outcome {
         self.sent += 1;
         let mut request = self.request(head, body, self.sent);
-        let avoids = self.cares.policy.is_none_or(|policy| policy.avoids_previous);
-        let tried = avoids.then_some(&mut self.tried);
+        let avoids = |policy: &RetryPolicy| policy.avoids_previous || policy.leaves_localities;
+        let tried = self.cares.policy.is_none_or(avoids).then_some(&mut self.tried);
         match plan::outbound(self.caller, self.course.clone(), &mut request, tried) {
             Ok(plan) => self.send(request, plan, self.caller.ledger).await,
             Err(refusal) => Outcome::Refused(refusal),
