@@ -28,7 +28,6 @@ mod tries;
 mod upgrade;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use http::header::{CONNECTION, HeaderValue};
@@ -43,6 +42,7 @@ use crate::proxy::http::body::held::Share;
 use crate::proxy::http::body::inflow::Inflow;
 use crate::proxy::http::body::upload::Upload;
 use crate::proxy::http::connection::half_closed::{Answers, Turn};
+use crate::proxy::http::connection::progress::Progress;
 use crate::proxy::http::connection::silence::{Pulse, Silence, unless_silent};
 use crate::proxy::http::decide::{Outcome, decide};
 use crate::proxy::http::extended::Extended;
@@ -83,8 +83,7 @@ struct Connection {
     mesh: Arc<Mesh>,
     side: Side,
     answers: Arc<Answers>,
-    /// Whether client and application agreed to speak another protocol from here on.
-    is_other_protocol: Arc<AtomicBool>,
+    progress: Arc<Progress>,
     silence: Arc<Silence>,
 }
 
@@ -107,7 +106,7 @@ impl Connection {
         match answered {
             Ok(response) => {
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    self.is_other_protocol.store(true, Ordering::Release);
+                    self.progress.changes_protocol();
                 }
                 tell_leaving(&self.side, version, response)
             }

@@ -3,7 +3,8 @@
 //! Memory that was once used is not always given back, so each sample is one of fresh processes. What they used while they
 //! started they give back late, an agent some 25 MB while the first thousand connections come in: so nothing is compared with
 //! the memory before. Some connections are held, then some more, and so on; what counts is the slope of the line through all
-//! but the first of these points. It must not measure time.
+//! but the first of these points. An allocator that gives back at the next opportunity is at each point behind by what the last
+//! step's connections gave up, which the slope does not see. It must not measure time.
 
 use std::fs;
 use std::process::Child;
@@ -49,6 +50,7 @@ fn held_points(lab: &Running, way: &Way, held: &mut Vec<Held>) -> Result<Vec<(f6
     let mut points = Vec::new();
     for step in 1..=STEPS {
         held.push(Held::open(lab, way)?);
+        thread::sleep(IDLE);
         let kib = settled(way)?;
         if step >= FIRST_THAT_COUNTS {
             points.push((f64::from(step * STEP), kib));
@@ -151,7 +153,8 @@ impl Held {
     }
 }
 
-/// What the proxies hold once that changes no more, or after a quarter of a minute: allocators give back late what is no longer used.
+/// What the proxies hold once that changes no more, or after a quarter of a minute: allocators give back late what is no longer used,
+/// and proxies what they keep for the next request.
 fn settled(way: &Way) -> Result<f64> {
     let (mut last, mut calm) = (memory(way)?, 0);
     let settled = process::wait_until(SETTLE_LIMIT, || {
@@ -190,6 +193,8 @@ const STEPS: u32 = 7;
 const FIRST_THAT_COUNTS: u32 = 3;
 /// What a sample's points may lie off their line without a word: a twentieth of what connections add to an agent meanwhile.
 const STRAIGHT_KIB: f64 = 2048.0;
+/// From when on a connection counts as idle.
+const IDLE: Duration = Duration::from_millis(2500);
 /// Time between two readings of memory.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Two readings are the same when they differ by no more than this share.

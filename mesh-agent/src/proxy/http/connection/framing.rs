@@ -8,13 +8,13 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::proxy::http::connection::progress::Progress;
 use crate::transport::ByteStream;
 
 /// A client's HTTP/1.1 bytes, looked through on their way to the parser.
@@ -22,16 +22,16 @@ use crate::transport::ByteStream;
 pub(super) struct Framed<S> {
     inner: S,
     reader: Reader,
-    is_other_protocol: Arc<AtomicBool>,
+    progress: Arc<Progress>,
 }
 
 impl<S> Framed<S> {
-    /// The bytes of `inner`, until `is_other_protocol` says that both sides have changed to another one.
-    pub(super) fn new(inner: S, is_other_protocol: Arc<AtomicBool>) -> Self {
+    /// The bytes of `inner`, until both sides have changed to another protocol.
+    pub(super) fn new(inner: S, progress: Arc<Progress>) -> Self {
         Self {
             inner,
             reader: Reader::default(),
-            is_other_protocol,
+            progress,
         }
     }
 }
@@ -87,6 +87,11 @@ impl Reader {
                 State::RequestLine | State::Fields | State::ChunkSize | State::Trailers => self.take(rest),
             };
         }
+    }
+
+    /// Whether nothing of a next request was read.
+    fn is_between(&self) -> bool {
+        self.state == State::RequestLine && self.line.is_empty()
     }
 
     /// Bytes of a body, `left` of which are still to come.
@@ -221,12 +226,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Framed<S> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        if self.is_other_protocol.load(Ordering::Acquire) {
+        if self.progress.is_other_protocol() {
             self.reader.state = State::Unwatched;
         }
         if let Some(fresh) = buf.filled_mut().get_mut(before..) {
             self.reader.read(fresh);
         }
+        self.progress.note_read(!self.reader.is_between());
         Poll::Ready(Ok(()))
     }
 }

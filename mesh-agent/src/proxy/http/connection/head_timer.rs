@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,10 +16,33 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A clock whose sleeps share one timer; for one connection.
-#[derive(Debug, Clone, Default)]
-pub(super) struct HeadTimer {
+#[derive(Debug, Clone)]
+pub(super) struct HeadTimer(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// What each sleep lasts, at most.
+    patience: Duration,
     /// The timer, while no sleep has it.
-    spare: Arc<Mutex<Option<Pin<Box<Sleep>>>>>,
+    spare: Mutex<Option<Pin<Box<Sleep>>>>,
+    /// A sleep has lasted for [`REST`], and still does.
+    is_resting: AtomicBool,
+}
+
+impl HeadTimer {
+    /// For a connection whose heads may take so long.
+    pub(super) fn new(patience: Duration) -> Self {
+        Self(Arc::new(Shared {
+            patience,
+            spare: Mutex::default(),
+            is_resting: AtomicBool::new(false),
+        }))
+    }
+
+    /// Whether a head has been waited for for [`REST`]. Who waits is woken then.
+    pub(super) fn is_resting(&self) -> bool {
+        self.0.is_resting.load(Ordering::Relaxed)
+    }
 }
 
 impl rt::Timer for HeadTimer {
@@ -27,10 +51,13 @@ impl rt::Timer for HeadTimer {
     }
 
     fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn rt::Sleep>> {
+        let deadline = deadline.into();
+        let rest_of_patience = self.0.patience.saturating_sub(REST);
         Box::pin(HeadSleep {
-            deadline: deadline.into(),
-            timer: self.spare.lock().take(),
-            spare: Arc::clone(&self.spare),
+            deadline,
+            rest: deadline.checked_sub(rest_of_patience).unwrap_or(deadline),
+            timer: self.0.spare.lock().take(),
+            shared: Arc::clone(&self.0),
         })
     }
 
@@ -42,26 +69,41 @@ impl rt::Timer for HeadTimer {
 /// One wait.
 struct HeadSleep {
     deadline: Instant,
+    /// Before it.
+    rest: Instant,
     timer: Option<Pin<Box<Sleep>>>,
-    spare: Arc<Mutex<Option<Pin<Box<Sleep>>>>>,
+    shared: Arc<Shared>,
 }
 
 impl Future for HeadSleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = self.deadline;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
+        let Self {
+            deadline,
+            rest,
+            timer,
+            shared,
+        } = &mut *self;
+        let next = if shared.is_resting.load(Ordering::Relaxed) {
+            *deadline
+        } else {
+            *rest
+        };
+        let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(next)));
+        if timer.deadline() > next {
+            timer.as_mut().reset(next);
         }
         loop {
             ready!(timer.as_mut().poll(cx));
-            if timer.deadline() >= deadline {
+            // It may have been set for an earlier wait.
+            let passed = timer.deadline();
+            if passed >= *deadline {
                 return Poll::Ready(());
             }
-            // It was set for an earlier wait.
-            timer.as_mut().reset(deadline);
+            let is_resting = passed >= *rest;
+            shared.is_resting.store(is_resting, Ordering::Relaxed);
+            timer.as_mut().reset(if is_resting { *deadline } else { *rest });
         }
     }
 }
@@ -70,9 +112,13 @@ impl rt::Sleep for HeadSleep {}
 
 impl Drop for HeadSleep {
     fn drop(&mut self) {
-        *self.spare.lock() = self.timer.take();
+        self.shared.is_resting.store(false, Ordering::Relaxed);
+        *self.shared.spare.lock() = self.timer.take();
     }
 }
+
+/// Far longer than what is between the requests of a busy client.
+pub(super) const REST: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
@@ -91,7 +137,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_wait_lasts_its_own_time_whatever_was_waited_for_before() {
-        let timer = HeadTimer::default();
+        let timer = HeadTimer::new(PATIENCE);
         for pause in [0, 1, 9] {
             // A head that came in time.
             let mut sleep = timer.sleep(PATIENCE);
@@ -108,7 +154,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_shorter_wait_after_a_longer_one_is_not_too_long() {
-        let timer = HeadTimer::default();
+        let timer = HeadTimer::new(PATIENCE);
         let mut long = timer.sleep(10 * PATIENCE);
         assert!(futures_util::poll!(&mut long).is_pending());
         drop(long);
@@ -117,7 +163,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn two_waits_at_once_have_a_timer_each() {
-        let timer = HeadTimer::default();
+        let timer = HeadTimer::new(PATIENCE);
         let (one, other) = (timer.sleep(PATIENCE), timer.sleep(2 * PATIENCE));
         let began = Instant::now();
         one.await;

@@ -6,34 +6,32 @@
 mod framing;
 pub(super) mod half_closed;
 mod head_timer;
+mod http1;
+mod http2;
+mod lent;
+pub(super) mod progress;
 mod resets;
-mod server;
 pub(super) mod silence;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use hyper::server::conn::http1;
+use futures_util::future::Either;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 
 use crate::detect::Spoken;
 use crate::lifecycle::seldom;
 use crate::proxy::Mesh;
-use crate::proxy::departing::{let_go, told_to_end};
+use crate::proxy::departing::told_to_end;
 use crate::proxy::http::connection::half_closed::Answers;
-use crate::proxy::http::connection::head_timer::HeadTimer;
+use crate::proxy::http::connection::http1::Http1;
+use crate::proxy::http::connection::progress::Progress;
 use crate::proxy::http::connection::resets::Resets;
-use crate::proxy::http::connection::server::{http2_for, looked_after};
 use crate::proxy::http::connection::silence::Silence;
 use crate::proxy::http::{Connection, Side};
 use crate::proxy::inbound::visit;
 use crate::proxy::live::until_newly_refused;
 use crate::transport::ByteStream;
-use crate::transport::gathered::Gathered;
-use crate::transport::http::MAX_HEAD_BYTES;
-use crate::transport::paced::Paced;
 
 /// Serves HTTP on `stream` until the client ends it, or gracefully when the pod leaves or the agent stops.
 pub(in crate::proxy) async fn serve_http(
@@ -46,18 +44,16 @@ pub(in crate::proxy) async fn serve_http(
     let tasks = pod.tasks.clone();
     let stop = tasks.stop();
     let idle = mesh.settings.idle_timeout;
-    let answers = Arc::<Answers>::default();
-    let is_other_protocol = Arc::<AtomicBool>::default();
-    let (is_watched, stream): (_, Box<dyn ByteStream>) = match spoken {
-        Spoken::Http1 | Spoken::Opaque => looked_after(stream, &side, &answers, &is_other_protocol),
-        Spoken::Http2 => (false, Box::new(Paced::new(stream))),
+    let (answers, progress) = (Arc::<Answers>::default(), Arc::<Progress>::default());
+    let spoken = match spoken {
+        Spoken::Http1 | Spoken::Opaque => Either::Left(Http1::of(stream, &side, &answers, &progress, idle)),
+        Spoken::Http2 => Either::Right((stream, told_to_end(&side, stop.clone()))),
     };
-    let told = told_to_end(&side, stop.clone());
     let connection = Arc::new(Connection {
         mesh,
         side,
         answers,
-        is_other_protocol,
+        progress,
         silence: Silence::new(idle),
     });
     let (watched, resets) = (Arc::clone(&connection), Arc::<Resets>::default());
@@ -71,45 +67,10 @@ pub(in crate::proxy) async fn serve_http(
             Ok::<_, Infallible>(response)
         }
     });
-    let serving = async {
-        match spoken {
-            Spoken::Http2 => {
-                let builder = http2_for(tasks);
-                let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-                tokio::select! {
-                    biased;
-                    () = seldom(told) => {
-                        served.as_mut().graceful_shutdown();
-                        served.await
-                    }
-                    result = served.as_mut() => result,
-                }
-            }
-            Spoken::Http1 | Spoken::Opaque => {
-                let mut builder = http1::Builder::new();
-                builder
-                    .timer(HeadTimer::default())
-                    .auto_date_header(false)
-                    .half_close(is_watched)
-                    .max_buf_size(MAX_HEAD_BYTES)
-                    .max_header_size(MAX_HEAD_BYTES)
-                    .header_read_timeout(idle);
-                let mut served = std::pin::pin!(
-                    builder
-                        .serve_connection(TokioIo::new(Gathered::new(stream)), service)
-                        .with_upgrades()
-                );
-                tokio::select! {
-                    // First, so that no answer that comes afterwards is given without saying so.
-                    biased;
-                    () = seldom(let_go(stop)) => {
-                        served.as_mut().graceful_shutdown();
-                        served.await
-                    }
-                    result = served.as_mut() => result,
-                }
-            }
-        }
+    let serving = match spoken {
+        Either::Left(http1) => Either::Left(http1.serve(service, stop)),
+        // Larger than most connections ever need.
+        Either::Right((stream, told)) => Either::Right(Box::pin(http2::serve(stream, service, tasks, told))),
     };
     let served = tokio::select! {
         served = serving => served,
