@@ -62,6 +62,8 @@ struct Found {
     pods: Pods,
     p50: Comparison,
     p99: Comparison,
+    /// That of all blocks as if they were one: beside the storm, and alone.
+    p99_of_all: [f64; 2],
     /// Requests of the quiet pair.
     requests: usize,
     /// Of those, how many were not answered with 200.
@@ -185,12 +187,17 @@ impl Bench<'_> {
         let compared = |figure: fn(&Waits) -> f64| {
             Comparison::of(&taken, |sample: &Sample| figure(&sample.waits)).context("no blocks")
         };
+        let of_all = |side| {
+            let samples = taken.iter().flat_map(|block| block.of(side));
+            Waits::together(samples.map(|sample| &sample.waits)).p99()
+        };
         Ok(Found {
             storm: self.kind,
             sharing: self.sharing,
             pods: self.pods,
             p50: compared(Waits::p50)?,
             p99: compared(Waits::p99)?,
+            p99_of_all: [Side::Ours, Side::Theirs].map(of_all),
             requests: samples().map(|sample| sample.waits.count()).sum(),
             failed: samples().map(|sample| sample.waits.failed()).sum(),
             stormed: samples().filter_map(|sample| sample.stormed).sum(),
@@ -215,10 +222,15 @@ impl Bench<'_> {
 
 impl std::fmt::Display for Found {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { p50, p99, .. } = self;
+        let Self {
+            p50,
+            p99,
+            p99_of_all: [beside, alone],
+            ..
+        } = self;
         write!(
             f,
-            "{:<12} {:<6} {:<8} p99 {:.2} [{:.2} to {:.2}] {:.0} by {:.0}  p50 {:.2}, {:.0} by {:.0}  storm: {}",
+            "{:<12} {:<6} {:<8} p99 {:.2} [{:.2} to {:.2}] {:.0} by {:.0}, of all {:.2}, {beside:.0} by {alone:.0}  p50 {:.2}, {:.0} by {:.0}  storm: {}",
             self.storm,
             self.pods,
             self.sharing,
@@ -227,6 +239,7 @@ impl std::fmt::Display for Found {
             p99.max,
             p99.ours,
             p99.theirs,
+            beside / alone,
             p50.ratio,
             p50.ours,
             p50.theirs,

@@ -69,6 +69,17 @@ impl Waits {
         Ok(Self { sorted, failed })
     }
 
+    /// Those of several samples.
+    pub(crate) fn together<'w>(samples: impl Iterator<Item = &'w Self>) -> Self {
+        let (mut sorted, mut failed) = (Vec::new(), 0);
+        for sample in samples {
+            sorted.extend_from_slice(&sample.sorted);
+            failed += sample.failed;
+        }
+        sorted.sort_unstable();
+        Self { sorted, failed }
+    }
+
     /// How many.
     pub(crate) fn count(&self) -> usize {
         self.sorted.len()
@@ -112,6 +123,14 @@ mod tests {
         assert_eq!((waits.count(), waits.failed()), (200, 0));
         assert!((waits.p50() - 100.0).abs() < f64::EPSILON);
         assert!((waits.p99() - 198.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn those_of_several_samples_have_ranks_of_their_own() {
+        let samples = ["1\t200\t1\n2\t200\t9\n", "1\t200\t5\n2\t503\t3\n"];
+        let samples = samples.map(|log| Waits::of(log).unwrap());
+        let all = Waits::together(samples.iter());
+        assert_eq!((all.sorted.as_slice(), all.failed), ([1, 3, 5, 9].as_slice(), 1));
     }
 
     #[test]
