@@ -177,7 +177,7 @@ pub(crate) fn add_namespace(netns: &str) -> Result<()> {
 }
 
 /// Writes settings below `/proc/sys`, which shows those of the caller's namespace.
-pub(crate) fn set(netns: &str, settings: &[(&str, &str)]) -> Result<()> {
+pub fn set(netns: &str, settings: &[(&str, &str)]) -> Result<()> {
     netns::inside(&Site::netns_path(netns), || {
         for (name, value) in settings {
             let path = Path::new("/proc/sys").join(name);
