@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::shell;
+use crate::shell::{self, step};
 
 /// Builds the agent and says where it is.
 pub(crate) fn build() -> Result<PathBuf> {
@@ -18,6 +18,14 @@ pub(crate) fn build() -> Result<PathBuf> {
 /// Builds an optimised agent, as measuring needs it, and says where it is.
 pub(crate) fn build_optimised() -> Result<PathBuf> {
     executable(&["build", "--release", "--package", "mesh-agent"], "mesh-agent")
+}
+
+/// The agent that somebody named, or else an optimised one that is built.
+pub(crate) fn given_or_optimised(given: Option<&PathBuf>) -> Result<PathBuf> {
+    match given {
+        Some(file) => Ok(file.clone()),
+        None => step("build an optimised agent", build_optimised),
+    }
 }
 
 /// Has cargo build something and says where the executable of the target `name` is.

@@ -14,6 +14,7 @@ mod in_process;
 mod kube;
 mod lab;
 mod layers;
+mod own_lab;
 mod report;
 mod setup;
 mod shell;

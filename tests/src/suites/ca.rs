@@ -10,8 +10,8 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::ask::{equal, get, number, python, text, until};
-use super::{Claim, claims};
+use super::ask::{equal, get, python, text, until};
+use super::{Claim, claims, steady};
 use crate::authority::{Authority, LIFE};
 use crate::process;
 use crate::running::Running;
@@ -122,35 +122,7 @@ fn a_root_is_rotated_under_load_with_certificates_of_half_a_minute_and_no_failed
     lab: &Running,
 ) -> Result<()> {
     let ca = Authority::of(lab)?;
-    let stop = lab.site.scratch(&CLIENT.parse()?).join("stop");
-    let path = stop.display().to_string();
-    std::thread::scope(|scope| {
-        let load = scope.spawn(|| {
-            let program = [
-                "python3",
-                "../programs/steady.py",
-                &path,
-                "far",
-                "greeter",
-                "7000",
-            ];
-            lab.exec_within(Duration::from_mins(6), CLIENT, &program)
-        });
-        let rotated = rotate(lab, &ca);
-        fs::write(&stop, "").context("stop the load")?;
-        let output = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))?;
-        rotated?;
-        let said: Value =
-            serde_json::from_str(&output?.success()?.stdout).context("the load says no JSON")?;
-        let done = said.get("done").context("the load says nothing")?;
-        for kind in ["http", "tcp"] {
-            ensure!(
-                number(done, kind)? > 500.0,
-                "too few requests to prove anything: {said}"
-            );
-        }
-        equal("failed requests", number(&said, "failed")?, 0.0).with_context(|| said.to_string())
-    })
+    steady::beside(lab, CLIENT, 500.0, || rotate(lab, &ca))
 }
 
 /// The three steps of docs/certificates.md; after each, every certificate of both nodes is renewed once.

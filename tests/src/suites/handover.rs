@@ -8,13 +8,12 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
-use super::ask::{equal, get, number, until};
+use super::ask::{equal, get, until};
 use super::talker::Talker;
-use super::{Claim, claims};
+use super::{Claim, claims, steady};
 use crate::agent;
 use crate::process::{self, Output, ProcessId};
 use crate::running::Running;
@@ -60,32 +59,8 @@ fn a_standby_that_is_told_to_end_leaves_the_other_one_serving(lab: &Running) -> 
 }
 
 fn an_agent_is_replaced_under_load_and_no_connection_is_refused(lab: &Running) -> Result<()> {
-    let stop = lab.site.scratch(&CLIENT.parse()?).join("stop-handover");
-    let path = stop.display().to_string();
-    let load = [
-        "python3",
-        "../programs/steady.py",
-        &path,
-        "far",
-        "greeter",
-        "7000",
-    ];
-    let said = thread::scope(|scope| -> Result<Value> {
-        let load = scope.spawn(|| lab.exec_within(Duration::from_mins(6), CLIENT, &load));
-        // There and back: each pair of ports is left once, and come to once.
-        let replaced = replace(lab).and_then(|()| replace(lab));
-        fs::write(&stop, "").context("stop the load")?;
-        let output = load.join().map_err(|_panic| anyhow!("the load panicked"))?;
-        replaced?;
-        serde_json::from_str(&output?.success()?.stdout).context("the load says no JSON")
-    });
-    fs::remove_file(&stop).context("forget that the load stopped")?;
-    let said = said?;
-    let done = said.get("done").context("the load says nothing")?;
-    for kind in ["http", "tcp"] {
-        ensure!(number(done, kind)? > 20.0, "no load worth the name: {said}");
-    }
-    equal("failed connections", number(&said, "failed")?, 0.0).with_context(|| said.to_string())
+    // There and back: each pair of ports is left once, and come to once.
+    steady::beside(lab, CLIENT, 20.0, || replace(lab).and_then(|()| replace(lab)))
 }
 
 fn what_was_under_way_ends_at_the_agent_that_had_it(lab: &Running) -> Result<()> {

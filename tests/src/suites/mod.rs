@@ -42,6 +42,7 @@ mod shapes;
 mod soak;
 mod spire;
 mod splice;
+mod steady;
 mod talker;
 mod tcproutes;
 mod testssl;

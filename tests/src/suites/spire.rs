@@ -4,15 +4,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::ask::{addresses, equal, get, number, python, text, until};
+use super::ask::{addresses, equal, get, python, text, until};
 use super::tls::rogue::{ROGUE, call, certify, failures as handshake_failures, scratch};
-use super::{Claim, claims};
+use super::{Claim, claims, steady};
 use crate::running::Running;
 use crate::spire::{LIFE, Spire, delegate};
 
@@ -76,7 +75,7 @@ fn openssl_verifies_a_workload_against_spires_bundle(lab: &Running) -> Result<()
 }
 
 fn svids_of_half_a_minute_rotate_under_load_and_no_request_fails(lab: &Running) -> Result<()> {
-    under_load(lab, || {
+    steady::beside(lab, CLIENT, 300.0, || {
         for round in ["once", "twice"] {
             all_are_renewed(lab, round)?;
         }
@@ -88,7 +87,7 @@ fn spires_own_key_is_rotated_under_load_and_no_request_fails(lab: &Running) -> R
     let spire = Spire::of(lab)?;
     let old = spire.authority("show", None)?;
     let before = spire.bundle()?;
-    under_load(lab, || {
+    steady::beside(lab, CLIENT, 300.0, || {
         let next = spire.authority("prepare", None)?;
         roots_are(lab, 2)?;
         spire.authority("activate", Some(&next))?;
@@ -216,42 +215,6 @@ fn while_the_spire_agent_is_stopped_traffic_goes_on_until_expiry_and_comes_back_
         spire.start_agent(node, &delegate())?;
     }
     until(LIFE * 4, "the certificates are back", greeted).map(drop)
-}
-
-/// Works while new connections are opened all the time, HTTP and TCP between the nodes; none may fail.
-fn under_load(lab: &Running, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let stop = lab.site.scratch(&CLIENT.parse()?).join("stop");
-    if stop.exists() {
-        fs::remove_file(&stop).context("forget the last load")?;
-    }
-    let path = stop.display().to_string();
-    std::thread::scope(|scope| {
-        let load = scope.spawn(|| {
-            let program = [
-                "python3",
-                "../programs/steady.py",
-                &path,
-                "far",
-                "greeter",
-                "7000",
-            ];
-            lab.exec_within(Duration::from_mins(6), CLIENT, &program)
-        });
-        let worked = work();
-        fs::write(&stop, "").context("stop the load")?;
-        let output = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))?;
-        worked?;
-        let said: Value =
-            serde_json::from_str(&output?.success()?.stdout).context("the load says no JSON")?;
-        let done = said.get("done").context("the load says nothing")?;
-        for kind in ["http", "tcp"] {
-            ensure!(
-                number(done, kind)? > 300.0,
-                "too few requests to prove anything: {said}"
-            );
-        }
-        equal("failed requests", number(&said, "failed")?, 0.0).with_context(|| said.to_string())
-    })
 }
 
 /// Two renewals of each: one may have been on its way.

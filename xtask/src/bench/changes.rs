@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use mesh_tests::interrupt;
-use mesh_tests::lab::{self, Lab, Options};
+use mesh_tests::lab::Options;
 use mesh_tests::process;
 use mesh_tests::running::Running;
 use mesh_tests::site::Site;
@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 
 use crate::bench::blocks::{Block, Comparison, Side};
 use crate::report::ReportTo;
-use crate::shell::{line, step};
-use crate::{agent, setup, workspace};
+use crate::shell::line;
+use crate::{agent, own_lab, setup, workspace};
 
 /// How to measure.
 #[derive(Debug, clap::Args)]
@@ -71,25 +71,14 @@ struct Found {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
     setup::for_bench(false)?;
-    let agent = match &arguments.agent {
-        Some(file) => file.clone(),
-        None => step("build an optimised agent", agent::build_optimised)?,
-    };
-    let site = Site::named(&arguments.lab)?;
+    let agent = agent::given_or_optimised(arguments.agent.as_ref())?;
     let options = Options {
-        site: site.clone(),
+        site: Site::named(&arguments.lab)?,
         dir: workspace::root().join("tests/lab/bench/http"),
         agent: Some(agent),
         tools: workspace::lab_tools(),
     };
-    let lab = step("two nodes", || {
-        Lab::up(&options, &|what| mesh_tests::say(&format!("  {what}")))
-    })?;
-    let measured = measure(lab.running(), arguments);
-    lab.down()?;
-    let left = lab::remains(&site)?;
-    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
-    let found = measured?;
+    let found = own_lab::with(&options, "two nodes", |lab| measure(lab, arguments))?;
     line(&format!("  {found}"))?;
     arguments
         .report

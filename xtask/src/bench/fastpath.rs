@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::lab::{self, Lab, Options};
+use mesh_tests::lab::Options;
 use mesh_tests::process;
 use mesh_tests::running::Running;
 use mesh_tests::site::Site;
@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::bench::blocks::{Comparison, Side, compare};
 use crate::report::ReportTo;
 use crate::shell::{line, step};
-use crate::{agent, setup, shell, workspace};
+use crate::{agent, own_lab, setup, shell, workspace};
 
 /// How to measure.
 #[derive(Debug, clap::Args)]
@@ -171,21 +171,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
     let load = step("build the load", build_load)?;
     let agent = step("build the agent and its kernel programs", agent::build)?;
-    let site = Site::named(&arguments.lab)?;
     let options = Options {
-        site: site.clone(),
+        site: Site::named(&arguments.lab)?,
         dir: workspace::root().join("tests/lab/bench"),
         agent: Some(agent),
         tools: vec![load],
     };
-    let lab = step("one node, three pods in the mesh, three outside", || {
-        Lab::up(&options, &|what| mesh_tests::say(&format!("  {what}")))
-    })?;
-    let measured = measure(lab.running(), arguments);
-    lab.down()?;
-    let left = lab::remains(&site)?;
-    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
-    let report = measured?;
+    let report = own_lab::with(
+        &options,
+        "one node, three pods in the mesh, three outside",
+        |lab| measure(lab, arguments),
+    )?;
     arguments.report.write(&report)?;
     let corrupted = report.get("corrupted_bytes").and_then(Value::as_u64);
     ensure!(corrupted == Some(0), "{corrupted:?} bytes were corrupted");

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::interrupt;
-use mesh_tests::lab::{self, Lab, Options};
+use mesh_tests::lab::Options;
 use mesh_tests::running::Running;
 use mesh_tests::site::Site;
 use serde_json::json;
@@ -22,7 +22,7 @@ use serde_json::json;
 use crate::conformance::outcome::{Explained, Outcome, Tally};
 use crate::report::ReportTo;
 use crate::shell::{line, step};
-use crate::{agent, setup, workspace};
+use crate::{agent, own_lab, setup, workspace};
 
 /// What to run.
 #[derive(Debug, clap::Args)]
@@ -87,23 +87,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let tool = h2spec::build()?;
     grpc_js::install()?;
     let agent = step("build the agent and its kernel programs", agent::build)?;
-    let site = Site::named(&arguments.lab)?;
     let mut tools = workspace::lab_tools();
     tools.push(tool);
     let options = Options {
-        site: site.clone(),
+        site: Site::named(&arguments.lab)?,
         dir: workspace::root().join("tests/lab/conformance"),
         agent: Some(agent),
         tools,
     };
-    let lab = step("two nodes, a client on one and servers on the other", || {
-        Lab::up(&options, &|what| mesh_tests::say(&format!("  {what}")))
-    })?;
-    let ran = run_all(lab.running(), &suites, &explained);
-    lab.down()?;
-    let left = lab::remains(&site)?;
-    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
-    let tallies = ran?;
+    let tallies = own_lab::with(
+        &options,
+        "two nodes, a client on one and servers on the other",
+        |lab| run_all(lab, &suites, &explained),
+    )?;
     arguments.report.write(&json!({ "suites": tallies }))?;
     if only.is_none() {
         page::write(&suites, &tallies)?;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::interrupt;
-use mesh_tests::lab::{self, Lab, Options};
+use mesh_tests::lab::Options;
 use mesh_tests::process;
 use mesh_tests::running::Running;
 use mesh_tests::site::Site;
@@ -26,8 +26,8 @@ use crate::bench::isolation::place::{NODE, Pods, Sharing};
 use crate::bench::isolation::quiet::Waits;
 use crate::bench::isolation::storm::{Kind, Tally};
 use crate::report::ReportTo;
-use crate::shell::{line, step};
-use crate::{agent, setup, workspace};
+use crate::shell::line;
+use crate::{agent, own_lab, setup, workspace};
 
 /// How to measure.
 #[derive(Debug, clap::Args)]
@@ -84,25 +84,18 @@ struct Sample {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
     setup::for_bench(false)?;
-    let agent = match &arguments.agent {
-        Some(file) => file.clone(),
-        None => step("build an optimised agent", agent::build_optimised)?,
-    };
-    let site = Site::named(&arguments.lab)?;
+    let agent = agent::given_or_optimised(arguments.agent.as_ref())?;
     let options = Options {
-        site: site.clone(),
+        site: Site::named(&arguments.lab)?,
         dir: workspace::root().join("tests/lab/bench/isolation"),
         agent: Some(agent),
         tools: workspace::lab_tools(),
     };
-    let lab = step("one node; a quiet and a storming pair of pods, twice", || {
-        Lab::up(&options, &|what| mesh_tests::say(&format!("  {what}")))
-    })?;
-    let measured = measure(lab.running(), arguments);
-    lab.down()?;
-    let left = lab::remains(&site)?;
-    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
-    let found = measured?;
+    let found = own_lab::with(
+        &options,
+        "one node; a quiet and a storming pair of pods, twice",
+        |lab| measure(lab, arguments),
+    )?;
     arguments
         .report
         .write(&json!({ "storms": found, "quick": arguments.quick }))?;

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::interrupt;
-use mesh_tests::lab::{self, Lab, Options};
+use mesh_tests::lab::Options;
 use mesh_tests::network;
 use mesh_tests::process;
 use mesh_tests::running::Running;
@@ -41,8 +41,8 @@ use crate::bench::proxies::taken::Taken;
 use crate::bench::proxies::way::Way;
 use crate::bench::proxies::workload::{Hops, WORKLOADS, Work, Workload};
 use crate::report::ReportTo;
-use crate::shell::{line, step};
-use crate::{agent, setup, workspace};
+use crate::shell::line;
+use crate::{agent, own_lab, setup, workspace};
 
 /// How to measure.
 #[derive(Debug, clap::Args)]
@@ -85,25 +85,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .collect();
     setup::run()?;
     setup::for_bench(peers.contains(&Peer::Envoy))?;
-    let agent = match &arguments.agent {
-        Some(file) => file.clone(),
-        None => step("build an optimised agent", agent::build_optimised)?,
-    };
-    let site = Site::named(&arguments.lab)?;
+    let agent = agent::given_or_optimised(arguments.agent.as_ref())?;
     let options = Options {
-        site: site.clone(),
+        site: Site::named(&arguments.lab)?,
         dir: workspace::root().join("tests/lab/bench/http"),
         agent: Some(agent),
         tools: workspace::lab_tools(),
     };
-    let lab = step("two nodes; the same pods in the mesh and outside of it", || {
-        Lab::up(&options, &|what| mesh_tests::say(&format!("  {what}")))
-    })?;
-    let measured = Bench::new(lab.running(), arguments).and_then(|mut bench| bench.measure(&peers));
-    lab.down()?;
-    let left = lab::remains(&site)?;
-    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
-    let rows = measured?;
+    let rows = own_lab::with(
+        &options,
+        "two nodes; the same pods in the mesh and outside of it",
+        |lab| Bench::new(lab, arguments).and_then(|mut bench| bench.measure(&peers)),
+    )?;
     let machine = page::Machine::read(&peers)?;
     arguments.report.write(&report(&rows, &machine, arguments))?;
     publish(&rows, &machine, arguments)?;

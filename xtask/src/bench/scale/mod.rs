@@ -69,10 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "at least one Service, and an endpoint for each"
     );
     let programs = kube::programs(&PROGRAMS)?;
-    let binary = match &arguments.agent {
-        Some(file) => file.clone(),
-        None => step("build an optimised agent", builds::build_optimised)?,
-    };
+    let binary = builds::given_or_optimised(arguments.agent.as_ref())?;
     let dir = workspace::target().join("scale-plane");
     if let Some(left) = ControlPlane::attach(&dir, None)? {
         left.down()?;
