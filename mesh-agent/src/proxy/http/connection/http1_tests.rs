@@ -18,7 +18,8 @@ struct Served {
     ended: JoinSet<hyper::Result<()>>,
 }
 
-const IDLE: Duration = Duration::from_mins(1);
+/// More than the head takes that comes byte by byte, with the longest pauses that are tried.
+const IDLE: Duration = Duration::from_mins(10);
 
 impl Served {
     /// Each request is answered with its path and its body, and `size` bytes besides; the client's side holds so many bytes on the way.
