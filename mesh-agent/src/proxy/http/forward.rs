@@ -67,7 +67,11 @@ pub(super) async fn send(
         let connecting = backend::introduced(mesh, plan.proxied.as_ref(), connecting);
         backend::over(mesh, &plan.via, plan.tls.as_ref(), alpn, connecting)
     });
-    let sent = within(plan.first_deadline(), pool.send(&key, request, &connect)).await;
+    let sent = within(
+        plan.first_deadline(),
+        pool.send(&plan.via.tasks, &key, request, &connect),
+    )
+    .await;
     let sent = sent.and_then(|sent| sent.map_err(Refusal::from));
     let response = sent.inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {

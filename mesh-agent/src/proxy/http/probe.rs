@@ -250,7 +250,7 @@ impl<'a> Way<'a> {
             let connecting = backend::introduced(mesh, self.proxied.as_ref(), connecting);
             backend::over(mesh, caller, self.tls.as_ref(), backend::alpn(wire), connecting)
         };
-        Ok(pool.send(&key, request, &connect).await?)
+        Ok(pool.send(&self.caller.tasks, &key, request, &connect).await?)
     }
 
     /// Nobody else asks the policies of a pod of this node.

@@ -4,7 +4,7 @@ use http::Version;
 
 use super::app::{App, grpc};
 use super::client::{H1, H2, HOST, call, get, get2};
-use super::facts::{CART, WEB};
+use super::facts::{CART, LabPod, WEB};
 use super::lab::Lab;
 use crate::mesh::service::AppProtocol;
 
@@ -36,6 +36,31 @@ async fn http_2_arrives_as_http_2() {
     let seen = app.only_seen();
     assert_eq!(seen.head.version, Version::HTTP_2);
     assert_eq!(seen.head.uri.authority().unwrap(), HOST);
+}
+
+/// A client that wants much does not take its server along to the threads for that, and one thread drives both connections.
+#[tokio::test]
+async fn what_a_client_asks_for_is_its_own_work_not_the_servers() {
+    let lab = Lab::start().await;
+    let app = App::says(&lab, CART, "hello").await;
+    let vip = lab.service("cart", AppProtocol::Http, &[app.addr]).await;
+    let tasks = |pod: LabPod| lab.a.mesh.pods.find(&pod.workload().uid).unwrap().tasks.clone();
+    let (of_server, of_client) = (tasks(CART).active(), tasks(WEB).active());
+    let (mut one, mut two) = (H1::dial(&lab, WEB, vip).await, H2::dial(&lab, WEB, vip).await);
+
+    one.fetch(get("/")).await;
+    two.fetch(get2("/")).await;
+
+    assert_eq!(
+        lab.a.flows.true_peers(),
+        2,
+        "a connection of each version is kept"
+    );
+    assert_eq!(tasks(CART).active(), of_server);
+    assert!(
+        tasks(WEB).active() >= of_client + 4,
+        "two from the client, two to the server"
+    );
 }
 
 #[tokio::test]

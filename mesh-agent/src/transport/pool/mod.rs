@@ -119,7 +119,7 @@ pub struct HttpPool {
 }
 
 impl HttpPool {
-    /// An empty pool whose connections are driven by `tasks`.
+    /// An empty pool of the pod that `tasks` are those of.
     pub fn new(tasks: Tasks) -> Self {
         Self {
             tasks,
@@ -128,20 +128,21 @@ impl HttpPool {
         }
     }
 
-    /// Sends `request` over a connection of `key`, opening one with `connect` when none is free.
+    /// Sends `request` over a connection of `key`, opening one with `connect`, driven by `tasks`, when none is free.
     ///
     /// A request that the peer provably did not begin with is sent again on another connection. Waits for the
     /// response's headers for as long as the caller does. Cancel-safe: a dropped request is reset (HTTP/2), or its
     /// connection closed (HTTP/1.1).
     pub async fn send(
         &self,
+        tasks: &Tasks,
         key: &PoolKey,
         request: Request<Body>,
         connect: Connect<'_>,
     ) -> Result<Response<Leased>, SendError> {
         match key.wire {
-            Wire::H1 => self.send_h1(key, request, connect).await,
-            Wire::H2 => self.send_h2(key, request, connect).await,
+            Wire::H1 => self.send_h1(tasks, key, request, connect).await,
+            Wire::H2 => self.send_h2(tasks, key, request, connect).await,
         }
     }
 
@@ -204,6 +205,7 @@ impl HttpPool {
 
     async fn send_h1(
         &self,
+        tasks: &Tasks,
         key: &PoolKey,
         mut request: Request<Body>,
         connect: Connect<'_>,
@@ -237,7 +239,7 @@ impl HttpPool {
             .await
             .map_err(|error| SendError::Dial(Arc::new(error)))?;
         let cut = self.cut_of(key.endpoint.clone(), key.addr);
-        let mut sender = start_h1(&self.tasks, stream, cut)
+        let mut sender = start_h1(tasks, stream, cut)
             .await
             .map_err(|error| SendError::Dial(Arc::new(error)))?;
         let response = sender.send_request(request).await.map_err(SendError::Broken)?;
@@ -262,12 +264,13 @@ impl HttpPool {
 
     async fn send_h2(
         &self,
+        tasks: &Tasks,
         key: &PoolKey,
         mut request: Request<Body>,
         connect: Connect<'_>,
     ) -> Result<Response<Leased>, SendError> {
         for _ in 0..MAX_TRIES {
-            let (mut sender, lease) = self.h2_stream(key, connect).await?;
+            let (mut sender, lease) = self.h2_stream(tasks, key, connect).await?;
             let again = copy_without_body(&request);
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok(response.map(|body| Leased::h2(body, lease))),
@@ -284,9 +287,14 @@ impl HttpPool {
     }
 
     /// A stream of a connection. Each round opens a connection that takes one stream more at least.
-    async fn h2_stream(&self, key: &PoolKey, connect: Connect<'_>) -> Result<(H2Sender, H2Lease), SendError> {
+    async fn h2_stream(
+        &self,
+        tasks: &Tasks,
+        key: &PoolKey,
+        connect: Connect<'_>,
+    ) -> Result<(H2Sender, H2Lease), SendError> {
         loop {
-            let opening = self.h2_connection(key, connect);
+            let opening = self.h2_connection(tasks, key, connect);
             if let Some(stream) = opening.wait().await.map_err(SendError::Dial)? {
                 return Ok(stream);
             }
@@ -295,12 +303,12 @@ impl HttpPool {
 
     /// A connection with room; a new one when there is none, kept unless the pool is closed: then it ends with what
     /// it was opened for.
-    fn h2_connection(&self, key: &PoolKey, connect: Connect<'_>) -> Opening {
+    fn h2_connection(&self, tasks: &Tasks, key: &PoolKey, connect: Connect<'_>) -> Opening {
         let mut shelves = self.h2.lock();
         let kept = shelves.get_mut(key).and_then(H2Shelf::free);
         kept.unwrap_or_else(|| {
             let cut = self.cut_of(key.endpoint.clone(), key.addr);
-            let opening = Opening::begin(&self.tasks, connect, key.reuse, cut);
+            let opening = Opening::begin(tasks, connect, key.reuse, cut);
             if !self.h1.is_closed.load(Ordering::Acquire) {
                 shelves.entry(key.clone()).or_default().keep(&opening);
             }

@@ -68,10 +68,10 @@ async fn dials(first: u32, later: u32) -> usize {
         let stream: Box<dyn ByteStream> = Box::new(ours);
         std::future::ready(Ok(stream)).boxed()
     };
-    drop(pool.send(&key, request(), &connect).await.unwrap());
+    drop(pool.send(&tasks, &key, request(), &connect).await.unwrap());
     let mut under_way = Vec::new();
     for _ in 0..3 {
-        under_way.push(pool.send(&key, request(), &connect).await.unwrap());
+        under_way.push(pool.send(&tasks, &key, request(), &connect).await.unwrap());
     }
     dialled.load(Ordering::Relaxed)
 }

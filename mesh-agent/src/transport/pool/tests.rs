@@ -93,7 +93,7 @@ async fn a_dial_goes_on_although_who_began_it_went_away() {
     let pool = HttpPool::new(tasks.clone());
     let key = key(Wire::H2);
     let connect = connect(&tasks, &may, &ended, &dialled);
-    let mut first = Box::pin(pool.send(&key, request(), &connect));
+    let mut first = Box::pin(pool.send(&tasks, &key, request(), &connect));
     assert!(poll_immediate(&mut first).await.is_none());
     drop(first);
 
@@ -101,7 +101,7 @@ async fn a_dial_goes_on_although_who_began_it_went_away() {
     eventually("dialled with nobody waiting", || dialled.load(Ordering::Relaxed)).await;
 
     let never: Connect<'_> = &|| panic!("there is a connection already");
-    let response = pool.send(&key, request(), never).await.unwrap();
+    let response = pool.send(&tasks, &key, request(), never).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
 }
 
@@ -114,7 +114,10 @@ async fn a_closed_pool_serves_what_still_comes_and_keeps_nothing() {
 
     may.notify_one();
     let connect = connect(&tasks, &may, &ended, &dialled);
-    let response = pool.send(&key(Wire::H2), request(), &connect).await.unwrap();
+    let response = pool
+        .send(&tasks, &key(Wire::H2), request(), &connect)
+        .await
+        .unwrap();
     assert_eq!((response.status(), pool.len()), (StatusCode::OK, 0));
 
     drop(response);
@@ -180,15 +183,15 @@ async fn dials_of(until: SystemTime, reuse: Reuse, overlap: bool) -> usize {
     };
     let mut under_way = Vec::new();
     for _ in 0..3 {
-        let (tasks, dialled) = (tasks.clone(), Arc::clone(&dialled));
+        let (served_by, dialled) = (tasks.clone(), Arc::clone(&dialled));
         let connect = move || -> BoxFuture<'static, Result<Box<dyn ByteStream>, DialError>> {
             dialled.fetch_add(1, Ordering::Relaxed);
             let (ours, theirs) = duplex(64 * 1024);
-            serve(&tasks, theirs, &Arc::default());
+            serve(&served_by, theirs, &Arc::default());
             let stream: Box<dyn ByteStream> = Box::new(Proved(ours, until));
             std::future::ready(Ok(stream)).boxed()
         };
-        let response = pool.send(&key, request(), &connect).await.unwrap();
+        let response = pool.send(&tasks, &key, request(), &connect).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         if overlap {
             under_way.push(response);

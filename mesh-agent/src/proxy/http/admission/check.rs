@@ -222,7 +222,7 @@ impl Way {
             let connecting = backend::introduced(mesh, self.proxied.as_ref(), connecting);
             backend::over(mesh, pod, self.tls.as_ref(), backend::alpn(wire), connecting)
         };
-        Ok(pool.send(&key, check, &connect).await?)
+        Ok(pool.send(&pod.tasks, &key, check, &connect).await?)
     }
 
     /// The policies of an authorizer on this node are asked here, as nobody else does. One that must itself be asked
