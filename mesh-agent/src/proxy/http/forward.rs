@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use futures_util::future::Either;
+use futures_util::{FutureExt, TryFutureExt};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -17,6 +19,7 @@ use crate::proxy::backend;
 use crate::proxy::breaker::limited;
 use crate::proxy::conduct;
 use crate::proxy::hop::Hop;
+use crate::proxy::http::admission::admit;
 use crate::proxy::http::body::held::Share;
 use crate::proxy::http::body::response::{ResponseBody, Watch};
 use crate::proxy::http::body::upload::Upload;
@@ -29,55 +32,60 @@ use crate::proxy::refusal::Refusal;
 use crate::transport::http::{Body, no_body};
 use crate::transport::pool::{Leased, PoolKey, Wire};
 
-/// Carries one request over a pooled connection.
-pub(super) async fn carry(
-    mesh: &Arc<Mesh>,
-    request: Request<Upload>,
-    mut plan: Plan,
-    ledger: &Arc<Ledger>,
-) -> Result<Response<Body>, Refusal> {
-    let response = send(mesh, request, &mut plan, ledger).await?;
-    Ok(answer(mesh, response, plan, ledger))
+/// Carries one request over a pooled connection, if who is asked besides lets it in.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn has room for its arguments twice"
+)]
+pub(super) fn carry<'a>(
+    mesh: &'a Arc<Mesh>,
+    mut request: Request<Upload>,
+    mut plan: Box<Plan>,
+    ledger: &'a Arc<Ledger>,
+) -> impl Future<Output = Result<Response<Body>, Refusal>> + 'a {
+    async move {
+        admit(mesh, &mut request, &mut plan).await?;
+        let response = send(mesh, request, &mut plan, ledger).await?;
+        Ok(answer(mesh, response, plan, ledger))
+    }
 }
 
 /// Sends a request over a pooled connection, and waits for the head of its response.
-pub(super) async fn send(
-    mesh: &Arc<Mesh>,
+pub(super) fn send<'a>(
+    mesh: &'a Arc<Mesh>,
     request: Request<Upload>,
-    plan: &mut Plan,
+    plan: &'a mut Plan,
     ledger: &Ledger,
-) -> Result<Response<Leased>, Refusal> {
-    let (pool, key) = match &plan.hop {
-        Hop::SameNode(pod) => {
-            let client = plan.via.client_like(plan.client, plan.addr).ip();
-            (&pod.pool, key_of(plan, Some(client), plan.wire))
-        }
-        Hop::OtherNode { .. } => (&plan.via.pool, key_of(plan, None, Wire::H2)),
-        Hop::Plain { .. } => (&plan.via.pool, key_of(plan, None, plan.wire)),
-    };
+) -> impl Future<Output = Result<Response<Leased>, Refusal>> + use<'a> {
     if request.body().is_end_stream() {
         ledger.request_is_whole();
     }
-    let request = ready(request, plan, key.wire)?;
-    let connect = limited(plan.breakers.as_ref(), || {
-        let connecting = plan
-            .hop
-            .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H2);
-        let alpn = backend::alpn(plan.wire);
-        let connecting = backend::introduced(mesh, plan.proxied.as_ref(), connecting);
-        backend::over(mesh, &plan.via, plan.tls.as_ref(), alpn, connecting)
-    });
-    let sent = within(
-        plan.first_deadline(),
-        pool.send(&plan.via.tasks, &key, request, &connect),
-    )
-    .await;
-    let sent = sent.and_then(|sent| sent.map_err(Refusal::from));
-    let response = sent.inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Refusal::NoAnswer);
+    let key = key_of(plan);
+    let request = ready(request, plan, key.wire);
+    // What it is made of needs no room while it is answered.
+    async move {
+        let request = request?;
+        let pool = match &plan.hop {
+            Hop::SameNode(pod) => &pod.pool,
+            Hop::OtherNode { .. } | Hop::Plain { .. } => &plan.via.pool,
+        };
+        let connect = limited(plan.breakers.as_ref(), || {
+            let connecting = plan
+                .hop
+                .connect(mesh, &plan.via, plan.client, plan.addr, Alpn::H2);
+            let alpn = backend::alpn(plan.wire);
+            let connecting = backend::introduced(mesh, plan.proxied.as_ref(), connecting);
+            backend::over(mesh, &plan.via, plan.tls.as_ref(), alpn, connecting)
+        });
+        let sending = pool.send(&plan.via.tasks, &key, request, &connect);
+        let sent = within(plan.first_deadline(), sending).await;
+        let sent = sent.and_then(|sent| sent.map_err(Refusal::from));
+        let response = sent.inspect_err(|refusal| conduct::refused(plan.pick.as_mut(), refusal))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Refusal::NoAnswer);
+        }
+        Ok(response)
     }
-    Ok(response)
 }
 
 /// Makes the request what the next connection must see.
@@ -118,7 +126,7 @@ pub(super) fn identify(headers: &mut HeaderMap) {
 pub(super) fn answer(
     mesh: &Arc<Mesh>,
     mut response: Response<Leased>,
-    mut plan: Plan,
+    mut plan: Box<Plan>,
     ledger: &Arc<Ledger>,
 ) -> Response<Body> {
     let mut share = Share::new(&plan.via, plan.direction());
@@ -140,24 +148,30 @@ pub(super) fn answer(
     }
     plan.keep_client(response.headers_mut());
     *response.version_mut() = http::Version::HTTP_11;
-    let visit = plan.visit.filter(|visit| !visit.is_all);
+    let visit = plan.visit.take().filter(|visit| !visit.is_all);
     let watch = visit.map(|visit| Watch::Idle(Arc::clone(mesh), visit));
-    let body = |body| ResponseBody::new(body, Arc::clone(ledger), plan.deadline, plan.pick, watch, share);
+    let (deadline, pick) = (plan.deadline, plan.pick.take());
+    let body = |body| ResponseBody::new(body, Arc::clone(ledger), deadline, pick, watch, share);
     response.map(|inner| body(inner).boxed_unsync())
 }
 
 /// Waits for `work`, at most until the route's deadline.
-pub(super) async fn within<T>(
+pub(super) fn within<T>(
     deadline: Option<Instant>,
     work: impl Future<Output = T>,
-) -> Result<T, Refusal> {
+) -> impl Future<Output = Result<T, Refusal>> {
     match deadline {
-        Some(at) => timeout_at(at, work).await.map_err(|_elapsed| Refusal::TimedOut),
-        None => Ok(work.await),
+        Some(at) => Either::Left(timeout_at(at, work).map_err(|_elapsed| Refusal::TimedOut)),
+        None => Either::Right(work.map(Ok)),
     }
 }
 
-fn key_of(plan: &Plan, client: Option<std::net::IpAddr>, wire: Wire) -> PoolKey {
+fn key_of(plan: &Plan) -> PoolKey {
+    let (client, wire) = match &plan.hop {
+        Hop::SameNode(_) => (Some(plan.via.client_like(plan.client, plan.addr).ip()), plan.wire),
+        Hop::OtherNode { .. } => (None, Wire::H2),
+        Hop::Plain { .. } => (None, plan.wire),
+    };
     PoolKey {
         endpoint: plan.hop.uid(),
         addr: plan.addr,

@@ -37,7 +37,7 @@ use hyper::body::Incoming;
 pub(super) use self::connection::serve_http;
 use crate::mesh::identity::SpiffeId;
 use crate::proxy::departing::tell_leaving;
-use crate::proxy::http::admission::{admit, gate};
+use crate::proxy::http::admission::gate;
 use crate::proxy::http::body::held::Share;
 use crate::proxy::http::body::inflow::Inflow;
 use crate::proxy::http::body::upload::Upload;
@@ -152,52 +152,52 @@ impl Connection {
         Ok(response)
     }
 
-    async fn send_on(
-        &self,
+    fn send_on<'a>(
+        &'a self,
         request: Request<Incoming>,
-        ledger: &Arc<Ledger>,
+        ledger: &'a Arc<Ledger>,
         upgrade: Option<HeaderValue>,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> impl Future<Output = Result<Response<Body>, Refusal>> + 'a {
         let mesh = &self.mesh;
         let (pod, direction) = self.side.owner();
         let mut request =
             request.map(|body| Inflow::new(body, Arc::clone(ledger)).counted(Share::new(pod, direction)));
-        let (mut plan, request) = match &self.side {
-            Side::Outbound { source, ends } => {
-                let caller = Caller {
-                    mesh,
-                    source,
-                    ends: *ends,
-                    ledger,
-                };
-                let decision = decide(&caller, &mut request)?;
-                let course = match gate::pass(&caller, &mut request, decision).await? {
-                    Outcome::Forward(course) => course,
-                    Outcome::Answer(response) => return Ok(reply::whole(response, ledger)),
-                };
-                if upgrade.is_none() {
-                    mirror::send(&caller, &course, &mut request);
-                    return tries::carry(&caller, course, request).await;
+        async move {
+            let plan = match &self.side {
+                Side::Outbound { source, ends } => {
+                    let caller = Caller {
+                        mesh,
+                        source,
+                        ends: *ends,
+                        ledger,
+                    };
+                    let decision = decide(&caller, &mut request)?;
+                    let course = match gate::pass(&caller, &mut request, decision).await? {
+                        Outcome::Forward(course) => course,
+                        Outcome::Answer(response) => return Ok(reply::whole(response, ledger)),
+                    };
+                    if upgrade.is_none() {
+                        mirror::send(&caller, &course, &mut request);
+                        return tries::carry(&caller, course, request).await;
+                    }
+                    plan::outbound(&caller, course, &mut request, None)?
                 }
-                (plan::outbound(&caller, course, &mut request, None)?, request)
+                Side::Inbound { pod, ends, peer } => {
+                    if peer.is_none() {
+                        ledger.path_taken(PathTaken::Plain);
+                    }
+                    if reach::is_asked(&request, peer.as_ref()) {
+                        let answer = reach::answer(mesh, pod, *ends, peer.as_ref()).await?;
+                        return Ok(reply::whole(answer, ledger));
+                    }
+                    plan::inbound(mesh, pod, *ends, peer.as_ref(), &mut request)?
+                }
+            };
+            let request = request.map(Upload::Once);
+            match upgrade {
+                Some(protocol) => Box::pin(upgrade::carry(mesh, request, plan, ledger, protocol)).await,
+                None => forward::carry(mesh, request, plan, ledger).await,
             }
-            Side::Inbound { pod, ends, peer } => {
-                if peer.is_none() {
-                    ledger.path_taken(PathTaken::Plain);
-                }
-                if reach::is_asked(&request, peer.as_ref()) {
-                    let answer = reach::answer(mesh, pod, *ends, peer.as_ref()).await?;
-                    return Ok(reply::whole(answer, ledger));
-                }
-                let plan = plan::inbound(mesh, pod, *ends, peer.as_ref(), &mut request)?;
-                (plan, request)
-            }
-        };
-        let mut request = request.map(Upload::Once);
-        admit(mesh, &mut request, &mut plan).await?;
-        match upgrade {
-            Some(protocol) => Box::pin(upgrade::carry(mesh, request, plan, ledger, protocol)).await,
-            None => Box::pin(forward::carry(mesh, request, plan, ledger)).await,
         }
     }
 

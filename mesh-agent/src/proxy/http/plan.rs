@@ -50,7 +50,7 @@ pub(super) struct Caller<'a> {
     pub(super) ledger: &'a Arc<Ledger>,
 }
 
-/// Where an attempt goes and how.
+/// Where an attempt goes and how. Kept on the heap: it is handed on, and futures have room for each time that one is.
 #[derive(Debug)]
 pub(super) struct Plan {
     /// The way to the endpoint.
@@ -145,7 +145,7 @@ pub(super) fn outbound(
     course: Course,
     request: &mut Request<impl Sized>,
     tried: Option<&mut Tried>,
-) -> Result<Plan, Refusal> {
+) -> Result<Box<Plan>, Refusal> {
     let Caller {
         mesh,
         source,
@@ -166,7 +166,7 @@ pub(super) fn outbound(
         None => (None, None),
     };
     let limit = course.route.as_ref().and_then(|route| route.limits().attempt);
-    Ok(Plan {
+    Ok(Box::new(Plan {
         tls: backend::tls_behind(&hop, choice.addr.port(), &snapshot, choice.tls.as_ref()),
         proxied: backend::introduction(&hop, choice.proxied, ends),
         hop,
@@ -187,7 +187,7 @@ pub(super) fn outbound(
         token,
         ask,
         on_response: Vec::new(),
-    })
+    }))
 }
 
 /// Tells the records who is asked, and by which way.
@@ -223,7 +223,7 @@ pub(super) fn inbound(
     ends: Ends,
     peer: Option<&SpiffeId>,
     request: &mut Request<impl Sized>,
-) -> Result<Plan, Refusal> {
+) -> Result<Box<Plan>, Refusal> {
     let snapshot = mesh.snapshots.load();
     let authority = authority_or(request, ends.original)?;
     // Asked for each request: the policy may have changed since the connection was accepted.
@@ -237,7 +237,7 @@ pub(super) fn inbound(
         Some(b"2") => Version::HTTP_2,
         Some(_) | None => request.version(),
     };
-    Ok(Plan {
+    Ok(Box::new(Plan {
         hop: Hop::SameNode(Arc::clone(pod)),
         addr: ends.original,
         peer: None,
@@ -259,7 +259,7 @@ pub(super) fn inbound(
         token,
         ask,
         on_response: Vec::new(),
-    })
+    }))
 }
 
 /// What the policies of the pod that is reached say: its tokens first, since authorization asks for what they claim.

@@ -22,6 +22,7 @@ use crate::policy::authentication::Claims;
 use crate::proxy::Mesh;
 use crate::proxy::arrival::Visit;
 use crate::proxy::conduct;
+use crate::proxy::http::admission::admit;
 use crate::proxy::http::body::upload::Upload;
 use crate::proxy::http::forward::answer;
 use crate::proxy::http::headers::prepare_response;
@@ -39,14 +40,16 @@ use crate::transport::pool::{Cut, Leased};
 use crate::transport::relay::{Meter, RelayEnd, relay};
 use crate::transport::{ByteStream, never};
 
-/// Carries a request that asks for `protocol`; when the application agrees, carries the bytes that follow.
+/// Carries a request that asks for `protocol`, if who is asked besides lets it in; when the application agrees, carries the
+/// bytes that follow.
 pub(super) async fn carry(
     mesh: &Arc<Mesh>,
     mut request: Request<Upload>,
-    mut plan: Plan,
+    mut plan: Box<Plan>,
     ledger: &Arc<Ledger>,
     protocol: HeaderValue,
 ) -> Result<Response<Body>, Refusal> {
+    admit(mesh, &mut request, &mut plan).await?;
     let client_side = hyper::upgrade::on(&mut request);
     let asked = Asked::of(&request, &plan);
     let is_extended = request.version() == Version::HTTP_2;

@@ -10,12 +10,13 @@ mod shelf;
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either};
 use http::{Request, Response};
 use hyper::body::Body as _;
 use parking_lot::Mutex;
@@ -133,16 +134,16 @@ impl HttpPool {
     /// A request that the peer provably did not begin with is sent again on another connection. Waits for the
     /// response's headers for as long as the caller does. Cancel-safe: a dropped request is reset (HTTP/2), or its
     /// connection closed (HTTP/1.1).
-    pub async fn send(
-        &self,
-        tasks: &Tasks,
-        key: &PoolKey,
+    pub fn send<'a>(
+        &'a self,
+        tasks: &'a Tasks,
+        key: &'a PoolKey,
         request: Request<Body>,
-        connect: Connect<'_>,
-    ) -> Result<Response<Leased>, SendError> {
+        connect: Connect<'a>,
+    ) -> impl Future<Output = Result<Response<Leased>, SendError>> + 'a {
         match key.wire {
-            Wire::H1 => self.send_h1(tasks, key, request, connect).await,
-            Wire::H2 => self.send_h2(tasks, key, request, connect).await,
+            Wire::H1 => Either::Left(self.send_h1(tasks, key, request, connect)),
+            Wire::H2 => Either::Right(self.send_h2(tasks, key, request, connect)),
         }
     }
 
@@ -203,47 +204,49 @@ impl HttpPool {
         self.len() == 0
     }
 
-    async fn send_h1(
-        &self,
-        tasks: &Tasks,
-        key: &PoolKey,
+    fn send_h1<'a>(
+        &'a self,
+        tasks: &'a Tasks,
+        key: &'a PoolKey,
         mut request: Request<Body>,
-        connect: Connect<'_>,
-    ) -> Result<Response<Leased>, SendError> {
+        connect: Connect<'a>,
+    ) -> impl Future<Output = Result<Response<Leased>, SendError>> + 'a {
         frame_for_h1(&mut request);
-        let departures = self.h1.departures.count();
-        while let Some((mut sender, carried)) = self.take_idle(key) {
-            if sender.ready().await.is_err() {
-                continue;
-            }
-            let again = replay_of(&request);
-            let mut failed = match sender.try_send_request(request).await {
-                Ok(response) => {
-                    let carried = carried.saturating_add(1);
-                    return Ok(self.lease_h1(key, sender, carried, response, departures));
+        async move {
+            let departures = self.h1.departures.count();
+            while let Some((mut sender, carried)) = self.take_idle(key) {
+                if sender.ready().await.is_err() {
+                    continue;
                 }
-                Err(failed) => failed,
-            };
-            if let Some(unsent) = failed.take_message() {
-                request = unsent;
-                continue;
+                let again = replay_of(&request);
+                let mut failed = match sender.try_send_request(request).await {
+                    Ok(response) => {
+                        let carried = carried.saturating_add(1);
+                        return Ok(self.lease_h1(key, sender, carried, response, departures));
+                    }
+                    Err(failed) => failed,
+                };
+                if let Some(unsent) = failed.take_message() {
+                    request = unsent;
+                    continue;
+                }
+                // It may have been read: once more, on a connection that is surely open, and no more (RFC 9110 9.2.2).
+                match again.filter(|_| closed_early(failed.error())) {
+                    Some(again) => request = again,
+                    None => return Err(SendError::Broken(failed.into_error())),
+                }
+                break;
             }
-            // It may have been read: once more, on a connection that is surely open, and no more (RFC 9110 9.2.2).
-            match again.filter(|_| closed_early(failed.error())) {
-                Some(again) => request = again,
-                None => return Err(SendError::Broken(failed.into_error())),
-            }
-            break;
+            let stream = connect()
+                .await
+                .map_err(|error| SendError::Dial(Arc::new(error)))?;
+            let cut = self.cut_of(key.endpoint.clone(), key.addr);
+            let mut sender = start_h1(tasks, stream, cut)
+                .await
+                .map_err(|error| SendError::Dial(Arc::new(error)))?;
+            let response = sender.send_request(request).await.map_err(SendError::Broken)?;
+            Ok(self.lease_h1(key, sender, 1, response, departures))
         }
-        let stream = connect()
-            .await
-            .map_err(|error| SendError::Dial(Arc::new(error)))?;
-        let cut = self.cut_of(key.endpoint.clone(), key.addr);
-        let mut sender = start_h1(tasks, stream, cut)
-            .await
-            .map_err(|error| SendError::Dial(Arc::new(error)))?;
-        let response = sender.send_request(request).await.map_err(SendError::Broken)?;
-        Ok(self.lease_h1(key, sender, 1, response, departures))
     }
 
     fn take_idle(&self, key: &PoolKey) -> Option<(H1Sender, u32)> {
@@ -262,28 +265,34 @@ impl HttpPool {
         response.map(|body| Leased::h1(body, lease))
     }
 
-    async fn send_h2(
-        &self,
-        tasks: &Tasks,
-        key: &PoolKey,
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn has room for its arguments twice"
+    )]
+    fn send_h2<'a>(
+        &'a self,
+        tasks: &'a Tasks,
+        key: &'a PoolKey,
         mut request: Request<Body>,
-        connect: Connect<'_>,
-    ) -> Result<Response<Leased>, SendError> {
-        for _ in 0..MAX_TRIES {
-            let (mut sender, lease) = self.h2_stream(tasks, key, connect).await?;
-            let again = copy_without_body(&request);
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok(response.map(|body| Leased::h2(body, lease))),
-                Err(mut failed) => match failed
-                    .take_message()
-                    .or(again.filter(|_| never_begun(failed.error())))
-                {
-                    Some(unsent) => request = unsent,
-                    None => return Err(SendError::Broken(failed.into_error())),
-                },
+        connect: Connect<'a>,
+    ) -> impl Future<Output = Result<Response<Leased>, SendError>> + 'a {
+        async move {
+            for _ in 0..MAX_TRIES {
+                let (mut sender, lease) = self.h2_stream(tasks, key, connect).await?;
+                let again = copy_without_body(&request);
+                match sender.try_send_request(request).await {
+                    Ok(response) => return Ok(response.map(|body| Leased::h2(body, lease))),
+                    Err(mut failed) => match failed
+                        .take_message()
+                        .or(again.filter(|_| never_begun(failed.error())))
+                    {
+                        Some(unsent) => request = unsent,
+                        None => return Err(SendError::Broken(failed.into_error())),
+                    },
+                }
             }
+            Err(SendError::Dial(Arc::new(DialError::TimedOut)))
         }
-        Err(SendError::Dial(Arc::new(DialError::TimedOut)))
     }
 
     /// A stream of a connection. Each round opens a connection that takes one stream more at least.

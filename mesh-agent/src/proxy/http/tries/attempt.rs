@@ -20,7 +20,7 @@ pub(super) enum Outcome {
 
 pub(super) struct Answer {
     pub(super) response: Response<Leased>,
-    pub(super) plan: Plan,
+    pub(super) plan: Box<Plan>,
     /// The gRPC status, if it is known before a message.
     pub(super) grpc: Option<u32>,
 }

@@ -10,8 +10,10 @@ mod attempt;
 mod fallback;
 mod race;
 
+use std::future::{Future, ready};
 use std::time::Duration;
 
+use futures_util::future::Either;
 use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -42,15 +44,27 @@ use crate::transport::http::Body;
 use crate::transport::pool::Leased;
 
 /// Sends a request on its course, again if need be, and its response back.
-pub(super) async fn carry(
-    caller: &Caller<'_>,
+pub(super) fn carry<'a>(
+    caller: &'a Caller<'_>,
     course: Course,
     mut request: Request<Inflow>,
-) -> Result<Response<Body>, Refusal> {
+) -> impl Future<Output = Result<Response<Body>, Refusal>> + 'a {
     request.headers_mut().remove(ATTEMPT_COUNT);
-    let Some(cares) = Cares::about(caller, &course, &request) else {
-        return once(caller, course, request.map(Upload::Once)).await;
-    };
+    async move {
+        match Cares::about(caller, &course, &request) {
+            None => once(caller, course, request.map(Upload::Once)).await,
+            // Larger than what most requests need.
+            Some(cares) => Box::pin(carefully(caller, &course, cares, request)).await,
+        }
+    }
+}
+
+async fn carefully(
+    caller: &Caller<'_>,
+    course: &Course,
+    cares: Cares<'_>,
+    request: Request<Inflow>,
+) -> Result<Response<Body>, Refusal> {
     let (head, body) = request.into_parts();
     let mut head = Request::from_parts(head, ());
     forward::identify(head.headers_mut());
@@ -62,7 +76,7 @@ pub(super) async fn carry(
     let (replay, first) = Replay::of(body);
     let tries = Tries {
         caller,
-        course: &course,
+        course,
         attempts: Attempts::of(cares.policy, until),
         cares,
         until,
@@ -74,20 +88,21 @@ pub(super) async fn carry(
         },
         room: None,
     };
-    Box::pin(tries.run(&head, first)).await
+    tries.run(&head, first).await
 }
 
 /// Sends a request on its course, and its response back.
-pub(super) async fn once(
-    caller: &Caller<'_>,
+pub(super) fn once<'a>(
+    caller: &Caller<'a>,
     course: Course,
     mut request: Request<Upload>,
-) -> Result<Response<Body>, Refusal> {
+) -> impl Future<Output = Result<Response<Body>, Refusal>> + use<'a> {
     let Caller { mesh, ledger, .. } = *caller;
     patience::pass_on(request.headers_mut(), ledger.started());
-    let mut plan = plan::outbound(caller, course, &mut request, None)?;
-    admit(mesh, &mut request, &mut plan).await?;
-    Box::pin(forward::carry(mesh, request, plan, ledger)).await
+    match plan::outbound(caller, course, &mut request, None) {
+        Ok(plan) => Either::Left(forward::carry(mesh, request, plan, ledger)),
+        Err(refusal) => Either::Right(ready(Err(refusal))),
+    }
 }
 
 /// What is done for one request besides sending it.
@@ -201,7 +216,7 @@ impl Tries<'_> {
     }
 
     /// Sends the request as planned, and waits for the head of an answer.
-    async fn send(&self, request: Request<Upload>, plan: Plan, ledger: &Ledger) -> Outcome {
+    async fn send(&self, request: Request<Upload>, plan: Box<Plan>, ledger: &Ledger) -> Outcome {
         match Box::pin(self.answer_to(request, plan, ledger)).await {
             Ok(answer) => Outcome::Answered(Box::new(answer)),
             Err(refusal) => Outcome::Refused(refusal),
@@ -211,7 +226,7 @@ impl Tries<'_> {
     async fn answer_to(
         &self,
         mut request: Request<Upload>,
-        mut plan: Plan,
+        mut plan: Box<Plan>,
         ledger: &Ledger,
     ) -> Result<Answer, Refusal> {
         let mesh = self.caller.mesh;

@@ -140,7 +140,7 @@ impl Tries<'_> {
         }
     }
 
-    async fn drive(&self, racer: Racer, request: Request<Upload>, plan: Plan) -> (Racer, Outcome) {
+    async fn drive(&self, racer: Racer, request: Request<Upload>, plan: Box<Plan>) -> (Racer, Outcome) {
         let outcome = self.send(request, plan, &racer.ledger).await;
         (racer, outcome)
     }
@@ -152,7 +152,7 @@ impl Tries<'_> {
         hedge: &Hedge,
         number: u32,
         tried: &mut Tried,
-    ) -> Result<(Racer, Request<Upload>, Plan), HedgeOutcome> {
+    ) -> Result<(Racer, Request<Upload>, Box<Plan>), HedgeOutcome> {
         let upstream = self.cares.upstream;
         if upstream.endpoints().len() <= tried.addrs.len() {
             return Err(HedgeOutcome::NoOther);
