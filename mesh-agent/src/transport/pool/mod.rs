@@ -120,7 +120,7 @@ pub struct HttpPool {
 }
 
 impl HttpPool {
-    /// An empty pool of the pod that `tasks` are those of.
+    /// An empty pool; `tasks` are its pod's.
     pub fn new(tasks: Tasks) -> Self {
         Self {
             tasks,
@@ -129,7 +129,8 @@ impl HttpPool {
         }
     }
 
-    /// Sends `request` over a connection of `key`, opening one with `connect`, driven by `tasks`, when none is free.
+    /// Sends `request` over a connection of `key`, opening one with `connect` when none is free, which is then driven by
+    /// `tasks`: those of whoever asks, whose work it is.
     ///
     /// A request that the peer provably did not begin with is sent again on another connection. Waits for the
     /// response's headers for as long as the caller does. Cancel-safe: a dropped request is reset (HTTP/2), or its
