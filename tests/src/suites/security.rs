@@ -310,6 +310,8 @@ fn disable_is_plaintext_on_the_wire_and_nobody_is_known_by_name_on_either_path(l
     };
     lab.put_manifest("disable.yaml", &disable("strict", "vault", 8080))?;
     becomes(STRANGERS[0], &direct, 200)?;
+    // That is what the server's agent says; the client's must know it, too.
+    lab.settled(LIMIT)?;
     let wire = captured(lab, "disable", || {
         equal(
             "status",
