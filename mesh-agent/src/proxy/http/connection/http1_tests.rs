@@ -1,6 +1,6 @@
 //! What a client of HTTP/1.1 sees, and whether hyper is kept for it meanwhile.
 
-use http_body_util::{BodyExt, Collected, Full};
+use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
@@ -31,8 +31,8 @@ impl Served {
             let copy = Arc::clone(&copy);
             async move {
                 let path = request.uri().path().to_owned();
-                let body = request.into_body().collect().await.map(Collected::to_bytes);
-                let body = [path.as_bytes(), &body.unwrap_or_default(), &vec![b'.'; size]].concat();
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let body = [path.as_bytes(), &body, &vec![b'.'; size]].concat();
                 drop(copy);
                 let body = Full::from(body).map_err(|never| match never {}).boxed_unsync();
                 Ok::<_, Infallible>(Response::new(body))
